@@ -1,0 +1,241 @@
+"""Train the bundled annotators (attributes, landmarks, pose) and export them to ONNX.
+
+One convolutional trunk is trained on rig faces, half of each batch drawn through the bundled
+encoder and generator so that scores of what a latent draws are as good as scores of pictures. Each
+exported file holds the trunk and one head.
+
+``python -m generators.training.annotators --work runs/training``
+"""
+
+import argparse
+import json
+import logging
+import math
+import time
+from pathlib import Path
+
+import numpy as np
+import onnx
+import torch
+import torch.nn.functional as F
+from onnx import TensorProto, helper, numpy_helper
+from torch import Tensor, nn
+
+from generators.facerig import ATTRIBUTES
+from generators.training.data import TRAIN_SEED, VALIDATION_SEED, rendered
+from generators.training.gan import Trainer
+
+log = logging.getLogger(__name__)
+
+BATCH = 32
+POSE = ("yaw", "pitch", "roll")
+SIZE = 64
+
+
+class Annotators(nn.Module):
+    """images (n, 3, 64, 64) in [-1, 1] -> attribute logits (n, 10), landmarks (n, 136) in units
+    of 32 pixels about the centre, pose (n, 3) in units of 30 degrees."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        width = 3
+        for features in (24, 48, 64, 96):
+            layers += [nn.Conv2d(width, features, 4, stride=2, padding=1), nn.LeakyReLU(0.1)]
+            layers += [nn.Conv2d(features, features, 3, padding=1), nn.LeakyReLU(0.1)]
+            width = features
+        self.trunk = nn.Sequential(*layers)
+        self.hidden = nn.Sequential(nn.Flatten(), nn.Linear(96 * 16, 128), nn.LeakyReLU(0.1))
+        self.attributes = nn.Linear(128, len(ATTRIBUTES))
+        self.landmarks = nn.Linear(128, 136)
+        self.pose = nn.Linear(128, len(POSE))
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        x = self.hidden(self.trunk(images))
+        return self.attributes(x), self.landmarks(x), self.pose(x)
+
+
+def blurred(x: Tensor, rng: torch.Generator) -> Tensor:
+    """A random mix of each image with its 3 x 3 average, and faint noise."""
+    t = torch.rand((len(x), 1, 1, 1), generator=rng)
+    soft = F.avg_pool2d(F.pad(x, (1, 1, 1, 1), mode="replicate"), 3, stride=1)
+    noise = 0.04 * torch.rand((len(x), 1, 1, 1), generator=rng)
+    return x + t * (soft - x) + noise * torch.randn(x.shape, generator=rng)
+
+
+def onnx_model(net: Annotators, head: str) -> onnx.ModelProto:
+    """The trunk and one head as an ONNX graph: input `image` (n, 3, 64, 64) in [-1, 1].
+
+    Outputs: `attributes` (n, 10) probabilities; `landmarks` (n, 68, 2) pixels; `pose` (n, 3)
+    degrees.
+    """
+    nodes, weights = [], []
+
+    def tensor(name: str, value: np.ndarray) -> str:
+        weights.append(numpy_helper.from_array(value, name))
+        return name
+
+    def parameters(name: str, layer: nn.Module) -> list[str]:
+        return [tensor(f"{name}.{k}", p.detach().numpy()) for k, p in layer.named_parameters()]
+
+    at = "image"
+
+    def node(kind: str, inputs: list[str], **attributes) -> None:
+        nonlocal at
+        out = f"{kind.lower()}{len(nodes)}"
+        nodes.append(helper.make_node(kind, inputs, [out], **attributes))
+        at = out
+
+    for i, layer in enumerate([*net.trunk, *net.hidden, getattr(net, head)]):
+        if isinstance(layer, nn.Conv2d):
+            pad, stride = layer.padding[0], layer.stride[0]
+            inputs = [at, *parameters(f"layer{i}", layer)]
+            node("Conv", inputs, pads=[pad] * 4, strides=[stride] * 2)
+        elif isinstance(layer, nn.LeakyReLU):
+            node("LeakyRelu", [at], alpha=float(layer.negative_slope))
+        elif isinstance(layer, nn.Flatten):
+            node("Flatten", [at])
+        else:
+            node("Gemm", [at, *parameters(f"layer{i}", layer)], transB=1)
+    if head == "attributes":
+        node("Sigmoid", [at])
+        shape = ["n", len(ATTRIBUTES)]
+    elif head == "landmarks":
+        node("Mul", [at, tensor("scale", np.float32(SIZE / 2))])
+        node("Add", [at, tensor("centre", np.float32(SIZE / 2))])
+        node("Reshape", [at, tensor("shape", np.array([-1, 68, 2], np.int64))])
+        shape = ["n", 68, 2]
+    else:
+        node("Mul", [at, tensor("scale", np.float32(30))])
+        shape = ["n", len(POSE)]
+    node("Identity", [at])
+    nodes[-1].output[0] = head
+    graph = helper.make_graph(
+        nodes,
+        head,
+        [helper.make_tensor_value_info("image", TensorProto.FLOAT, ["n", 3, SIZE, SIZE])],
+        [helper.make_tensor_value_info(head, TensorProto.FLOAT, shape)],
+        weights,
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+    onnx.checker.check_model(model, full_check=True)
+    return model
+
+
+def sidecar(head: str) -> dict:
+    """The declared pre-processing and outputs that stand beside the ONNX file."""
+    names = {
+        "attributes": list(ATTRIBUTES),
+        "landmarks": [str(k) for k in range(1, 69)],
+        "pose": list(POSE),
+    }
+    return {
+        "name": head,
+        "kind": {"attributes": "scores", "landmarks": "landmarks", "pose": "pose"}[head],
+        "output": head,
+        "names": names[head],
+        "input": {
+            "name": "image",
+            "size": SIZE,
+            "layout": "NCHW",
+            "range": [-1, 1],
+            "mean": None,
+            "std": None,
+            "colour": "RGB",
+            "resize": "antialias",
+        },
+        "coordinates": "pixels",
+        "licence": "Apache-2.0",
+        "source": "generators/training/annotators.py",
+    }
+
+
+def measure(net: Annotators, images: Tensor, truth: dict[str, np.ndarray]) -> dict[str, float]:
+    """Accuracy per attribute, landmark error (pixels, mean) and pose error (degrees, mean)."""
+    with torch.no_grad():
+        out = [net(part) for part in images.split(200)]
+    logits, points, pose = (torch.cat(column).numpy() for column in zip(*out, strict=True))
+    right = ((logits > 0) == (truth["attributes"] > 0.5)).mean(axis=0)
+    error = points.reshape(-1, 68, 2) * (SIZE / 2) + SIZE / 2 - truth["landmarks"]
+    degrees = np.abs(pose * 30 - truth["pose"]).mean(axis=0)
+    return {
+        **{f"accuracy_{a}": float(r) for a, r in zip(ATTRIBUTES, right, strict=True)},
+        "landmark_error_px": float(np.linalg.norm(error, axis=2).mean()),
+        **{f"{p}_error_deg": float(d) for p, d in zip(POSE, degrees, strict=True)},
+    }
+
+
+def as_input(images: np.ndarray) -> Tensor:
+    return torch.from_numpy(images).permute(0, 3, 1, 2).float() / 127.5 - 1
+
+
+def train(work: Path, images: int, steps: int, seed: int, threads: int) -> dict:
+    """Train, write `work`/<head>.{onnx,json} and return the held-out measures."""
+    torch.set_num_threads(threads)
+    torch.manual_seed(seed)
+    data = rendered(work / "data", TRAIN_SEED, images)
+    gan = Trainer(1, 1, 0)
+    gan.load(work / "gan.pt")
+    encoder, synthesis = gan.e_ema.eval(), gan.g_ema.synthesis.eval()
+    net = Annotators()
+    opt = torch.optim.Adam(net.parameters(), lr=2e-3, betas=(0.9, 0.99))
+    noise = torch.Generator().manual_seed(seed)
+    rng = np.random.default_rng(seed)
+    started = time.monotonic()
+    for step in range(steps):
+        for group in opt.param_groups:
+            cosine = 0.5 * (1 + math.cos(math.pi * step / steps))
+            group["lr"] = 2e-3 * min(1.0, (step + 1) / 100) * (0.01 + 0.99 * cosine)
+        rows = np.sort(rng.integers(len(data["images"]), size=BATCH))
+        x = as_input(data["images"][rows])
+        with torch.no_grad():
+            half = rng.permutation(BATCH)[: BATCH // 2]
+            x[half] = synthesis(encoder.encode(x[half])).clamp(-1, 1)
+            x = blurred(x, noise)
+        logits, points, pose = net(x)
+        truth = {k: torch.from_numpy(data[k][rows]) for k in ("attributes", "landmarks", "pose")}
+        target = (truth["landmarks"].flatten(1) - SIZE / 2) / (SIZE / 2)
+        loss = (
+            F.binary_cross_entropy_with_logits(logits, truth["attributes"])
+            + 20 * F.smooth_l1_loss(points, target, beta=0.05)
+            + 2 * F.smooth_l1_loss(pose, truth["pose"] / 30, beta=0.1)
+        )
+        opt.zero_grad(set_to_none=True)
+        loss.backward()
+        opt.step()
+        if (step + 1) % 500 == 0:
+            rate = (step + 1) * BATCH / (time.monotonic() - started)
+            log.info("step %d loss %.4f, %.0f images/s", step + 1, float(loss.detach()), rate)
+    held_out = rendered(work / "data", VALIDATION_SEED, 2000)
+    x = as_input(held_out["images"])
+    with torch.no_grad():
+        drawn = torch.cat([synthesis(encoder.encode(p)).clamp(-1, 1) for p in x.split(100)])
+    report = {
+        "pictures": measure(net, x, held_out),
+        "reconstructions": measure(net, drawn, held_out),
+        "steps": steps,
+        "seed": seed,
+        "training_images": images,
+    }
+    for head in ("attributes", "landmarks", "pose"):
+        onnx.save(onnx_model(net, head), work / f"{head}.onnx")
+        (work / f"{head}.json").write_text(json.dumps(sidecar(head), indent=1) + "\n")
+    (work / "annotators.json").write_text(json.dumps(report, indent=1) + "\n")
+    log.info("%s", json.dumps(report, indent=1))
+    return report
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--work", type=Path, default=Path("runs/training"))
+    parser.add_argument("--images", type=int, default=48_000)
+    parser.add_argument("--steps", type=int, default=9_000)
+    parser.add_argument("--seed", type=int, default=11)
+    parser.add_argument("--threads", type=int, default=2)
+    args = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    train(args.work, args.images, args.steps, args.seed, args.threads)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,39 @@
+"""The training set of the bundled models: freely sampled rig faces, cached as plain arrays.
+
+Persons are disjoint from every other set by the seed: a person is a function of (seed, number).
+"""
+
+from pathlib import Path
+
+import numpy as np
+
+from generators.facerig import random_faces, render
+
+TRAIN_SEED = 1001
+VALIDATION_SEED = 2002
+PART = 2000
+
+
+def rendered(folder: Path, seed: int, n: int, resolution: int = 64, processes: int = 2) -> dict:
+    """`n` pictures and their truth as memory-mapped arrays; parts already on disk are kept.
+
+    Returns images uint8 (n, R, R, 3), landmarks float32 (n, 68, 2), attributes float32 (n, 10),
+    pose float32 (n, 3) in degrees (yaw, pitch, roll).
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    parts: dict[str, list[np.ndarray]] = {}
+    for first in range(0, n, PART):
+        path = folder / f"faces-{resolution}-{seed}-{first:07d}"
+        if not (path / "done").exists():
+            faces = random_faces(PART, seed, first=first)
+            drawn = render(faces, resolution, processes)
+            path.mkdir(exist_ok=True)
+            pose = np.stack([faces.column(c) for c in ("yaw", "pitch", "roll")], axis=1)
+            np.save(path / "images.npy", drawn.images)
+            np.save(path / "landmarks.npy", drawn.landmarks)
+            np.save(path / "attributes.npy", faces.attributes())
+            np.save(path / "pose.npy", pose.astype(np.float32))
+            (path / "done").touch()
+        for name in ("images", "landmarks", "attributes", "pose"):
+            parts.setdefault(name, []).append(np.load(path / f"{name}.npy", mmap_mode="r"))
+    return {name: np.concatenate(column)[:n] for name, column in parts.items()}

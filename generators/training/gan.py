@@ -1,0 +1,279 @@
+"""Train the bundled 64 px StyleGAN2 generator and its w_plus encoder on the face rig.
+
+Reconstruction and adversarial training jointly. An encoder E and a generator G first learn to
+reconstruct (pixel and gradient losses, later also SSIM; w is kept near zero mean and unit variance, the layers'
+offsets small, as in e4e). From `adversarial_from` on, the mapping network is trained so that its w
+have the encoder's distribution (an adversary on w: Makhzani et al., adversarial autoencoders,
+2015), and G so that its samples pass an image discriminator (non-saturating loss, Goodfellow et
+al. 2014, lazy R1, Mescheder et al. 2018). Exponential moving averages of the weights are kept.
+
+``python -m generators.training.gan --work runs/training`` makes it all again.
+"""
+
+import argparse
+import copy
+import json
+import logging
+import math
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from generators.encoder import EncoderConfig, WPlusEncoder
+from generators.stylegan2 import StyleGAN2, StyleGAN2Config
+from generators.training.data import TRAIN_SEED, VALIDATION_SEED, rendered
+from transforms.metrics import psnr, ssim
+
+log = logging.getLogger(__name__)
+
+CONFIG = StyleGAN2Config(
+    z_dim=64,
+    w_dim=64,
+    img_resolution=64,
+    channel_base=1024,
+    channel_max=64,
+    num_mapping_layers=4,
+)
+BATCH = 16
+EMA = 0.998
+STRUCTURE_FROM = 2000
+
+
+class ImageDiscriminator(nn.Module):
+    """Small strided critic of images (n, 3, 64, 64) -> (n,), with a batch-deviation channel."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        widths = (3, 16, 32, 64, 96)
+        layers: list[nn.Module] = []
+        for a, b in zip(widths[:-1], widths[1:], strict=True):
+            layers += [nn.Conv2d(a, b, 4, stride=2, padding=1), nn.LeakyReLU(0.2)]
+        self.trunk = nn.Sequential(*layers)
+        self.last = nn.Conv2d(widths[-1] + 1, 96, 3, padding=1)
+        self.head = nn.Linear(96 * 16, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.trunk(x)
+        spread = x.var(dim=0, unbiased=False).add(1e-8).sqrt().mean()
+        x = torch.cat([x, spread.expand(len(x), 1, *x.shape[2:])], dim=1)
+        return self.head(F.leaky_relu(self.last(x), 0.2).flatten(1))[:, 0]
+
+
+def latent_discriminator(w_dim: int) -> nn.Module:
+    """Critic of w codes (n, w_dim) -> (n, 1)."""
+    return nn.Sequential(
+        nn.Linear(w_dim, 256),
+        nn.LeakyReLU(0.2),
+        nn.Linear(256, 256),
+        nn.LeakyReLU(0.2),
+        nn.Linear(256, 1),
+    )
+
+
+def reconstruction_loss(y: Tensor, x: Tensor) -> Tensor:
+    """Squared and absolute pixel error and absolute error of the image gradients."""
+    d = y - x
+    edges = d.diff(dim=2).abs().mean() + d.diff(dim=3).abs().mean()
+    return 4 * d.square().mean() + 0.5 * d.abs().mean() + edges
+
+
+def structure_loss(y: Tensor, x: Tensor) -> Tensor:
+    """1 - SSIM with a uniform 7 x 7 window, images in [-1, 1] (Wang et al. 2004)."""
+
+    def mean(a: Tensor) -> Tensor:
+        return F.avg_pool2d(a, 7, stride=1)
+
+    mx, my = mean(x), mean(y)
+    vx, vy, cov = mean(x * x) - mx * mx, mean(y * y) - my * my, mean(x * y) - mx * my
+    c1, c2 = 0.02**2, 0.06**2
+    ssim_map = (2 * mx * my + c1) * (2 * cov + c2) / ((mx * mx + my * my + c1) * (vx + vy + c2))
+    return 1 - ssim_map.mean()
+
+
+def code_loss(w: Tensor, offsets: Tensor) -> Tensor:
+    """Zero mean, unit variance, uncorrelated w over the batch; small offsets."""
+    mean = w.mean(dim=0)
+    spread = w.var(dim=0)
+    return (
+        0.02 * mean.square().mean()
+        + 0.02 * (spread - 1).square().mean()
+        + 0.004 * offsets.square().mean()
+        + 0.002 * w.square().mean()
+    )
+
+
+class Trainer:
+    """All networks, optimisers and the step counter; saved and resumed as one file."""
+
+    def __init__(self, steps: int, adversarial_from: int, seed: int):
+        torch.manual_seed(seed)
+        self.steps, self.adversarial_from = steps, adversarial_from
+        self.g = StyleGAN2(CONFIG)
+        self.e = WPlusEncoder(EncoderConfig(num_ws=CONFIG.num_ws, w_dim=CONFIG.w_dim))
+        self.g_ema, self.e_ema = copy.deepcopy(self.g), copy.deepcopy(self.e)
+        self.d, self.dw = ImageDiscriminator(), latent_discriminator(CONFIG.w_dim)
+        synthesis = list(self.g.synthesis.parameters())
+        mapping = list(self.g.mapping.parameters())
+        self.opt = torch.optim.Adam(
+            [{"params": synthesis, "lr": 2.5e-3}, {"params": self.e.parameters(), "lr": 1e-3}],
+            betas=(0.9, 0.99),
+        )
+        self.opt_map = torch.optim.Adam(mapping, lr=2e-3, betas=(0.0, 0.99))
+        self.opt_d = torch.optim.Adam(self.d.parameters(), lr=1e-3, betas=(0.0, 0.99))
+        self.opt_dw = torch.optim.Adam(self.dw.parameters(), lr=1e-3, betas=(0.0, 0.99))
+        self.step = 0
+        self.rng = np.random.default_rng(seed)
+        self.seed = seed
+
+    PARTS = ("g", "e", "g_ema", "e_ema", "d", "dw", "opt", "opt_map", "opt_d", "opt_dw")
+
+    def save(self, path: Path) -> None:
+        """Write networks, optimisers and the step to `path`, atomically."""
+        state = {name: getattr(self, name).state_dict() for name in self.PARTS}
+        torch.save({"step": self.step, **state}, path.with_suffix(".tmp"))
+        path.with_suffix(".tmp").replace(path)
+
+    def load(self, path: Path) -> None:
+        """Continue from `path`."""
+        state = torch.load(path, weights_only=True)
+        self.step = state.pop("step")
+        for name, part in state.items():
+            getattr(self, name).load_state_dict(part)
+
+    def scale(self) -> float:
+        """Learning-rate factor: short warm-up, then cosine down to 2 %."""
+        t = self.step / self.steps
+        return min(1.0, self.step / 200) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * min(t, 1))))
+
+    def batch(self, images: np.ndarray) -> Tensor:
+        """The step's images, float32 (BATCH, 3, 64, 64) in [-1, 1]; a function of the step."""
+        rng = np.random.default_rng([self.seed, self.step])
+        rows = np.sort(rng.integers(len(images), size=BATCH))
+        x = torch.from_numpy(images[rows]).permute(0, 3, 1, 2).float() / 127.5 - 1
+        return x.contiguous()
+
+    def advance(self, images: np.ndarray) -> dict[str, float]:
+        """One optimisation step; returns the losses."""
+        torch.manual_seed(self.seed * 1_000_003 + self.step)
+        for opt, base in ((self.opt, None), (self.opt_map, 2e-3)):
+            for group, lr in zip(opt.param_groups, (2.5e-3, 1e-3), strict=False):
+                group["lr"] = (lr if base is None else base) * self.scale()
+        x = self.batch(images)
+        w, offsets = self.e(x)
+        y = self.g.synthesis(w[:, None] + offsets)
+        loss = reconstruction_loss(y, x) + code_loss(w, offsets)
+        if self.step >= STRUCTURE_FROM:
+            loss = loss + 0.25 * structure_loss(y, x)
+        shown = {"reconstruction": float(loss.detach())}
+        adversarial = self.step >= self.adversarial_from
+        self.opt.zero_grad(set_to_none=True)
+        loss.backward()
+        if adversarial:
+            shown |= self._latent_step(w.detach())
+            if self.step % 2 == 0:
+                shown |= self._image_step(x)
+        self.opt.step()
+        self._average()
+        self.step += 1
+        return shown
+
+    def _latent_step(self, real: Tensor) -> dict[str, float]:
+        """Match mapping(z) to the encoder's w: critic step, then mapping step (4 batches)."""
+        for _ in range(4):
+            fake = self.g.mapping(torch.randn(len(real), CONFIG.z_dim))
+            critic = F.softplus(self.dw(fake.detach())).mean() + F.softplus(-self.dw(real)).mean()
+            self.opt_dw.zero_grad(set_to_none=True)
+            critic.backward()
+            self.opt_dw.step()
+        fake = self.g.mapping(torch.randn(64, CONFIG.z_dim), update_w_avg=True)
+        loss = F.softplus(-self.dw(fake)).mean()
+        loss = loss + 0.5 * (fake.mean(dim=0) - self.e.w_avg).square().mean()
+        loss = loss + 0.1 * (fake.std(dim=0) - 1).square().mean()
+        self.opt_map.zero_grad(set_to_none=True)
+        loss.backward()
+        self.opt_map.step()
+        return {"latent": float(loss.detach())}
+
+    def _image_step(self, real: Tensor) -> dict[str, float]:
+        """Discriminator on samples; the generator's gradient is added to the reconstruction's."""
+        with torch.no_grad():
+            w = self.g.mapping(torch.randn(len(real), CONFIG.z_dim))
+        ws = w[:, None].expand(-1, CONFIG.num_ws, -1)
+        fake = self.g.synthesis(ws, noise_mode="random")
+        loss = F.softplus(-self.d(fake)).mean()
+        (0.02 * loss).backward()
+        lazy = self.step % 16 == 0
+        real = real.clone().requires_grad_(lazy)
+        score = self.d(real)
+        critic = F.softplus(self.d(fake.detach())).mean() + F.softplus(-score).mean()
+        if lazy:
+            (slope,) = torch.autograd.grad(score.sum(), real, create_graph=True)
+            critic = critic + 8 * 0.5 * slope.square().sum(dim=(1, 2, 3)).mean()
+        self.opt_d.zero_grad(set_to_none=True)
+        critic.backward()
+        self.opt_d.step()
+        return {"image": float(loss.detach()), "critic": float(critic.detach())}
+
+    @torch.no_grad()
+    def _average(self) -> None:
+        decay = min(EMA, (1 + self.step) / (10 + self.step))
+        for ema, net in ((self.g_ema, self.g), (self.e_ema, self.e)):
+            for a, b in zip(ema.parameters(), net.parameters(), strict=True):
+                a.lerp_(b, 1 - decay)
+            for a, b in zip(ema.buffers(), net.buffers(), strict=True):
+                a.copy_(b)
+
+    @torch.no_grad()
+    def evaluate(self, images: np.ndarray) -> dict[str, float]:
+        """Median PSNR (dB) and SSIM of reconstructions of `images`, uint8 (n, 64, 64, 3)."""
+        x = torch.from_numpy(images).permute(0, 3, 1, 2).float() / 127.5 - 1
+        out = [self.g_ema.synthesis(self.e_ema.encode(part)) for part in x.split(100)]
+        y = ((torch.cat(out) + 1) * 127.5).round().clamp(0, 255).byte().permute(0, 2, 3, 1).numpy()
+        return {
+            "psnr": float(np.median(psnr(y, images))),
+            "ssim": float(np.median(ssim(y, images))),
+        }
+
+
+def train(work: Path, images: int, steps: int, adversarial_from: int, seed: int, threads: int):
+    """Train, resuming from `work`/gan.pt; logs to `work`/gan.jsonl every 250 steps."""
+    torch.set_num_threads(threads)
+    data = rendered(work / "data", TRAIN_SEED, images)["images"]
+    held_out = np.ascontiguousarray(rendered(work / "data", VALIDATION_SEED, 2000)["images"][:500])
+    trainer = Trainer(steps, adversarial_from, seed)
+    path = work / "gan.pt"
+    if path.exists():
+        trainer.load(path)
+    started, first = time.monotonic(), trainer.step
+    while trainer.step < steps:
+        shown = trainer.advance(data)
+        if trainer.step % 250 == 0 or trainer.step == steps:
+            trainer.save(path)
+            rate = (trainer.step - first) * BATCH / (time.monotonic() - started)
+            row = {"step": trainer.step, **shown, **trainer.evaluate(held_out), "images_per_s": rate}
+            with (work / "gan.jsonl").open("a") as file:
+                file.write(json.dumps(row) + "\n")
+            log.info("%s", row)
+    return trainer
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--work", type=Path, default=Path("runs/training"))
+    parser.add_argument("--images", type=int, default=48_000)
+    parser.add_argument("--steps", type=int, default=12_000)
+    parser.add_argument("--adversarial-from", type=int, default=8_000)
+    parser.add_argument("--seed", type=int, default=7)
+    parser.add_argument("--threads", type=int, default=2)
+    args = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    args.work.mkdir(parents=True, exist_ok=True)
+    train(args.work, args.images, args.steps, args.adversarial_from, args.seed, args.threads)
+
+
+if __name__ == "__main__":
+    main()

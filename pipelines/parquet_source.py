@@ -1,0 +1,179 @@
+"""Images in Parquet tables: a column of encoded bytes, or of paths beside the table."""
+
+from __future__ import annotations
+
+import threading
+from bisect import bisect_right
+from collections import OrderedDict
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipelines.paths import inside, selector, suffix
+from pipelines.sources import Item, Listing, file_errors, split_uri, utf8, walk_files
+from schemas.errors import InputError
+from schemas.reasons import Reason
+from transforms.quarantine import Quarantine
+
+PATH_COLUMNS = ("path", "file", "file_name", "filename", "image_path")
+_ENDINGS = frozenset({".parquet", ".pq"})
+_CACHED_GROUPS = 2
+
+
+@dataclass(frozen=True)
+class ParquetSource:
+    """Rows of the Parquet files below ``root`` (or of ``only`` one of them).
+
+    image_column : binary, a struct with 'bytes' and 'path' (as Hugging Face writes), or strings
+        that are paths relative to the table's folder. Paths never leave ``root``.
+    columns : other columns to deliver as factors
+    An image's key is its path where the table has one (in the struct, or in a column of
+    ``PATH_COLUMNS``), else its uri.
+    """
+
+    root: str
+    only: str | None = None
+    pattern: tuple[str, ...] | None = None
+    exclude: tuple[str, ...] = ()
+    image_column: str = "image"
+    columns: tuple[str, ...] = ()
+    _groups: _RowGroups = field(
+        default_factory=lambda: _RowGroups(), init=False, repr=False, compare=False
+    )
+
+    def list(self) -> Listing:
+        """All rows of all files, files in natural order; reads no image bytes."""
+        listing = Listing()
+        names = [self.only] if self.only else walk_files(self.root, listing)
+        taken = selector(self.pattern, self.exclude, _ENDINGS)
+        for name in names:
+            if not self.only and not taken(name):
+                listing.skipped[suffix(name)] += 1
+                continue
+            if suffix(name) not in _ENDINGS:
+                raise InputError(
+                    f"{name!r} does not end in '.parquet': rename it or narrow 'dataset.pattern'"
+                )
+            self._list_file(name, listing)
+        return listing
+
+    def _list_file(self, name: str, listing: Listing) -> None:
+        path = inside(Path(self.root), name)
+        try:
+            with pq.ParquetFile(path) as file:
+                schema, n_rows = file.schema_arrow, file.metadata.num_rows
+                _check_columns(schema, [self.image_column, *self.columns], name)
+                wanted, holder = [c for c in PATH_COLUMNS if c in schema.names][:1], None
+                kind = schema.field(self.image_column).type
+                if pa.types.is_struct(kind) and kind.get_field_index("path") >= 0:
+                    wanted, holder = [f"{self.image_column}.path"], self.image_column
+                elif _is_string(kind):
+                    wanted = [self.image_column]
+                table = file.read(columns=list(dict.fromkeys([*wanted, *self.columns])))
+        except (pa.ArrowException, OSError) as e:
+            raise InputError(f"Parquet file {str(path)!r} cannot be read: {e}") from e
+        keys: list[str | None] = [None] * n_rows
+        if wanted:
+            values = table.column(holder or wanted[0]).to_pylist()
+            keys = [v.get("path") if isinstance(v, dict) else v for v in values]
+        factors = {c: table.column(c).to_pylist() for c in self.columns}
+        for row in range(n_rows):
+            uri, key = utf8(f"{name}#{row}"), keys[row]
+            values_of_row = {c: factors[c][row] for c in self.columns}
+            listing.items.append(
+                Item(uri, key if isinstance(key, str) and key else uri, name, values_of_row)
+            )
+
+    def read(self, uri: str) -> bytes:
+        """The bytes in the image column, or of the file whose path stands there."""
+        name, row = self._split(uri)
+        with file_errors(uri):
+            cell = self._groups.cell(inside(Path(self.root), name), self.image_column, row)
+        if isinstance(cell, dict):
+            cell = cell.get("bytes") if cell.get("bytes") is not None else cell.get("path")
+        if cell is None:
+            raise Quarantine(Reason.EMPTY, f"{uri!r} holds no image")
+        if isinstance(cell, bytes):
+            return cell
+        if not isinstance(cell, str):
+            raise InputError(
+                f"column {self.image_column!r} of {name!r} holds {type(cell).__name__!r}: "
+                "it must hold bytes, a struct of bytes and path, or paths"
+            )
+        folder = name.rsplit("/", 1)[0] + "/" if "/" in name else ""
+        inside(Path(self.root), cell)
+        with file_errors(uri), open(inside(Path(self.root), folder + cell), "rb") as file:
+            return file.read()
+
+    def local_path(self, uri: str) -> Path | None:
+        """None: an image is part of a table."""
+        self._split(uri)
+        return None
+
+    def _split(self, uri: str) -> tuple[str, int]:
+        marker = ".parquet" if ".parquet#" in uri.lower() else ".pq"
+        name, row = split_uri(uri, marker)
+        if not row.isascii() or not row.isdecimal():
+            raise InputError(f"uri {uri!r} does not end in a row number: index again")
+        return name, int(row)
+
+
+class _RowGroups:
+    """The row groups read last, so that neighbouring rows cost one read. Not pickled."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._kept: OrderedDict[tuple[str, int], pa.ChunkedArray] = OrderedDict()
+        self._starts: dict[str, list[int]] = {}
+
+    def __reduce__(self) -> tuple[type[_RowGroups], tuple[()]]:
+        return _RowGroups, ()
+
+    def cell(self, path: Path, column: str, row: int) -> Any:
+        """Value of ``column`` in ``row``. Raises FileNotFoundError past the table's end."""
+        with self._lock:
+            try:
+                return self._cell(path, column, row)
+            except pa.ArrowException as e:
+                raise OSError(f"Parquet file {str(path)!r} cannot be read: {e}") from e
+
+    def _cell(self, path: Path, column: str, row: int) -> Any:
+        stat = path.stat()
+        version = f"{path}\0{stat.st_size}\0{stat.st_mtime_ns}"
+        starts = self._starts.get(version)
+        if starts is None:
+            with pq.ParquetFile(path) as file:
+                meta = file.metadata
+                starts = [0]
+                for group in range(meta.num_row_groups):
+                    starts.append(starts[-1] + meta.row_group(group).num_rows)
+            self._starts[version] = starts
+        if row >= starts[-1]:
+            raise FileNotFoundError(f"{path} has {starts[-1]} rows")
+        group = bisect_right(starts, row) - 1
+        values = self._kept.get((version, group))
+        if values is None:
+            with pq.ParquetFile(path) as file:
+                values = file.read_row_group(group, columns=[column]).column(column)
+            self._kept[version, group] = values
+            while len(self._kept) > _CACHED_GROUPS:
+                self._kept.popitem(last=False)
+        else:
+            self._kept.move_to_end((version, group))
+        return values[row - starts[group]].as_py()
+
+
+def _check_columns(schema: pa.Schema, columns: list[str], name: str) -> None:
+    for column in columns:
+        if column not in schema.names:
+            raise InputError(
+                f"Parquet file {name!r} has no column {column!r}: it has {schema.names!r}; set "
+                "'dataset.image_column' and 'dataset.columns'"
+            )
+
+
+def _is_string(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))

@@ -1,0 +1,271 @@
+"""Direction sets: named unit vectors in a latent space, with how they were made and checked.
+
+DESIGN section 2, "Direction set". A set is one Zarr group:
+
+    directions/<name>            float64, the vector, everything else about it in its attributes
+    models/<analysis>/<array>    fitted models and saved statistics beside the directions
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, cast
+
+import numpy as np
+import zarr
+
+from schemas.direction import (
+    Direction,
+    apply,
+    broadcast_layers,
+    check_applies,
+    fix_sign,
+    unit_direction,
+)
+from schemas.errors import DirectionMismatchError, StoreError, UsageError
+from schemas.fingerprint import canonical_json
+from schemas.handle import target
+from schemas.layout import Layout, check_layout, check_name, default_dims
+
+__all__ = [
+    "DIRECTIONS_LAYOUT_VERSION",
+    "Direction",
+    "DirectionSet",
+    "apply",
+    "broadcast_layers",
+    "check_applies",
+    "fix_sign",
+    "unit_direction",
+]
+
+DIRECTIONS_LAYOUT_VERSION = 1
+KIND = "direction_set"
+_MODEL_CHUNK_BYTES = 32 * 2**20
+
+
+class DirectionSet:
+    """Named directions of one generator and space, in order, with the models they came from.
+
+    ``models/<analysis>`` are written and read one by one (``save_model``, ``load_model``) once
+    the set has a path; they can be far larger than the directions.
+    """
+
+    def __init__(self, generator_fp: str, space: str, directions: Iterable[Direction] = ()) -> None:
+        self.generator_fp = generator_fp
+        self.space = space
+        self.path: str | None = None
+        self._directions: dict[str, Direction] = {}
+        for direction in directions:
+            self.add(direction)
+
+    def add(self, direction: Direction) -> None:
+        """Append a direction. Raises StoreError when its name is taken, DirectionMismatchError
+        when it is of another space, shape or generator."""
+        if direction.name in self._directions:
+            raise StoreError(
+                f"the set already has a direction {direction.name!r}; use replace, or another name"
+            )
+        self.replace(direction)
+
+    def replace(self, direction: Direction) -> None:
+        """Like ``add``, but a direction of the same name gives way (and keeps its place)."""
+        made_for = direction.provenance.get("generator_fp")
+        if made_for is None:
+            provenance = {**direction.provenance, "generator_fp": self.generator_fp}
+            direction = dataclasses.replace(direction, provenance=provenance)
+        check_applies(direction, self.generator_fp, self.space)
+        for other in self._directions.values():
+            if other.name != direction.name and other.vector.shape != direction.vector.shape:
+                raise DirectionMismatchError(
+                    f"direction {direction.name!r} has shape {direction.vector.shape!r}, but "
+                    f"{other.name!r} of the set has {other.vector.shape!r}; keep them apart"
+                )
+        self._directions[direction.name] = direction
+
+    def names(self) -> list[str]:
+        """Names of the directions, in order."""
+        return list(self._directions)
+
+    def __getitem__(self, name: str) -> Direction:
+        if name not in self._directions:
+            raise UsageError(f"there is no direction {name!r}; the set has {self.names()!r}")
+        return self._directions[name]
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._directions
+
+    def __iter__(self) -> Iterator[Direction]:
+        return iter(self._directions.values())
+
+    def __len__(self) -> int:
+        return len(self._directions)
+
+    # ---- on disk ----------------------------------------------------------------------------
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the directions to the Zarr group at ``path``; models already there stay.
+
+        The same set gives the same bytes. A set whose saving was cut short is refused by
+        ``load``; saving it again repairs it.
+        """
+        group = zarr.open_group(target(path), mode="a", zarr_format=3)
+        old = dict(group.attrs)
+        if old:
+            check_layout(old, KIND, DIRECTIONS_LAYOUT_VERSION, os.fspath(path))
+            self._check_same(old, path)
+        attrs: dict[str, Any] = {
+            "kind": KIND,
+            "layout_version": DIRECTIONS_LAYOUT_VERSION,
+            "generator_fp": self.generator_fp,
+            "space": self.space,
+            "names": self.names(),
+        }
+        group.attrs.put({**attrs, "complete": False})
+        folder = _subgroup(group, "directions")
+        for name in sorted(set(folder.array_keys()) - set(self.names())):
+            del folder[name]
+        for direction in self:
+            _write_array(
+                folder,
+                direction.name,
+                direction.vector,
+                default_dims("directions", self.space, direction.vector.ndim)[1:],
+                _attrs_of(direction),
+            )
+        group.attrs.put({**attrs, "complete": True})
+        self.path = os.fspath(path)
+
+    def _check_same(self, attrs: Mapping[str, Any], path: str | os.PathLike[str]) -> None:
+        mine = (self.generator_fp, self.space)
+        theirs = (attrs.get("generator_fp"), attrs.get("space"))
+        if mine != theirs:
+            raise DirectionMismatchError(
+                f"the set at {os.fspath(path)!r} is of generator and space {theirs!r}, not "
+                f"{mine!r}; save to another path"
+            )
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> DirectionSet:
+        """Read a set. Raises StoreError when there is none or its saving was cut short,
+        NewerLayoutError when a newer release wrote it."""
+        group = _open(path)
+        attrs = dict(group.attrs)
+        if not attrs.get("complete"):
+            raise StoreError(
+                f"the direction set at {os.fspath(path)!r} is half-written; run its analysis again"
+            )
+        found = cls(str(attrs["generator_fp"]), str(attrs["space"]))
+        for name in cast("list[str]", attrs["names"]):
+            array = group[f"directions/{name}"]
+            if not isinstance(array, zarr.Array):
+                raise StoreError(f"direction {name!r} of {os.fspath(path)!r} is not an array")
+            facts = cast("dict[str, Any]", dict(array.attrs))
+            try:
+                direction = Direction(name=name, vector=np.asarray(array[...]), **facts)
+            except (TypeError, ValueError) as e:
+                raise StoreError(
+                    f"direction {name!r} of {os.fspath(path)!r} is damaged: {e}; "
+                    "run its analysis again"
+                ) from e
+            found.add(direction)
+        found.path = os.fspath(path)
+        return found
+
+    def save_model(
+        self, name: str, arrays: Mapping[str, np.ndarray], attrs: Mapping[str, Any]
+    ) -> None:
+        """Write ``models/<name>``: named arrays of numbers, any shape, and JSON attributes.
+
+        What was there under that name is replaced. Raises StoreError before the set is saved.
+        """
+        check_name(name, "model")
+        canonical_json(dict(attrs))
+        for key, value in arrays.items():
+            check_name(key, "model array")
+            if np.asarray(value).dtype.kind not in "fiub":
+                raise StoreError(
+                    f"array {key!r} of model {name!r} has dtype {np.asarray(value).dtype.name!r}; "
+                    "store numbers, and put text into attrs"
+                )
+        models = _subgroup(zarr.open_group(target(self._saved()), mode="r+"), "models")
+        state: dict[str, Any] = {"layout_version": DIRECTIONS_LAYOUT_VERSION, "attrs": dict(attrs)}
+        folder = _subgroup(models, name)
+        folder.attrs.put({**state, "complete": False})
+        for key in sorted(set(folder.array_keys()) - set(arrays)):
+            del folder[key]
+        for key in sorted(arrays):
+            value = np.asarray(arrays[key])
+            dims = tuple(f"{key}_axis{i}" for i in range(value.ndim))
+            _write_array(folder, key, value, dims, {})
+        folder.attrs.put({**state, "complete": True})
+
+    def load_model(self, name: str) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+        """Arrays and attributes of ``models/<name>``.
+
+        Raises StoreError when there is none or its saving was cut short.
+        """
+        folder = _open(self._saved()).get(f"models/{name}")
+        if not isinstance(folder, zarr.Group) or not folder.attrs.get("complete"):
+            raise StoreError(
+                f"the set at {self.path!r} has no complete model {name!r}; it has "
+                f"{self.model_names()!r}; run the analysis again"
+            )
+        arrays = {key: np.asarray(array[...]) for key, array in sorted(folder.arrays())}
+        return arrays, cast("dict[str, Any]", folder.attrs["attrs"])
+
+    def model_names(self) -> list[str]:
+        """Names of the completely written models, sorted."""
+        models = _open(self._saved()).get("models")
+        if not isinstance(models, zarr.Group):
+            return []
+        return sorted(name for name, group in models.groups() if group.attrs.get("complete"))
+
+    def _saved(self) -> str:
+        if self.path is None:
+            raise StoreError("the set is in memory only and holds no models; save it first")
+        return self.path
+
+
+def _attrs_of(direction: Direction) -> dict[str, Any]:
+    fields = (f.name for f in dataclasses.fields(direction) if f.name not in ("name", "vector"))
+    return {name: getattr(direction, name) for name in fields}
+
+
+def _open(path: str | os.PathLike[str]) -> zarr.Group:
+    try:
+        group = zarr.open_group(target(path), mode="r", zarr_format=3)
+    except (ValueError, FileNotFoundError) as e:
+        raise StoreError(f"there is no direction set at {os.fspath(path)!r}; check the path") from e
+    check_layout(group.attrs.asdict(), KIND, DIRECTIONS_LAYOUT_VERSION, os.fspath(path))
+    return group
+
+
+def _subgroup(group: zarr.Group, name: str) -> zarr.Group:
+    found = group.get(name)
+    if isinstance(found, zarr.Group):
+        return found
+    return group.create_group(name, attributes={"layout_version": DIRECTIONS_LAYOUT_VERSION})
+
+
+def _write_array(
+    group: zarr.Group,
+    name: str,
+    value: np.ndarray,
+    dims: tuple[str, ...],
+    attributes: dict[str, Any],
+) -> None:
+    """Write an array anew, in chunks of at most 32 MiB along its first axis."""
+    chunk = tuple(max(1, size) for size in value.shape)
+    if chunk:
+        row_bytes = value.itemsize * math.prod(chunk[1:])
+        chunk = (max(1, min(chunk[0], _MODEL_CHUNK_BYTES // row_bytes)), *chunk[1:])
+    kind = value.dtype.kind
+    fill = math.nan if kind == "f" else False if kind == "b" else 0
+    layout = Layout(value.shape, chunk, chunk, value.dtype.name, fill, dims)
+    if name in group:
+        del group[name]
+    key = f"{group.path}/{name}" if group.path else name
+    layout.create(group.store, key, attributes=attributes)[...] = value

@@ -1,0 +1,215 @@
+"""Content fingerprints: canonical JSON, tensors, files, and a cache of file hashes.
+
+DESIGN section 2. A fingerprint never depends on paths, times, hosts or library versions.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import sqlite3
+import threading
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+
+from schemas.errors import DataError
+
+#: A file changed this recently may change again within one tick of its clock: do not cache it.
+RACY_NS = 2_000_000_000
+
+
+def _plain(obj: Any, where: str) -> Any:
+    """``obj`` in the types that JSON has. Only lossless, unambiguous conversions."""
+    if isinstance(obj, np.generic):
+        obj = obj.item()
+    if obj is None or isinstance(obj, bool | str):
+        return str(obj) if isinstance(obj, str) else obj
+    if isinstance(obj, int):
+        return int(obj)
+    if isinstance(obj, float):
+        if not np.isfinite(obj):
+            raise DataError(
+                f"value {obj!r} at {where!r} has no canonical JSON; use None or a string"
+            )
+        return float(obj)
+    if isinstance(obj, bytes | bytearray):
+        return bytes(obj).hex()
+    if isinstance(obj, np.ndarray):
+        return _plain(obj.tolist(), where)
+    if isinstance(obj, list | tuple):
+        return [_plain(item, f"{where}[{i}]") for i, item in enumerate(obj)]
+    if isinstance(obj, Mapping):
+        for key in obj:
+            if not isinstance(key, str):
+                raise DataError(f"key {key!r} at {where!r} is not a string; JSON keys must be str")
+        return {str(key): _plain(obj[key], f"{where}.{key}") for key in obj}
+    raise DataError(
+        f"value {obj!r} at {where!r} has type {type(obj).__name__!r}, which has no canonical JSON; "
+        "convert it to numbers, strings, lists or dicts"
+    )
+
+
+def canonical_json(obj: Any) -> bytes:
+    """``obj`` as UTF-8 JSON: keys sorted, no spaces, floats in shortest round-trip form.
+
+    Takes None, bool, int, finite float, str, bytes (as hex), list, tuple, str-keyed mappings,
+    and numpy scalars and arrays of those. Note that 1 and 1.0 differ.
+
+    Raises DataError for anything else, naming the place.
+    """
+    return json.dumps(
+        _plain(obj, "$"),
+        sort_keys=True,
+        separators=(",", ":"),
+        ensure_ascii=False,
+        allow_nan=False,
+    ).encode("utf-8")
+
+
+def pretty_json(obj: Any) -> bytes:
+    """Like ``canonical_json``, but indented and with a final newline, for files people read."""
+    text = json.dumps(
+        _plain(obj, "$"), sort_keys=True, indent=2, ensure_ascii=False, allow_nan=False
+    )
+    return (text + "\n").encode("utf-8")
+
+
+def digest(obj: Any) -> str:
+    """sha256 of ``canonical_json(obj)``, 64 lower-case hex digits."""
+    return hashlib.sha256(canonical_json(obj)).hexdigest()
+
+
+def tensors_fingerprint(architecture: Mapping[str, Any], tensors: Mapping[str, np.ndarray]) -> str:
+    """Identity of a model: sha256 over its architecture and its tensors (``generator_fp``).
+
+    architecture : canonical-JSON mapping, hashed first.
+    tensors : name -> real array of any shape; hashed in order of name as length-prefixed name,
+        shape, and little-endian float32 bytes. The storage dtype of a file therefore does not
+        enter (a half-precision copy has other values, hence another fingerprint).
+
+    Returns 64 lower-case hex digits. Raises DataError for a complex or non-numeric tensor.
+    """
+    hasher = hashlib.sha256()
+    header = canonical_json(architecture)
+    hasher.update(len(header).to_bytes(8, "little"))
+    hasher.update(header)
+    for name in sorted(tensors):
+        array = np.asarray(tensors[name])
+        if array.dtype.kind not in "fiub":
+            raise DataError(
+                f"tensor {name!r} has dtype {array.dtype!s}; expected a real number type"
+            )
+        head = canonical_json([name, list(array.shape)])
+        hasher.update(len(head).to_bytes(8, "little"))
+        hasher.update(head)
+        hasher.update(np.ascontiguousarray(array, dtype="<f4").tobytes())
+    return hasher.hexdigest()
+
+
+def file_sha256(path: str | os.PathLike[str]) -> str:
+    """sha256 of a file's bytes, 64 lower-case hex digits. Raises OSError as the system gives it."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+class ContentHashCache:
+    """Remembers the sha256 of files, keyed by (path, size, mtime_ns, ctime_ns, inode).
+
+    A hit costs one ``stat``. A stale answer is what must never happen, so: the file is looked at
+    before and after hashing and cached only when nothing moved; a file changed within the last
+    two seconds is hashed but not cached (it may change again within one clock tick); and ctime,
+    which a program cannot set back, is part of the key. A damaged cache file is started anew.
+
+    Safe to use from several threads; ``close`` (or ``with``) writes what is still in memory.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path)
+        self.hits = 0
+        self.misses = 0
+        self._lock = threading.Lock()
+        self._unsaved = 0
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            self._db = self._connect()
+        except sqlite3.DatabaseError:
+            self.path.unlink(missing_ok=True)
+            self._db = self._connect()
+
+    def _connect(self) -> sqlite3.Connection:
+        db = sqlite3.connect(self.path, timeout=30.0, check_same_thread=False)
+        try:
+            db.execute(
+                "CREATE TABLE IF NOT EXISTS content (path TEXT PRIMARY KEY, size INTEGER, "
+                "mtime_ns INTEGER, ctime_ns INTEGER, inode TEXT, sha256 TEXT NOT NULL)"
+            )
+            db.execute("SELECT count(*), min(sha256) FROM content").fetchone()
+            db.commit()
+        except sqlite3.DatabaseError:
+            db.close()
+            raise
+        return db
+
+    @staticmethod
+    def _key(path: str) -> tuple[int, int, int, str]:
+        stat = os.stat(path)
+        return stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, str(stat.st_ino)
+
+    def sha256(self, path: str | os.PathLike[str]) -> str:
+        """sha256 of the file at ``path``, from memory when the file did not change.
+
+        Raises OSError when the file cannot be read.
+        """
+        name = os.path.abspath(os.fspath(path))
+        before = self._key(name)
+        with self._lock:
+            row = self._db.execute(
+                "SELECT size, mtime_ns, ctime_ns, inode, sha256 FROM content WHERE path = ?",
+                (name,),
+            ).fetchone()
+            if row is not None and tuple(row[:4]) == before:
+                self.hits += 1
+                return str(row[4])
+            self.misses += 1
+        value = file_sha256(name)
+        after = self._key(name)
+        settled = time.time_ns() - max(after[1], after[2]) > RACY_NS
+        if before == after and settled:
+            with self._lock:
+                self._db.execute(
+                    "INSERT OR REPLACE INTO content VALUES (?, ?, ?, ?, ?, ?)",
+                    (name, *after, value),
+                )
+                self._unsaved += 1
+                if self._unsaved >= 1000:
+                    self._db.commit()
+                    self._unsaved = 0
+        return value
+
+    def save(self) -> None:
+        """Write what is in memory to the cache file."""
+        with self._lock:
+            self._db.commit()
+            self._unsaved = 0
+
+    def close(self) -> None:
+        """Save and close. The cache cannot be used afterwards."""
+        self.save()
+        self._db.close()
+
+    def __enter__(self) -> ContentHashCache:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()

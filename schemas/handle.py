@@ -1,0 +1,177 @@
+"""An opened latent store: where it lies, what it is, which arrays and commits it holds."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Self, cast
+
+import numpy as np
+import zarr
+from zarr.core.buffer import default_buffer_prototype
+from zarr.core.sync import sync
+
+from schemas import atomic
+from schemas.errors import StoreError
+from schemas.layout import LAYOUT_VERSION, check_layout, check_name
+
+KIND = "latent_store"
+
+
+class StoreHandle:
+    """A store on a local path or any URL that fsspec opens.
+
+    Holds a path and a mode; the Zarr handles are opened when first needed, and are not pickled,
+    so that an instance travels cheaply to Ray and Beam workers.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], mode: str = "r") -> None:
+        if mode not in ("r", "r+"):
+            raise StoreError(f"mode {mode!r} is not known; use 'r' to read or 'r+' to write")
+        # absolute, because workers that get a pickled store have another working directory
+        self.path = os.path.abspath(path) if is_local(path) else os.fspath(path)
+        self.mode = mode
+        self._group: zarr.Group | None = None
+        self._attrs: dict[str, Any] = {}
+        self._arrays: dict[str, zarr.Array[Any]] = {}
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (type(self), (self.path, self.mode))
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.path!r}, mode={self.mode!r})"
+
+    @staticmethod
+    def path_for(root: str | os.PathLike[str], name: str, store_fp: str) -> str:
+        """``<root>/<name>-<first 12 of store_fp>``; ``root`` is the run's stores folder."""
+        return f"{os.fspath(root).rstrip('/')}/{check_name(name, 'store')}-{store_fp[:12]}"
+
+    @classmethod
+    def open(cls, path: str | os.PathLike[str], mode: str = "r") -> Self:
+        """Open an existing store, "r" to read or "r+" to write.
+
+        Raises StoreError when there is none, NewerLayoutError when a newer release wrote it.
+        """
+        store = cls(path, mode)
+        store._open()
+        return store
+
+    def _open(self) -> zarr.Group:
+        if self._group is None:
+            if not exists(self.path):
+                raise StoreError(
+                    f"there is no store at {self.path!r}; check the path, or create it"
+                )
+            try:
+                group = zarr.open_group(
+                    target(self.path), mode="r" if self.mode == "r" else "r+", zarr_format=3
+                )
+                attrs = dict(group.attrs)
+            except (ValueError, TypeError, KeyError, FileNotFoundError) as e:
+                raise StoreError(f"{self.path!r} is not a readable Zarr v3 group: {e}") from e
+            check_layout(attrs, KIND, LAYOUT_VERSION, self.path)
+            self._group, self._attrs = group, attrs
+        return self._group
+
+    def refresh(self) -> None:
+        """Forget opened handles, so that what another process changed is seen."""
+        self._group = None
+        self._attrs = {}
+        self._arrays = {}
+
+    @property
+    def attrs(self) -> dict[str, Any]:
+        """The store's own attributes: identity, layout version, number of rows."""
+        self._open()
+        return dict(self._attrs)
+
+    @property
+    def store_fp(self) -> str:
+        return str(self.attrs["store_fp"])
+
+    @property
+    def n_rows(self) -> int:
+        return int(self.attrs["n_rows"])
+
+    @property
+    def block_rows(self) -> int:
+        return int(self.attrs["block_rows"])
+
+    @property
+    def n_blocks(self) -> int:
+        return -(-self.n_rows // self.block_rows)
+
+    def block_slice(self, block: int) -> slice:
+        """Rows of a block. Raises StoreError when the block does not exist."""
+        if not 0 <= block < self.n_blocks:
+            raise StoreError(
+                f"block {block!r} does not exist in {self.path!r}; it has {self.n_blocks!r} blocks"
+            )
+        start = block * self.block_rows
+        return slice(start, min(start + self.block_rows, self.n_rows))
+
+    def stages(self) -> list[str]:
+        """Names of the stages that the store has, sorted."""
+        group = self._open()
+        return sorted(group["commit"].array_keys()) if "commit" in group else []  # type: ignore[union-attr]
+
+    def arrays(self, stage: str) -> list[str]:
+        """Names of the arrays that a stage writes, sorted."""
+        return list(cast(Sequence[str], self.array(f"commit/{stage}").attrs["arrays"]))
+
+    def array(self, name: str) -> zarr.Array[Any]:
+        """The Zarr array ``<group>/<name>``, as stored: fill values and uncommitted blocks too."""
+        if name not in self._arrays:
+            found = self._open().get(name)
+            if not isinstance(found, zarr.Array):
+                raise StoreError(f"store {self.path!r} has no array {name!r}; add its stage first")
+            self._arrays[name] = found
+        return self._arrays[name]
+
+    def committed(self, stage: str) -> np.ndarray:
+        """uint8 (n_blocks, 32): the blocks' fingerprints, zero where not committed."""
+        return np.asarray(self.array(f"commit/{stage}")[: self.n_blocks])
+
+    def commit_of(self, stage: str, block: int) -> bytes:
+        """The 32 bytes that a block is committed with; all zero when it is not."""
+        self.block_slice(block)
+        return np.asarray(self.array(f"commit/{stage}")[block]).tobytes()
+
+    def is_committed(self, stage: str, block: int, fp: bytes) -> bool:
+        """Whether the block is complete and was computed from exactly what ``fp`` names."""
+        return any(fp) and self.commit_of(stage, block) == fp
+
+    def _put(self, key: str, data: bytes) -> None:
+        if is_local(self.path):
+            atomic.write_bytes(Path(self.path, key), data)
+        else:
+            buffer = default_buffer_prototype().buffer.from_bytes(data)
+            sync(self._open().store.set(self._key(key), buffer))
+
+    def _key(self, path: str) -> str:
+        prefix = self._open().path
+        return f"{prefix}/{path}" if prefix else path
+
+    def _writable(self) -> None:
+        if self.mode == "r":
+            raise StoreError(f"store {self.path!r} is open for reading only; open it with 'r+'")
+
+
+def is_local(path: str | os.PathLike[str]) -> bool:
+    return "://" not in os.fspath(path)
+
+
+def target(path: str | os.PathLike[str]) -> Any:
+    """What Zarr opens: a path object for local stores, else the URL."""
+    return Path(path) if is_local(path) else os.fspath(path)
+
+
+def exists(path: str | os.PathLike[str]) -> bool:
+    if is_local(path):
+        return Path(path, "zarr.json").exists()
+    try:
+        zarr.open_group(os.fspath(path), mode="r", zarr_format=3)
+    except FileNotFoundError:
+        return False
+    return True

@@ -1,0 +1,231 @@
+"""One writer per store: a lock file beside it.
+
+DESIGN section 2, "Commit". The file is created exclusively and holds owner, host, boot, pid and
+heartbeat. It is stale when its process is dead on this host (same boot, same process namespace,
+so that a container's pid 7 is not taken for ours) or when its heartbeat is five minutes old.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import threading
+import time
+import uuid
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from schemas.errors import LockedError, StoreError
+
+HEARTBEAT_S = 30.0
+STALE_S = 300.0
+_POLL_S = 0.2
+
+
+def _host() -> dict[str, str]:
+    """Where a pid means the same process: host, boot and process namespace."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        namespace = os.readlink("/proc/self/ns/pid")
+    except OSError:
+        boot, namespace = "", ""
+    return {"host": socket.gethostname(), "boot": boot, "pid_namespace": namespace}
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+class StoreLock:
+    """The lock of the store at ``path``: the file ``<path>.lock``.
+
+    Use it with ``with``, or by ``acquire`` and ``release``. While it is held a thread renews its
+    heartbeat. Ask ``owned()`` (or ``check()``) before each batch of commits: a process that was
+    suspended for long may find that another one has taken over.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        heartbeat_s: float = HEARTBEAT_S,
+        stale_s: float = STALE_S,
+    ) -> None:
+        if "://" in os.fspath(path):
+            raise StoreError(f"store {path!r} is not on a local path, where locks live")
+        if not 0 < heartbeat_s < stale_s:
+            raise StoreError(
+                f"heartbeat_s is {heartbeat_s!r} and stale_s {stale_s!r}; a lock must be renewed "
+                "before it goes stale"
+            )
+        store = Path(os.path.abspath(os.fspath(path)))
+        self.path = store.with_name(f"{store.name}.lock")
+        self.heartbeat_s = heartbeat_s
+        self.stale_s = stale_s
+        self._owner = uuid.uuid4().hex
+        self._fd: int | None = None
+        self._stop = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    # ---- taking and giving ------------------------------------------------------------------
+
+    def acquire(self, wait_s: float = 0.0) -> StoreLock:
+        """Take the lock, waiting up to ``wait_s`` seconds for its holder.
+
+        Raises LockedError (exit code 75), naming the holder, when it cannot be had.
+        """
+        if self._fd is not None:
+            raise LockedError(f"this process already holds {str(self.path)!r}; release it first")
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        deadline = time.monotonic() + wait_s
+        while not self._create():
+            holder = self._read()
+            if holder is not None and self._stale(holder) and self._remove(holder):
+                continue
+            if time.monotonic() >= deadline:
+                raise LockedError(self._complaint(holder))
+            time.sleep(min(_POLL_S, max(0.0, deadline - time.monotonic())))
+        self._stop.clear()
+        self._thread = threading.Thread(target=self._beat, name="store-lock", daemon=True)
+        self._thread.start()
+        return self
+
+    def release(self) -> None:
+        """Give the lock back. Does nothing when it is not held, or was taken over."""
+        if self._fd is None:
+            return
+        self._stop.set()
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+        holder = self._read()
+        if holder is not None and holder.get("owner") == self._owner:
+            self._remove(holder)
+        os.close(self._fd)
+        self._fd = None
+
+    def owned(self) -> bool:
+        """Whether this object holds the lock now, by the file and not by memory."""
+        if self._fd is None:
+            return False
+        holder = self._read()
+        return holder is not None and holder.get("owner") == self._owner
+
+    def check(self) -> None:
+        """Raise LockedError unless the lock is still held."""
+        if not self.owned():
+            holder = self._complaint(self._read())
+            raise LockedError(f"this run no longer holds its lock: {holder}")
+
+    def __enter__(self) -> StoreLock:
+        return self if self._fd is not None else self.acquire()
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.release()
+
+    # ---- the file ---------------------------------------------------------------------------
+
+    def _content(self) -> bytes:
+        """Of constant length, so that a heartbeat overwrites it in place."""
+        facts = {
+            "owner": self._owner,
+            **_host(),
+            "pid": os.getpid(),
+            "heartbeat": f"{time.time():017.3f}",
+        }
+        return json.dumps(facts).encode()
+
+    def _create(self) -> bool:
+        """Create the lock file with its content in one step; False when there is one."""
+        temporary = self.path.with_name(f"{self.path.name}.{self._owner}.partial")
+        fd = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o644)
+        try:
+            os.pwrite(fd, self._content(), 0)
+            os.fsync(fd)
+            os.link(temporary, self.path)  # unlike rename, fails when the name is taken
+        except FileExistsError:
+            os.close(fd)
+            return False
+        except OSError as e:
+            os.close(fd)
+            raise StoreError(
+                f"cannot create the lock {str(self.path)!r}: {e}; it needs a writable file system "
+                "with hard links"
+            ) from e
+        finally:
+            temporary.unlink(missing_ok=True)
+        self._fd = fd
+        return True
+
+    def _beat(self) -> None:
+        # Through the descriptor: if another run has taken over, this touches our old file only.
+        while not self._stop.wait(self.heartbeat_s):
+            if self._fd is not None:
+                os.pwrite(self._fd, self._content(), 0)
+
+    def _read(self) -> dict[str, Any] | None:
+        """What the lock file says; None when there is none."""
+        try:
+            data = self.path.read_bytes()
+            changed = self.path.stat().st_mtime
+        except FileNotFoundError:
+            return None
+        try:
+            facts = json.loads(data)
+        except ValueError:
+            facts = None
+        if not isinstance(facts, dict) or not {"owner", "pid", "heartbeat"} <= facts.keys():
+            return {"owner": data.hex(), "pid": None, "heartbeat": str(changed)}
+        return facts
+
+    def _age(self, holder: dict[str, Any]) -> float:
+        return time.time() - float(holder["heartbeat"])
+
+    def _stale(self, holder: dict[str, Any]) -> bool:
+        here = _host()
+        same_place = here["boot"] != "" and all(holder.get(key) == here[key] for key in here)
+        if same_place and isinstance(holder["pid"], int) and not _alive(holder["pid"]):
+            return True
+        return self._age(holder) > self.stale_s
+
+    def _remove(self, holder: dict[str, Any]) -> bool:
+        """Remove the lock that ``holder`` describes; False when it has become another run's."""
+        aside = self.path.with_name(f"{self.path.name}.{uuid.uuid4().hex}.partial")
+        try:
+            os.rename(self.path, aside)
+        except FileNotFoundError:
+            return True
+        try:
+            mine = json.loads(aside.read_bytes())
+            fresh = mine.get("owner") != holder["owner"]
+        except ValueError:
+            fresh = aside.read_bytes().hex() != holder["owner"]
+        if fresh:
+            try:
+                os.link(aside, self.path)
+            except FileExistsError:
+                pass  # a third run was faster; the one put aside notices by owned()
+        aside.unlink()
+        return not fresh
+
+    def _complaint(self, holder: dict[str, Any] | None) -> str:
+        if holder is None:
+            return f"the lock {str(self.path)!r} is gone; start the run again"
+        return (
+            f"the store is locked by process {holder['pid']!r} on host {holder.get('host')!r} "
+            f"(heartbeat {self._age(holder):.0f} s ago, {str(self.path)!r}); wait for that run to "
+            f"end; a lock without heartbeat for {self.stale_s:.0f} s is taken over"
+        )

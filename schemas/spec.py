@@ -1,0 +1,317 @@
+"""Reading a run specification: YAML to `RunSpec`, and errors that say where, what and the cure."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import types
+import typing
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from schemas.errors import SpecError
+from schemas.spec_models import (
+    AnalyseSpec,
+    AnnotateSpec,
+    BeamSpec,
+    DatasetSpec,
+    EvaluateSpec,
+    HoldoutSpec,
+    HosvdSpec,
+    InvertSpec,
+    MeanDifferenceSpec,
+    NrsfmSpec,
+    PcaSpec,
+    RaySpec,
+    ReportSpec,
+    RunSpec,
+    SvmSpec,
+)
+
+__all__ = [
+    "AnalyseSpec",
+    "AnnotateSpec",
+    "BeamSpec",
+    "DatasetSpec",
+    "EvaluateSpec",
+    "HoldoutSpec",
+    "HosvdSpec",
+    "InvertSpec",
+    "MeanDifferenceSpec",
+    "NrsfmSpec",
+    "PcaSpec",
+    "RaySpec",
+    "ReportSpec",
+    "RunSpec",
+    "SvmSpec",
+    "json_schema",
+    "load_spec",
+    "parse_spec",
+]
+
+MAX_SPEC_BYTES = 1 << 20
+_TRUST = (
+    "whether code inside a model file may run is never decided by a specification file: "
+    "remove the key and give --trust on the command line if you trust the model"
+)
+
+Location = tuple[str | int, ...]
+
+
+def load_spec(path: str | os.PathLike[str]) -> RunSpec:
+    """Read a YAML run specification; file paths in it are relative to its own folder.
+
+    An analysis that is named without a value (``pca:``) runs with its defaults.
+
+    Raises SpecError naming the file and, for every problem at once, line, key path, value and
+    cure: unreadable file, YAML syntax, doubled or unknown keys, wrong values.
+    """
+    path = Path(path)
+    try:
+        with open(path, "rb") as file:
+            raw = file.read(MAX_SPEC_BYTES + 1)
+    except OSError as e:
+        raise SpecError(
+            f"specification {str(path)!r} cannot be read: {e.strerror}: check the path"
+        ) from e
+    if len(raw) > MAX_SPEC_BYTES:
+        raise SpecError(
+            f"specification {str(path)!r} is larger than {MAX_SPEC_BYTES} bytes: is it YAML?"
+        )
+    return parse_spec(raw, base=path.absolute().parent, name=str(path))
+
+
+def parse_spec(text: str | bytes, base: str | os.PathLike[str], name: str = "spec") -> RunSpec:
+    """`load_spec` for text: ``base`` is the folder of relative paths, ``name`` names the file."""
+    try:
+        node = yaml.compose(text, Loader=yaml.SafeLoader)
+        lines = _lines(node)
+        data = yaml.safe_load(text)
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError, ValueError) as e:
+        raise SpecError(f"specification {name!r} is not valid YAML: {_yaml_problem(e)}") from e
+    except _DoubledKeyError as e:
+        raise SpecError(f"specification {name!r}: {e}") from e
+    if not isinstance(data, dict):
+        raise SpecError(
+            f"specification {name!r} must be a mapping of keys, got "
+            f"{type(data).__name__!r}: start with 'name:' and 'dataset:'"
+        )
+    analyse = data.get("analyse")
+    if isinstance(analyse, dict):
+        for key in AnalyseSpec.model_fields:
+            if key in analyse and analyse[key] is None:
+                analyse[key] = {}
+    try:
+        return RunSpec.model_validate(data, context={"base": Path(base)})
+    except ValidationError as e:
+        raise SpecError(_problems(e, data, lines, name)) from e
+
+
+def json_schema() -> dict[str, Any]:
+    """JSON Schema (draft 2020-12) of the run specification, for editors and documentation."""
+    schema = RunSpec.model_json_schema()
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
+
+
+# ---------------------------------------------------------------------------------------------
+# YAML positions
+
+
+class _DoubledKeyError(Exception):
+    pass
+
+
+def _lines(root: yaml.Node | None) -> dict[Location, int]:
+    """Key path -> line number (from 1). Refuses doubled keys, which YAML would silently merge,
+    and aliases, which no specification needs and which can make a small file endless."""
+    lines: dict[Location, int] = {}
+    seen: set[int] = set()
+
+    def walk(node: yaml.Node, where: Location) -> None:
+        if id(node) in seen and not isinstance(node, yaml.ScalarNode):
+            raise _DoubledKeyError(
+                f"line {node.start_mark.line + 1}: anchors and aliases are not supported: "
+                "write the section out"
+            )
+        seen.add(id(node))
+        lines.setdefault(where, node.start_mark.line + 1)
+        if isinstance(node, yaml.MappingNode):
+            keys: set[str] = set()
+            for key, value in node.value:
+                name = str(key.value) if isinstance(key, yaml.ScalarNode) else "?"
+                line = key.start_mark.line + 1
+                if name in keys:
+                    raise _DoubledKeyError(
+                        f"line {line}: key {_dotted((*where, name))!r} stands twice: remove one"
+                    )
+                keys.add(name)
+                lines[(*where, name)] = line
+                walk(value, (*where, name))
+        elif isinstance(node, yaml.SequenceNode):
+            for i, value in enumerate(node.value):
+                walk(value, (*where, i))
+
+    if root is not None:
+        walk(root, ())
+    return lines
+
+
+def _yaml_problem(error: BaseException) -> str:
+    mark = getattr(error, "problem_mark", None)
+    problem = getattr(error, "problem", None) or str(error) or type(error).__name__
+    return f"line {mark.line + 1}: {problem}" if mark is not None else str(problem)
+
+
+# ---------------------------------------------------------------------------------------------
+# Messages
+
+
+def _problems(
+    error: ValidationError, data: Mapping[str, Any], lines: Mapping[Location, int], name: str
+) -> str:
+    found: dict[Location, str] = {}
+    for detail in error.errors():
+        where = _existing(detail["loc"], data, detail["type"] == "missing")
+        line = _line(where, lines)
+        text = _problem(where, detail)
+        # the members of a union each complain about the same place: the first one will do
+        found.setdefault(where, f"line {line}: {text}" if line else text)
+    texts = list(found.values())
+    if len(texts) == 1:
+        return f"specification {name!r}, {texts[0]}"
+    return f"specification {name!r} has {len(texts)} problems:\n" + "\n".join(
+        f"  {text}" for text in texts
+    )
+
+
+def _existing(loc: Sequence[str | int], data: Any, missing: bool) -> Location:
+    """The part of pydantic's location that is a path in the file (union tags are left out)."""
+    path: list[str | int] = []
+    for i, step in enumerate(loc):
+        if isinstance(data, Mapping) and step in data:
+            data = data[step]
+        elif isinstance(data, list) and isinstance(step, int) and step < len(data):
+            data = data[step]
+        elif not (missing and i == len(loc) - 1):
+            continue
+        path.append(step)
+    return tuple(path)
+
+
+def _line(where: Location, lines: Mapping[Location, int]) -> int | None:
+    for end in range(len(where), 0, -1):
+        if where[:end] in lines:
+            return lines[where[:end]]
+    return None
+
+
+def _dotted(where: Sequence[str | int]) -> str:
+    text = ""
+    for step in where:
+        text += f"[{step}]" if isinstance(step, int) else f".{step}" if text else str(step)
+    return text
+
+
+def _problem(where: Location, detail: Mapping[str, Any]) -> str:
+    key, kind, value = _dotted(where), detail["type"], detail.get("input")
+    context = detail.get("ctx", {})
+    if kind == "extra_forbidden":
+        last = str(where[-1])
+        if last == "trust":
+            return f"{key!r} is not a key of a specification: {_trust_value(value)}{_TRUST}"
+        known = list(_fields_at(where[:-1]))
+        return f"unknown key {key!r} (value {_shown(value)}): {_suggestion(last, known)}"
+    if kind == "missing":
+        return f"key {key!r} is missing: add it ({_description(where)})"
+    if kind == "literal_error":
+        choices = _choices(_annotation_at(where))
+        return f"{key!r} is {_shown(value)}: {_suggestion(str(value), choices)}"
+    if kind == "value_error":
+        text = str(context.get("error", detail["msg"]))
+        within = f"{key!r}: " if key and not text.startswith("'") else ""
+        return (
+            f"{within}{text}" if isinstance(value, dict) else f"{key!r} is {_shown(value)}: {text}"
+        )
+    if kind == "string_pattern_mismatch":
+        return (
+            f"{key!r} is {_shown(value)}: use letters, digits and '_', '-' only, "
+            "beginning with a letter or digit"
+        )
+    return f"{key!r} is {_shown(value)}: {_lower(detail['msg'])} ({_description(where)})"
+
+
+def _trust_value(value: Any) -> str:
+    return f"(value {_shown(value)}) " if value is not None else ""
+
+
+def _lower(text: str) -> str:
+    return text[:1].lower() + text[1:]
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else text[:77] + "..."
+
+
+def _suggestion(given: str, known: Sequence[str]) -> str:
+    close = difflib.get_close_matches(given, known, n=1, cutoff=0.6)
+    if close:
+        return f"did you mean {close[0]!r}? (one of {', '.join(known)})"
+    return f"use one of {', '.join(known)}"
+
+
+def _description(where: Location) -> str:
+    for end in range(len(where), 0, -1):
+        field = _fields_at(where[: end - 1]).get(str(where[end - 1]))
+        if field is not None and field.description:
+            return str(field.description).rstrip(".")
+    return "see 'latentflow schema'"
+
+
+def _fields_at(where: Location) -> Mapping[str, Any]:
+    for model in _models_in(_annotation_at(where)):
+        return model.model_fields
+    return {}
+
+
+def _annotation_at(where: Location) -> Any:
+    """Type annotation of the place ``where`` in the specification."""
+    here: Any = RunSpec
+    for step in where:
+        models = list(_models_in(here))
+        if isinstance(step, str) and models and step in models[0].model_fields:
+            here = models[0].model_fields[step].annotation
+        elif isinstance(step, int):
+            arguments = [a for a in _flatten(here) if typing.get_origin(a) is list]
+            here = typing.get_args(arguments[0])[0] if arguments else None
+        else:
+            return None
+    return here
+
+
+def _flatten(annotation: Any) -> Iterator[Any]:
+    """The annotation itself, and its members where it is a union or Annotated."""
+    yield annotation
+    origin = typing.get_origin(annotation)
+    if origin in (typing.Union, types.UnionType):
+        for member in typing.get_args(annotation):
+            yield from _flatten(member)
+    elif origin is typing.Annotated:
+        yield from _flatten(typing.get_args(annotation)[0])
+
+
+def _models_in(annotation: Any) -> Iterator[type[BaseModel]]:
+    for member in _flatten(annotation):
+        if isinstance(member, type) and issubclass(member, BaseModel):
+            yield member
+
+
+def _choices(annotation: Any) -> list[str]:
+    for member in _flatten(annotation):
+        if typing.get_origin(member) is typing.Literal:
+            return [str(choice) for choice in typing.get_args(member)]
+    return ["the values that 'latentflow schema' lists"]

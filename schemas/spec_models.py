@@ -1,0 +1,512 @@
+"""The run specification: what a YAML file may say, with defaults, limits and descriptions.
+
+Every model refuses unknown keys and is frozen. File paths are relative to the specification's own
+file. Read one with `schemas.spec.load_spec`, which turns every problem into a `SpecError` that
+names the key, the value and the cure.
+
+``trust`` is not a key: whether code inside a model file may run is decided on the command line by
+the person who runs it, never by a file that may have come with the model.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationInfo,
+    model_validator,
+)
+
+NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
+LABEL_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_-]*$"
+BUNDLED = "bundled:"
+
+_URL = re.compile(r"^[A-Za-z][A-Za-z0-9+.-]+:")
+
+
+def is_uri(text: str) -> bool:
+    """True for "bundled:..." and URLs such as "s3://...", which are not file paths."""
+    return bool(_URL.match(text)) and not re.match(r"^[A-Za-z]:[\\/]", text)
+
+
+def _resolve(text: str, info: ValidationInfo) -> str:
+    if not text.strip():
+        raise ValueError("must not be empty: give a path")
+    if is_uri(text):
+        return text
+    base = (info.context or {}).get("base")
+    path = Path(text).expanduser()
+    return os.path.normpath(Path(base) / path) if base is not None else str(path)
+
+
+def _not_bool(value: Any) -> Any:
+    if isinstance(value, bool):
+        raise ValueError("must be a number, not true or false")
+    return value
+
+
+def _as_list(value: Any) -> Any:
+    return [value] if isinstance(value, str) else value
+
+
+def _level(value: Any) -> Any:
+    """A factor level as the index spells it: YAML reads 3 and true where the level is "3"."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return str(value) if isinstance(value, int | float) else value
+
+
+def _levels(value: Any) -> Any:
+    return [_level(v) for v in value] if isinstance(value, list) else [_level(value)]
+
+
+SpecPath = Annotated[str, AfterValidator(_resolve)]
+Integer = Annotated[int, BeforeValidator(_not_bool)]
+Number = Annotated[float, BeforeValidator(_not_bool), Field(allow_inf_nan=False)]
+Label = Annotated[str, Field(pattern=LABEL_PATTERN)]
+Level = Annotated[str, BeforeValidator(_level)]
+Strings = Annotated[list[str], BeforeValidator(_as_list)]
+Space = Literal["w", "w_plus"]
+
+
+class SpecModel(BaseModel):
+    """Base of all sections: unknown keys are errors, values are frozen."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class DatasetSpec(SpecModel):
+    """The images, and a table of what is known about them."""
+
+    kind: Literal["folder", "parquet", "webdataset"] = Field(
+        default="folder",
+        description="folder: image files below 'path'. parquet: one Parquet file, or a folder of "
+        "them, with a column of image bytes or of paths below the table's folder. webdataset: "
+        "one uncompressed tar file, or a folder of them.",
+    )
+    path: SpecPath = Field(description="Folder or file that holds the images.")
+    pattern: Strings | None = Field(
+        default=None,
+        description="Glob of the files to take, relative to 'path', or a list of globs: "
+        "'**/*.png', 'train/*'. Without a slash it matches file names at any depth. Every match "
+        "becomes a row, decodable or not. Default: all files with a known image ending (for "
+        "parquet: all *.parquet; for webdataset: all members with a known image ending).",
+    )
+    exclude: Strings = Field(
+        default=[], description="Globs of files to leave out, matched like 'pattern'."
+    )
+    image_column: str = Field(
+        default="image",
+        description="parquet: column with the encoded image as bytes, with a struct of 'bytes' "
+        "and 'path', or with relative paths.",
+    )
+    columns: list[str] = Field(
+        default=[],
+        description="Factor columns inside the dataset itself: columns of the Parquet table, or "
+        "fields of a WebDataset sample's .json ('cls' for its .cls).",
+    )
+    factors: SpecPath | None = Field(
+        default=None, description="CSV, TSV or Parquet table with what is known about each image."
+    )
+    key: str | None = Field(
+        default=None,
+        description="Column of the factor table that names the image. Default: 'image_id' "
+        "(sha256 of the file) when the table has it, else the first of path, file, file_name, "
+        "filename, uri.",
+    )
+    continuous: list[str] = Field(
+        default=[],
+        description="Factor columns that are quantities although their values are integers. "
+        "Columns with decimals are continuous, all others categorical by default.",
+    )
+    categorical: list[str] = Field(
+        default=[], description="Factor columns that are levels although they have decimals."
+    )
+    ignore: list[str] = Field(
+        default=[], description="Columns of the factor table to leave out of the index."
+    )
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        both = sorted(set(self.continuous) & set(self.categorical))
+        if both:
+            raise ValueError(
+                f"columns {both!r} stand under both 'continuous' and 'categorical': keep one"
+            )
+        if self.columns and self.kind == "folder":
+            raise ValueError(
+                "'columns' needs kind 'parquet' or 'webdataset', got 'folder': "
+                "put the columns into a table and name it under 'factors'"
+            )
+        if self.key is not None and self.factors is None:
+            raise ValueError(
+                f"'key' is {self.key!r} but there is no factor table: "
+                "name the table under 'factors', or remove 'key'"
+            )
+        return self
+
+
+class InvertSpec(SpecModel):
+    """How images become latent codes."""
+
+    method: Literal["encoder", "optimise", "hybrid"] = Field(
+        default="encoder",
+        description="encoder: one forward pass. optimise: gradient steps from the mean code. "
+        "hybrid: gradient steps from the encoder's code.",
+    )
+    space: Space = Field(default="w_plus", description="Latent space of the stored codes.")
+    steps: Integer = Field(
+        default=100, ge=1, le=100_000, description="Gradient steps of 'optimise' and 'hybrid'."
+    )
+    learning_rate: Number = Field(
+        default=0.05, gt=0, description="Step size of the optimiser (Adam)."
+    )
+    pixel_weight: Number = Field(
+        default=1.0, ge=0, description="Weight of the mean squared pixel error."
+    )
+    feature_weight: Number = Field(default=0.5, ge=0, description="Weight of the feature distance.")
+    noise_mode: Literal["const", "none"] = Field(
+        default="const", description="The generator's noise inputs: its stored buffers, or zeros."
+    )
+    batch_size: Integer = Field(
+        default=32,
+        ge=1,
+        le=8192,
+        description="Images in one forward pass; does not change results beyond rounding.",
+    )
+    block_rows: Integer | None = Field(
+        default=None,
+        description="Rows of a block, a power of two from 64 to 8192. Default: the one that "
+        "brings the largest array's block nearest to 32 MB.",
+    )
+    actors: Integer | None = Field(
+        default=None,
+        ge=1,
+        le=4096,
+        description="Actors that hold generator and encoder. Default: 'ray.actors'.",
+    )
+    threads: Integer = Field(default=1, ge=1, le=1024, description="CPU threads of one actor.")
+    crop: Literal["centre", "stretch"] = Field(
+        default="centre",
+        description="centre: cut the largest centred square, then resize. stretch: "
+        "resize both sides independently.",
+    )
+    max_pixels: Integer = Field(
+        default=1 << 26,
+        ge=1,
+        le=178_956_970,
+        description="Images with more pixels (width x height) are "
+        "quarantined as decompression bombs, on their header.",
+    )
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        rows = self.block_rows
+        if rows is not None and (rows & (rows - 1) or not 64 <= rows <= 8192):
+            near = min((1 << k for k in range(6, 14)), key=lambda power: abs(power - rows))
+            raise ValueError(
+                f"'block_rows' must be a power of two from 64 to 8192, got {rows!r}: try {near}"
+            )
+        if self.method != "encoder" and self.pixel_weight == 0 and self.feature_weight == 0:
+            raise ValueError(
+                "'pixel_weight' and 'feature_weight' are both 0, so there is nothing to optimise: "
+                "raise one of them"
+            )
+        return self
+
+
+class AnnotateSpec(SpecModel):
+    """One model that measures images: scores, landmarks or pose."""
+
+    name: Label = Field(description="Name of the annotations in the store, such as 'attributes'.")
+    model: SpecPath = Field(
+        description="ONNX or TorchScript file with its JSON description beside it, or "
+        "'bundled:<name>'. TorchScript also needs --trust on the command line."
+    )
+    render: bool = Field(
+        default=True,
+        description="Also measure what the generator draws from the stored code "
+        "(stored as '<name>@render'; directions use these by default).",
+    )
+    batch_size: Integer = Field(
+        default=64, ge=1, le=8192, description="Images in one forward pass."
+    )
+
+
+class PcaSpec(SpecModel):
+    """Principal components of the stored codes."""
+
+    space: Space = Field(default="w_plus", description="Latent array to read.")
+    n_components: Integer | None = Field(
+        default=64, ge=1, description="Components to keep; null keeps all there are."
+    )
+
+
+class MeanDifferenceSpec(SpecModel):
+    """Difference of class means, one direction a factor level."""
+
+    space: Space = Field(default="w_plus", description="Latent array to read.")
+    factors: Strings | None = Field(
+        default=None,
+        description="Factors and annotated attributes to use. Default: all categorical "
+        "factors and all annotated attributes.",
+    )
+    baseline: dict[str, Level] = Field(
+        default={},
+        description="Factor -> level the others are compared with (expression: "
+        "neutral). Without one, a level is compared with the mean of the other levels.",
+    )
+
+
+class SvmSpec(SpecModel):
+    """Linear separating hyperplanes, all attributes in one solve."""
+
+    space: Space = Field(default="w_plus", description="Latent array to read.")
+    attributes: Strings | None = Field(
+        default=None, description="Annotated attributes to separate. Default: all."
+    )
+    labels: Literal["render", "image"] = Field(
+        default="render", description="Measure what the code draws, or the original image."
+    )
+    threshold: Number = Field(default=0.5, description="Scores above it count as +1, others as -1.")
+    c: Number = Field(default=1.0, gt=0, description="Weight C of the squared hinge loss.")
+    tolerance: Number = Field(
+        default=1e-5,
+        gt=0,
+        lt=1,
+        description="Relative gradient at which an attribute has converged.",
+    )
+    max_passes: Integer = Field(
+        default=50, ge=1, description="Passes over the data before giving up."
+    )
+    penalise_intercept: bool = Field(
+        default=False,
+        description="Penalise the intercept too, as liblinear does (for comparisons).",
+    )
+
+
+class HosvdSpec(SpecModel):
+    """Tensor model over declared factors."""
+
+    space: Space = Field(default="w_plus", description="Latent array to read.")
+    modes: list[str | list[str]] = Field(
+        description="Factors that span the tensor, one mode each; a list is a composite mode: "
+        "[person, [expression, intensity], view]."
+    )
+    where: dict[str, Annotated[list[Level], BeforeValidator(_levels)]] = Field(
+        default={}, description="Factor -> level or levels of the rows to use."
+    )
+    repeats: Literal["mean", "weighted"] = Field(
+        default="mean",
+        description="Several rows in one cell: their mean, or their mean with the "
+        "cell weighted by their number.",
+    )
+    missing: Literal["error", "drop_person", "complete"] = Field(
+        default="error",
+        description="Empty cells: stop; drop the levels of the first mode that have "
+        "any; or estimate them.",
+    )
+    energy: Number = Field(
+        default=0.95, gt=0, le=1, description="Share of each mode's energy that its rank keeps."
+    )
+    ranks: list[Integer | None] | None = Field(
+        default=None,
+        description="Rank of each mode instead of 'energy'; null in the list leaves that "
+        "mode to 'energy'.",
+    )
+    standardise: bool = Field(
+        default=False, description="Scale every latent coordinate to unit standard deviation first."
+    )
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        names = [n for m in self.modes for n in ([m] if isinstance(m, str) else m)]
+        if not self.modes or not all(self.modes):
+            raise ValueError("'modes' must name at least one factor in every mode")
+        twice = sorted({n for n in names if names.count(n) > 1})
+        if twice:
+            raise ValueError(f"factors {twice!r} stand in more than one mode: keep each once")
+        if self.ranks is not None and len(self.ranks) != len(self.modes):
+            raise ValueError(
+                f"'ranks' has {len(self.ranks)} entries for {len(self.modes)} modes: "
+                "give one rank a mode, null for those that 'energy' decides"
+            )
+        if self.ranks is not None and any(r is not None and r < 1 for r in self.ranks):
+            raise ValueError(f"'ranks' must be at least 1, got {self.ranks!r}")
+        return self
+
+
+class NrsfmSpec(SpecModel):
+    """Non-rigid structure from motion over one model's landmarks."""
+
+    landmarks: str = Field(description="Name of the landmark model under 'annotate'.")
+    n_shapes: Integer = Field(
+        default=12, ge=0, description="Rank-one basis shapes besides the rigid one."
+    )
+    labels: Literal["render", "image"] = Field(
+        default="render", description="Landmarks of what the code draws, or of the original image."
+    )
+
+
+class AnalyseSpec(SpecModel):
+    """The analyses to run; a section that is absent is not run, an empty one uses defaults."""
+
+    pca: PcaSpec | None = Field(default=None, description="Principal components.")
+    mean_difference: MeanDifferenceSpec | None = Field(default=None, description="Class means.")
+    svm: SvmSpec | None = Field(default=None, description="Hyperplanes.")
+    hosvd: HosvdSpec | None = Field(default=None, description="Tensor model.")
+    nrsfm: NrsfmSpec | None = Field(default=None, description="3D shape of the landmarks.")
+
+
+class HoldoutSpec(SpecModel):
+    """Rows kept back to measure accuracy on."""
+
+    factor: str | None = Field(
+        default="person",
+        description="Factor whose levels stay whole on one side. Null, or a dataset "
+        "without this factor: rows are split one by one.",
+    )
+    fraction: Number = Field(
+        default=0.2, ge=0, lt=1, description="Share of levels (or rows) kept back."
+    )
+
+
+class EvaluateSpec(SpecModel):
+    """How directions are measured on samples of the generator."""
+
+    samples: Integer = Field(
+        default=200, ge=1, description="Random samples edited along each direction."
+    )
+    strengths: list[Number] = Field(
+        default=[-2.0, -1.0, 0.0, 1.0, 2.0],
+        min_length=1,
+        description="Edit strengths in standard deviations.",
+    )
+    holdout: HoldoutSpec = Field(default=HoldoutSpec(), description="Rows kept back.")
+    seed: Integer | None = Field(
+        default=None, ge=0, description="Seed of the samples. Default: 'seed'."
+    )
+
+
+class ReportSpec(SpecModel):
+    """The HTML page."""
+
+    title: str | None = Field(default=None, description="Heading. Default: the run's name.")
+    samples: Integer = Field(default=24, ge=1, le=1000, description="Reconstructions to show.")
+    strip_rows: Integer = Field(
+        default=3, ge=1, le=100, description="Faces in each direction's strip."
+    )
+
+
+class RaySpec(SpecModel):
+    """Where inversion and annotation run."""
+
+    address: str | None = Field(
+        default=None, description="Address of a Ray cluster; default: start one on this machine."
+    )
+    actors: Integer = Field(default=1, ge=1, le=4096, description="Actors of each kind.")
+    gpus_per_actor: Number = Field(
+        default=0.0, ge=0, description="GPUs an actor takes; below 1, several share one; 0 is CPU."
+    )
+    object_store_mb: Integer = Field(
+        default=512, ge=80, description="Memory of a local Ray's object store, in MB."
+    )
+
+
+class BeamSpec(SpecModel):
+    """Where analyses run."""
+
+    runner: str = Field(default="FnApiRunner", min_length=1, description="Beam runner.")
+    options: list[str] = Field(
+        default=[],
+        description="Beam options passed on unchanged, such as '--direct_num_workers=2'.",
+    )
+
+
+class RunSpec(SpecModel):
+    """A whole run: dataset -> latents -> annotations -> directions -> report."""
+
+    name: Annotated[str, Field(pattern=NAME_PATTERN, max_length=100)] = Field(
+        description="Name of the run and of its store: letters, digits, '.', '_' and '-'."
+    )
+    dataset: DatasetSpec = Field(description="The images.")
+    generator: SpecPath = Field(
+        default="bundled:faces64",
+        description="StyleGAN2 checkpoint (.pkl, .pt, .safetensors) or 'bundled:<name>'.",
+    )
+    encoder: SpecPath | None = Field(
+        default=None,
+        description="Encoder into the generator's latent space. Default: the one bundled "
+        "with a bundled generator.",
+    )
+    invert: InvertSpec = Field(default=InvertSpec(), description="Inversion.")
+    annotate: list[AnnotateSpec] = Field(default=[], description="Models that measure images.")
+    analyse: AnalyseSpec = Field(default=AnalyseSpec(), description="Analyses.")
+    evaluate: EvaluateSpec = Field(default=EvaluateSpec(), description="Measuring directions.")
+    report: ReportSpec = Field(default=ReportSpec(), description="The HTML page.")
+    ray: RaySpec = Field(default=RaySpec(), description="Ray.")
+    beam: BeamSpec = Field(default=BeamSpec(), description="Beam.")
+    cache_bytes: Integer = Field(
+        default=1 << 30,
+        ge=0,
+        description="Bytes of blocks that workers keep in memory between passes.",
+    )
+    seed: Integer = Field(default=0, ge=0, lt=1 << 63, description="Seed of everything random.")
+    max_quarantined: Number = Field(
+        default=0.05,
+        ge=0,
+        le=1,
+        description="Share of rows that may be quarantined before analyses are not run.",
+    )
+    output: SpecPath | None = Field(
+        default=None,
+        description="Folder for stores, index, directions and report. Default: "
+        "runs/<name> in the working directory.",
+    )
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        names = [a.name for a in self.annotate]
+        twice = sorted({n for n in names if names.count(n) > 1})
+        if twice:
+            raise ValueError(f"'annotate' has the names {twice!r} more than once: rename one")
+        nrsfm = self.analyse.nrsfm
+        if nrsfm is not None and nrsfm.landmarks not in names:
+            raise ValueError(
+                f"'analyse.nrsfm.landmarks' is {nrsfm.landmarks!r}, but 'annotate' has "
+                f"{names!r}: add that model under 'annotate', or name one of these"
+            )
+        if (
+            self.invert.method != "optimise"
+            and self.encoder is None
+            and not self.generator.startswith(BUNDLED)
+        ):
+            raise ValueError(
+                f"'invert.method' is {self.invert.method!r}, which needs an encoder, and "
+                f"{self.generator!r} brings none: name one under 'encoder', or set "
+                "'invert.method' to 'optimise'"
+            )
+        return self
+
+    @property
+    def output_path(self) -> str:
+        """``output``, or runs/<name> in the working directory."""
+        return self.output if self.output is not None else os.path.join("runs", self.name)
+
+    @property
+    def invert_actors(self) -> int:
+        """``invert.actors``, or ``ray.actors``."""
+        return self.invert.actors if self.invert.actors is not None else self.ray.actors
+
+    @property
+    def evaluate_seed(self) -> int:
+        """``evaluate.seed``, or ``seed``."""
+        return self.evaluate.seed if self.evaluate.seed is not None else self.seed

@@ -1,0 +1,79 @@
+"""Solvers that need several passes over the data, as machines that any engine can drive.
+
+A solver is a value. It says what its next pass must compute (`request`, small and picklable), the
+engine computes that statistic for every block and sums it, and `step` returns the next solver. The
+in-memory loop below and the Beam path drive the same machines, so they agree.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol, Self, TypeVar
+
+import numpy as np
+
+from transforms.blocks import Accumulator, Arrays, BlockSource, sum_blocks
+
+
+class PassRequest(Protocol):
+    """What one pass computes; a small picklable value."""
+
+    @property
+    def token(self) -> str:
+        """Names the preparation, so that prepared blocks can be kept between passes."""
+        ...
+
+    def prepare(self, arrays: Arrays) -> Arrays:
+        """Block arrays in the form that `statistic` wants (centred, projected, ...)."""
+        ...
+
+    def statistic(self, prepared: Arrays) -> Accumulator:
+        """The block's statistic: a pure function of this request and the prepared arrays."""
+        ...
+
+
+class PassSolver(Protocol):
+    """State between passes."""
+
+    @property
+    def done(self) -> bool:
+        """No further pass is needed."""
+        ...
+
+    def request(self) -> PassRequest:
+        """What the next pass computes."""
+        ...
+
+    def step(self, total: Accumulator) -> Self:
+        """State after a pass whose summed statistic is `total`."""
+        ...
+
+
+S = TypeVar("S", bound=PassSolver)
+
+
+def run_passes(solver: S, source: BlockSource, max_passes: int = 10_000) -> S:
+    """Drive a solver over a source in this process; prepared blocks stay in memory."""
+    kept: dict[int, tuple[str, Arrays]] = {}
+
+    def prepared(request: PassRequest, block: int) -> Arrays:
+        token, arrays = kept.get(block, (None, None))
+        if token != request.token or arrays is None:
+            arrays = request.prepare(source.read(block)[1])
+            kept[block] = (request.token, arrays)
+        return arrays
+
+    for _ in range(max_passes):
+        if solver.done:
+            break
+        request = solver.request()
+        total = sum_blocks(
+            source.n_blocks,
+            lambda block, request=request: request.statistic(prepared(request, block)),
+        )
+        solver = solver.step(total)
+    return solver
+
+
+def array_bytes(arrays: Arrays) -> int:
+    """Bytes held by a block's arrays."""
+    return int(sum(np.asarray(a).nbytes for a in arrays.values()))
