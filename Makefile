@@ -16,7 +16,7 @@ bench: .venv/installed
 	$(BIN)/python -m benchmarks
 
 models: .venv/installed
-	$(BIN)/python -m generators.training --work runs/training
+	$(BIN)/python -m pipelines.training --work runs/training
 
 .venv/installed: requirements.txt setup.py
 	$(PYTHON) -m venv .venv

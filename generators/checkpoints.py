@@ -9,7 +9,6 @@ Nothing in a file is executed (`generators.unpickle`).
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -19,13 +18,21 @@ from typing import Any
 import numpy as np
 
 from generators.official_pickle import write_official_pickle
-from generators.stylegan2_config import RESAMPLE_TAPS, StyleGAN2Config
+from generators.rosinality import check_filter, from_rosinality
+from generators.stylegan2_config import StyleGAN2Config
 from generators.torch_files import TensorRecord, read_any
 from generators.unpickle import Inert, Limits
-from schemas.errors import CheckpointError, NewerLayoutError
+from schemas.atomic import write_bytes, write_json
+from schemas.errors import CheckpointError, NewerLayoutError, UsageError
 from schemas.fingerprint import tensors_fingerprint
 
-__all__ = ["Checkpoint", "read_checkpoint", "recorded_fingerprint", "write_official_pickle"]
+__all__ = [
+    "Checkpoint",
+    "read_checkpoint",
+    "recorded_fingerprint",
+    "write_checkpoint",
+    "write_official_pickle",
+]
 
 FORMAT = "latentflow-generator"
 LAYOUT_VERSION = 1
@@ -128,6 +135,34 @@ def _read_json(path: Path) -> dict[str, Any]:
     return facts
 
 
+def write_checkpoint(checkpoint: Checkpoint, path: str | Path) -> None:
+    """Write ``<path>`` (.safetensors) and the ``.json`` beside it, each replaced atomically.
+
+    Raises UsageError for another suffix.
+    """
+    from safetensors.numpy import save
+
+    path = Path(path)
+    if path.suffix != ".safetensors":
+        raise UsageError(f"path {str(path)!r} does not end in '.safetensors': rename it")
+    tensors = {
+        name: np.ascontiguousarray(value, "<f4").reshape(value.shape)
+        for name, value in checkpoint.tensors.items()
+    }
+    write_bytes(path, save(tensors))
+    write_json(
+        path.with_suffix(".json"),
+        {
+            "format": FORMAT,
+            "layout_version": LAYOUT_VERSION,
+            "architecture": checkpoint.architecture,
+            "fingerprint": checkpoint.fingerprint,
+            "w_avg_estimated": checkpoint.w_avg_estimated,
+            "metadata": checkpoint.metadata,
+        },
+    )
+
+
 def _read_safetensors(path: Path) -> Checkpoint:
     from safetensors import SafetensorError
     from safetensors.numpy import load_file
@@ -193,21 +228,22 @@ def _from_state_dict(state: Any, latent_avg: Any) -> Checkpoint:
     tensors = {name: value.array(name) for name, value in state.items()}
     if "input.input" in tensors:
         average = latent_avg.array("latent_avg") if isinstance(latent_avg, TensorRecord) else None
-        return _from_rosinality(tensors, average)
+        converted, facts = from_rosinality(tensors, average)
+        return _finish(converted, facts, "rosinality")
     return _finish(tensors, {}, "official")
 
 
 def _module_state(module: Any) -> tuple[str, Mapping[str, Any]]:
     """Class name and ``__dict__`` of a pickled module, persistent or plain."""
     if isinstance(module, Inert):
-        state, name = module.state, module.function.name
-        if module.function.name == _PERSISTENT and len(module.args) == 1:
+        state, name = module.state, str(module.function.name)
+        if name == _PERSISTENT and len(module.args) == 1:
             meta = module.args[0]
             if not isinstance(meta, dict) or meta.get("type") != "class":
                 raise CheckpointError("a persistent object does not describe a class")
-            state, name = meta.get("state"), meta.get("class_name")
+            state, name = meta.get("state"), str(meta.get("class_name"))
         if isinstance(state, dict) and isinstance(state.get("_modules"), dict):
-            return str(name)[:80], state
+            return name[:80], state
     raise CheckpointError("a network is not stored as a module: the file is damaged or too old")
 
 
@@ -272,94 +308,6 @@ def _number_or_none(value: Any, name: str) -> float | None:
     return float(value)
 
 
-_LAYER_PARTS = {
-    "conv.weight": "weight",
-    "conv.modulation.weight": "affine.weight",
-    "conv.modulation.bias": "affine.bias",
-    "noise.weight": "noise_strength",
-    "activate.bias": "bias",
-    "bias": "bias",
-}
-
-
-def rosinality_name(name: str) -> str | None:
-    """Our name of a tensor in rosinality's state dict; None for derived filters.
-
-    Stored values mean the same in both: equalised learning rate divides initial values alike,
-    modulation biases include their initial 1, kernels of upsampling layers are not flipped, and
-    rosinality's scale 1/sqrt(fan-in) cancels in the demodulation (up to its epsilon) and equals
-    the gain of ToRGB. Raises CheckpointError for a name that belongs to no StyleGAN2.
-    """
-    if name.endswith((".blur.kernel", ".upsample.kernel")):
-        return None
-    if name == "input.input":
-        return "synthesis.b4.const"
-    if match := re.fullmatch(r"style\.(\d{1,2})\.(weight|bias)", name):
-        return f"mapping.fc{int(match[1]) - 1}.{match[2]}"
-    if match := re.fullmatch(r"noises\.noise_(\d{1,2})", name):
-        k = int(match[1])
-        return f"synthesis.b{4 << (k + 1) // 2}.conv{(k + 1) % 2}.noise_const"
-    if match := re.fullmatch(r"(conv1|to_rgb1|convs\.\d{1,2}|to_rgbs\.\d{1,2})\.(.+)", name):
-        kind, _, index = match[1].partition(".")
-        part = _LAYER_PARTS.get(match[2])
-        layer = {
-            "conv1": "b4.conv1",
-            "to_rgb1": "b4.torgb",
-            "convs": f"b{8 << int(index or 0) // 2}.conv{int(index or 0) % 2}",
-            "to_rgbs": f"b{8 << int(index or 0)}.torgb",
-        }[kind]
-        if part is not None:
-            return f"synthesis.{layer}.{part}"
-    raise CheckpointError(f"tensor {name[:80]!r} belongs to no rosinality StyleGAN2 generator")
-
-
-def _from_rosinality(state: Mapping[str, np.ndarray], latent_avg: np.ndarray | None) -> Checkpoint:
-    tensors: dict[str, np.ndarray] = {}
-    for name, value in state.items():
-        ours = rosinality_name(name)
-        if ours is None:
-            _check_filter(name, value, total=4.0)
-            continue
-        if ours.endswith(("const", "torgb.weight")) or ours.endswith(
-            ("conv0.weight", "conv1.weight")
-        ):
-            value = _without_leading(name, value, 2 if ours.endswith("noise_const") else 1)
-        elif ours.endswith(("noise_strength", "torgb.bias")):
-            value = value.reshape(() if ours.endswith("noise_strength") else -1)
-        tensors[ours] = value
-    facts: dict[str, Any] = {}
-    if latent_avg is not None:
-        tensors["mapping.w_avg"] = latent_avg.reshape(-1)
-    if not any(name.startswith("noises.") for name in state):
-        facts["noise_const"] = "absent in the file: zeros"
-        for name, value in list(tensors.items()):
-            if name.endswith(".noise_strength"):
-                resolution = int(name.split(".")[1][1:])
-                tensors[name.replace("noise_strength", "noise_const")] = np.zeros(
-                    (resolution, resolution), np.float32
-                )
-                del value
-    return _finish(tensors, facts, "rosinality")
-
-
-def _without_leading(name: str, value: np.ndarray, count: int) -> np.ndarray:
-    if value.shape[:count] != (1,) * count:
-        raise CheckpointError(
-            f"{name!r} has shape {value.shape!r}, expected {count} leading axes of length 1"
-        )
-    return value.reshape(value.shape[count:])
-
-
-def _check_filter(name: str, value: np.ndarray, total: float) -> None:
-    taps = np.array(RESAMPLE_TAPS)
-    expected = np.outer(taps, taps) * (total / 64.0)
-    if value.shape != (4, 4) or not np.allclose(value, expected, rtol=1e-5, atol=0.0):
-        raise CheckpointError(
-            f"{name!r} is not the filter {list(RESAMPLE_TAPS)!r}: other resampling filters are "
-            "not implemented"
-        )
-
-
 # --- common ---------------------------------------------------------------------------------
 
 
@@ -370,7 +318,7 @@ def _finish(tensors: dict[str, np.ndarray], facts: dict[str, Any], source: str) 
             "file holds a StyleGAN3 generator, which is not implemented: give a StyleGAN2 one"
         )
     for name in [name for name in tensors if name.endswith("resample_filter")]:
-        _check_filter(name, tensors.pop(name), total=1.0)
+        check_filter(name, tensors.pop(name), total=1.0)
     if any(".skip." in name for name in tensors):
         raise CheckpointError(
             "synthesis architecture is 'resnet', only 'skip' is implemented: use a generator "

@@ -280,8 +280,8 @@ class _NetworkLayout:
         rgb = self._some(f"{prefix}.torgb", "weight", "bias")
         affine = {"affine": self._linear(f"{prefix}.torgb.affine", "linear", 1.0)}
         gain = 1.0 / float(np.sqrt(rgb["weight"].shape[1]))
-        attributes = {"conv_clamp": clamp, "weight_gain": gain}
-        modules["torgb"] = self._module("ToRGBLayer", attributes, rgb, None, affine)
+        facts = {"conv_clamp": clamp, "weight_gain": gain}
+        modules["torgb"] = self._module("ToRGBLayer", facts, rgb, None, affine)
         attributes = {
             "in_channels": in_channels,
             "w_dim": self.config.w_dim,

@@ -309,6 +309,13 @@ class SynthesisNetwork(nn.Module):
         self.style_slices: tuple[StyleSlice, ...] = tuple(slices)
         self.style_dim = start
 
+    def reset_filters(self) -> None:
+        """Fill the derived filters again, after the module was made without memory."""
+        for module in self.modules():
+            if isinstance(module, SynthesisLayer) and module.up == 2:
+                kernel = _upsampling_filter(module.resample_filter.shape[0])
+                module.resample_filter.copy_(kernel)
+
     def styles(self, ws: Tensor) -> list[Tensor]:
         """Affine outputs of every layer for ws (n, num_ws, w_dim): list of (n, channels)."""
         if ws.ndim != 3 or tuple(ws.shape[1:]) != (self.num_ws, self.config.w_dim):
@@ -316,9 +323,11 @@ class SynthesisNetwork(nn.Module):
                 f"'ws' has shape {tuple(ws.shape)!r}, expected "
                 f"(n, {self.num_ws}, {self.config.w_dim})"
             )
-        return [
-            self.get_submodule(part.name).affine(ws[:, part.ws_index]) for part in self.style_slices
-        ]
+        styles: list[Tensor] = []
+        for part in self.style_slices:
+            affine = self.get_submodule(f"{part.name}.affine")
+            styles.append(affine(ws[:, part.ws_index]))
+        return styles
 
     def forward(
         self,
@@ -373,4 +382,5 @@ class StyleGAN2(nn.Module):
         if truncation_psi != 1.0:
             w = self.mapping.w_avg.lerp(w, truncation_psi)
         ws = w[:, None].expand(-1, self.config.num_ws, -1)
-        return self.synthesis(ws, noise_mode, generator)
+        images: Tensor = self.synthesis(ws, noise_mode, generator)
+        return images

@@ -10,13 +10,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from generators.checkpoints import W_AVG_ESTIMATE, Checkpoint
 from generators.stylegan2 import StyleGAN2, StyleSlice
 from generators.stylegan2_config import StyleGAN2Config
 from schemas.errors import UsageError
-from schemas.fingerprint import tensors_fingerprint
-
-W_AVG_SAMPLES = 10_000
-W_AVG_SEED = 0
 
 
 def draw_z(seeds: Sequence[int], z_dim: int) -> np.ndarray:
@@ -37,7 +34,9 @@ def draw_z(seeds: Sequence[int], z_dim: int) -> np.ndarray:
     return rows
 
 
-def estimate_w_avg(network: StyleGAN2, n: int = W_AVG_SAMPLES, seed: int = W_AVG_SEED) -> Tensor:
+def estimate_w_avg(
+    network: StyleGAN2, n: int = W_AVG_ESTIMATE["n"], seed: int = W_AVG_ESTIMATE["seed"]
+) -> Tensor:
     """Mean of w over `n` z drawn from `seed`, float32 (w_dim,); labels, if any, take turns."""
     config = network.config
     device = network.mapping.w_avg.device
@@ -54,26 +53,11 @@ def estimate_w_avg(network: StyleGAN2, n: int = W_AVG_SAMPLES, seed: int = W_AVG
     return (total / n).float()
 
 
-def fingerprint_of(
-    architecture: Mapping[str, Any], tensors: Mapping[str, np.ndarray], w_avg_estimated: bool
-) -> str:
-    """Generator fingerprint (DESIGN section 2).
-
-    An estimated w_avg follows from the other tensors but only up to rounding, so it is left out
-    and the estimate's parameters enter instead.
-    """
-    description = dict(architecture)
-    if w_avg_estimated:
-        description["w_avg_estimated"] = {"n": W_AVG_SAMPLES, "seed": W_AVG_SEED}
-        tensors = {name: value for name, value in tensors.items() if name != "mapping.w_avg"}
-    return tensors_fingerprint(description, tensors)
-
-
 class StyleGAN2Adapter:
     """Implements `generators.protocols.Generator`.
 
     network : taken over: put in evaluation mode, its parameters no longer require gradients.
-    w_avg_estimated : the file had no w_avg; it is estimated here.
+    w_avg_estimated : the network's w_avg comes from `estimate_w_avg`, not from training.
     metadata : facts about the file (format, ...) that enter no fingerprint.
 
     Spaces: z (z_dim,), w (w_dim,), w_plus (num_ws, w_dim) and s, the concatenated affine outputs
@@ -90,8 +74,6 @@ class StyleGAN2Adapter:
     ) -> None:
         self.network = network.eval().requires_grad_(False)
         self.config: StyleGAN2Config = network.config
-        if w_avg_estimated:
-            network.mapping.w_avg.copy_(estimate_w_avg(network))
         self.w_avg_estimated = w_avg_estimated
         self.metadata: dict[str, Any] = {**(metadata or {}), "w_avg_estimated": w_avg_estimated}
         self.architecture: dict[str, Any] = self.config.architecture()
@@ -107,7 +89,7 @@ class StyleGAN2Adapter:
     @cached_property
     def fingerprint(self) -> str:
         """64 hex digits over architecture and tensors, the same for every file format."""
-        return fingerprint_of(self.architecture, self.tensors(), self.w_avg_estimated)
+        return self.checkpoint().fingerprint
 
     @property
     def w_avg(self) -> Tensor:
@@ -125,6 +107,10 @@ class StyleGAN2Adapter:
             name: value.detach().cpu().numpy().astype(np.float32)
             for name, value in self.network.state_dict().items()
         }
+
+    def checkpoint(self) -> Checkpoint:
+        """Architecture, tensors and metadata, as a checkpoint file holds them."""
+        return Checkpoint(self.architecture, self.tensors(), self.w_avg_estimated, self.metadata)
 
     def to(self, device: torch.device | str) -> StyleGAN2Adapter:
         """Move the model; returns itself."""
@@ -151,7 +137,7 @@ class StyleGAN2Adapter:
             w = self.network.mapping(z.to(self.device), None if c is None else c.to(self.device))
         except ValueError as e:
             raise UsageError(str(e)) from e
-        ws = w[:, None].repeat(1, self.config.num_ws, 1)
+        ws: Tensor = w[:, None].repeat(1, self.config.num_ws, 1)
         if truncation_psi == 1.0:
             return ws
         last = self.config.num_ws if truncation_cutoff is None else truncation_cutoff
@@ -209,7 +195,7 @@ class StyleGAN2Adapter:
         s = self.to_s(codes, space, c)
         try:
             return self.network.synthesis.from_styles(
-                list(s.split([part.stop - part.start for part in self.style_slices], dim=1)),
+                [s[:, part.start : part.stop] for part in self.style_slices],
                 noise_mode,  # type: ignore[arg-type]
                 generator,
             )
@@ -234,17 +220,19 @@ class StyleGAN2Adapter:
         return torch.where(chosen[:, None], w_b, w_a)
 
 
-def from_tensors(
-    architecture: Mapping[str, Any],
-    tensors: Mapping[str, np.ndarray],
-    w_avg_estimated: bool = False,
-    metadata: Mapping[str, Any] | None = None,
-) -> StyleGAN2Adapter:
-    """Adapter from an architecture and tensors under the official names (checked by the reader)."""
-    config = StyleGAN2Config.from_architecture(architecture)
-    network = StyleGAN2(config)
-    state = {name: torch.from_numpy(np.array(value)) for name, value in tensors.items()}
-    if w_avg_estimated:
+def from_checkpoint(checkpoint: Checkpoint) -> StyleGAN2Adapter:
+    """Adapter from a checkpoint as read; estimates w_avg where the file has none."""
+    config = StyleGAN2Config.from_architecture(checkpoint.architecture)
+    # Uninitialised memory instead of random weights: every tensor is loaded below.
+    with torch.device("meta"):
+        network = StyleGAN2(config)
+    network = network.to_empty(device="cpu")
+    network.synthesis.reset_filters()
+    missing = "mapping.w_avg" not in checkpoint.tensors
+    state = {name: torch.from_numpy(value.copy()) for name, value in checkpoint.tensors.items()}
+    if missing:
         state["mapping.w_avg"] = torch.zeros(config.w_dim)
     network.load_state_dict(state, strict=True)
-    return StyleGAN2Adapter(network, w_avg_estimated, metadata)
+    if missing:
+        network.mapping.w_avg.copy_(estimate_w_avg(network))
+    return StyleGAN2Adapter(network, checkpoint.w_avg_estimated, checkpoint.metadata)

@@ -15,7 +15,8 @@ from __future__ import annotations
 import io
 import pickletools
 import sys
-from collections.abc import Callable, Mapping
+import warnings
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -132,9 +133,30 @@ def _empty_dict(*args: Any) -> dict[Any, Any]:
     return result
 
 
+def _empty_bytes(*args: Any) -> bytes:
+    """``bytes()``, which is how protocols 0 to 2 write empty bytes."""
+    if args:
+        raise CheckpointError("pickle makes bytes from something else than nothing")
+    return b""
+
+
+def _set_of(make: Callable[[Iterable[Any]], Any]) -> Handler:
+    """``set([...])`` and ``frozenset([...])``, as protocols up to 3 write them."""
+
+    def build(values: Any = ()) -> Any:
+        if not isinstance(values, list | tuple):
+            raise CheckpointError("pickle makes a set from something else than a list")
+        return make(_checked_key(value) for value in values)
+
+    return build
+
+
 #: Handlers for data types that are safe in every pickle.
 DATA_HANDLERS: Mapping[tuple[str, str], Handler] = {
     ("_codecs", "encode"): _encode,
+    ("builtins", "bytes"): _empty_bytes,
+    ("builtins", "set"): _set_of(set),
+    ("builtins", "frozenset"): _set_of(frozenset),
     ("collections", "OrderedDict"): _empty_dict,
     ("collections", "defaultdict"): _empty_dict,
     ("dnnlib.util", "EasyDict"): _empty_dict,
@@ -200,6 +222,12 @@ class Interpreter:
         Raises CheckpointError for a damaged pickle, UnsafeCheckpointError for a dangerous one.
         """
         self.stack, self.memo, self.marks = [], {}, 0
+        with warnings.catch_warnings():
+            # pickletools warns about odd escapes in protocol 0 strings, which a file may choose.
+            warnings.simplefilter("ignore", DeprecationWarning)
+            return self._run(file)
+
+    def _run(self, file: io.BytesIO) -> Any:
         try:
             for opcode, argument, _ in pickletools.genops(file):
                 self.budget.spend()
@@ -317,6 +345,9 @@ class Interpreter:
             raise UnsafeCheckpointError(
                 f"pickle uses opcode {name!r}, which no checkpoint needs: do not trust this file"
             )
+        elif name == "INST":
+            function = self._global("GLOBAL", argument)
+            stack.append(self._call(function, tuple(self._pop_mark())))
         else:
             _OPERATIONS[name](self)
 
@@ -431,7 +462,6 @@ _OPERATIONS: Mapping[str, Callable[[Interpreter], None]] = {
     "NEWOBJ": Interpreter._op_newobj,
     "NEWOBJ_EX": Interpreter._op_newobj_ex,
     "OBJ": Interpreter._op_obj,
-    "INST": Interpreter._refuse,
     "BINPERSID": Interpreter._op_persid,
     "PERSID": Interpreter._refuse,
 }

@@ -36,9 +36,7 @@ def write_faces(
     """
     if n_random is None:
         faces, design = complete_design(range(people or 0), seed)
-        names = [
-            "{person}_{expression}_{intensity}_{view}.png".format_map(row) for row in design
-        ]
+        names = ["{person}_{expression}_{intensity}_{view}.png".format_map(row) for row in design]
     else:
         faces = random_faces(n_random, seed)
         design = [_shown(faces, i) for i in range(n_random)]

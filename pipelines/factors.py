@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -178,7 +179,7 @@ def join(
     """Put a table's columns into the index.
 
     keys : for every index row the path by which a table may name it ("" for removed rows); the
-        row's uri is tried as well
+        row's uri comes first, and a path that several images share names none of them
     root : absolute root of the dataset, cut off the front of absolute paths in the table
 
     Rows that the table does not name keep the values they have (a moved file keeps its factors);
@@ -187,12 +188,16 @@ def join(
     """
     by_key = _rows_by_key(table, root)
     uris, image_ids, active = index.uris, index.image_ids, index.active
+    shared = Counter(key for key, a in zip(keys, active, strict=True) if a)
     source_of: list[int | None] = [None] * index.n_rows
     used: set[str] = set()
     for row in range(index.n_rows):
         if not active[row]:
             continue
-        names = [image_ids[row]] if table.key == IMAGE_ID else [keys[row], uris[row]]
+        if table.key == IMAGE_ID:
+            names = [image_ids[row]]
+        else:
+            names = [uris[row], keys[row]] if shared[keys[row]] == 1 else [uris[row]]
         for name in map(_normal, names):
             if name in by_key:
                 source_of[row] = by_key[name]
@@ -333,7 +338,12 @@ def _kind(name: str, values: Sequence[Value], dataset: DatasetSpec) -> FactorInf
                 "list, or correct the table"
             )
         return FactorInfo(CONTINUOUS, found)
-    if name in dataset.categorical or found != "float":
+    if name in dataset.categorical and found == "float":
+        # a data frame turns integers with missing values into floats
+        numbers = [_number(value) for value in values if value is not None]
+        whole = all(number is not None and number.is_integer() for number in numbers)
+        return FactorInfo(CATEGORICAL, "integer" if whole else "float")
+    if found != "float":
         return FactorInfo(CATEGORICAL, found)
     return FactorInfo(CONTINUOUS, found)
 
@@ -385,18 +395,12 @@ def _level(value: Value, value_type: str) -> str | None:
     if value_type == "boolean" and isinstance(value, str):
         return _BOOLEANS.get(value, value)
     if value_type == "integer":
+        if isinstance(value, str) and _INTEGER.fullmatch(value):
+            return str(int(value))
         number = _number(value)
-        if number is not None and number == int(number):
-            return (
-                str(int(value))
-                if isinstance(value, int | str) and _whole(value)
-                else str(int(number))
-            )
+        if number is not None and number.is_integer():
+            return str(int(number))
     return str(value)
-
-
-def _whole(value: int | str) -> bool:
-    return isinstance(value, int) or _INTEGER.fullmatch(value) is not None
 
 
 def _n_missing(column: FactorColumn, active: Any) -> int:

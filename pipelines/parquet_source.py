@@ -73,6 +73,7 @@ class ParquetSource:
                 elif _is_string(kind):
                     wanted = [self.image_column]
                 table = file.read(columns=list(dict.fromkeys([*wanted, *self.columns])))
+                container = name if _holds_all_bytes(file, self.image_column, kind) else None
         except (pa.ArrowException, OSError) as e:
             raise InputError(f"Parquet file {str(path)!r} cannot be read: {e}") from e
         keys: list[str | None] = [None] * n_rows
@@ -84,11 +85,23 @@ class ParquetSource:
             uri, key = utf8(f"{name}#{row}"), keys[row]
             values_of_row = {c: factors[c][row] for c in self.columns}
             listing.items.append(
-                Item(uri, key if isinstance(key, str) and key else uri, name, values_of_row)
+                Item(uri, key if isinstance(key, str) and key else uri, container, values_of_row)
             )
 
     def read(self, uri: str) -> bytes:
         """The bytes in the image column, or of the file whose path stands there."""
+        found = self._locate(uri)
+        if isinstance(found, bytes):
+            return found
+        with file_errors(uri), open(found, "rb") as file:
+            return file.read()
+
+    def local_path(self, uri: str) -> Path | None:
+        """The file whose path stands in the image column, None where the bytes stand there."""
+        found = self._locate(uri)
+        return None if isinstance(found, bytes) else found
+
+    def _locate(self, uri: str) -> bytes | Path:
         name, row = self._split(uri)
         with file_errors(uri):
             cell = self._groups.cell(inside(Path(self.root), name), self.image_column, row)
@@ -103,15 +116,9 @@ class ParquetSource:
                 f"column {self.image_column!r} of {name!r} holds {type(cell).__name__!r}: "
                 "it must hold bytes, a struct of bytes and path, or paths"
             )
+        inside(Path(self.root), cell)  # before it is put behind the table's own folder
         folder = name.rsplit("/", 1)[0] + "/" if "/" in name else ""
-        inside(Path(self.root), cell)
-        with file_errors(uri), open(inside(Path(self.root), folder + cell), "rb") as file:
-            return file.read()
-
-    def local_path(self, uri: str) -> Path | None:
-        """None: an image is part of a table."""
-        self._split(uri)
-        return None
+        return inside(Path(self.root), folder + cell)
 
     def _split(self, uri: str) -> tuple[str, int]:
         marker = ".parquet" if ".parquet#" in uri.lower() else ".pq"
@@ -173,6 +180,20 @@ def _check_columns(schema: pa.Schema, columns: list[str], name: str) -> None:
                 f"Parquet file {name!r} has no column {column!r}: it has {schema.names!r}; set "
                 "'dataset.image_column' and 'dataset.columns'"
             )
+
+
+def _holds_all_bytes(file: pq.ParquetFile, column: str, kind: pa.DataType) -> bool:
+    """False where some image may be a path: the table's own hash then does not cover it."""
+    if not pa.types.is_struct(kind):
+        return not _is_string(kind)
+    meta = file.metadata
+    for group in map(meta.row_group, range(meta.num_row_groups)):
+        for chunk in map(group.column, range(group.num_columns)):
+            if chunk.path_in_schema == f"{column}.bytes":
+                statistics = chunk.statistics
+                if statistics is None or not statistics.has_null_count or statistics.null_count:
+                    return False
+    return True
 
 
 def _is_string(kind: pa.DataType) -> bool:

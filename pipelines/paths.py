@@ -13,7 +13,7 @@ IMAGE_ENDINGS = frozenset(
     ".jp2 .j2k .jpx .avif .avifs .mpo .ico".split()
 )
 
-_DIGITS = re.compile(r"(\d+)")
+_DIGITS = re.compile(r"[0-9]+")
 
 
 def inside(root: Path, relative: str) -> Path:
@@ -51,13 +51,18 @@ def inside(root: Path, relative: str) -> Path:
     return path
 
 
-def natural_key(text: str) -> tuple[tuple[tuple[int, int, str], ...], str]:
-    """Sort key under which "a2" comes before "a10"; equal only for equal strings."""
-    pieces = []
-    for piece in _DIGITS.split(text):
-        number = piece.isdecimal()
-        pieces.append((0, int(piece), "") if number else (1, 0, piece))
-    return tuple(pieces), text
+def natural_key(text: str) -> tuple[str, str]:
+    """Sort key under which "a2" comes before "a10"; equal only for equal strings.
+
+    A number becomes "0", its count of digits as one character, and its digits: fewer digits sort
+    first, and numbers keep their place among other characters.
+    """
+
+    def number(match: re.Match[str]) -> str:
+        digits = match.group().lstrip("0") or "0"
+        return f"0{chr(len(digits))}{digits}"
+
+    return _DIGITS.sub(number, text), text
 
 
 def matcher(patterns: Iterable[str]) -> Callable[[str], bool]:

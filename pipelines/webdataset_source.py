@@ -22,8 +22,9 @@ _MAX_FIELD_BYTES = 1 << 20
 
 @dataclass(frozen=True)
 class Member:
-    """Where a tar member's data lie: byte offset and length in the file."""
+    """A tar member: its name in the tar, and where its data lie in bytes."""
 
+    name: str
     offset: int
     size: int
 
@@ -63,15 +64,12 @@ class WebDatasetSource:
             members, problem = self._members.of(inside(Path(self.root), shard))
             if problem:
                 listing.refused.append((shard, problem))
-            for name in members:
-                if taken(name):
-                    listing.items.append(
-                        Item(
-                            utf8(f"{shard}#{name}"), name, shard, self._fields(shard, name, members)
-                        )
-                    )
+            for name, member in members.items():
+                if taken(member.name):
+                    fields = self._fields(shard, member.name, members)
+                    listing.items.append(Item(utf8(f"{shard}#{name}"), member.name, shard, fields))
                 else:
-                    listing.skipped[suffix(name)] += 1
+                    listing.skipped[suffix(member.name)] += 1
         return listing
 
     def _fields(self, shard: str, name: str, members: dict[str, Member]) -> dict[str, Any]:
@@ -141,7 +139,7 @@ def _table_of_contents(path: Path) -> tuple[dict[str, Member], str | None]:
                     name, count = info.name, 2
                     while name in members:
                         name, count = f"{info.name}#{count}", count + 1
-                    members[name] = Member(info.offset_data, info.size)
+                    members[name] = Member(info.name, info.offset_data, info.size)
     except tarfile.TarError as e:
         return members, f"the shard is damaged after {len(members)} members: {e}"
     return members, None

@@ -174,7 +174,11 @@ class DatasetIndex:
             raise StoreError(f"dataset index {str(path)!r} is not usable: {e}") from e
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write as Parquet by temporary file and rename; the same index gives the same bytes."""
+        """Write `to_bytes` by temporary file and rename."""
+        write_bytes(path, self.to_bytes())
+
+    def to_bytes(self) -> bytes:
+        """The index as a Parquet file; the same index gives the same bytes."""
         meta = {
             "layout_version": LAYOUT_VERSION,
             "factors": {name: info.to_dict() for name, info in self.factors.items()},
@@ -183,7 +187,11 @@ class DatasetIndex:
         buffer = io.BytesIO()
         table = self.table.replace_schema_metadata({_METADATA_KEY: canonical_json(meta)})
         pq.write_table(table, buffer, compression="zstd", row_group_size=1 << 16)
-        write_bytes(path, buffer.getvalue())
+        return buffer.getvalue()
+
+    def equals(self, other: DatasetIndex) -> bool:
+        """Same rows, factors and containers; missing values (NaN) are equal to each other."""
+        return self.to_bytes() == other.to_bytes()
 
     # -- reading -----------------------------------------------------------------------------
 

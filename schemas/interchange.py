@@ -40,7 +40,8 @@ def import_interfacegan(
     """
     path = Path(path)
     try:
-        vector = np.load(path, allow_pickle=False)
+        with open(path, "rb") as opened:
+            vector = np.load(opened, allow_pickle=False)
     except (ValueError, EOFError, OSError) as e:
         raise InputError(
             f"{str(path)!r} is not a boundary file: {e}; expected a .npy of shape (1, dim)"
@@ -89,7 +90,7 @@ def import_ganspace(
     path = Path(path)
     needed = ("lat_comp", "lat_stdev", "var_ratio")
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with open(path, "rb") as opened, np.load(opened, allow_pickle=False) as file:
             components, deviations, ratios = (np.asarray(file[key], np.float64) for key in needed)
     except (ValueError, EOFError, OSError, KeyError, TypeError, zipfile.BadZipFile) as e:
         raise InputError(

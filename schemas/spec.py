@@ -14,22 +14,24 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from schemas.errors import SpecError
-from schemas.spec_models import (
+from schemas.spec_analyses import (
     AnalyseSpec,
+    HosvdSpec,
+    MeanDifferenceSpec,
+    NrsfmSpec,
+    PcaSpec,
+    SvmSpec,
+)
+from schemas.spec_models import (
     AnnotateSpec,
     BeamSpec,
     DatasetSpec,
     EvaluateSpec,
     HoldoutSpec,
-    HosvdSpec,
     InvertSpec,
-    MeanDifferenceSpec,
-    NrsfmSpec,
-    PcaSpec,
     RaySpec,
     ReportSpec,
     RunSpec,
-    SvmSpec,
 )
 
 __all__ = [

@@ -169,30 +169,31 @@ class LatentStore(StoreHandle):
         self._writable()
         group = self._open()
         owners = {path: other for other in self.stages() for path in self.arrays(other)}
-        known = [self._spec_of(path) for path in owners]
-        check_dimensions([*known, *arrays])
-        check_row_sizes([*known, *arrays])
-        for name in sorted({*STAGE_GROUPS, *(spec.group for spec in arrays)}):
-            if name not in group:
-                group.create_group(name, attributes={"layout_version": LAYOUT_VERSION})
+        there = {spec.path: self._spec_of(spec.path) for spec in arrays if spec.path in group}
         for spec in arrays:
             if owners.get(spec.path, stage) != stage:
                 raise StoreError(
                     f"array {spec.path!r} belongs to stage {owners[spec.path]!r}, not {stage!r}; "
                     "give it another name"
                 )
-            found = group.get(spec.path)
-            was = _kind_of(found) if isinstance(found, zarr.Array) else None
-            now = (spec.row_shape, spec.dtype)
-            if was not in (None, now):
+            found = there.get(spec.path, spec)
+            was, now = (found.row_shape, found.dtype), (spec.row_shape, spec.dtype)
+            if was != now:
                 raise StoreError(
                     f"array {spec.path!r} exists with row shape and dtype {was!r}, not {now!r}; "
                     "give it another name"
                 )
-            changed = was is not None and dict(self.array(spec.path).attrs) != spec.attrs
+        known = [self._spec_of(path) for path in owners if path not in there]
+        check_dimensions([*known, *arrays])
+        check_row_sizes([*known, *arrays])
+        for name in sorted({*STAGE_GROUPS, *(spec.group for spec in arrays)}):
+            if name not in group:
+                group.create_group(name, attributes={"layout_version": LAYOUT_VERSION})
+        for spec in arrays:
+            changed = spec.path in there and there[spec.path].attrs != spec.attrs
             if changed or spec.path not in owners:
                 self._uncommit(stage)  # first: a crash after this line loses no truth
-            if was is None:
+            if spec.path not in there:
                 layout = data_layout(spec, self.n_rows, self.block_rows)
                 layout.create(group.store, self._key(spec.path), attributes=dict(spec.attrs))
             elif changed:
@@ -221,8 +222,8 @@ class LatentStore(StoreHandle):
     def _spec_of(self, path: str) -> ArraySpec:
         array = self.array(path)
         group, name = path.split("/")
-        row_shape, dtype = _kind_of(array)
-        return ArraySpec(group, name, row_shape, dtype, _dims_of(array), dict(array.attrs))
+        dtype = np.dtype(array.dtype).name
+        return ArraySpec(group, name, array.shape[1:], dtype, _dims_of(array), dict(array.attrs))
 
     def grow(self, n_rows: int) -> None:
         """Append rows: every array gets ``n_rows`` rows, the new ones pending.
@@ -443,7 +444,3 @@ class LatentStore(StoreHandle):
 
 def _dims_of(array: zarr.Array[Any]) -> tuple[str, ...]:
     return tuple(str(dim) for dim in cast(Any, array.metadata).dimension_names or ())
-
-
-def _kind_of(array: zarr.Array[Any]) -> tuple[tuple[int, ...], str]:
-    return tuple(array.shape[1:]), np.dtype(array.dtype).name

@@ -141,7 +141,8 @@ def sum_blocks(n_blocks: int, statistic: Callable[[int], A]) -> A:
 _SERIAL = itertools.count()
 
 
-def _serial_key() -> str:
+def serial_key() -> str:
+    """A key for arrays in memory, never given twice by one process."""
     return f"arrays-{os.getpid()}-{next(_SERIAL)}"
 
 
@@ -163,7 +164,7 @@ class ArrayBlocks:
 
     arrays: Mapping[str, np.ndarray]
     block_rows: int = DEFAULT_BLOCK_ROWS
-    key: str = field(default_factory=_serial_key)
+    key: str = field(default_factory=serial_key)
 
     def __post_init__(self) -> None:
         _check_lengths({k: len(v) for k, v in self.arrays.items()})

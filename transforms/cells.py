@@ -48,6 +48,24 @@ class CellGrid:
             raise UsageError(f"mode {names!r} is not one of {self.modes!r}: name one of these")
         return self.modes.index(names)
 
+    def drop_incomplete(self, counts: np.ndarray) -> CellGrid:
+        """The grid without the levels of the first mode that lack a cell.
+
+        counts : int (n_cells,), rows of each cell. Raises DataError when fewer than 2 levels stay.
+        """
+        table = np.asarray(counts).reshape(len(self.levels[0]), -1)
+        kept = (table > 0).all(axis=1)
+        if kept.sum() < 2:
+            raise DataError(
+                f"{int(kept.sum())!r} levels of {self.modes[0]!r} have every cell: complete the "
+                "tensor instead, or declare fewer levels"
+            )
+        level, rest = np.divmod(self.cells, table.shape[1])
+        position = np.where(kept, np.cumsum(kept) - 1, -1)
+        moved = np.where(self.cells >= 0, position[level], -1)
+        cells = np.where(moved >= 0, moved * table.shape[1] + rest, -1)
+        return CellGrid(self.modes, [self.levels[0][kept], *self.levels[1:]], cells)
+
     def level_names(
         self, mode: int, categories: Mapping[str, Sequence[str]] | None = None
     ) -> list[str]:

@@ -94,7 +94,8 @@ def _ssim_planes(x: NDArray[np.float64], y: NDArray[np.float64]) -> NDArray[np.f
     mean_xy = mean_x * mean_y
     mean_xx_yy = mean_x * mean_x + mean_y * mean_y
     numerator = (2.0 * mean_xy + c1) * (2.0 * (products - mean_xy) + c2)
-    return numerator / ((mean_xx_yy + c1) * (squares - mean_xx_yy + c2))
+    similarity: NDArray[np.float64] = numerator / ((mean_xx_yy + c1) * (squares - mean_xx_yy + c2))
+    return similarity
 
 
 def _gaussian() -> NDArray[np.float64]:
@@ -127,7 +128,8 @@ def _blur_rows(planes: NDArray[np.float64]) -> NDArray[np.float64]:
     strips = []
     for start in range(0, outputs, _STRIP):
         size = min(_STRIP, outputs - start)
-        inputs = planes[..., start : start + size + SSIM_WINDOW - 1]
+        # contiguous, so that every plane takes the same BLAS path whatever the batch
+        inputs = np.ascontiguousarray(planes[..., start : start + size + SSIM_WINDOW - 1])
         strips.append(inputs @ _band(size).T)
     return strips[0] if len(strips) == 1 else np.concatenate(strips, axis=-1)
 

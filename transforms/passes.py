@@ -9,8 +9,6 @@ from __future__ import annotations
 
 from typing import Protocol, Self, TypeVar
 
-import numpy as np
-
 from transforms.blocks import Accumulator, Arrays, BlockSource, sum_blocks
 
 
@@ -51,15 +49,19 @@ class PassSolver(Protocol):
 S = TypeVar("S", bound=PassSolver)
 
 
-def run_passes(solver: S, source: BlockSource, max_passes: int = 10_000) -> S:
-    """Drive a solver over a source in this process; prepared blocks stay in memory."""
+def run_passes(solver: S, source: BlockSource, max_passes: int = 10_000, keep: bool = True) -> S:
+    """Drive a solver over a source in this process.
+
+    keep : hold prepared blocks in memory between passes, else prepare them each time
+    """
     kept: dict[int, tuple[str, Arrays]] = {}
 
     def prepared(request: PassRequest, block: int) -> Arrays:
         token, arrays = kept.get(block, (None, None))
         if token != request.token or arrays is None:
             arrays = request.prepare(source.read(block)[1])
-            kept[block] = (request.token, arrays)
+            if keep:
+                kept[block] = (request.token, arrays)
         return arrays
 
     for _ in range(max_passes):
@@ -72,8 +74,3 @@ def run_passes(solver: S, source: BlockSource, max_passes: int = 10_000) -> S:
         )
         solver = solver.step(total)
     return solver
-
-
-def array_bytes(arrays: Arrays) -> int:
-    """Bytes held by a block's arrays."""
-    return int(sum(np.asarray(a).nbytes for a in arrays.values()))

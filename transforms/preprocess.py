@@ -22,6 +22,7 @@ from __future__ import annotations
 import io
 import threading
 import warnings
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -59,7 +60,7 @@ PILLOW_MAX_PIXELS = 2 * (Image.MAX_IMAGE_PIXELS or (1 << 27))
 """Pillow's own refusal, on the header as well; a larger ``max_pixels`` has no effect."""
 
 CROPS = ("centre", "stretch")
-FORMATS = ("PNG", "JPEG", "GIF", "WEBP", "BMP", "TIFF", "PPM", "JPEG2000", "AVIF", "MPO", "ICO")
+FORMATS = ("PNG", "JPEG", "GIF", "WEBP", "BMP", "TIFF", "PPM", "JPEG2000", "AVIF", "ICO")
 
 _ORIENTATION_TAG = 0x0112
 _TRANSPOSED = {
@@ -73,6 +74,7 @@ _TRANSPOSED = {
 }
 _BOX_BRANDS = (b"avif", b"avis")
 _HEIF_BRANDS = (b"heic", b"heix", b"hevc", b"mif1", b"msf1")
+_PNG_PIXEL_CHUNKS = (b"IHDR", b"PLTE", b"tRNS", b"IDAT")
 _READABLE_MAGIC = (
     b"\x89PNG\r\n\x1a\n",
     b"\xff\xd8\xff",
@@ -116,10 +118,11 @@ def decode(data: bytes, max_pixels: int = DEFAULT_MAX_PIXELS) -> NDArray[np.uint
     file, ends = io.BytesIO(data), _Ends(data[:1024], data[-1024:], len(data))
     with _errors_become_quarantine(ends), _strict_quiet_pillow():
         image = _open(file, ends, max_pixels)
-        orientation = _orientation(image)
+        if image.format == "PNG":
+            _check_png_sums(data)
         image.load()
         if image.format != "TIFF":  # Pillow applies a TIFF's own tag while loading
-            transposition = _TRANSPOSED.get(orientation)
+            transposition = _TRANSPOSED.get(_orientation(image))
             if transposition is not None:
                 image = _transpose(image, transposition)
         return rgb_pixels(image)
@@ -140,6 +143,8 @@ def probe(file: BinaryIO, max_pixels: int = DEFAULT_MAX_PIXELS) -> tuple[int, in
     with _errors_become_quarantine(ends), _strict_quiet_pillow():
         image = _open(file, ends, max_pixels)
         width, height = image.size
+        if image.format == "PNG" and "exif" not in image.info:
+            image.info.update(_late_png_exif(file))
         if image.format != "TIFF" and _orientation(image) >= 5:
             width, height = height, width
         return width, height
@@ -351,12 +356,44 @@ def _strict_quiet_pillow() -> Iterator[None]:
 def _orientation(image: Image.Image) -> int:
     """EXIF orientation 1..8; 1 where there is none or the EXIF block itself is damaged."""
     try:
-        value = image.getexif().get(_ORIENTATION_TAG, 1)
+        # the base class's method: PngImageFile's own would decode the image, errors and all
+        value = Image.Image.getexif(image).get(_ORIENTATION_TAG, 1)
     except MemoryError:
         raise
     except Exception:  # damaged metadata does not damage the pixels
         return 1
     return value if isinstance(value, int) and 1 <= value <= 8 else 1
+
+
+def _check_png_sums(data: bytes) -> None:
+    """Check the CRC of the chunks that make pixels; Pillow skips them, and its decoder stops at
+    the last row, before the stream's own checksum."""
+    view, position = memoryview(data), 8
+    while position + 12 <= len(data):
+        size = int.from_bytes(view[position : position + 4], "big")
+        end = position + 8 + size
+        name = bytes(view[position + 4 : position + 8])
+        if end + 4 > len(data) or name == b"IEND":
+            return  # a missing end is the decoder's to judge
+        stored = int.from_bytes(view[end : end + 4], "big")
+        if name in _PNG_PIXEL_CHUNKS and zlib.crc32(view[position + 4 : end]) != stored:
+            text = f"the checksum of the {name.decode()} chunk at byte {position} is wrong"
+            raise Quarantine(Reason.CORRUPT, text)
+        position = end + 4
+
+
+def _late_png_exif(file: BinaryIO) -> dict[str, bytes]:
+    """The eXIf chunk of a PNG, which may stand behind the pixels; only chunk heads are read."""
+    position = 8
+    while True:
+        file.seek(position)
+        head = file.read(8)
+        size = int.from_bytes(head[:4], "big")
+        if len(head) < 8 or head[4:] == b"IEND":
+            return {}
+        if head[4:] == b"eXIf":
+            return {"exif": b"Exif\0\0" + file.read(min(size, 1 << 20))}
+        position += size + 12
 
 
 def _transpose(image: Image.Image, method: Image.Transpose) -> Image.Image:

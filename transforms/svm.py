@@ -1,11 +1,11 @@
 """Linear support vector machines for all attributes in one solve.
 
-Minimises, for every attribute at once, 1/2 |w|^2 + C sum max(0, 1 - y (w.x + b))^2 (L2-regularised
-squared hinge; Keerthi & DeCoste 2005, "A modified finite Newton method", eq. 2) by Newton steps whose
-systems are solved by conjugate gradients. The preconditioner is the Gram matrix of the centred rows,
-G = V diag(s) V': the Hessian I + 2 C X_active' X_active is close to V diag(1 + 2 C f s) V' with f the
-active fraction. The separating plane's unit normal is the attribute's editing direction (Shen et
-al. 2020, InterFaceGAN, eq. 4).
+Minimises, for every attribute at once, 1/2 |w|^2 + C sum max(0, 1 - y (w.x + b))^2 (the L2 loss
+of Keerthi and DeCoste 2005, "A modified finite Newton method") by Newton steps whose systems are
+solved by conjugate gradients. The preconditioner is the Gram matrix of the centred rows,
+G = V diag(s) V': the Hessian I + 2 C X_a' X_a over active rows is close to V diag(1 + 2 C f s) V'
+with f the active fraction. The separating plane's unit normal is the attribute's editing direction
+(Shen et al. 2020, InterFaceGAN).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import numpy as np
 from scipy.linalg import LinAlgError, cho_factor, cho_solve, eigh
 
 from schemas.errors import DataError, UsageError
-from transforms.blocks import DEFAULT_BLOCK_ROWS, Accumulator, ArrayBlocks, BlockSource, Sums
+from transforms.blocks import DEFAULT_BLOCK_ROWS, Accumulator, ArrayBlocks, Sums
 from transforms.passes import PassRequest, run_passes
 from transforms.svm_line import LineSearch
 from transforms.svm_passes import (
@@ -204,7 +204,6 @@ class HyperplaneSolver:
     """
 
     options: HyperplaneOptions
-    diagonal: bool = False
     phase: Phase = "moments"
     geometry: _Geometry | None = None
     precision: str = "float32"
@@ -235,7 +234,7 @@ class HyperplaneSolver:
     def request(self) -> PassRequest:
         """What the next pass computes."""
         if self.phase == "moments":
-            return MomentsRequest(self.diagonal)
+            return MomentsRequest(GRAM_MAX_FEATURES)
         geometry, at = self._known, self.batch
         common = (geometry.mean, self.precision, at)
         if self.phase == "evaluate":
@@ -346,7 +345,9 @@ class HyperplaneSolver:
         if len(at):
             gradient = self.gradient[:, at]
             model = self._known.precondition(gradient, self.facts["active_cost"][at])
-            gap = np.where(self._rare[at], (gradient**2).sum(axis=0), (gradient * model).sum(axis=0))
+            gap = np.where(
+                self._rare[at], (gradient**2).sum(axis=0), (gradient * model).sum(axis=0)
+            )
             met[at] = gap / 2 <= 0.01 * self.options.tol * self.facts["objective"][at]
         return met
 
@@ -532,12 +533,6 @@ class HyperplaneSolver:
         )
 
 
-def fit_blocks(source: BlockSource, n_features: int, options: HyperplaneOptions) -> Hyperplanes:
-    """Hyperplanes of a source with arrays x (m, ...) and y (m, A); see `fit_hyperplanes`."""
-    solver = HyperplaneSolver(options, diagonal=n_features > GRAM_MAX_FEATURES)
-    return run_passes(solver, source).result()
-
-
 def fit_hyperplanes(
     x: np.ndarray,
     y: np.ndarray,
@@ -575,4 +570,5 @@ def fit_hyperplanes(
         precision=precision,
         degenerate=degenerate,
     )
-    return fit_blocks(ArrayBlocks({"x": x, "y": y}, block_rows), x.shape[1], options)
+    source = ArrayBlocks({"x": x, "y": y}, block_rows)
+    return run_passes(HyperplaneSolver(options), source).result()

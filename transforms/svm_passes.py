@@ -75,9 +75,12 @@ def check_labels(y: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class MomentsRequest:
-    """The first pass: moments and class sums."""
+    """The first pass: moments and class sums.
 
-    diagonal: bool = False
+    Above `gram_max_features` features only the diagonal of the second moment is kept.
+    """
+
+    gram_max_features: int
     token: str = "svm-raw"
 
     def prepare(self, arrays: Arrays) -> Arrays:
@@ -86,7 +89,8 @@ class MomentsRequest:
 
     def statistic(self, prepared: Arrays) -> LabelledMoments:
         """`LabelledMoments` of the block."""
-        return LabelledMoments.of(prepared["x"], prepared["y"], self.diagonal)
+        diagonal = prepared["x"].shape[1] > self.gram_max_features
+        return LabelledMoments.of(prepared["x"], prepared["y"], diagonal)
 
 
 @dataclass(frozen=True)

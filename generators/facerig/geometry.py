@@ -1,7 +1,7 @@
 """The head's surface and its 68 landmarks, as functions of a face's factors.
 
-Head frame: x right, y up, z toward the viewer, the origin in the middle of the head, half the head's
-height about 1. The surface is the level set
+Head frame: x right, y up, z toward the viewer, the origin in the middle of the head, half the
+head's height about 1. The surface is the level set
 
     sqrt((x / a(y))^2 + (y / b)^2 + (z / c)^2) = 1 + relief(x, y)
 
@@ -22,8 +22,8 @@ DEPTH = 0.92
 def describe(row: np.ndarray) -> SimpleNamespace:
     """Positions and sizes of a face's features, from one row of `Faces.values`.
 
-    Expressions act as in the Facial Action Coding System: brows (AU 1, 2, 4), lids (5, 7), nose (9),
-    cheeks (6), lip corners (12, 15), upper lip (10), stretch (20), jaw (26).
+    Expressions act as in the Facial Action Coding System: brows (AU 1, 2, 4), lids (5, 7), nose
+    (9), cheeks (6), lip corners (12, 15), upper lip (10), stretch (20), jaw (26).
     """
     f = SimpleNamespace(**dict(zip(COLUMNS, row.tolist(), strict=True)))
     gain = f.expressiveness

@@ -4,10 +4,9 @@ One convolutional trunk is trained on rig faces, half of each batch drawn throug
 encoder and generator so that scores of what a latent draws are as good as scores of pictures. Each
 exported file holds the trunk and one head.
 
-``python -m generators.training.annotators --work runs/training``
+``python -m pipelines.training.annotators --work runs/training``
 """
 
-import argparse
 import json
 import logging
 import math
@@ -22,8 +21,8 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 
 from generators.facerig import ATTRIBUTES
-from generators.training.data import TRAIN_SEED, VALIDATION_SEED, rendered
-from generators.training.gan import Trainer
+from pipelines.training.data import TRAIN_SEED, VALIDATION_SEED, rendered
+from pipelines.training.gan import Trainer
 
 log = logging.getLogger(__name__)
 
@@ -146,7 +145,7 @@ def sidecar(head: str) -> dict:
         },
         "coordinates": "pixels",
         "licence": "Apache-2.0",
-        "source": "generators/training/annotators.py",
+        "source": "pipelines/training/annotators.py",
     }
 
 
@@ -223,19 +222,3 @@ def train(work: Path, images: int, steps: int, seed: int, threads: int) -> dict:
     (work / "annotators.json").write_text(json.dumps(report, indent=1) + "\n")
     log.info("%s", json.dumps(report, indent=1))
     return report
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--work", type=Path, default=Path("runs/training"))
-    parser.add_argument("--images", type=int, default=48_000)
-    parser.add_argument("--steps", type=int, default=9_000)
-    parser.add_argument("--seed", type=int, default=11)
-    parser.add_argument("--threads", type=int, default=2)
-    args = parser.parse_args()
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    train(args.work, args.images, args.steps, args.seed, args.threads)
-
-
-if __name__ == "__main__":
-    main()

@@ -1,16 +1,13 @@
 """Train the bundled 64 px StyleGAN2 generator and its w_plus encoder on the face rig.
 
 Reconstruction and adversarial training jointly. An encoder E and a generator G first learn to
-reconstruct (pixel and gradient losses, later also SSIM; w is kept near zero mean and unit variance, the layers'
-offsets small, as in e4e). From `adversarial_from` on, the mapping network is trained so that its w
+reconstruct (pixel and gradient losses, later also SSIM; w is kept near zero mean and unit
+variance, the layers' offsets small, as in e4e). From `adversarial_from` on, the mapping network is trained so that its w
 have the encoder's distribution (an adversary on w: Makhzani et al., adversarial autoencoders,
 2015), and G so that its samples pass an image discriminator (non-saturating loss, Goodfellow et
 al. 2014, lazy R1, Mescheder et al. 2018). Exponential moving averages of the weights are kept.
-
-``python -m generators.training.gan --work runs/training`` makes it all again.
 """
 
-import argparse
 import copy
 import json
 import logging
@@ -25,7 +22,7 @@ from torch import Tensor, nn
 
 from generators.encoder import EncoderConfig, WPlusEncoder
 from generators.stylegan2 import StyleGAN2, StyleGAN2Config
-from generators.training.data import TRAIN_SEED, VALIDATION_SEED, rendered
+from pipelines.training.data import TRAIN_SEED, VALIDATION_SEED, rendered
 from transforms.metrics import psnr, ssim
 
 log = logging.getLogger(__name__)
@@ -254,26 +251,13 @@ def train(work: Path, images: int, steps: int, adversarial_from: int, seed: int,
         if trainer.step % 250 == 0 or trainer.step == steps:
             trainer.save(path)
             rate = (trainer.step - first) * BATCH / (time.monotonic() - started)
-            row = {"step": trainer.step, **shown, **trainer.evaluate(held_out), "images_per_s": rate}
+            row = {
+                "step": trainer.step,
+                **shown,
+                **trainer.evaluate(held_out),
+                "images_per_s": rate,
+            }
             with (work / "gan.jsonl").open("a") as file:
                 file.write(json.dumps(row) + "\n")
             log.info("%s", row)
     return trainer
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--work", type=Path, default=Path("runs/training"))
-    parser.add_argument("--images", type=int, default=48_000)
-    parser.add_argument("--steps", type=int, default=12_000)
-    parser.add_argument("--adversarial-from", type=int, default=8_000)
-    parser.add_argument("--seed", type=int, default=7)
-    parser.add_argument("--threads", type=int, default=2)
-    args = parser.parse_args()
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    args.work.mkdir(parents=True, exist_ok=True)
-    train(args.work, args.images, args.steps, args.adversarial_from, args.seed, args.threads)
-
-
-if __name__ == "__main__":
-    main()

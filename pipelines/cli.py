@@ -1,0 +1,253 @@
+"""The command line: every command calls into a module of this room and maps errors to exit codes.
+
+Exit codes: 0 all rows ok; 3 finished with quarantined rows within the allowed share; 4 above it,
+analyses not run; 1 error; 2 usage; 75 locked by another run; 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from schemas.errors import LatentflowError, UsageError
+
+app = typer.Typer(
+    name="latentflow",
+    help="Dataset-scale latent analysis of image generators: images become latents, annotations, "
+    "directions and a report. Start with 'latentflow demo', or write a specification and "
+    "'latentflow run' it.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+console = Console(stderr=True)
+
+Spec = Annotated[
+    Path, typer.Argument(help="Run specification (YAML); see 'latentflow schema'.", metavar="SPEC")
+]
+Trust = Annotated[
+    bool,
+    typer.Option(
+        "--trust", help="Allow TorchScript annotators, which can run code from their file."
+    ),
+]
+Wait = Annotated[
+    float, typer.Option("--wait", help="Seconds to wait for another run's lock.", min=0)
+]
+Address = Annotated[
+    str | None, typer.Option("--ray-address", help="Ray cluster; default: the spec's, else local.")
+]
+
+
+def _run(spec: Path, until: str, trust: bool, wait: float, address: str | None) -> None:
+    from pipelines.run import run
+    from schemas.spec import load_spec
+
+    result = run(load_spec(spec), until=until, trust=trust, wait_s=wait, address=address,
+                 console=console)  # fmt: skip
+    raise typer.Exit(result.exit_code)
+
+
+@app.command("run")
+def run_command(
+    spec: Spec, trust: Trust = False, wait: Wait = 0.0, ray_address: Address = None
+) -> None:
+    """Run a specification: index, invert, annotate, analyse, evaluate, report.
+
+    Only what is missing or stale is computed. Can be interrupted at any moment and run again.
+    """
+    _run(spec, "report", trust, wait, ray_address)
+
+
+@app.command()
+def index(spec: Spec) -> None:
+    """Index the dataset: hash every file, join factors, report what does not match."""
+    _run(spec, "index", False, 0.0, None)
+
+
+@app.command()
+def invert(spec: Spec, wait: Wait = 0.0, ray_address: Address = None) -> None:
+    """Index, then invert every image into the latent store."""
+    _run(spec, "invert", False, wait, ray_address)
+
+
+@app.command()
+def annotate(
+    spec: Spec, trust: Trust = False, wait: Wait = 0.0, ray_address: Address = None
+) -> None:
+    """Up to and including annotation of the images and of what their latents draw."""
+    _run(spec, "annotate", trust, wait, ray_address)
+
+
+@app.command()
+def analyse(
+    spec: Spec, trust: Trust = False, wait: Wait = 0.0, ray_address: Address = None
+) -> None:
+    """Up to and including the analyses: PCA, mean differences, hyperplanes, HOSVD, NRSfM."""
+    _run(spec, "analyse", trust, wait, ray_address)
+
+
+@app.command()
+def plan(spec: Spec) -> None:
+    """Show what a run would compute, how many rows and how much disk, without computing it."""
+    from pipelines.plan import plan as plan_run
+    from schemas.spec import load_spec
+
+    plan_run(load_spec(spec), Console())
+
+
+@app.command()
+def report(spec: Spec, out: Annotated[Path | None, typer.Option(help="Copy to.")] = None) -> None:
+    """Write the HTML report of a finished run again from what it stored."""
+    from pipelines.report import write_report
+    from schemas.spec import load_spec
+
+    path = write_report(Path(load_spec(spec).output_path))
+    if out is not None:
+        out.write_bytes(path.read_bytes())
+        path = out
+    console.print(f"report: {path}", markup=False)
+
+
+@app.command()
+def edit(
+    spec: Spec,
+    direction: Annotated[list[str], typer.Option("--direction", "-d", help="Name; may repeat.")],
+    out: Annotated[Path, typer.Option(help="PNG to write, or folder for several directions.")],
+    rows: Annotated[str, typer.Option(help="Rows of the dataset: '0,5,9' or '0-3'.")] = "0-3",
+    strengths: Annotated[str, typer.Option(help="Comma-separated strengths.")] = "-3,-1.5,0,1.5,3",
+    unit: Annotated[str, typer.Option(help="'sd' (standard deviations) or 'raw'.")] = "sd",
+) -> None:
+    """Draw strips: rows edited along a direction of the run's direction set."""
+    from pipelines.artefacts import Artefacts
+    from pipelines.edit import draw_strips
+    from schemas.spec import load_spec
+
+    amounts = _numbers(strengths, "--strengths")
+    run_files = Artefacts.of(load_spec(spec))
+    codes = run_files.codes(_rows(rows))
+    generator = run_files.generator()
+    directions = run_files.directions()
+    for name in direction:
+        path = out if len(direction) == 1 else out / f"{name}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        draw_strips(generator, codes, directions[name], amounts, unit, path)
+        console.print(f"strip: {path}", markup=False)
+
+
+@app.command()
+def export(
+    spec: Spec,
+    out: Annotated[Path, typer.Option(help="File (parquet) or folder (npz, interfacegan).")],
+    kind: Annotated[
+        str,
+        typer.Option(
+            "--as", help="'annotations' (Parquet), 'directions' (npz), 'interfacegan' (.npy files)."
+        ),
+    ] = "annotations",
+) -> None:
+    """Export annotations or directions for other tools."""
+    from pipelines.artefacts import Artefacts
+    from schemas.spec import load_spec
+
+    for path in Artefacts.of(load_spec(spec)).export(kind, out):
+        console.print(f"wrote {path}", markup=False)
+
+
+@app.command()
+def inspect(
+    path: Annotated[Path, typer.Argument(help="Index, store, direction set or checkpoint.")],
+) -> None:
+    """Say what a file or store is: shapes, counts, fingerprints. Executes nothing from it."""
+    from pipelines.inspect import describe
+
+    table = Table(show_header=False, box=None)
+    for key, value in describe(path).items():
+        table.add_row(str(key), str(value))
+    Console().print(table)
+
+
+@app.command()
+def faces(
+    out: Annotated[Path, typer.Option(help="Folder to write.")],
+    people: Annotated[
+        int | None, typer.Option(help="Complete design: people x 25 expressions x 2 views.", min=1)
+    ] = None,
+    random: Annotated[int | None, typer.Option(help="This many free samples.", min=1)] = None,
+    resolution: Annotated[int, typer.Option(help="Pixels.", min=16, max=1024)] = 64,
+    seed: Annotated[int, typer.Option(help="Other seed, other persons.", min=0)] = 0,
+) -> None:
+    """Write the built-in face set: PNG files, factors.csv, truth.npz."""
+    from pipelines.faces import write_faces
+    from pipelines.progress import stage_progress
+
+    if (people is None) == (random is None):
+        raise UsageError(
+            f"--people is {people!r} and --random is {random!r}: give exactly one of them"
+        )
+    with stage_progress(console, "faces") as progress:
+        n = write_faces(out, people, random, resolution, seed, progress=progress)
+    console.print(f"{n} pictures in {out}", markup=False)
+
+
+@app.command()
+def schema() -> None:
+    """Print the JSON schema of run specifications."""
+    from schemas.spec import json_schema
+
+    typer.echo(json.dumps(json_schema(), indent=2))
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="Folder of the demonstration.")] = Path("runs/demo"),
+    people: Annotated[int, typer.Option(help="Persons; 50 pictures each.", min=4)] = 100,
+) -> None:
+    """The whole path on the built-in face set: pictures, latents, directions, report, summary."""
+    from pipelines.demo import run_demo
+
+    raise typer.Exit(run_demo(out, people, console))
+
+
+def _numbers(text: str, flag: str) -> list[float]:
+    try:
+        return [float(part) for part in text.split(",")]
+    except ValueError as e:
+        raise UsageError(f"{flag} is {text!r}: give numbers with commas between") from e
+
+
+def _rows(text: str) -> list[int]:
+    try:
+        rows: list[int] = []
+        for part in text.split(","):
+            first, _, last = part.partition("-")
+            rows += range(int(first), int(last or first) + 1)
+        return rows
+    except ValueError as e:
+        raise UsageError(f"--rows is {text!r}: give row numbers like '0,5,9' or '0-3'") from e
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Entry point of the console script: one line for an error, its exit code, no traceback."""
+    try:
+        code: Any = app(arguments, standalone_mode=False)
+    except LatentflowError as e:
+        console.print(f"error ({e.kind}): {e}", markup=False, highlight=False, soft_wrap=True)
+        sys.exit(e.exit_code)
+    except KeyboardInterrupt:
+        console.print("interrupted: run the same command again to go on", markup=False)
+        sys.exit(130)
+    except typer.Exit as e:
+        sys.exit(e.exit_code)
+    except Exception as e:
+        if type(e).__module__.split(".")[0] == "click":  # usage errors carry their own text
+            e.show()  # type: ignore[attr-defined]
+            sys.exit(2)
+        raise
+    sys.exit(code if isinstance(code, int) else 0)

@@ -1,0 +1,175 @@
+"""Measure what each direction does: edit samples, annotate the pictures, compare.
+
+Samples are codes of random rows of the store, of held-out levels of the hold-out factor where
+there is one, so that a direction is measured on persons it need not have been fitted on, or draws
+from the generator's own prior. The numbers are of the drawn pictures, never of the codes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from scipy.stats import rankdata
+
+from pipelines.edit import edit_images
+from schemas.directions import Direction, DirectionSet
+from schemas.errors import UsageError
+
+if TYPE_CHECKING:
+    from generators.protocols import Annotator, Generator
+
+RISE = 0.3
+"""A sample counts as changed when the target's probability rises by at least this much."""
+
+
+@dataclass(frozen=True, eq=False)
+class Meter:
+    """Draws edited codes and measures the pictures.
+
+    annotators : of kind "scores" and "pose"; others are ignored.
+    """
+
+    generator: Generator
+    annotators: Sequence[Annotator]
+    space: str
+    batch_size: int = 50
+
+    def names(self, kind: str) -> list[str]:
+        """Names of all measured scores ("scores") or angles ("pose")."""
+        return [n for a in self.annotators if a.kind == kind for n in a.names]
+
+    def measure(self, images: np.ndarray) -> dict[str, np.ndarray]:
+        """Measurements of uint8 images (n, R, R, 3): name -> float64 (n,)."""
+        out: dict[str, np.ndarray] = {}
+        for annotator in self.annotators:
+            if annotator.kind not in ("scores", "pose"):
+                continue
+            starts = range(0, len(images), self.batch_size)
+            parts = [annotator.annotate(images[s : s + self.batch_size]) for s in starts]
+            columns = np.concatenate(parts).astype(np.float64).T
+            out.update(zip(annotator.names, columns, strict=True))
+        return out
+
+    def edit(self, codes: np.ndarray, direction: Direction, strengths: Sequence[float]):
+        """Pictures uint8 (rows, strengths, R, R, 3) and measurements, name -> (rows, strengths)."""
+        images = edit_images(
+            self.generator,
+            codes,
+            direction,
+            strengths,
+            space=self.space,
+            batch_size=self.batch_size,
+        )
+        flat = images.reshape(-1, *images.shape[2:])
+        shape = images.shape[:2]
+        return images, {k: v.reshape(shape) for k, v in self.measure(flat).items()}
+
+
+def prior_codes(generator: Generator, space: str, n: int, seed: int, truncation_psi: float):
+    """`n` codes float32 drawn from the generator's prior, seeds ``seed, seed + 1, ...``."""
+    import torch
+
+    with torch.no_grad():
+        z = generator.z([seed + i for i in range(n)])
+        codes = generator.map(z, truncation_psi=truncation_psi).cpu().numpy()
+    if space == "w_plus":
+        return codes
+    if space == "w":
+        return codes[:, 0]
+    raise UsageError(f"space {space!r} cannot be sampled from the prior: use 'w' or 'w_plus'")
+
+
+def spearman(strengths: Sequence[float], values: np.ndarray) -> np.ndarray:
+    """Rank correlation of each row of values (n, strengths) with the strengths, float64 (n,).
+
+    Rows without any change have correlation 0.
+    """
+    a = rankdata(np.asarray(strengths, dtype=np.float64))
+    b = rankdata(values, axis=1)
+    a = a - a.mean()
+    b = b - b.mean(axis=1, keepdims=True)
+    scale = np.sqrt((a * a).sum() * (b * b).sum(axis=1))
+    return np.divide(b @ a, scale, out=np.zeros(len(b)), where=scale > 0)
+
+
+def describe_effect(
+    direction: Direction,
+    strengths: Sequence[float],
+    scores: Mapping[str, np.ndarray],
+    pose: Mapping[str, np.ndarray],
+) -> dict[str, Any]:
+    """What a direction did, from measurements (samples, strengths) by name.
+
+    The change is measured between strength 0 and the largest strength. ``rise_fraction`` is the
+    share of samples whose target rose by at least ``RISE``; ``rise_fraction_of_possible`` is the
+    share among the samples that could rise that far (a probability above 0.7 cannot).
+    """
+    zero, top = int(np.argmin(np.abs(strengths))), int(np.argmax(strengths))
+    change = {k: float((v[:, top] - v[:, zero]).mean()) for k, v in scores.items()}
+    target = direction.provenance.get("target")
+    row: dict[str, Any] = {
+        "name": direction.name,
+        "method": direction.method,
+        "space": direction.space,
+        "target": target,
+        "sd": direction.sd,
+        "layers": direction.layers,
+        "scores": {k: v.mean(axis=0).tolist() for k, v in scores.items()},
+        "pose": {k: v.mean(axis=0).tolist() for k, v in pose.items()},
+        "mean_change": change,
+    }
+    others = {k: abs(c) for k, c in change.items() if k != target}
+    if others:
+        worst = max(others, key=lambda k: others[k])
+        row["largest_other"] = {"attribute": worst, "change": change[worst]}
+    if target in scores:
+        rise = scores[target][:, top] - scores[target][:, zero] >= RISE
+        possible = scores[target][:, zero] <= 1 - RISE
+        row["rise_fraction"] = float(rise.mean())
+        row["rise_fraction_of_possible"] = float(rise[possible].mean()) if possible.any() else None
+        row["samples_that_could_rise"] = int(possible.sum())
+    if target in pose:
+        row["spearman"] = {target: float(spearman(strengths, pose[target]).mean())}
+    return row
+
+
+def evaluate_directions(
+    meter: Meter,
+    directions: DirectionSet,
+    codes: np.ndarray,
+    strengths: Sequence[float],
+    strip_rows: int,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> tuple[list[dict[str, Any]], dict[str, np.ndarray]]:
+    """Edit `codes` (samples, *row_shape) along every direction and measure.
+
+    Returns one effect a direction (see `describe_effect`) and the first `strip_rows` samples'
+    pictures, direction name -> uint8 (strip_rows, strengths, R, R, 3).
+    """
+    strengths = sorted(float(s) for s in {*strengths, 0.0})
+    zero = strengths.index(0.0)
+    moved = [s for s in strengths if s != 0.0]
+    score_names, pose_names = meter.names("scores"), meter.names("pose")
+    effects, strips = [], {}
+    still: tuple[np.ndarray, dict[str, np.ndarray]] | None = None
+    for done, direction in enumerate(directions):
+        if still is None:
+            still = meter.edit(codes, direction, [0.0])
+        images, values = meter.edit(codes, direction, moved)
+        full = {k: np.insert(v, zero, still[1][k][:, 0], axis=1) for k, v in values.items()}
+        effects.append(
+            describe_effect(
+                direction,
+                strengths,
+                {k: full[k] for k in score_names},
+                {k: full[k] for k in pose_names},
+            )
+        )
+        strips[direction.name] = np.insert(
+            images[:strip_rows], zero, still[0][:strip_rows, 0], axis=1
+        )
+        progress(done + 1, len(directions))
+    return effects, strips

@@ -1,0 +1,144 @@
+"""Mean differences of factor levels and measured attributes, and regressions on measured angles."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from pipelines.fits.inputs import (
+    Fitted,
+    Inputs,
+    Measured,
+    categorical,
+    level_code,
+    target_of,
+)
+from pipelines.fits.labels import Labels, Targets
+from schemas.errors import DataError, UsageError
+from schemas.index import CATEGORICAL
+from transforms.blocks import Arrays, Sums
+from transforms.cells import grid_cells
+from transforms.mean_difference import solve_mean_differences, solve_regressions
+from transforms.requests import JointMoments, SumsOfCells
+
+
+@dataclass(frozen=True)
+class LabelSums:
+    """Sums and counts of x (m, D) over the positive and the negative side of every label y."""
+
+    token: str = "x-y"
+
+    def prepare(self, arrays: Arrays) -> Arrays:
+        """Codes and labels."""
+        return {"x": arrays["x"], "y": arrays["y"]}
+
+    def statistic(self, prepared: Arrays) -> Sums:
+        """Named sums of the block."""
+        x, y = prepared["x"].astype(np.float64), prepared["y"]
+        positive, negative = (y > 0).astype(np.float64), (y < 0).astype(np.float64)
+        return Sums(
+            {
+                "positive": positive.T @ x,
+                "negative": negative.T @ x,
+                "n_positive": positive.sum(axis=0),
+                "n_negative": negative.sum(axis=0),
+            }
+        )
+
+
+def fit_mean_differences(inputs: Inputs) -> Fitted:
+    """A direction for every level of the chosen factors, every attribute, every measured angle."""
+    wanted = inputs.spec.analyse.mean_difference
+    out = Fitted(facts={"factors": {}, "attributes": {}})
+    scores = inputs.measurements("scores")
+    measured = {name for m in scores for name in m.names}
+    factors = [n for n, f in inputs.index.factors.items() if f.kind == CATEGORICAL]
+    chosen = wanted.factors if wanted.factors is not None else [*factors, *sorted(measured)]
+    unknown = sorted(set(chosen) - set(factors) - measured)
+    if unknown:
+        raise UsageError(
+            f"mean_difference.factors names {unknown!r}, which is neither a categorical factor "
+            f"{factors!r} nor a measured attribute {sorted(measured)!r}: correct the names"
+        )
+    for factor in (f for f in chosen if f in factors):
+        _factor_differences(inputs, factor, wanted.baseline.get(factor), measured, out)
+    for m in scores:
+        if wanted.factors is None or set(m.names) & set(chosen) - set(factors):
+            _label_differences(inputs, m, None if wanted.factors is None else chosen, out)
+    for m in inputs.measurements("pose"):
+        _regressions(inputs, m, out)
+    if not out.directions:
+        raise DataError("no factor has two levels with rows: nothing to compare")
+    return out
+
+
+def _factor_differences(
+    inputs: Inputs, factor: str, baseline: str | None, measured: set[str], out: Fitted
+) -> None:
+    categories = inputs.index.categorical(factor)[1]
+    grid = grid_cells([factor], categorical(inputs.index, [factor]))
+    if grid.shape[0] < 2:
+        return
+    sums = inputs.engine.sum(inputs.blocks(columns={"cells": grid.cells}), SumsOfCells())
+    reference = None if baseline is None else level_code(inputs.index, factor, baseline)
+    found = solve_mean_differences(sums, grid, reference)
+    for (code,), vector, n in zip(
+        found.levels.tolist(), found.vectors, found.n_level.tolist(), strict=True
+    ):
+        level = categories[code]
+        if not np.isfinite(vector).all() or not vector.any():
+            continue
+        target = target_of(level, factor, measured)
+        name = f"mean.{target or f'{factor}-{level}'}"
+        quality = {"rows": int(n), "norm": float(np.linalg.norm(vector))}
+        facts = {"factor": factor, "level": level, "baseline": baseline}
+        out.directions.append(
+            inputs.direction(
+                name, vector, "mean_difference", target, quality=quality, provenance=facts
+            )
+        )
+        out.arrays[f"difference-{factor}-{level}"] = vector
+    out.facts["factors"][factor] = {"baseline": baseline, "levels": list(categories)}
+
+
+def _label_differences(
+    inputs: Inputs, m: Measured, chosen: Sequence[str] | None, out: Fitted
+) -> None:
+    threshold = inputs.spec.analyse.svm.threshold if inputs.spec.analyse.svm else 0.5
+    source = inputs.blocks(m, Labels(tuple(range(len(m.names))), threshold))
+    sums = inputs.engine.sum(source, LabelSums())
+    taken = {d.name for d in out.directions}
+    for i, name in enumerate(m.names):
+        n = (int(sums["n_positive"][i]), int(sums["n_negative"][i]))
+        out.facts["attributes"][name] = {"positive": n[0], "negative": n[1]}
+        label = f"mean.{name}" if f"mean.{name}" not in taken else f"mean.{name}-measured"
+        if min(n) == 0 or (chosen is not None and name not in chosen):
+            continue
+        vector = sums["positive"][i] / n[0] - sums["negative"][i] / n[1]
+        quality = {"positive": n[0], "negative": n[1], "norm": float(np.linalg.norm(vector))}
+        facts = {"labels": m.array, "threshold": threshold}
+        out.directions.append(
+            inputs.direction(
+                label, vector, "mean_difference", name, quality=quality, provenance=facts
+            )
+        )
+
+
+def _regressions(inputs: Inputs, m: Measured, out: Fitted) -> None:
+    source = inputs.blocks(m, Targets(tuple(range(len(m.names)))))
+    joint = inputs.engine.sum(source, JointMoments())
+    found = solve_regressions(joint, len(m.names))
+    for i, name in enumerate(m.names):
+        quality = {"r2": float(found.r2[i]), "rows": int(found.n_rows)}
+        out.directions.append(
+            inputs.direction(
+                f"linear.{name}",
+                found.slopes[i],
+                "regression",
+                name,
+                quality=quality,
+                provenance={"targets": m.array},
+            )
+        )

@@ -1,0 +1,177 @@
+"""What the analyses read: codes, measurements and factors of a store, and where sums are made."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+
+from pipelines.fits.labels import LabelledBlocks, Labels, Targets
+from schemas.direction import Direction, unit_direction
+from schemas.errors import UsageError
+from schemas.index import CATEGORICAL, DatasetIndex
+from schemas.spec import RunSpec
+from schemas.store import LatentStore
+from transforms.blocks import BlockSource
+from transforms.passes import PassRequest, PassSolver
+from transforms.requests import MomentsAlong
+from transforms.sources import SelectBlocks, StoreBlocks
+
+
+class Engine(Protocol):
+    """Where statistics are summed: in this process, or in Beam."""
+
+    def sum(self, source: BlockSource, request: PassRequest) -> Any:
+        """Sum of the blocks' statistics, in the fixed order of `transforms.blocks`."""
+
+    def passes(self, solver: PassSolver, source: BlockSource) -> Any:
+        """Drive a solver until it is done."""
+
+
+@dataclass(frozen=True, eq=False)
+class Measured:
+    """A measurement in the store: array, its stage, kind ("scores", "pose"), names."""
+
+    array: str
+    stage: str
+    kind: str
+    names: tuple[str, ...]
+
+
+@dataclass(eq=False)
+class Fitted:
+    """What one analysis made: directions, model arrays and JSON facts, seconds are the caller's."""
+
+    directions: list[Direction] = field(default_factory=list)
+    arrays: dict[str, np.ndarray] = field(default_factory=dict)
+    facts: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(eq=False)
+class Inputs:
+    """What every analysis reads.
+
+    held_out : bool (n_rows,), rows kept back for measuring accuracy, or None
+    """
+
+    store: LatentStore
+    index: DatasetIndex
+    spec: RunSpec
+    engine: Engine
+    space: str
+    code_shape: tuple[int, ...]
+    held_out: np.ndarray | None = None
+
+    def blocks(
+        self,
+        measured: Measured | None = None,
+        labels: Labels | Targets | None = None,
+        columns: Mapping[str, np.ndarray] | None = None,
+        where: np.ndarray | None = None,
+    ) -> LabelledBlocks:
+        """Codes of the rows that are OK, beside a measurement turned into labels, and columns.
+
+        columns : name -> array of all rows of the store. where : bool (n_rows,), rows to use.
+        """
+        arrays = {"x": f"latents/{self.space}"}
+        stages = ["invert"]
+        if measured is not None:
+            arrays["scores"] = measured.array
+            stages.append(measured.stage)
+        source = StoreBlocks(self.store.path, tuple(arrays.values()), tuple(stages))
+        return LabelledBlocks(SelectBlocks(source, arrays, columns or {}, where), labels)
+
+    def left_out(self) -> dict[str, int]:
+        """Rows of the store that analyses do not see, by cause."""
+        return StoreBlocks(self.store.path, (f"latents/{self.space}",), ("invert",)).left_out()
+
+    def measurements(self, kind: str, labels: str = "render") -> list[Measured]:
+        """Measurements of one kind, of the render where there is one (or of the image)."""
+        found = []
+        for entry in self.spec.annotate:
+            for suffix in ("@render", "") if labels == "render" else ("",):
+                match = self.stage_of(entry.name + suffix)
+                if match is None:
+                    continue
+                stage, array = match
+                attrs = dict(self.store.array(array).attrs)
+                if attrs.get("kind") == kind:
+                    found.append(Measured(array, stage, kind, tuple(attrs["names"])))
+                break
+        return found
+
+    def stage_of(self, name: str) -> tuple[str, str] | None:
+        """(stage, array) of a model's measurement by its name in the store, None without one."""
+        for stage in self.store.stages():
+            for array in self.store.arrays(stage):
+                group, _, leaf = array.partition("/")
+                if leaf == name and group in ("annotations", "landmarks"):
+                    return stage, array
+        return None
+
+    def direction(
+        self, name: str, vector: np.ndarray, method: str, target: str | None, **facts: Any
+    ) -> Direction:
+        """A direction of this space; its sd is measured later, over all rows."""
+        provenance = {"target": target, **facts.pop("provenance", {})}
+        return unit_direction(
+            name,
+            self.space,
+            vector.reshape(self.code_shape),
+            method=method,
+            sd=0.0,
+            provenance=provenance,
+            **facts,
+        )
+
+
+def measure_sd(inputs: Inputs, directions: Sequence[Direction]) -> np.ndarray:
+    """Standard deviation of the rows' projections on each direction, float64 (k,)."""
+    vectors = np.stack([d.vector.ravel() for d in directions])
+    total = inputs.engine.sum(inputs.blocks(), MomentsAlong(vectors))
+    return np.sqrt(total.second.ravel() / max(total.count - 1, 1))
+
+
+def categorical(index: DatasetIndex, names: Sequence[str]) -> dict[str, np.ndarray]:
+    """Codes (n_rows,) of categorical factors. Raises UsageError for a continuous one."""
+    found = {}
+    for name in names:
+        if name not in index.factors or index.factors[name].kind != CATEGORICAL:
+            known = [n for n, f in index.factors.items() if f.kind == CATEGORICAL]
+            raise UsageError(
+                f"factor {name!r} is not a categorical factor of the index, which has {known!r}: "
+                "correct the specification or the factor table"
+            )
+        found[name] = index.categorical(name)[0]
+    return found
+
+
+def level_code(index: DatasetIndex, factor: str, level: str) -> int:
+    """Code of a factor's level by name."""
+    categories = index.categorical(factor)[1]
+    if level not in categories:
+        raise UsageError(
+            f"factor {factor!r} has no level {level!r}, only {list(categories)[:20]!r}: "
+            "correct the specification"
+        )
+    return categories.index(level)
+
+
+def target_of(level: str, factor: str, measured: set[str]) -> str | None:
+    """The measured attribute that a factor's level should move, if any."""
+    if level in measured:
+        return level
+    return factor if factor in measured and level.lower() in ("yes", "true", "1") else None
+
+
+def hold_out(index: DatasetIndex, factor: str | None, fraction: float, seed: int) -> np.ndarray:
+    """Bool (n_rows,): rows kept back, whole levels of `factor` where the index has it."""
+    rng = np.random.default_rng(np.random.SeedSequence([seed, 17]))
+    if factor is not None and factor in index.factors:
+        codes = index.categorical(factor)[0]
+        levels = np.unique(codes[codes >= 0])
+        n = round(fraction * len(levels))
+        return np.isin(codes, rng.permutation(levels)[:n])
+    return rng.permutation(index.n_rows) < round(fraction * index.n_rows)

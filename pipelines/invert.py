@@ -1,0 +1,480 @@
+"""Images to latent codes, on Ray, into a latent store (stage "invert").
+
+The stage writes ``latents/<space>`` and, of each image against what the generator draws from its
+code, ``quality/mse``, ``quality/psnr`` and ``quality/ssim``.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipelines.sources import Source
+from pipelines.work import (
+    Batch,
+    BlockWork,
+    Engine,
+    Guard,
+    ImageReader,
+    Progress,
+    Rows,
+    StageState,
+    StageWork,
+    counts_of,
+    in_halves,
+    run_blocks,
+    use_threads,
+)
+from schemas.errors import UsageError
+from schemas.index import DatasetIndex
+from schemas.lock import StoreLock
+from schemas.reasons import Reason, Status
+from schemas.spec_models import InvertSpec
+from schemas.store import ArraySpec, LatentStore, block_rows_for
+from transforms.metrics import SSIM_WINDOW, mse, psnr_from_mse, ssim
+from transforms.preprocess import PREPROCESS_VERSION, to_float, to_uint8
+
+STAGE = "invert"
+#: Raised whenever a code or a quality changes for the same inputs (a golden test notices).
+VERSION = 1
+QUALITIES = ("mse", "psnr", "ssim")
+
+
+# ---------------------------------------------------------------------------------------------
+# What is to be done (no torch, no Ray)
+
+
+@dataclass(frozen=True)
+class ModelFacts:
+    """What a store needs to know of a generator: fingerprint, pixels, shapes of its spaces."""
+
+    fingerprint: str
+    resolution: int
+    spaces: dict[str, tuple[int, ...]]
+
+
+def generator_facts(uri: str) -> ModelFacts:
+    """Facts about the generator at ``uri``, read without torch; errors as of `generators.load`."""
+    import generators
+    from generators.checkpoints import read_checkpoint
+    from generators.stylegan2_config import StyleGAN2Config
+
+    checkpoint = read_checkpoint(generators.resolve(uri))
+    config = StyleGAN2Config.from_architecture(checkpoint.architecture)
+    spaces = {"w": (config.w_dim,), "w_plus": (config.num_ws, config.w_dim)}
+    return ModelFacts(checkpoint.fingerprint, config.img_resolution, spaces)
+
+
+def encoder_uri_of(generator_uri: str, encoder_uri: str | None) -> str | None:
+    """The encoder to use: the given one, or the one bundled with a bundled generator."""
+    if encoder_uri is not None or not generator_uri.startswith("bundled:"):
+        return encoder_uri
+    return "bundled:" + (generator_uri.removeprefix("bundled:") or "faces64")
+
+
+@dataclass(frozen=True)
+class InvertPlan:
+    """Where the codes go and which blocks are missing.
+
+    work : blocks that are not committed with the expected fingerprint, or hold rows to try again.
+    fps : expected fingerprint of every block.
+    """
+
+    store_path: str
+    store_fp: str
+    n_blocks: int
+    n_rows: int
+    work: list[BlockWork]
+    fps: list[bytes]
+
+
+@dataclass(frozen=True)
+class StoreIdentity:
+    """Everything that decides which store the codes belong to; see `identify`."""
+
+    path: str
+    name: str
+    facts: ModelFacts
+    method: dict[str, Any]
+    seed: int
+    block_rows: int
+    arrays: tuple[ArraySpec, ...]
+
+    @property
+    def store_fp(self) -> str:
+        """The store's fingerprint."""
+        return LatentStore.store_fp_of(
+            name=self.name,
+            generator_fp=self.facts.fingerprint,
+            method=self.method,
+            seed=self.seed,
+            block_rows=self.block_rows,
+            preprocess_version=PREPROCESS_VERSION,
+        )
+
+    def create(self, n_rows: int) -> LatentStore:
+        """Lay the store out, or open it (and let it grow to ``n_rows``)."""
+        return LatentStore.create(
+            self.path,
+            name=self.name,
+            generator_fp=self.facts.fingerprint,
+            method=self.method,
+            seed=self.seed,
+            n_rows=n_rows,
+            arrays=self.arrays,
+            block_rows=self.block_rows,
+            stages=[STAGE],
+            preprocess_version=PREPROCESS_VERSION,
+        )
+
+
+def identify(
+    store_root: str | os.PathLike[str],
+    spec: InvertSpec,
+    *,
+    name: str,
+    seed: int,
+    generator_uri: str,
+    encoder_uri: str | None = None,
+    facts: ModelFacts | None = None,
+) -> StoreIdentity:
+    """The store that inverting with these settings writes to, without writing anything.
+
+    facts : of the generator, where the caller knows them already.
+    Raises CheckpointError for unreadable models, UsageError when an encoder is needed and missing.
+    """
+    facts = generator_facts(generator_uri) if facts is None else facts
+    encoder_fp = None
+    if spec.method != "optimise":
+        from generators.encoder_files import read_encoder
+
+        uri = encoder_uri_of(generator_uri, encoder_uri)
+        if uri is None:
+            raise UsageError(
+                f"'invert.method' is {spec.method!r}, which needs an encoder, and the generator "
+                f"{generator_uri!r} brings none: name one under 'encoder', or use 'optimise'"
+            )
+        encoder_fp = read_encoder(uri).fingerprint
+    arrays = (
+        ArraySpec("latents", spec.space, facts.spaces[spec.space], "float32"),
+        *(ArraySpec("quality", quality, (), "float32") for quality in QUALITIES),
+    )
+    block_rows = spec.block_rows or block_rows_for(max(array.row_bytes for array in arrays))
+    method = {**method_of(spec, encoder_fp), "crop": spec.crop}
+    identity = StoreIdentity("", name, facts, method, seed, block_rows, arrays)
+    path = LatentStore.path_for(store_root, name, identity.store_fp)
+    return StoreIdentity(path, name, facts, method, seed, block_rows, arrays)
+
+
+def method_of(spec: InvertSpec, encoder_fp: str | None) -> dict[str, Any]:
+    """Canonical description of the inversion, as it stands in the store.
+
+    The optimiser's settings are left out where no step is taken, the encoder where none is used,
+    so that changing them makes nothing stale. Batch size and threads change rounding only.
+    """
+    method: dict[str, Any] = {
+        "method": spec.method,
+        "space": spec.space,
+        "noise_mode": spec.noise_mode,
+    }
+    if spec.method != "encoder":
+        method |= {
+            "steps": spec.steps,
+            "learning_rate": float(spec.learning_rate),
+            "pixel_weight": float(spec.pixel_weight),
+            "feature_weight": float(spec.feature_weight),
+        }
+    if spec.method != "optimise":
+        method["encoder"] = encoder_fp
+    return method
+
+
+def plan_invert(index: DatasetIndex, identity: StoreIdentity, max_pixels: int) -> InvertPlan:
+    """Which blocks of the store are missing; a store that does not exist yet misses them all."""
+    probe = _Outline(identity, index.n_rows)
+    rows = Rows(index, probe)
+    fps = [
+        probe.block_fp(STAGE, block, rows.identity(block), VERSION, {"max_pixels": max_pixels})
+        for block in range(probe.n_blocks)
+    ]
+    known = 0
+    state: StageState | None = None
+    if os.path.exists(os.path.join(identity.path, "zarr.json")):
+        store = LatentStore.open(identity.path)
+        if store.n_rows <= index.n_rows and STAGE in store.stages():
+            known, state = store.n_blocks, StageState(store, STAGE)
+    work = []
+    for block, fp in enumerate(fps):
+        needs = state.needs(block, fp) if state and block < known else StageWork(fp)
+        if needs is not None:
+            work.append(rows.work(block, {STAGE: needs}))
+    return InvertPlan(identity.path, identity.store_fp, probe.n_blocks, index.n_rows, work, fps)
+
+
+class _Outline(LatentStore):
+    """The geometry and fingerprint of a store that may not exist yet."""
+
+    def __init__(self, identity: StoreIdentity, n_rows: int) -> None:
+        super().__init__(identity.path)
+        self._attrs = {
+            "store_fp": identity.store_fp,
+            "n_rows": n_rows,
+            "block_rows": identity.block_rows,
+        }
+
+    @property
+    def attrs(self) -> dict[str, Any]:
+        return self._attrs
+
+
+# ---------------------------------------------------------------------------------------------
+# In the workers
+
+
+@dataclass(frozen=True)
+class InvertTask:
+    """How an actor inverts: small and picklable; models are loaded from their uris."""
+
+    source: Source
+    store_path: str
+    generator_uri: str
+    generator_fp: str
+    encoder_uri: str | None
+    spec: InvertSpec
+    seed: int
+    cuda: bool = False
+
+    def build(self, guard: Guard) -> InvertWorker:
+        """Load generator and encoder."""
+        return InvertWorker(self, guard)
+
+
+class InvertWorker:
+    """Holds generator and encoder; makes one block of the stage at a time."""
+
+    def __init__(self, task: InvertTask, guard: Guard) -> None:
+        import generators
+        from transforms.invert import Inversion
+
+        spec = task.spec
+        self.task, self.guard = task, guard
+        self.device = use_threads(spec.threads, task.cuda)
+        self.generator = generators.load(task.generator_uri, self.device)
+        if self.generator.fingerprint != task.generator_fp:
+            raise UsageError(
+                f"generator {task.generator_uri!r} has fingerprint "
+                f"{self.generator.fingerprint!r}, the store was made for {task.generator_fp!r}: "
+                "the file changed during the run; start again"
+            )
+        self.inversion = Inversion(
+            spec.method,
+            spec.space,
+            spec.steps,
+            spec.learning_rate,
+            spec.pixel_weight,
+            spec.feature_weight,
+            spec.noise_mode,
+        )
+        self.encoder = None
+        if self.inversion.encodes and task.encoder_uri is not None:
+            from generators.encoder import load_encoder
+
+            self.encoder = load_encoder(task.encoder_uri, self.device, spec.space)
+        self.store = LatentStore.open(task.store_path, "r+")
+        self.reader = ImageReader(
+            task.source, self.generator.resolution, spec.crop, spec.max_pixels, spec.threads
+        )
+
+    def process(self, work: BlockWork) -> dict[str, Any]:
+        """Invert a block and commit it; see `pipelines.work.Worker`."""
+        stage = work.stages[STAGE]
+        if self.reader.still_failing(work, STAGE):
+            return {"unchanged": True}
+        n = len(work)
+        shape = self.generator.spaces[self.inversion.space]
+        codes = np.full((n, *shape), np.nan, np.float32)
+        qualities = {name: np.full(n, np.nan, np.float32) for name in QUALITIES}
+        status, reason = np.zeros(n, np.uint8), np.zeros(n, np.uint8)
+        shrunk = False
+        for batch in self.reader.batches(work, self.task.spec.batch_size):
+            status[batch.rows], reason[batch.rows] = batch.status, batch.reason
+            good = np.flatnonzero(batch.status == Status.OK)
+            if not good.size:
+                continue
+            results, halved = self._invert(work, batch, reason)
+            shrunk |= halved
+            for part, (part_codes, part_images, finite) in results:
+                keep = good[(good >= part.start) & (good < part.stop)]
+                lost = keep[~finite[keep - part.start]]
+                reason[batch.start + lost] = Reason.NOT_FINITE
+                keep = keep[finite[keep - part.start]]
+                rows = batch.start + keep
+                codes[rows] = part_codes[keep - part.start]
+                measured = measure(batch.images[keep], part_images[keep - part.start])
+                for name, values in measured.items():
+                    qualities[name][rows] = values
+            status[reason != Reason.NONE] = Status.QUARANTINED
+        arrays = {f"latents/{self.inversion.space}": codes}
+        arrays |= {f"quality/{name}": values for name, values in qualities.items()}
+        self.guard.check()
+        self.store.write_block(STAGE, work.block, arrays, status, reason, stage.fp)
+        return {"ok": int((status == Status.OK).sum()), "shrunk": shrunk}
+
+    def _invert(
+        self, work: BlockWork, batch: Batch, reason: NDArray[np.uint8]
+    ) -> tuple[list[tuple[slice, tuple[NDArray[Any], NDArray[Any], NDArray[Any]]]], bool]:
+        """Codes, drawn images and whether they are finite, for all positions of a batch."""
+
+        def give_up(position: int) -> None:
+            if position < batch.count and batch.status[position] == Status.OK:
+                reason[batch.start + position] = Reason.OUT_OF_MEMORY
+
+        ids = work.image_ids[batch.rows]
+        compute = partial(self._codes, batch.images, ids)
+        return in_halves(compute, slice(0, len(batch.images)), give_up)
+
+    def _codes(
+        self, images: NDArray[np.uint8], image_ids: Sequence[str], rows: slice
+    ) -> tuple[NDArray[np.float32], NDArray[np.uint8], NDArray[np.bool_]]:
+        import torch
+
+        from transforms.invert import STAGE as SEED_STAGE
+        from transforms.invert import invert_batch, render, row_generator
+
+        rngs = None
+        if not self.inversion.encodes:
+            last = len(image_ids) - 1
+            ids = [image_ids[min(i, last)] for i in range(rows.start, rows.stop)]
+            rngs = [row_generator(self.task.seed, SEED_STAGE, image_id) for image_id in ids]
+        target = torch.from_numpy(to_float(images[rows])).to(self.device)
+        codes = invert_batch(self.generator, target, self.inversion, self.encoder, rngs)
+        usable = torch.isfinite(codes).flatten(1).all(dim=1)
+        codes = torch.where(usable.view(-1, *[1] * (codes.ndim - 1)), codes, 0.0)
+        drawn = render(self.generator, codes, self.inversion.space, self.inversion.noise_mode)
+        usable &= torch.isfinite(drawn).flatten(1).all(dim=1)
+        drawn = torch.where(usable[:, None, None, None], drawn, 0.0)
+        return codes.cpu().numpy(), to_uint8(drawn.cpu().numpy()), usable.cpu().numpy()
+
+
+def measure(images: NDArray[np.uint8], drawn: NDArray[np.uint8]) -> dict[str, NDArray[np.float64]]:
+    """Qualities of drawn images against the originals, both uint8 (n, R, R, 3): name -> (n,).
+
+    SSIM is NaN for images smaller than its window.
+    """
+    error = mse(images, drawn)
+    small = images.shape[1] < SSIM_WINDOW or not len(images)
+    similarity = np.full(len(images), np.nan) if small else ssim(images, drawn)
+    return {"mse": error, "psnr": psnr_from_mse(error), "ssim": similarity}
+
+
+# ---------------------------------------------------------------------------------------------
+# The run
+
+
+@dataclass(frozen=True)
+class InvertResult:
+    """What a run did and what the store now holds.
+
+    counts : {"ok", "quarantined", "removed", "pending", "reasons": {name: rows}}.
+    blocks_done, blocks_skipped : made now, and complete already.
+    shrunk : a batch had to be halved for memory, so that codes agree with those of an undisturbed
+        run up to rounding only.
+    load_s, busy_s : model loading and block times, summed over workers.
+    """
+
+    store_path: str
+    store_fp: str
+    counts: dict[str, Any]
+    seconds: float
+    blocks_done: int
+    blocks_skipped: int
+    shrunk: bool
+    load_s: float
+    busy_s: float
+
+
+def invert(
+    index: DatasetIndex,
+    source: Source,
+    store_root: str | os.PathLike[str],
+    spec: InvertSpec,
+    *,
+    name: str,
+    seed: int,
+    generator_uri: str,
+    encoder_uri: str | None = None,
+    engine: Engine,
+    progress: Progress | None = None,
+    lock: StoreLock | None = None,
+) -> InvertResult:
+    """Bring the store of these settings up to date with the index, making missing blocks only.
+
+    source : reads an image by its uri; picklable. store_root : folder of the run's stores.
+    name, seed : of the run; both are part of the store's identity.
+    engine : a `pipelines.ray_engine.RayEngine`; not started when nothing is missing.
+    progress : called with (rows done, rows in all).
+    lock : the store's, where the caller holds it already.
+
+    May be killed at any moment and called again: what is committed stays, the rest is made anew
+    with the same bytes. Raises LockedError when another run holds the store, and the models' and
+    the store's own errors.
+    """
+    started = time.monotonic()
+    identity = identify(
+        store_root,
+        spec,
+        name=name,
+        seed=seed,
+        generator_uri=generator_uri,
+        encoder_uri=encoder_uri,
+    )
+    held = StoreLock(identity.path) if lock is None else lock
+    if lock is None:
+        held.acquire()
+    try:
+        store = identity.create(index.n_rows)
+        store.delete_partials()
+        plan = plan_invert(index, identity, spec.max_pixels)
+        encodes = spec.method != "optimise"
+        task = InvertTask(
+            source,
+            os.path.abspath(identity.path),
+            generator_uri,
+            identity.facts.fingerprint,
+            encoder_uri_of(generator_uri, encoder_uri) if encodes else None,
+            spec,
+            seed,
+            engine.gpus_per_actor > 0,
+        )
+        done = run_blocks(
+            engine,
+            task,
+            plan.work,
+            held,
+            n_blocks=plan.n_blocks,
+            n_rows=plan.n_rows,
+            actors=spec.actors,
+            progress=progress,
+        )
+        counts = counts_of(store, STAGE)
+    finally:
+        if lock is None:
+            held.release()
+    return InvertResult(
+        store_path=identity.path,
+        store_fp=identity.store_fp,
+        counts=counts,
+        seconds=time.monotonic() - started,
+        blocks_done=done.blocks_done,
+        blocks_skipped=done.blocks_skipped,
+        shrunk=done.shrunk,
+        load_s=done.load_s,
+        busy_s=done.busy_s,
+    )

@@ -1,0 +1,357 @@
+"""Sections of the report: each is worked out from a run folder, or says why it cannot be."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from pipelines import plots, report_text, shape_plots
+from pipelines.report_directions import comparison, direction_strips, hyperplanes, matrix
+from pipelines.report_text import is_number
+from pipelines.run_folder import RunFolder
+
+MAX_SAMPLES = 24
+SHOWN_BASIS = 4
+#: Without fitted coefficients a basis shape is drawn at this share of the rigid shape's size.
+BASIS_SHARE = 0.08
+
+
+class AbsentError(Exception):
+    """A section that cannot be shown; the text says why in one line."""
+
+
+@dataclass
+class Section:
+    """One section: ``kind`` names its part of the template, ``data`` what that part shows."""
+
+    kind: str
+    title: str
+    data: dict[str, Any] = field(default_factory=dict)
+
+
+def all_sections(folder: RunFolder) -> tuple[list[Section], list[tuple[str, str]]]:
+    """The sections that can be shown, in order, and (title, reason) of those that cannot."""
+    shown: list[Section] = []
+    absent: list[tuple[str, str]] = []
+    for kind, title, build in _SECTIONS:
+        try:
+            shown.append(Section(kind, title, build(folder)))
+        except AbsentError as e:
+            absent.append((title, str(e)))
+    return shown, absent
+
+
+def _why(folder: RunFolder, part: str, otherwise: str) -> AbsentError:
+    return AbsentError(folder.absent.get(part, otherwise))
+
+
+# ---- what ran -------------------------------------------------------------------------------
+
+
+def _inputs(folder: RunFolder) -> dict[str, Any]:
+    run, spec = folder.run, _mapping(folder.run.get("spec"))
+    dataset, invert = _mapping(spec.get("dataset")), _mapping(spec.get("invert"))
+    facts: list[tuple[str, Any, str]] = []
+    if dataset:
+        facts.append(("Dataset", dataset.get("path", ""), str(dataset.get("kind", ""))))
+    if folder.index is not None:
+        active = int(folder.index.active.sum())
+        gone = folder.index.n_rows - active
+        ids = np.array(folder.index.image_ids)[folder.index.active]
+        doubles = active - len(np.unique(ids))
+        notes = [(doubles, "with the bytes of another"), (gone, "more removed")]
+        note = ", ".join(f"{report_text.count(n)} {what}" for n, what in notes if n)
+        facts.append(("Images", report_text.count(active), note))
+    facts.append(("Generator", spec.get("generator", report_text.DASH), ""))
+    if run.get("generator_fp"):
+        facts.append(("Generator fingerprint", run["generator_fp"], "fingerprint"))
+    if invert:
+        how = ", ".join(str(invert[k]) for k in ("method", "space") if invert.get(k))
+        facts.append(("Inversion", how, ""))
+    if folder.store is not None:
+        note = f"{folder.store.n_blocks} blocks of {folder.store.block_rows} rows"
+        facts.append(("Latent store", run.get("store", ""), note))
+    if is_number(spec.get("seed")):
+        facts.append(("Seed", str(spec["seed"]), ""))
+    return {
+        "facts": [(a, report_text.redacted(str(b)), c) for a, b, c in facts],
+        "factors": _factors(folder),
+        "indexing": [
+            (report_text.plain(k), report_text.count(v))
+            for k, v in folder.index_report.items()
+            if is_number(v)
+        ],
+        "versions": sorted(_mapping(run.get("versions")).items()),
+        "spec": report_text.specification(spec) if spec else "",
+    }
+
+
+def _factors(folder: RunFolder) -> list[dict[str, Any]]:
+    if folder.index is None:
+        return []
+    rows = []
+    for name in folder.index.factor_names:
+        values = folder.index.factor(name)
+        if isinstance(values, tuple):
+            codes, categories = values
+            listed = ", ".join(categories[:8])
+            listed += ", \N{HORIZONTAL ELLIPSIS}" if len(categories) > 8 else ""
+            kind, missing = f"{report_text.count(len(categories))} levels", int((codes < 0).sum())
+        else:
+            known = values[np.isfinite(values)]
+            kind, missing = "number", len(values) - len(known)
+            listed = "no values"
+            if len(known):
+                low, high = (report_text.number(float(f(known))) for f in (np.min, np.max))
+                listed = f"{low} to {high}"
+        rows.append({"name": name, "kind": kind, "values": listed, "missing": missing})
+    return rows
+
+
+def _stages(folder: RunFolder) -> dict[str, Any]:
+    stages = [s for s in _list(folder.run.get("stages")) if isinstance(s, dict)]
+    if not stages:
+        raise AbsentError("run.json lists no stages")
+    seconds = [float(s["seconds"]) if is_number(s.get("seconds")) else 0.0 for s in stages]
+    longest, total = max(seconds), sum(seconds)
+    rows = []
+    for stage, took in zip(stages, seconds, strict=True):
+        n = stage.get("rows")
+        detail = _mapping(stage.get("detail"))
+        rows.append(
+            {
+                "name": str(stage.get("name", "")),
+                "duration": report_text.duration(took),
+                "share": 100 * took / longest if longest > 0 else 0.0,
+                "rows": report_text.count(n),
+                "rate": report_text.number(n / took) if is_number(n) and took > 0 else "",
+                "skipped": bool(stage.get("skipped")),
+                "detail": ", ".join(
+                    f"{report_text.plain(k)} {report_text.number(v) if is_number(v) else v}"
+                    for k, v in detail.items()
+                    if isinstance(v, str | int | float) and v != ""
+                ),
+            }
+        )
+    return {
+        "rows": rows,
+        "total": report_text.duration(total),
+        "memory": report_text.memory(folder.run.get("peak_memory_mb")),
+    }
+
+
+def _left_out(folder: RunFolder) -> dict[str, Any]:
+    if folder.store is None:
+        raise _why(folder, "store", "there is no latent store")
+    return {"rows": folder.left_out(), "n_rows": folder.store.n_rows}
+
+
+# ---- reconstruction and spectrum ------------------------------------------------------------
+
+
+def _reconstruction(folder: RunFolder) -> dict[str, Any]:
+    histograms = []
+    for metric, label, unit, places in (
+        ("psnr", "PSNR, dB", " dB", 2),
+        ("ssim", "SSIM", "", 3),
+    ):
+        values = folder.quality(metric)
+        if len(values):
+            median = f"median {report_text.fixed(float(np.median(values)), places)}{unit}"
+            histograms.append(plots.histogram(values, label, median))
+    pairs = []
+    original = folder.pictures("samples/original")
+    drawn = folder.pictures("samples/reconstruction")
+    if original is not None and drawn is not None and original.shape == drawn.shape:
+        wanted = _mapping(_mapping(folder.run.get("spec")).get("report")).get("samples")
+        n = min(len(original), int(wanted) if is_number(wanted) else MAX_SAMPLES, MAX_SAMPLES)
+        for above, below in zip(original[:n], drawn[:n], strict=True):
+            pairs.append(plots.picture_uri(plots.tile(np.stack([above, below])[:, None])))
+    if not pairs and not histograms:
+        if folder.store is None:
+            raise _why(folder, "store", "there is no latent store")
+        raise AbsentError("the store holds no quality of inverted rows")
+    return {"pairs": pairs, "histograms": histograms}
+
+
+def _spectrum(folder: RunFolder) -> dict[str, Any]:
+    arrays, attrs = _model(folder, "pca", "PCA")
+    ratio = np.asarray(arrays.get("explained_variance_ratio", []), dtype=np.float64).ravel()
+    if len(ratio) == 0 or not np.isfinite(ratio).all():
+        raise AbsentError("the PCA has no explained variance ratios (constant latents)")
+    bars, total = plots.spectrum(ratio)
+    cumulative = np.cumsum(ratio)
+    levels = [(level, int(np.argmax(cumulative >= level)) + 1)
+              for level in (0.5, 0.9, 0.95, 0.99) if cumulative[-1] >= level]  # fmt: skip
+    return {
+        "figures": [bars, total],
+        "n_components": len(ratio),
+        "first": report_text.percent(float(ratio[0])),
+        "total": report_text.percent(float(cumulative[-1])),
+        "levels": [(report_text.percent(level, 0), n) for level, n in levels],
+        "n_rows": report_text.count(attrs.get("n_rows")) if "n_rows" in attrs else "",
+    }
+
+
+# ---- tensor model and shape -----------------------------------------------------------------
+
+
+def level_groups(attrs: dict[str, Any], n_levels: int) -> list[tuple[str, float | None]] | None:
+    """(group, intensity) of each level of a tensor model's expression mode, None without names.
+
+    Names stand under "levels", "level_names" or "names" as a list, each a text such as
+    "anger/3" (separator '/', ':', '|', ',' or space) or a list [expression, intensity].
+    """
+    for key in ("levels", "level_names", "names"):
+        names = attrs.get(key)
+        if isinstance(names, list) and len(names) == n_levels:
+            return [_group(name) for name in names]
+    return None
+
+
+def _group(name: Any) -> tuple[str, float | None]:
+    parts = [str(p) for p in name] if isinstance(name, list | tuple) else [str(name)]
+    if len(parts) == 1:
+        found = re.fullmatch(r"(.+?)\s*[/:|, ]\s*([0-9]*\.?[0-9]+)", parts[0])
+        parts = [found[1], found[2]] if found else parts
+    try:
+        return " ".join(parts[:-1]) or parts[0], float(parts[-1]) if len(parts) > 1 else None
+    except ValueError:
+        return " ".join(parts), None
+
+
+def _subspace(folder: RunFolder) -> dict[str, Any]:
+    arrays, attrs = _model(folder, "hosvd", "HOSVD")
+    points = np.asarray(arrays.get("expression_subspace", np.empty((0, 0))), dtype=np.float64)
+    if points.ndim != 2 or points.shape[0] < 3 or points.shape[1] < 2:
+        raise AbsentError("the HOSVD has no expression mode with at least three levels")
+    groups = level_groups(attrs, len(points))
+    if groups is None:
+        raise AbsentError("the HOSVD's expression levels have no names")
+    return {"figure": plots.subspace(points[:, :2], groups), "n_levels": len(points)}
+
+
+def _shape(folder: RunFolder) -> dict[str, Any]:
+    arrays, attrs = _model(folder, "nrsfm", "NRSfM")
+    rigid = np.asarray(arrays.get("mean_shape", arrays.get("rigid", np.empty(0))), dtype=np.float64)
+    if rigid.ndim != 2 or rigid.shape[0] != 3 or not np.isfinite(rigid).all():
+        raise AbsentError("the NRSfM model has no rigid shape")
+    rigid = rigid - rigid.mean(axis=1, keepdims=True)
+    size = float(np.sqrt((rigid**2).sum(axis=0).mean()))
+    if size == 0:
+        raise AbsentError("the NRSfM model's rigid shape is a single point")
+    frame, mirrored = shape_plots.face_frame(rigid)
+    shape = frame @ rigid / size
+    basis = np.asarray(arrays.get("basis", np.empty((0, 3, 0))), dtype=np.float64)
+    multiples, scaled = [], False
+    if basis.ndim == 3 and basis.shape[1:] == rigid.shape and np.isfinite(basis).all():
+        spread = _spread(arrays, len(basis))
+        scaled = spread is not None
+        for k, vector in enumerate(basis[:SHOWN_BASIS]):
+            length = float(np.sqrt((vector**2).sum(axis=0).mean()))
+            amount = 2 * spread[k] if spread is not None else 0.0
+            if not amount and length:
+                amount = BASIS_SHARE * size / length
+            change = frame @ vector * amount / size
+            multiples.append((k + 1, shape_plots.basis_views(shape, change, k + 1)))
+    return {
+        "views": shape_plots.shape_views(shape),
+        "multiples": multiples,
+        "scaled": scaled,
+        "n_basis": len(basis),
+        "n_points": rigid.shape[1],
+        "mirrored": mirrored,
+        "share": report_text.percent(BASIS_SHARE, 0),
+        "errors": _shape_errors(folder),
+        "n_frames": report_text.count(attrs["n_frames"]) if "n_frames" in attrs else "",
+    }
+
+
+def _spread(arrays: dict[str, np.ndarray], n_basis: int) -> np.ndarray | None:
+    """Standard deviation of each basis shape's coefficients over frames, None when not stored."""
+    coefficients = np.asarray(arrays.get("coefficients", np.empty(0)), dtype=np.float64)
+    if coefficients.ndim != 2 or coefficients.shape[1] != n_basis or len(coefficients) < 2:
+        return None
+    kept = coefficients[np.isfinite(coefficients).all(axis=1)]
+    return np.asarray(np.std(kept, axis=0)) if len(kept) > 1 else None
+
+
+_ERROR_NAMES = {
+    "relative_error": "Relative error of the shapes after similarity alignment",
+    "rigid_error": "The same, of the rigid shape alone",
+    "reprojection": "Relative reprojection error",
+}
+
+
+def _shape_errors(folder: RunFolder) -> list[dict[str, Any]]:
+    errors = _mapping(folder.evaluation.get("nrsfm"))
+    rows = []
+    numbers = {k: float(v) for k, v in errors.items() if is_number(v)}
+    bars = [v for k, v in numbers.items() if k in _ERROR_NAMES]
+    for key in [*(k for k in _ERROR_NAMES if k in numbers), *(k for k in numbers
+                if k not in _ERROR_NAMES)]:  # fmt: skip
+        known = key in _ERROR_NAMES
+        rows.append(
+            {
+                "name": _ERROR_NAMES.get(key, report_text.plain(key).capitalize()),
+                "value": report_text.number(numbers[key]),
+                "share": 100 * numbers[key] / max(bars) if known and max(bars) > 0 else None,
+            }
+        )
+    return rows
+
+
+def _model(
+    folder: RunFolder, name: str, title: str
+) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    if folder.directions is None:
+        raise _why(folder, "directions", "there is no direction set")
+    arrays, attrs = folder.model(name)
+    if not arrays:
+        raise AbsentError(f"{title} is not among this run's analyses")
+    return arrays, attrs
+
+
+# ---- what evaluation measured ---------------------------------------------------------------
+
+
+def _evaluated(build: Callable[[RunFolder], dict[str, Any]], key: str, what: str) -> Any:
+    def section(folder: RunFolder) -> dict[str, Any]:
+        if not folder.evaluation:
+            raise _why(folder, "evaluation", "directions were not evaluated")
+        if not _list(folder.evaluation.get(key)):
+            raise AbsentError(f"the evaluation holds no {what}")
+        return build(folder)
+
+    return section
+
+
+def _mapping(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def _list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else []
+
+
+_SECTIONS: tuple[tuple[str, str, Callable[[RunFolder], dict[str, Any]]], ...] = (
+    ("inputs", "Inputs", _inputs),
+    ("stages", "Stages and time", _stages),
+    ("left-out", "Rows left out", _left_out),
+    ("reconstruction", "Reconstruction", _reconstruction),
+    ("spectrum", "Principal components", _spectrum),
+    ("directions", "Directions", _evaluated(direction_strips, "directions", "directions")),
+    ("changes", "What each direction changes", _evaluated(matrix, "directions", "directions")),
+    (
+        "comparison",
+        "HOSVD and mean difference",
+        _evaluated(comparison, "comparison", "comparison of HOSVD with mean difference"),
+    ),
+    ("svm", "Hyperplanes", _evaluated(hyperplanes, "svm", "held-out scores of hyperplanes")),
+    ("subspace", "Expression subspace", _subspace),
+    ("shape", "Landmark shape in 3D", _shape),
+)

@@ -1,0 +1,36 @@
+"""``python -m pipelines.training --work runs/training``: everything bundled, from nothing.
+
+Each part resumes where it was interrupted.
+"""
+
+import argparse
+import logging
+from pathlib import Path
+
+from pipelines.training import annotators, bundle, gan
+
+
+def main() -> None:
+    """Train generator and encoder, then the annotators, then write them with their cards."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--work", type=Path, default=Path("runs/training"))
+    parser.add_argument("--out", type=Path, default=bundle.BUNDLED)
+    parser.add_argument("--images", type=int, default=48_000)
+    parser.add_argument("--gan-steps", type=int, default=12_000)
+    parser.add_argument("--adversarial-from", type=int, default=8_000)
+    parser.add_argument("--annotator-steps", type=int, default=9_000)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--only", choices=["gan", "annotators", "bundle"])
+    args = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    args.work.mkdir(parents=True, exist_ok=True)
+    if args.only in (None, "gan"):
+        gan.train(args.work, args.images, args.gan_steps, args.adversarial_from, 7, args.threads)
+    if args.only in (None, "annotators"):
+        annotators.train(args.work, args.images, args.annotator_steps, 11, args.threads)
+    if args.only in (None, "bundle"):
+        bundle.write_bundle(args.work, args.out)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,475 @@
+"""Directions: unit vectors, edits, sets on disk, and other projects' files."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import xarray as xr
+from digests import tree_files
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from schemas import direction as module
+from schemas.directions import (
+    DIRECTIONS_LAYOUT_VERSION,
+    Direction,
+    DirectionSet,
+    apply,
+    broadcast_layers,
+    check_applies,
+    fix_sign,
+    unit_direction,
+)
+from schemas.errors import (
+    DataError,
+    DirectionMismatchError,
+    InputError,
+    NewerLayoutError,
+    StoreError,
+    UsageError,
+)
+from schemas.interchange import (
+    export_ganspace,
+    export_interfacegan,
+    import_ganspace,
+    import_interfacegan,
+)
+
+GOLDEN = Path(__file__).parent / "golden"
+FP = "ab" * 32
+
+
+def make(name: str = "smile", layers: list[int] | None = None, **changes) -> Direction:
+    vector = np.arange(1.0, 13.0).reshape(3, 4)
+    facts = {"method": "svm", "sd": 2.0, "intercept": 0.5, **changes}
+    return unit_direction(name, "w_plus", vector, layers=layers, **facts)
+
+
+def codes_of(n: int = 5, shape: tuple[int, ...] = (3, 4)) -> np.ndarray:
+    return np.random.default_rng(0).normal(size=(n, *shape)).astype("f4")
+
+
+# ---- vectors ------------------------------------------------------------------------------------
+
+
+def test_unit_direction_scales_zeroes_and_keeps_the_hyperplane():
+    vector = np.random.default_rng(1).normal(size=(3, 4)) * 50
+    codes = codes_of(200)
+    d = unit_direction("a", "w_plus", vector, method="svm", codes=codes, intercept=7.0)
+    assert math.isclose(np.linalg.norm(d.vector), 1, rel_tol=1e-14)
+    plain = codes.reshape(200, -1) @ vector.ravel() + 7.0
+    np.testing.assert_allclose(d.margin(codes) * np.linalg.norm(vector), plain, rtol=1e-12)
+    assert math.isclose(d.sd, np.std(d.project(codes)))
+    part = unit_direction("a", "w_plus", vector, method="svm", sd=1, layers=[2, 0, 2])
+    assert part.layers == [0, 2]
+    assert not part.vector[1].any()
+    assert math.isclose(np.linalg.norm(part.vector), 1, rel_tol=1e-14)
+    assert part.converged is None and part.intercept is None
+
+
+@pytest.mark.parametrize("scale", [1e-200, 1e200])
+def test_unit_direction_survives_extreme_lengths(scale):
+    d = unit_direction("a", "w", np.array([3.0, 4.0]) * scale, method="pca", sd=1)
+    np.testing.assert_allclose(d.vector, [0.6, 0.8], rtol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("error", "message", "call"),
+    [
+        (
+            DataError,
+            "largest loading 0.0",
+            lambda: unit_direction("a", "w", [0, 0], method="", sd=1),
+        ),
+        (DataError, "nan", lambda: unit_direction("a", "w", [math.nan, 1], method="", sd=1)),
+        (UsageError, "sd or codes", lambda: unit_direction("a", "w", [1.0], method="")),
+        (DataError, "0 codes", lambda: unit_direction("a", "w", [1.0], method="", codes=[])),
+        (DataError, "sd -1", lambda: make(sd=-1)),
+        (DataError, "sd nan", lambda: make(sd=math.nan)),
+        (DataError, "layers .3.", lambda: make(layers=[3])),
+        (DataError, "layers ..", lambda: make(layers=[])),
+        (DataError, "norm 5.0", lambda: Direction("a", "w", np.array([3.0, 4]), None, "", 1.0)),
+        (
+            DataError,
+            "not zero outside",
+            lambda: Direction("a", "w", np.eye(2) / 2**0.5, [0], "", 1),
+        ),
+        (DataError, "no layer axis", lambda: Direction("a", "w", np.eye(2)[0], [0], "", 1)),
+        (DataError, "canonical JSON", lambda: make(quality={"auc": math.nan})),
+        (StoreError, "not allowed", lambda: make(name="a/b")),
+    ],
+)
+def test_bad_directions_are_refused(error, message, call):
+    with pytest.raises(error, match=message):
+        call()
+
+
+def test_directions_cannot_be_changed_in_place():
+    source = np.array([0.6, 0.8])
+    d = Direction("a", "w", source, None, "pca", 1.0)
+    with pytest.raises(ValueError, match="read-only"):
+        d.vector[0] = 1
+    source[0] = 9
+    assert d.vector[0] == 0.6
+
+
+@settings(deadline=None)
+@given(
+    st.lists(st.floats(-1e6, 1e6).filter(lambda v: abs(v) > 1e-3), min_size=1, max_size=9),
+    st.floats(1e-3, 1e3),
+)
+def test_fix_sign_is_idempotent_and_blind_to_sign_and_scale(loadings, scale):
+    vector = np.array(loadings)
+    fixed = fix_sign(vector)
+    np.testing.assert_array_equal(fix_sign(-vector), fixed)
+    np.testing.assert_array_equal(fix_sign(fixed), fixed)
+    assert np.array_equal(np.sign(fix_sign(vector * scale)), np.sign(fixed)) or any(
+        # a loading at the very edge of the tolerance may fall on either side after rounding
+        abs(abs(v) / np.abs(vector).max() - (1 - module.SIGN_TOLERANCE)) < 1e-12
+        for v in vector
+    )
+
+
+def test_fix_sign_takes_the_first_of_nearly_equal_loadings():
+    np.testing.assert_array_equal(fix_sign(np.array([-1.0, 1 + 1e-7])), [1, -1 - 1e-7])
+    np.testing.assert_array_equal(fix_sign(np.array([-1.0, 1 + 1e-5])), [-1, 1 + 1e-5])
+    assert fix_sign(-np.eye(2)).shape == (2, 2)
+    with pytest.raises(DataError, match="no sign to fix"):
+        fix_sign(np.zeros(3))
+
+
+# ---- edits --------------------------------------------------------------------------------------
+
+
+def test_apply_moves_by_strength_in_sd_or_raw():
+    codes, d = codes_of(), make()
+    np.testing.assert_allclose(apply(codes, d, 1.5), codes + 3.0 * d.vector, rtol=1e-6)
+    np.testing.assert_allclose(apply(codes, d, 1.5, unit="raw"), codes + 1.5 * d.vector, rtol=1e-6)
+    moved = apply(codes, d, np.arange(5.0))
+    np.testing.assert_allclose(d.project(moved) - d.project(codes), 2 * np.arange(5), atol=1e-5)
+    assert moved.dtype == np.float32
+    some = apply(codes, d, 1.0, layers=[1])
+    np.testing.assert_array_equal(some[:, [0, 2]], codes[:, [0, 2]])
+    np.testing.assert_array_equal(some[:, 1], apply(codes, d, 1.0)[:, 1])
+
+
+def test_apply_refuses_what_does_not_fit():
+    d = make()
+    with pytest.raises(DirectionMismatchError, match=r"shape \(3, 4\).*codes have \(4,\)"):
+        apply(codes_of(shape=(4,)), d, 1.0)
+    with pytest.raises(UsageError, match="unit 'z'"):
+        apply(codes_of(), d, 1.0, unit="z")
+    with pytest.raises(UsageError, match="strength has shape"):
+        apply(codes_of(), d, np.zeros(4))
+    with pytest.raises(DirectionMismatchError, match="no hyperplane"):
+        make(intercept=None).margin(codes_of())
+
+
+@pytest.mark.parametrize("layers", [None, [0, 2]])
+def test_a_broadcast_direction_edits_every_layer_as_it_edits_w(layers):
+    w = codes_of(6, (4,)).astype("f8")
+    d = unit_direction("age", "w", [1.0, 2, 3, 4], method="svm", codes=w, intercept=0.7)
+    wide = broadcast_layers(d, 3, layers=layers)
+    assert (wide.space, wide.layers) == ("w_plus", layers)
+    assert wide.provenance["broadcast_from"] == "w"
+    w_plus = np.repeat(w[:, None], 3, axis=1)
+    edited = apply(w_plus, wide, 1.5)
+    for layer in range(3):
+        expected = apply(w, d, 1.5) if layers is None or layer in layers else w
+        np.testing.assert_allclose(edited[:, layer], expected, rtol=1e-12)
+    assert math.isclose(np.std(wide.project(w_plus)), wide.sd, rel_tol=1e-12)
+    np.testing.assert_array_equal(np.sign(wide.margin(w_plus)), np.sign(d.margin(w)))
+    with pytest.raises(DirectionMismatchError, match="cannot be broadcast"):
+        broadcast_layers(wide, 3)
+
+
+def test_check_applies_names_both_sides():
+    d = make(provenance={"generator_fp": FP})
+    check_applies(d, FP, "w_plus")
+    with pytest.raises(DirectionMismatchError, match="space 'w_plus', not 'w'"):
+        check_applies(d, FP, "w")
+    with pytest.raises(DirectionMismatchError, match=f"'{FP}', not 'cd'"):
+        check_applies(d, "cd", "w_plus")
+
+
+# ---- sets ---------------------------------------------------------------------------------------
+
+
+def make_set() -> DirectionSet:
+    smile = make(quality={"auc": 0.9}, converged=True, provenance={"analysis_fp": "12"})
+    return DirectionSet(FP, "w_plus", [smile, make("age", layers=[0, 1], intercept=None)])
+
+
+def assert_equal(a: Direction, b: Direction) -> None:
+    np.testing.assert_array_equal(a.vector, b.vector)
+    for name in ("name", "space", "layers", "method", "sd", "intercept", "quality", "converged"):
+        assert getattr(a, name) == getattr(b, name)
+    assert a.provenance == b.provenance
+
+
+def test_set_is_saved_and_loaded(tmp_path):
+    made = make_set()
+    made.save(tmp_path / "d.zarr")
+    found = DirectionSet.load(tmp_path / "d.zarr")
+    assert (found.generator_fp, found.space, found.names()) == (FP, "w_plus", ["smile", "age"])
+    for a, b in zip(made, found, strict=True):
+        assert_equal(a, b)
+    assert found["smile"].provenance == {"analysis_fp": "12", "generator_fp": FP}
+    assert "age" in found and "none" not in found and len(found) == 2
+    with pytest.raises(UsageError, match="no direction 'none'; the set has"):
+        found["none"]
+    with xr.open_zarr(tmp_path / "d.zarr", group="directions", consolidated=False) as data:
+        np.testing.assert_array_equal(data.smile.values, made["smile"].vector)
+        assert data.smile.dims == ("w_plus_layer", "w_plus_channel")
+        assert data.smile.attrs["sd"] == 2.0
+
+
+def test_saving_again_gives_the_same_bytes_and_drops_what_left(tmp_path):
+    make_set().save(tmp_path / "a")
+    make_set().save(tmp_path / "b")
+    once = tree_files(tmp_path / "a")
+    assert tree_files(tmp_path / "b") == once
+    more = make_set()
+    more.add(make("extra"))
+    more.replace(make("age", sd=3.0))
+    assert more.names() == ["smile", "age", "extra"]
+    more.save(tmp_path / "b")
+    assert DirectionSet.load(tmp_path / "b")["age"].sd == 3.0
+    make_set().save(tmp_path / "b")
+    assert tree_files(tmp_path / "b") == once
+
+
+def test_set_keeps_out_what_does_not_belong(tmp_path):
+    made = make_set()
+    with pytest.raises(StoreError, match="already has a direction 'smile'"):
+        made.add(make())
+    with pytest.raises(DirectionMismatchError, match="space 'w', not 'w_plus'"):
+        made.add(unit_direction("x", "w", [1.0], method="pca", sd=1))
+    with pytest.raises(DirectionMismatchError, match="generator 'cd'"):
+        made.replace(make(provenance={"generator_fp": "cd"}))
+    with pytest.raises(DirectionMismatchError, match="keep them apart"):
+        made.add(unit_direction("x", "w_plus", np.eye(2), method="pca", sd=1))
+    made.save(tmp_path / "d")
+    with pytest.raises(DirectionMismatchError, match="another path"):
+        DirectionSet("cd", "w_plus").save(tmp_path / "d")
+
+
+def test_models_are_saved_beside(tmp_path):
+    made = make_set()
+    with pytest.raises(StoreError, match="save it first"):
+        made.save_model("pca", {}, {})
+    made.save(tmp_path / "d")
+    arrays = {
+        "mean": np.arange(12.0).reshape(3, 4),
+        "n_rows": np.int64(7),
+        "mask": np.array([True, False]),
+        "empty": np.zeros((0, 4), "f4"),
+        "nan": np.array([np.nan, np.inf]),
+    }
+    made.save_model("pca", arrays, {"version": 1, "names": ["a"]})
+    before = tree_files(tmp_path / "d")
+    made.save_model("pca", {**arrays, "old": np.ones(3)}, {})
+    made.save_model("pca", arrays, {"version": 1, "names": ["a"]})
+    made.save(tmp_path / "d")
+    assert tree_files(tmp_path / "d") == before
+    found, attrs = DirectionSet.load(tmp_path / "d").load_model("pca")
+    assert attrs == {"version": 1, "names": ["a"]}
+    assert found.keys() == arrays.keys()
+    for name, value in arrays.items():
+        np.testing.assert_array_equal(found[name], value)
+        assert found[name].dtype == np.asarray(value).dtype
+    assert made.model_names() == ["pca"]
+    with pytest.raises(StoreError, match="no complete model 'svm'"):
+        made.load_model("svm")
+    with pytest.raises(StoreError, match="dtype 'str"):
+        made.save_model("x", {"names": np.array(["a"])}, {})
+
+
+def test_large_model_arrays_are_chunked(tmp_path, monkeypatch):
+    monkeypatch.setattr("schemas.directions._MODEL_CHUNK_BYTES", 64)
+    made = make_set()
+    made.save(tmp_path / "d")
+    value = np.arange(40.0).reshape(10, 4)
+    made.save_model("m", {"x": value, "wide": np.ones((2, 100))}, {})
+    assert len(list((tmp_path / "d/models/m/x/c").iterdir())) == 5
+    np.testing.assert_array_equal(made.load_model("m")[0]["x"], value)
+
+
+def test_half_written_sets_and_models_are_refused_and_repaired(tmp_path, monkeypatch):
+    made = make_set()
+    made.save(tmp_path / "d")
+    made.save_model("pca", {"mean": np.ones(3)}, {})
+
+    class Died(BaseException):
+        pass
+
+    def die(*args):
+        raise Died
+
+    with monkeypatch.context() as patch:
+        patch.setattr("schemas.directions._write_array", die)
+        with pytest.raises(Died):
+            made.save_model("pca", {"mean": np.zeros(3)}, {})
+        with pytest.raises(StoreError, match="no complete model"):
+            made.load_model("pca")
+        with pytest.raises(Died):
+            made.save(tmp_path / "d")
+    with pytest.raises(StoreError, match="half-written"):
+        DirectionSet.load(tmp_path / "d")
+    made.save(tmp_path / "d")
+    assert DirectionSet.load(tmp_path / "d").names() == ["smile", "age"]
+
+
+def test_loading_what_is_not_a_set(tmp_path):
+    with pytest.raises(StoreError, match="no direction set at"):
+        DirectionSet.load(tmp_path / "none")
+    make_set().save(tmp_path / "d")
+    file = tmp_path / "d/zarr.json"
+    node = json.loads(file.read_text())
+    node["attributes"]["layout_version"] = DIRECTIONS_LAYOUT_VERSION + 1
+    file.write_text(json.dumps(node))
+    with pytest.raises(NewerLayoutError, match="install a newer"):
+        DirectionSet.load(tmp_path / "d")
+    with pytest.raises(NewerLayoutError):
+        make_set().save(tmp_path / "d")
+    node["attributes"].update(layout_version=1, kind="latent_store")
+    file.write_text(json.dumps(node))
+    with pytest.raises(StoreError, match="not a direction set"):
+        DirectionSet.load(tmp_path / "d")
+
+
+def test_a_damaged_direction_is_refused(tmp_path):
+    make_set().save(tmp_path / "d")
+    file = tmp_path / "d/directions/smile/zarr.json"
+    node = json.loads(file.read_text())
+    del node["attributes"]["method"]
+    file.write_text(json.dumps(node))
+    with pytest.raises(StoreError, match="'smile'.*damaged"):
+        DirectionSet.load(tmp_path / "d")
+
+
+def test_golden_set_of_every_released_layout_is_read():
+    """``directions_v1`` was written by ``write_golden`` at layout version 1, for ever."""
+    names = sorted(path.name for path in GOLDEN.glob("directions_v*"))
+    assert names == [f"directions_v{v}" for v in range(1, DIRECTIONS_LAYOUT_VERSION + 1)]
+    for name in names:
+        found = DirectionSet.load(GOLDEN / name)
+        for a, b in zip(found, make_set(), strict=True):
+            np.testing.assert_allclose(a.vector, b.vector, atol=1e-15)
+            assert (a.layers, a.sd, a.quality) == (b.layers, b.sd, b.quality)
+        arrays, attrs = found.load_model("pca")
+        np.testing.assert_array_equal(arrays["mean"], np.arange(12.0).reshape(3, 4))
+        assert attrs == {"n_components": 2}
+
+
+def write_golden(path: Path) -> None:
+    """How ``tests/golden/directions_v1`` was made."""
+    made = make_set()
+    made.save(path)
+    made.save_model("pca", {"mean": np.arange(12.0).reshape(3, 4)}, {"n_components": 2})
+
+
+# ---- other projects' files ----------------------------------------------------------------------
+
+
+def test_interfacegan_boundaries(tmp_path):
+    path = tmp_path / "stylegan_ffhq_age_w_boundary.npy"
+    np.save(path, np.array([[3.0, 4.0, 0.0, 0.0]]))
+    codes = codes_of(50, (4,))
+    d = import_interfacegan(path, space="w", generator_fp=FP, codes=codes)
+    assert (d.name, d.space, d.method) == ("stylegan_ffhq_age_w", "w", "imported")
+    np.testing.assert_allclose(d.vector, [0.6, 0.8, 0, 0])
+    assert math.isclose(d.sd, np.std(codes @ np.array([0.6, 0.8, 0, 0])), rel_tol=1e-6)
+    assert d.provenance["claimed"] is True
+    assert d.provenance["generator_fp"] == FP
+    assert d.provenance["source"] == path.name
+    export_interfacegan(d, tmp_path / "out.npy")
+    back = np.load(tmp_path / "out.npy")
+    assert (back.shape, back.dtype) == ((1, 4), np.float64)
+    np.testing.assert_array_equal(back[0], d.vector)
+    with pytest.raises(DirectionMismatchError, match="without layers"):
+        export_interfacegan(make(), tmp_path / "out.npy")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (np.zeros(4), r"holds float64 \(4,\)"),
+        (np.zeros((2, 4)), "single row"),
+        (np.zeros((1, 4), int), "expected a float"),
+        (np.array({"boundary": 1}, dtype=object), "not a boundary file"),
+    ],
+)
+def test_foreign_boundaries_are_refused(tmp_path, content, message):
+    np.save(tmp_path / "b.npy", content, allow_pickle=True)
+    with pytest.raises(InputError, match=message):
+        import_interfacegan(tmp_path / "b.npy", space="w", generator_fp=FP, codes=codes_of())
+
+
+def test_ganspace_components(tmp_path):
+    found = [
+        unit_direction(
+            f"pc{i:03d}",
+            "w",
+            np.eye(4)[i] * 3,
+            method="pca",
+            sd=4.0 - i,
+            quality={"explained_variance_ratio": 0.5 / (i + 1)},
+        )
+        for i in range(3)
+    ]
+    export_ganspace(found, np.arange(4.0), tmp_path / "c.npz")
+    first = (tmp_path / "c.npz").read_bytes()
+    with np.load(tmp_path / "c.npz") as file:
+        assert {name: file[name].shape for name in file.files} == {
+            "act_comp": (3, 1, 4),
+            "act_mean": (1, 4),
+            "act_stdev": (3,),
+            "lat_comp": (3, 1, 4),
+            "lat_mean": (1, 4),
+            "lat_stdev": (3,),
+            "var_ratio": (3,),
+            "random_stdevs": (3,),
+        }
+        assert {file[name].dtype.name for name in file.files} == {"float32"}
+    export_ganspace(found, np.arange(4.0), tmp_path / "c.npz")
+    assert (tmp_path / "c.npz").read_bytes() == first
+    back = import_ganspace(tmp_path / "c.npz", space="w", generator_fp=FP)
+    for a, b in zip(found, back, strict=True):
+        np.testing.assert_allclose(a.vector, b.vector, atol=1e-7)
+        assert (a.name, a.sd) == (b.name, b.sd)
+        assert a.quality == pytest.approx(b.quality)
+        assert b.provenance["claimed"] is True
+    codes = codes_of(30, (4,))
+    measured = import_ganspace(tmp_path / "c.npz", space="w", generator_fp=FP, codes=codes)
+    assert math.isclose(measured[1].sd, np.std(codes[:, 1]), rel_tol=1e-6)
+
+
+def test_foreign_component_files_are_refused(tmp_path):
+    path = tmp_path / "c.npz"
+    good = {"lat_comp": np.ones((2, 1, 4)), "lat_stdev": np.ones(2), "var_ratio": np.ones(2)}
+    for changes, message in [
+        ({"lat_comp": np.ones((2, 4))}, "lat_comp"),
+        ({"lat_stdev": np.ones(3)}, "lat_stdev"),
+        ({"var_ratio": np.ones((2, 1))}, "var_ratio"),
+        ({"var_ratio": np.array([{}, {}], dtype=object)}, "not a GANSpace cache"),
+    ]:
+        np.savez(path, **{**good, **changes})
+        with pytest.raises(InputError, match=message):
+            import_ganspace(path, space="w", generator_fp=FP)
+    np.savez(path, lat_comp=good["lat_comp"])
+    with pytest.raises(InputError, match="lat_stdev"):
+        import_ganspace(path, space="w", generator_fp=FP)
+    for data in (b"", b"PK\x03\x04broken", b"nonsense"):
+        path.write_bytes(data)
+        with pytest.raises(InputError, match="not a GANSpace cache"):
+            import_ganspace(path, space="w", generator_fp=FP)
+    with pytest.raises(DirectionMismatchError, match="one space"):
+        export_ganspace([], np.zeros(4), path)
+    w = unit_direction("a", "w", np.ones(4), method="pca", sd=1)
+    with pytest.raises(DirectionMismatchError, match="mean has shape"):
+        export_ganspace([w], np.zeros(3), path)

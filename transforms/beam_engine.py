@@ -1,0 +1,243 @@
+"""Run analyses on a Beam runner and bring their statistics back.
+
+Workers write each pass's summed statistic to the exchange folder as arrays; the caller reads them
+and steps its own solver through them, so that nothing but arrays ever crosses the boundary.
+"""
+
+from __future__ import annotations
+
+import io
+import shutil
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import apache_beam as beam
+import numpy as np
+from apache_beam.io.filesystems import FileSystems
+from apache_beam.options.pipeline_options import PipelineOptions
+
+from schemas.errors import DataError, NotConvergedError, UsageError
+from transforms.beam_fit import RunPasses
+from transforms.blocks import Accumulator, BlockSource, Sums
+from transforms.cells import CellGrid, CellSums
+from transforms.combine import CreateBlocks, SumBlocks
+from transforms.hosvd import HOSVD, HOSVDSolver
+from transforms.hosvd_passes import CoreSlabs, ModeGrams, SlabCells
+from transforms.mean_difference import (
+    MeanDifferences,
+    Regressions,
+    solve_mean_differences,
+    solve_regressions,
+)
+from transforms.moments import Moments
+from transforms.nrsfm import NRSfMSolver, ShapeModel
+from transforms.passes import PassRequest, PassSolver
+from transforms.pca import PCA, solve_pca
+from transforms.pinned import DEFAULT_CACHE_BYTES, PINNED
+from transforms.requests import (
+    CountsOfCells,
+    JointMoments,
+    MomentsAlong,
+    MomentsOfRows,
+    SumsOfCells,
+)
+from transforms.svm import HyperplaneOptions, Hyperplanes, HyperplaneSolver
+from transforms.svm_passes import LabelledMoments
+
+_KINDS: dict[str, Any] = {
+    kind.__name__: kind for kind in (Moments, Sums, CellSums, LabelledMoments, ModeGrams, CoreSlabs)
+}
+S = TypeVar("S", bound=PassSolver)
+
+
+def statistic_bytes(statistic: Accumulator) -> bytes:
+    """A statistic as an .npz of its arrays and its kind."""
+    buffer = io.BytesIO()
+    np.savez(buffer, allow_pickle=False, kind=type(statistic).__name__, **statistic.to_arrays())
+    return buffer.getvalue()
+
+
+def statistic_of_bytes(content: bytes) -> Accumulator:
+    """Inverse of `statistic_bytes`; nothing in the bytes can run."""
+    with np.load(io.BytesIO(content), allow_pickle=False) as file:
+        arrays = {name: file[name] for name in file.files}
+    kind = str(arrays.pop("kind"))
+    if kind not in _KINDS:
+        raise DataError(f"statistic of kind {kind!r} is not one of {sorted(_KINDS)!r}")
+    return _KINDS[kind].from_arrays(arrays)  # type: ignore[no-any-return]
+
+
+class WriteStatistic(beam.DoFn):  # type: ignore[misc]
+    """(number, statistic) -> a file in the exchange folder; written again, it is the same file."""
+
+    def __init__(self, folder: str) -> None:
+        self.folder = folder
+
+    def process(self, element: tuple[int, Accumulator | None]) -> None:
+        """Nothing is written for None."""
+        number, statistic = element
+        if statistic is None:
+            return
+        with FileSystems.create(_file(self.folder, number)) as file:
+            file.write(statistic_bytes(statistic))
+
+
+def _file(folder: str, number: int) -> str:
+    return FileSystems.join(folder, f"{number:04d}.npz")
+
+
+@dataclass(frozen=True)
+class BeamEngine:
+    """How Beam is run.
+
+    runner : any Beam runner's name. The default is Beam's embedded one, named explicitly:
+        'DirectRunner' may download and run a binary
+    options : further Beam flags, passed through; a --runner among them wins
+    cache_bytes : blocks each worker keeps in memory between passes
+    passes_per_pipeline : passes of a solver unrolled into one pipeline
+    exchange : folder that workers can write and this process can read; default a local temporary
+        one, which suits runners on this machine only
+    per_group : one element for 16 blocks rather than one a block; default by their number
+    """
+
+    runner: str = "FnApiRunner"
+    options: tuple[str, ...] = ()
+    cache_bytes: int = DEFAULT_CACHE_BYTES
+    passes_per_pipeline: int = 8
+    exchange: str | None = None
+    per_group: bool | None = None
+
+    def __post_init__(self) -> None:
+        if self.passes_per_pipeline < 1:
+            raise UsageError(
+                f"passes_per_pipeline is {self.passes_per_pipeline!r}: give at least 1"
+            )
+        if self.cache_bytes < 0:
+            raise UsageError(f"cache_bytes is {self.cache_bytes!r}: give 0 or more")
+
+    def pipeline(self) -> beam.Pipeline:
+        """A new pipeline with these options."""
+        flags = list(self.options)
+        if not any(flag.startswith("--runner") for flag in flags):
+            flags.append(f"--runner={self.runner}")
+        return beam.Pipeline(options=PipelineOptions(flags))
+
+    @contextmanager
+    def _folder(self) -> Iterator[str]:
+        if self.exchange is None:
+            folder = tempfile.mkdtemp(prefix="latentflow-")
+            try:
+                yield folder
+            finally:
+                shutil.rmtree(folder, ignore_errors=True)
+            return
+        folder = FileSystems.join(self.exchange, next(tempfile._get_candidate_names()))
+        FileSystems.mkdirs(folder)
+        try:
+            yield folder
+        finally:
+            FileSystems.delete([folder])
+
+    def sum(self, source: BlockSource, request: PassRequest) -> Any:
+        """Statistic of a whole source: one pass, one pipeline."""
+        with self._folder() as folder:
+            try:
+                with self.pipeline() as p:
+                    _ = (
+                        p
+                        | "Blocks" >> CreateBlocks(source.n_blocks, self.per_group)
+                        | "Sum" >> SumBlocks(source, request, self.cache_bytes)
+                        | "Number" >> beam.Map(lambda total: (0, total))
+                        | "Write" >> beam.ParDo(WriteStatistic(folder))
+                    )
+                with FileSystems.open(_file(folder, 0)) as file:
+                    return statistic_of_bytes(file.read())
+            finally:
+                PINNED.release(source.key)
+
+    def run(self, solver: S, source: BlockSource, max_passes: int = 10_000) -> S:
+        """Drive a solver until it is done; NotConvergedError after `max_passes` passes."""
+        try:
+            for _ in range(0, max_passes, self.passes_per_pipeline):
+                if solver.done:
+                    return solver
+                solver = self._run_chunk(solver, source)
+        finally:
+            PINNED.release(source.key)
+        if not solver.done:
+            raise NotConvergedError(
+                f"the solver needs more than {max_passes!r} passes: raise max_passes or tol"
+            )
+        return solver
+
+    def _run_chunk(self, solver: S, source: BlockSource) -> S:
+        with self._folder() as folder:
+            passes = RunPasses(source, solver, self.passes_per_pipeline, self.cache_bytes)
+            with self.pipeline() as p:
+                out = (
+                    p
+                    | "Blocks" >> CreateBlocks(source.n_blocks, self.per_group)
+                    | "Passes" >> passes
+                )
+                _ = out["totals"] | "Write" >> beam.ParDo(WriteStatistic(folder))
+            for number in range(self.passes_per_pipeline):
+                if solver.done:
+                    break
+                with FileSystems.open(_file(folder, number)) as file:
+                    solver = solver.step(statistic_of_bytes(file.read()))
+        return solver
+
+    # ---- analyses: sources have the arrays that the requests in transforms.requests name
+
+    def fit_pca(self, source: BlockSource, n_components: int | None = None) -> PCA:
+        """Principal components of array x."""
+        return solve_pca(self.sum(source, MomentsOfRows()), n_components)
+
+    def fit_mean_differences(
+        self,
+        source: BlockSource,
+        grid: CellGrid,
+        reference: int | Sequence[int] | None = None,
+        paired: bool = False,
+    ) -> MeanDifferences:
+        """Mean differences of arrays x and cells (of `grid`)."""
+        return solve_mean_differences(self.sum(source, SumsOfCells()), grid, reference, paired)
+
+    def fit_regressions(
+        self, source: BlockSource, n_targets: int, ridge: float = 1e-3
+    ) -> Regressions:
+        """Directions of continuous factors, arrays x and targets (m, T)."""
+        return solve_regressions(self.sum(source, JointMoments()), n_targets, ridge)
+
+    def fit_hyperplanes(
+        self, source: BlockSource, options: HyperplaneOptions | None = None
+    ) -> Hyperplanes:
+        """Hyperplanes of arrays x and y (m, A)."""
+        return self.run(HyperplaneSolver(options or HyperplaneOptions()), source).result()
+
+    def count_cells(self, source: BlockSource, n_cells: int) -> np.ndarray:
+        """Usable rows of each cell, int64 (n_cells,), from array cells."""
+        return self.sum(source, CountsOfCells()).dense(n_cells)[1]
+
+    def fit_hosvd(self, source: SlabCells, standardise: bool = False) -> HOSVD:
+        """Full-rank tensor model of slabs of cell means; `HOSVD.truncate` chooses the ranks."""
+        return self.run(HOSVDSolver(standardise), source).model()
+
+    def fit_nrsfm(
+        self,
+        source: BlockSource,
+        n_shapes: int,
+        front: tuple[int, ...] | None = None,
+        ridge: float | None = None,
+    ) -> ShapeModel:
+        """Shape model of array points (m, 2, L), y up; its `fit` gives the frames' parameters."""
+        return self.run(NRSfMSolver(n_shapes, front, ridge), source).model()
+
+    def measure_sd(self, source: BlockSource, directions: np.ndarray) -> np.ndarray:
+        """Standard deviation (n - 1) of array x along directions (A, ...), float64 (A,)."""
+        moments = self.sum(source, MomentsAlong(directions))
+        moments.check(2)
+        return np.sqrt(moments.second / (moments.count - 1))

@@ -1,0 +1,189 @@
+"""Beam: the analyses as PTransforms over block ranges, each a statistic and a solve.
+
+Input elements are the ranges of `CreateBlocks`; the output is one result. Solvers of several
+passes are unrolled for a number of passes; `transforms.beam_engine` runs as many as they need.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import apache_beam as beam
+
+from schemas.errors import UsageError
+from transforms.blocks import BlockSource
+from transforms.cells import CellGrid
+from transforms.combine import SumBlocks
+from transforms.hosvd import HOSVDSolver
+from transforms.mean_difference import solve_mean_differences, solve_regressions
+from transforms.nrsfm import NRSfMSolver
+from transforms.passes import PassRequest, PassSolver
+from transforms.pca import solve_pca
+from transforms.pinned import DEFAULT_CACHE_BYTES
+from transforms.requests import JointMoments, MomentsOfRows, SumsOfCells
+from transforms.svm import HyperplaneOptions, HyperplaneSolver
+
+
+@dataclass(eq=False)
+class FitPCA(beam.PTransform):  # type: ignore[misc]
+    """Principal components of array x: PCollection[(start, stop)] -> PCollection[PCA]."""
+
+    source: BlockSource
+    n_components: int | None = None
+    cache_bytes: int = DEFAULT_CACHE_BYTES
+
+    def __post_init__(self) -> None:
+        super().__init__()
+        if self.n_components is not None and self.n_components < 1:
+            raise UsageError(f"n_components is {self.n_components!r}: give at least 1")
+
+    def expand(self, ranges: Any) -> Any:
+        """Moments, then the eigenvectors of the second moment."""
+        total = ranges | "Moments" >> SumBlocks(self.source, MomentsOfRows(), self.cache_bytes)
+        return total | "Solve" >> beam.Map(solve_pca, self.n_components)
+
+
+@dataclass(eq=False)
+class FitMeanDifferences(beam.PTransform):  # type: ignore[misc]
+    """Differences of means for each level of the grid's first mode, from arrays x and cells."""
+
+    source: BlockSource
+    grid: CellGrid
+    reference: int | Sequence[int] | None = None
+    paired: bool = False
+    cache_bytes: int = DEFAULT_CACHE_BYTES
+
+    def __post_init__(self) -> None:
+        super().__init__()
+
+    def expand(self, ranges: Any) -> Any:
+        """PCollection[(start, stop)] -> PCollection[MeanDifferences]."""
+        total = ranges | "Cells" >> SumBlocks(self.source, SumsOfCells(), self.cache_bytes)
+        return total | "Solve" >> beam.Map(
+            solve_mean_differences, self.grid, self.reference, self.paired
+        )
+
+
+@dataclass(eq=False)
+class FitRegressions(beam.PTransform):  # type: ignore[misc]
+    """Directions of continuous factors, from arrays x and targets (m, T)."""
+
+    source: BlockSource
+    n_targets: int
+    ridge: float = 1e-3
+    cache_bytes: int = DEFAULT_CACHE_BYTES
+
+    def __post_init__(self) -> None:
+        super().__init__()
+        if self.n_targets < 1 or self.ridge < 0:
+            raise UsageError(
+                f"n_targets {self.n_targets!r} must be at least 1 and ridge {self.ridge!r} at "
+                "least 0"
+            )
+
+    def expand(self, ranges: Any) -> Any:
+        """PCollection[(start, stop)] -> PCollection[Regressions]."""
+        total = ranges | "Moments" >> SumBlocks(self.source, JointMoments(), self.cache_bytes)
+        return total | "Solve" >> beam.Map(solve_regressions, self.n_targets, self.ridge)
+
+
+def _request(solver: PassSolver) -> PassRequest | None:
+    return None if solver.done else solver.request()
+
+
+def _step(solver: Any, total: Any) -> Any:
+    return solver if total is None else solver.step(total)
+
+
+@dataclass(eq=False)
+class RunPasses(beam.PTransform):  # type: ignore[misc]
+    """Up to `n_passes` passes of a solver: PCollection[(start, stop)] -> its state and sums.
+
+    Output: a dict with 'solver', a PCollection of the state after the passes, and 'totals', one of
+    (pass number, summed statistic); passes after the solver is done compute nothing and sum None.
+    """
+
+    source: BlockSource
+    solver: PassSolver
+    n_passes: int
+    cache_bytes: int = DEFAULT_CACHE_BYTES
+
+    def __post_init__(self) -> None:
+        super().__init__()
+        if self.n_passes < 1:
+            raise UsageError(f"n_passes is {self.n_passes!r}: give at least 1")
+
+    def expand(self, ranges: Any) -> dict[str, Any]:
+        """Each pass takes its request from the state as a side input."""
+        state = ranges.pipeline | "Solver" >> beam.Create([self.solver])
+        totals = []
+        for i in range(self.n_passes):
+            request = state | f"Request{i}" >> beam.Map(_request)
+            total = ranges | f"Pass{i}" >> SumBlocks(self.source, request, self.cache_bytes)
+            single = beam.pvalue.AsSingleton(total)
+            totals.append(total | f"Number{i}" >> beam.Map(lambda t, i=i: (i, t)))
+            state = state | f"Step{i}" >> beam.Map(_step, single)
+        return {"solver": state, "totals": tuple(totals) | "Totals" >> beam.Flatten()}
+
+
+@dataclass(eq=False)
+class FitHyperplanes(beam.PTransform):  # type: ignore[misc]
+    """Hyperplanes of arrays x and y within `n_passes` passes: -> PCollection[Hyperplanes].
+
+    Attributes that need more passes come out with converged False.
+    """
+
+    source: BlockSource
+    options: HyperplaneOptions
+    n_passes: int = 40
+    cache_bytes: int = DEFAULT_CACHE_BYTES
+
+    def __post_init__(self) -> None:
+        super().__init__()
+
+    def expand(self, ranges: Any) -> Any:
+        """PCollection[(start, stop)] -> PCollection[Hyperplanes]."""
+        solver = HyperplaneSolver(self.options)
+        passes = RunPasses(self.source, solver, self.n_passes, self.cache_bytes)
+        return (ranges | "Passes" >> passes)["solver"] | "Result" >> beam.Map(lambda s: s.result())
+
+
+@dataclass(eq=False)
+class FitHOSVD(beam.PTransform):  # type: ignore[misc]
+    """Full-rank tensor model; the source's blocks are slabs (`SlabCells`): -> PCollection[HOSVD]."""
+
+    source: BlockSource
+    standardise: bool = False
+    cache_bytes: int = DEFAULT_CACHE_BYTES
+
+    def __post_init__(self) -> None:
+        super().__init__()
+
+    def expand(self, ranges: Any) -> Any:
+        """PCollection[(start, stop)] -> PCollection[HOSVD]."""
+        solver = HOSVDSolver(self.standardise)
+        passes = RunPasses(self.source, solver, 2, self.cache_bytes)
+        return (ranges | "Passes" >> passes)["solver"] | "Model" >> beam.Map(lambda s: s.model())
+
+
+@dataclass(eq=False)
+class FitNRSfM(beam.PTransform):  # type: ignore[misc]
+    """Shape model of array points within `n_passes` passes: -> PCollection[ShapeModel]."""
+
+    source: BlockSource
+    n_shapes: int
+    front: tuple[int, ...] | None = None
+    n_passes: int = 40
+    cache_bytes: int = DEFAULT_CACHE_BYTES
+
+    def __post_init__(self) -> None:
+        super().__init__()
+        rounds = max(self.n_passes - 4, 1)
+        self._solver = NRSfMSolver(self.n_shapes, self.front, max_rounds=rounds)
+
+    def expand(self, ranges: Any) -> Any:
+        """PCollection[(start, stop)] -> PCollection[ShapeModel]."""
+        passes = RunPasses(self.source, self._solver, max(self.n_passes, 5), self.cache_bytes)
+        return (ranges | "Passes" >> passes)["solver"] | "Model" >> beam.Map(lambda s: s.model())

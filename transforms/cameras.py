@@ -1,0 +1,130 @@
+"""Affine cameras: scale, rotation, angles, the metric upgrade and the gauge.
+
+Axes: x right, y up, z toward the viewer; a camera M (2, 3) is orthographic, M = K [I | 0] R with an
+upper triangular K (thesis eq. 4.10) and R = Rz Ry Rx (eq. 4.11), angles in radians. At zero angles
+the shape faces the camera; a positive yaw turns it to the image's right.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from schemas.errors import UsageError
+
+# Points 28-36 of the 68 iBUG points are the nose: nearer to the viewer than the rest.
+IBUG68_NOSE = tuple(range(27, 36))
+
+
+def points_of_landmarks(landmarks: np.ndarray) -> np.ndarray:
+    """Points (n, 2, L) with y up, of image landmarks (n, L, 2) with y down; any unit of length."""
+    points = np.swapaxes(np.asarray(landmarks, np.float64), 1, 2).copy()
+    points[:, 1] *= -1
+    return points
+
+
+def rotation_of_angles(angles: np.ndarray) -> np.ndarray:
+    """R = Rz Ry Rx (n, 3, 3) of angles (n, 3) = (pitch x, yaw y, roll z) in radians (eq. 4.11)."""
+    angles = np.asarray(angles, np.float64)
+    (cx, cy, cz), (sx, sy, sz) = (
+        np.moveaxis(np.cos(angles), -1, 0),
+        np.moveaxis(np.sin(angles), -1, 0),
+    )
+    rows = [
+        [cz * cy, cz * sy * sx - sz * cx, cz * sy * cx + sz * sx],
+        [sz * cy, sz * sy * sx + cz * cx, sz * sy * cx - cz * sx],
+        [-sy, cy * sx, cy * cx],
+    ]
+    return np.stack([np.stack(row, axis=-1) for row in rows], axis=-2)
+
+
+def angles_of_rotation(rotations: np.ndarray) -> np.ndarray:
+    """Angles (n, 3) = (pitch, yaw, roll) of rotations (n, 3, 3): the inverse, |yaw| <= pi / 2."""
+    r = np.asarray(rotations, np.float64)
+    yaw = np.arcsin(np.clip(-r[..., 2, 0], -1, 1))
+    return np.stack(
+        [np.arctan2(r[..., 2, 1], r[..., 2, 2]), yaw, np.arctan2(r[..., 1, 0], r[..., 0, 0])],
+        axis=-1,
+    )
+
+
+def complete_rotation(rows: np.ndarray) -> np.ndarray:
+    """Rotation (n, 3, 3) with the given orthonormal first two rows (n, 2, 3)."""
+    return np.concatenate([rows, np.cross(rows[:, 0], rows[:, 1])[:, None]], axis=1)
+
+
+def decompose_cameras(cameras: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """K (n, 2, 2) upper triangular with positive diagonal and R (n, 3, 3) with M = K [I | 0] R.
+
+    cameras : (n, 2, 3) of full rank. Thesis Algorithm 2: an RQ decomposition by the QR
+    decomposition of the flipped, transposed camera, written out for two rows.
+    """
+    m = np.asarray(cameras, np.float64)
+    if m.ndim != 3 or m.shape[1:] != (2, 3):
+        raise UsageError(f"cameras have shape {m.shape!r}: give (n, 2, 3)")
+    tiny = np.finfo(float).tiny
+    k22 = np.linalg.norm(m[:, 1], axis=1)
+    second = m[:, 1] / np.maximum(k22, tiny)[:, None]
+    k12 = (m[:, 0] * second).sum(axis=1)
+    rest = m[:, 0] - k12[:, None] * second
+    k11 = np.linalg.norm(rest, axis=1)
+    first = rest / np.maximum(k11, tiny)[:, None]
+    k = np.zeros((len(m), 2, 2))
+    k[:, 0, 0], k[:, 0, 1], k[:, 1, 1] = k11, k12, k22
+    return k, complete_rotation(np.stack([first, second], axis=1))
+
+
+def nearest_scaled_rotation(cameras: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(scale (n,), rotation (n, 3, 3)): s R[:2] nearest to each camera (n, 2, 3)."""
+    u, s, vt = np.linalg.svd(np.asarray(cameras, np.float64), full_matrices=False)
+    return s.mean(axis=1), complete_rotation(u @ vt)
+
+
+def mean_rotation(rotation_sum: np.ndarray) -> np.ndarray:
+    """Rotation (3, 3) nearest to a sum of rotations: their chordal mean."""
+    u, _, vt = np.linalg.svd(rotation_sum)
+    u[:, -1] *= np.sign(np.linalg.det(u @ vt)) or 1.0
+    return u @ vt
+
+
+def metric_conditions(cameras: np.ndarray) -> np.ndarray:
+    """Sum over frames of a'a, (6, 6), for the conditions a . c = 0 on C = Q Q'.
+
+    Rows (i, j) of an affine camera become orthogonal and of equal length: i'C i = j'C j, i'C j = 0
+    (Tomasi and Kanade 1992). c holds C's entries 11, 12, 13, 22, 23, 33. Frames count equally.
+    """
+    m = np.asarray(cameras, np.float64)
+    square = np.maximum((m**2).sum(axis=(1, 2)), np.finfo(float).tiny)
+
+    def row(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+        return np.stack(
+            [
+                a[:, 0] * b[:, 0],
+                a[:, 0] * b[:, 1] + a[:, 1] * b[:, 0],
+                a[:, 0] * b[:, 2] + a[:, 2] * b[:, 0],
+                a[:, 1] * b[:, 1],
+                a[:, 1] * b[:, 2] + a[:, 2] * b[:, 1],
+                a[:, 2] * b[:, 2],
+            ],
+            axis=1,
+        )
+
+    i, j = m[:, 0], m[:, 1]
+    conditions = np.concatenate([row(i, i) - row(j, j), row(i, j)]) / np.tile(square, 2)[:, None]
+    return conditions.T @ conditions
+
+
+def metric_upgrade(conditions: np.ndarray) -> tuple[np.ndarray, bool]:
+    """(Q (3, 3), clipped): M Q is metric, from the summed conditions (6, 6).
+
+    C is the eigenvector of the smallest eigenvalue. Where it is not positive definite (too little
+    rotation, or strong deformation) its eigenvalues are clipped at 1e-3 of the largest, and
+    `clipped` says so.
+    """
+    c = np.linalg.eigh(conditions)[1][:, 0]
+    matrix = np.array([[c[0], c[1], c[2]], [c[1], c[3], c[4]], [c[2], c[4], c[5]]])
+    if np.trace(matrix) < 0:
+        matrix = -matrix
+    values, vectors = np.linalg.eigh(matrix)
+    floor = 1e-3 * values[-1]
+    clipped = bool(values[0] < floor)
+    return vectors * np.sqrt(np.maximum(values, floor)), clipped

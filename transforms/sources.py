@@ -1,0 +1,182 @@
+"""Where analyses read their rows from: a latent store, with factors and labels joined by row."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+
+from schemas.errors import UsageError
+from schemas.fingerprint import digest
+from schemas.store import LatentStore
+from transforms.blocks import Arrays, BlockSource
+from transforms.cameras import points_of_landmarks
+
+
+@dataclass(frozen=True)
+class StoreBlocks:
+    """Blocks of a latent store: the rows that are OK in all of `stages`. Only the path travels.
+
+    path : the store;  arrays : "<group>/<name>";  stages : those that write the arrays
+    layers : the layers to read of arrays that have a layer axis, as (start, stop); default all
+    expected : stage -> hexadecimal commit of every block; blocks committed with another
+        fingerprint count as pending. Default: whatever is committed.
+    """
+
+    path: str
+    arrays: tuple[str, ...]
+    stages: tuple[str, ...]
+    layers: tuple[int, int] | None = None
+    expected: Mapping[str, tuple[str, ...]] | None = None
+
+    def __post_init__(self) -> None:
+        if not self.arrays or not self.stages:
+            raise UsageError("no arrays or no stages given: name what to read and who writes it")
+        if self.layers is not None and not 0 <= self.layers[0] < self.layers[1]:
+            raise UsageError(f"layers is {self.layers!r}: give (start, stop) with start < stop")
+
+    @cached_property
+    def _store(self) -> LatentStore:
+        return LatentStore.open(self.path)
+
+    def __getstate__(self) -> dict[str, object]:
+        state = dict(self.__dict__)
+        state.pop("_store", None)
+        return state
+
+    @cached_property
+    def key(self) -> str:
+        """Store, what is read of it, and the commits of every block."""
+        commits = {
+            stage: hashlib.sha256(self._store.committed(stage).tobytes()).hexdigest()
+            for stage in self.stages
+        }
+        return digest(
+            {
+                "store": self._store.store_fp,
+                "path": self.path,
+                "arrays": list(self.arrays),
+                "layers": list(self.layers) if self.layers else None,
+                "expected": {k: list(v) for k, v in (self.expected or {}).items()},
+                "commits": commits,
+            }
+        )
+
+    @property
+    def n_rows(self) -> int:
+        """Rows of the store, OK or not."""
+        return self._store.n_rows
+
+    @property
+    def n_blocks(self) -> int:
+        """Blocks of the store, committed or not."""
+        return self._store.n_blocks
+
+    def _expected(self, block: int) -> dict[str, bytes] | None:
+        if self.expected is None:
+            return None
+        return {stage: bytes.fromhex(fps[block]) for stage, fps in self.expected.items()}
+
+    def read(self, block: int) -> tuple[np.ndarray, Arrays]:
+        """Row numbers and arrays of the block's OK rows."""
+        layers = None if self.layers is None else slice(*self.layers)
+        rows = self._store.ok_rows(
+            self.arrays, block, self.stages, fps=self._expected(block), layers=layers
+        )
+        return rows.rows, rows.arrays
+
+    def left_out(self) -> dict[str, int]:
+        """Rows that analyses do not see, by cause, over all blocks."""
+        total: dict[str, int] = {}
+        for block in range(self.n_blocks):
+            found = self._store.ok_rows((), block, self.stages, fps=self._expected(block))
+            for cause, count in found.left_out.items():
+                total[cause] = total.get(cause, 0) + count
+        return total
+
+
+@dataclass(frozen=True)
+class SelectBlocks:
+    """A source seen by an analysis: arrays renamed, columns joined by row number, rows chosen.
+
+    arrays : name for the analysis ('x', 'points') -> array of the source
+    columns : name -> array (n_rows of the whole dataset, ...): labels, cells, targets
+    where : bool (n_rows,), rows to use; default all
+    landmarks : names of arrays (m, L, 2), y down, to be turned into points (m, 2, L), y up
+    """
+
+    source: BlockSource
+    arrays: Mapping[str, str]
+    columns: Mapping[str, np.ndarray] = field(default_factory=dict)
+    where: np.ndarray | None = None
+    landmarks: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        twice = sorted(set(self.arrays) & set(self.columns))
+        if twice:
+            raise UsageError(f"names {twice!r} stand for an array and a column: rename one")
+        lengths = {len(column) for column in self.columns.values()}
+        lengths |= set() if self.where is None else {len(self.where)}
+        if len(lengths) > 1:
+            raise UsageError(f"columns have {sorted(lengths)!r} rows: give one value a row")
+
+    @cached_property
+    def key(self) -> str:
+        """The source's key and what is made of it."""
+        parts: dict[str, object] = {
+            "source": self.source.key,
+            "arrays": dict(self.arrays),
+            "landmarks": list(self.landmarks),
+        }
+        for name, column in [*self.columns.items(), ("where", self.where)]:
+            if column is not None:
+                array = np.ascontiguousarray(column)
+                content = hashlib.sha256(array.tobytes()).hexdigest()
+                parts[f"column:{name}"] = [str(array.dtype), content]
+        return digest(parts)
+
+    @property
+    def n_blocks(self) -> int:
+        """Blocks of the source."""
+        return self.source.n_blocks
+
+    def read(self, block: int) -> tuple[np.ndarray, Arrays]:
+        """Row numbers and arrays of the block's chosen rows."""
+        rows, found = self.source.read(block)
+        if self.where is not None:
+            chosen = np.asarray(self.where, bool)[rows]
+            if not chosen.all():
+                rows = rows[chosen]
+                found = {name: array[chosen] for name, array in found.items()}
+        arrays = {name: found[array] for name, array in self.arrays.items()}
+        for name in self.landmarks:
+            arrays[name] = points_of_landmarks(arrays[name])
+        return rows, arrays | {name: column[rows] for name, column in self.columns.items()}
+
+
+@dataclass(frozen=True)
+class ColumnBlocks:
+    """Some of the features of array `x`, flattened to (m, stop - start): a slab of a source."""
+
+    source: BlockSource
+    start: int
+    stop: int
+
+    @property
+    def key(self) -> str:
+        """The source's key and the range."""
+        return f"{self.source.key}[{self.start}:{self.stop}]"
+
+    @property
+    def n_blocks(self) -> int:
+        """Blocks of the source."""
+        return self.source.n_blocks
+
+    def read(self, block: int) -> tuple[np.ndarray, Arrays]:
+        """As the source's, with `x` cut to the range."""
+        rows, arrays = self.source.read(block)
+        flat = arrays["x"].reshape(len(rows), -1)
+        return rows, arrays | {"x": flat[:, self.start : self.stop]}
