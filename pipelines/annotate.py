@@ -18,15 +18,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from generators.annotators import AnnotatorCard, check_trust, load_annotator, read_card
+from pipelines.annotation_table import export_annotations
 from pipelines.invert import STAGE as INVERT
 from pipelines.invert import generator_facts
 from pipelines.sources import Source
 from pipelines.work import (
     Batch,
+    BlockImages,
     BlockWork,
     Engine,
     Guard,
-    ImageReader,
     Progress,
     Rows,
     StageState,
@@ -46,6 +47,15 @@ from schemas.spec_models import AnnotateSpec
 from schemas.store import ArraySpec, LatentStore
 from transforms.annotate import annotate_batch
 from transforms.preprocess import DEFAULT_MAX_PIXELS, to_uint8
+
+__all__ = [
+    "AnnotatePlan",
+    "AnnotateResult",
+    "annotate",
+    "export_annotations",
+    "plan_annotate",
+    "stages_of",
+]
 
 #: Raised whenever a stored number changes for the same inputs (a golden test notices).
 VERSION = 1
@@ -214,7 +224,7 @@ class AnnotateWorker:
                     f"{stage.card.fingerprint!r}: the file changed; start again"
                 )
         self.store = LatentStore.open(task.store_path, "r+")
-        self.reader = ImageReader(
+        self.reader = BlockImages(
             task.source, task.resolution, task.crop, task.max_pixels, task.threads
         )
 

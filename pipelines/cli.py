@@ -7,6 +7,7 @@ analyses not run; 1 error; 2 usage; 75 locked by another run; 130 interrupted.
 from __future__ import annotations
 
 import json
+import logging
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -125,19 +126,21 @@ def edit(
     unit: Annotated[str, typer.Option(help="'sd' (standard deviations) or 'raw'.")] = "sd",
 ) -> None:
     """Draw strips: rows edited along a direction of the run's direction set."""
-    from pipelines.artefacts import Artefacts
+    import generators
     from pipelines.edit import draw_strips
+    from pipelines.finished import FinishedRun
     from schemas.spec import load_spec
 
-    amounts = _numbers(strengths, "--strengths")
-    run_files = Artefacts.of(load_spec(spec))
-    codes = run_files.codes(_rows(rows))
-    generator = run_files.generator()
-    directions = run_files.directions()
+    amounts, chosen = _numbers(strengths, "--strengths"), _rows(rows)
+    finished = FinishedRun.of(load_spec(spec))
+    codes = finished.codes(chosen)
+    generator = generators.load(finished.spec.generator)
     for name in direction:
         path = out if len(direction) == 1 else out / f"{name}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
-        draw_strips(generator, codes, directions[name], amounts, unit, path)
+        labels = [f"row {row}" for row in chosen]
+        found = finished.directions[name]
+        draw_strips(generator, codes, found, amounts, unit, path, space=found.space, labels=labels)
         console.print(f"strip: {path}", markup=False)
 
 
@@ -153,10 +156,10 @@ def export(
     ] = "annotations",
 ) -> None:
     """Export annotations or directions for other tools."""
-    from pipelines.artefacts import Artefacts
+    from pipelines.finished import FinishedRun
     from schemas.spec import load_spec
 
-    for path in Artefacts.of(load_spec(spec)).export(kind, out):
+    for path in FinishedRun.of(load_spec(spec)).export(kind, out):
         console.print(f"wrote {path}", markup=False)
 
 
@@ -165,7 +168,7 @@ def inspect(
     path: Annotated[Path, typer.Argument(help="Index, store, direction set or checkpoint.")],
 ) -> None:
     """Say what a file or store is: shapes, counts, fingerprints. Executes nothing from it."""
-    from pipelines.inspect import describe
+    from pipelines.describe import describe
 
     table = Table(show_header=False, box=None)
     for key, value in describe(path).items():
@@ -187,10 +190,6 @@ def faces(
     from pipelines.faces import write_faces
     from pipelines.progress import stage_progress
 
-    if (people is None) == (random is None):
-        raise UsageError(
-            f"--people is {people!r} and --random is {random!r}: give exactly one of them"
-        )
     with stage_progress(console, "faces") as progress:
         n = write_faces(out, people, random, resolution, seed, progress=progress)
     console.print(f"{n} pictures in {out}", markup=False)
@@ -235,6 +234,8 @@ def _rows(text: str) -> list[int]:
 
 def main(arguments: list[str] | None = None) -> None:
     """Entry point of the console script: one line for an error, its exit code, no traceback."""
+    logging.getLogger().setLevel(logging.ERROR)
+    logging.getLogger("apache_beam").setLevel(logging.CRITICAL)  # its errors are raised as well
     try:
         code: Any = app(arguments, standalone_mode=False)
     except LatentflowError as e:

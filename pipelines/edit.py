@@ -61,11 +61,12 @@ def edit_images(
         )
     edited = np.stack([apply(codes, direction, amount, unit) for amount in amounts], axis=1)
     flat = edited.reshape(-1, *codes.shape[1:]).astype(np.float32)
+    device = getattr(generator, "device", "cpu")
     pictures = []
     with torch.no_grad():
         for start in range(0, len(flat), batch_size):
             batch = torch.from_numpy(flat[start : start + batch_size])
-            drawn = generator.synthesise(batch, space=space)
+            drawn = generator.synthesise(batch.to(device), space=space)
             pictures.append(to_uint8(drawn.detach().cpu().numpy()))
     images = np.concatenate(pictures)
     return images.reshape(len(codes), len(amounts), *images.shape[1:])
@@ -174,7 +175,8 @@ def strip_grid(
         draw.text((_MARGIN, _MARGIN + 8), _one_line(title), _INK, bold, anchor="lm")
     for column, strength in enumerate(strengths):
         x = left + column * (cell_w + _GAP)
-        text = strength_label(strength, unit)
+        # the font that Pillow brings has no minus sign
+        text = strength_label(strength, unit).replace("\N{MINUS SIGN}", "-")
         draw.text((x + cell_w / 2, top - 12), text, _MUTED, font, anchor="mm")
         for row in range(rows):
             cell = Image.fromarray(images[row, column])
@@ -207,7 +209,7 @@ def _one_line(text: str) -> str:
     """Text for a picture: one line, unprintable characters shown as a question mark."""
     line = " ".join(str(text).split())
     line = "".join(c if c.isprintable() else "?" for c in line)
-    return line if len(line) <= 60 else line[:59] + "\N{HORIZONTAL ELLIPSIS}"
+    return line if len(line) <= 60 else line[:57] + "..."
 
 
 def _width(font: Any, text: str) -> int:

@@ -11,6 +11,7 @@ import numpy as np
 from PIL import Image
 
 from generators.facerig import ATTRIBUTES, EXPRESSIONS, Faces, complete_design, random_faces, render
+from schemas.errors import UsageError
 
 BATCH = 200
 SCENE_COLUMNS = ("yaw", "pitch", "roll", "light_x", "light_y", "light_strength")
@@ -33,7 +34,13 @@ def write_faces(
     expression, intensity, view, glasses and the continuous factors) and ``truth.npz`` (path,
     landmarks3d float32 (n, 3, 68) in pixels, camera frame, y up; landmarks float32 (n, 68, 2);
     visible bool (n, 68); attributes float32 (n, 10)).
+
+    Raises UsageError unless exactly one of the two counts is given, and is positive.
     """
+    if (people is None) == (n_random is None) or (people or n_random or 0) < 1:
+        raise UsageError(
+            f"people is {people!r} and n_random {n_random!r}: give one of them, at least 1"
+        )
     if n_random is None:
         faces, design = complete_design(range(people or 0), seed)
         names = ["{person}_{expression}_{intensity}_{view}.png".format_map(row) for row in design]

@@ -34,7 +34,6 @@ from transforms.preprocess import DEFAULT_MAX_PIXELS, Quarantine, probe
 
 Progress = Callable[[int, int], None]
 _BATCH = 32  # items a thread takes at once
-_HASH_CHUNK = 1 << 20
 
 
 @dataclass
@@ -215,29 +214,23 @@ class _Look:
             known = self._id_of[item.uri]
             if known in self._size_of:
                 return _Seen(known, *self._size_of[known])
+        image_id = None
         try:
-            image_id = self._hash(item.uri)
+            path = self._source.local_path(item.uri)
+            image_id = self._hash(item.uri, path)
+            if image_id in self._size_of:
+                return _Seen(image_id, *self._size_of[image_id])
+            with open_item(self._source, item.uri, path) as file:
+                return _Seen(image_id, *probe(file, self._max_pixels))
         except Quarantine as e:
-            return _Seen(None, problem=Unreadable(item.uri, e.reason.name, e.text))
-        if image_id in self._size_of:
-            return _Seen(image_id, *self._size_of[image_id])
-        try:
-            with open_item(self._source, item.uri) as file:
-                width, height = probe(file, self._max_pixels)
-        except Quarantine as e:
-            return _Seen(image_id, problem=Unreadable(item.uri, e.reason.name, e.text))
-        return _Seen(image_id, width, height)
+            problem = Unreadable(item.uri, e.reason.name, e.text)
+            return _Seen(image_id, problem=problem)
 
-    def _hash(self, uri: str) -> str:
-        path = self._source.local_path(uri)
+    def _hash(self, uri: str, path: Path | None) -> str:
         with file_errors(uri):
-            if path is not None and self._cache is not None:
-                return self._cache.sha256(path)
-            hasher = hashlib.sha256()
-            with open_item(self._source, uri) as file:
-                while chunk := file.read(_HASH_CHUNK):
-                    hasher.update(chunk)
-            return hasher.hexdigest()
+            if path is not None:
+                return file_sha256(path) if self._cache is None else self._cache.sha256(path)
+        return hashlib.sha256(self._source.read(uri)).hexdigest()
 
 
 def _container_hashes(
@@ -246,9 +239,8 @@ def _container_hashes(
     """sha256 of the files that hold many images each, so that unchanged ones are not read."""
     names = sorted({item.container for item in items if item.container is not None})
     hash_of = cache.sha256 if cache is not None else file_sha256
-    root = Path(source.root)
     try:
-        return {name: hash_of(inside(root, name)) for name in names}
+        return {name: hash_of(inside(source.root, name)) for name in names}
     except OSError as e:
         raise InputError(f"{e.filename or source.root!r} cannot be read: {e.strerror}") from e
 

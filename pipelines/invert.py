@@ -19,10 +19,10 @@ from numpy.typing import NDArray
 from pipelines.sources import Source
 from pipelines.work import (
     Batch,
+    BlockImages,
     BlockWork,
     Engine,
     Guard,
-    ImageReader,
     Progress,
     Rows,
     StageState,
@@ -288,7 +288,7 @@ class InvertWorker:
 
             self.encoder = load_encoder(task.encoder_uri, self.device, spec.space)
         self.store = LatentStore.open(task.store_path, "r+")
-        self.reader = ImageReader(
+        self.reader = BlockImages(
             task.source, self.generator.resolution, spec.crop, spec.max_pixels, spec.threads
         )
 

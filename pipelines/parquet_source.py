@@ -61,7 +61,7 @@ class ParquetSource:
         return listing
 
     def _list_file(self, name: str, listing: Listing) -> None:
-        path = inside(Path(self.root), name)
+        path = inside(self.root, name)
         try:
             with pq.ParquetFile(path) as file:
                 schema, n_rows = file.schema_arrow, file.metadata.num_rows
@@ -104,7 +104,7 @@ class ParquetSource:
     def _locate(self, uri: str) -> bytes | Path:
         name, row = self._split(uri)
         with file_errors(uri):
-            cell = self._groups.cell(inside(Path(self.root), name), self.image_column, row)
+            cell = self._groups.cell(inside(self.root, name), self.image_column, row)
         if isinstance(cell, dict):
             cell = cell.get("bytes") if cell.get("bytes") is not None else cell.get("path")
         if cell is None:
@@ -116,9 +116,9 @@ class ParquetSource:
                 f"column {self.image_column!r} of {name!r} holds {type(cell).__name__!r}: "
                 "it must hold bytes, a struct of bytes and path, or paths"
             )
-        inside(Path(self.root), cell)  # before it is put behind the table's own folder
+        inside(self.root, cell)  # before it is put behind the table's own folder
         folder = name.rsplit("/", 1)[0] + "/" if "/" in name else ""
-        return inside(Path(self.root), folder + cell)
+        return inside(self.root, folder + cell)
 
     def _split(self, uri: str) -> tuple[str, int]:
         marker = ".parquet" if ".parquet#" in uri.lower() else ".pq"

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Iterable, Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from schemas.errors import InputError
 
@@ -16,39 +17,35 @@ IMAGE_ENDINGS = frozenset(
 _DIGITS = re.compile(r"[0-9]+")
 
 
-def inside(root: Path, relative: str) -> Path:
+def inside(root: str | Path, relative: str) -> Path:
     """The file ``relative`` below ``root``, after following links.
 
-    root : resolved absolute folder
+    root : absolute folder without links
     Raises InputError for anything that is not a plain relative path below the root: absolute,
     with a drive, a URL, "..", a NUL, or a link that leads outside.
     """
-    parts = PurePosixPath(relative.replace("\\", "/")).parts
     unsafe = (
         not relative
         or "\0" in relative
         or "://" in relative
-        or relative.lower().startswith("file:")
-        or re.match(r"^[A-Za-z]:", relative) is not None
         or relative.startswith(("/", "\\", "~"))
-        or ".." in parts
+        or relative[1:2] == ":"
+        or relative[:5].lower() == "file:"
+        or ".." in relative.replace("\\", "/").split("/")
     )
     if unsafe:
         raise InputError(
             f"path {relative!r} reaches outside the dataset's root {str(root)!r}: "
             "use paths relative to the root, without '..'"
         )
-    path = root / relative
-    try:
-        resolved = path.resolve()
-    except (OSError, RuntimeError) as e:
-        raise InputError(f"path {relative!r} cannot be resolved: {e}: remove the link") from e
-    if not resolved.is_relative_to(root):
+    path = os.path.join(root, relative)
+    real = os.path.realpath(path)
+    if not real.startswith(os.path.join(root, "")):
         raise InputError(
-            f"path {relative!r} is a link to {str(resolved)!r}, outside the dataset's root "
+            f"path {relative!r} is a link to {real!r}, outside the dataset's root "
             f"{str(root)!r}: copy the file, or set the root higher"
         )
-    return path
+    return Path(path)
 
 
 def natural_key(text: str) -> tuple[str, str]:
@@ -102,7 +99,7 @@ def selector(
 
 def suffix(relative: str) -> str:
     """Lower-case ending with its dot, "" where there is none."""
-    return PurePosixPath(relative).suffix.lower()
+    return os.path.splitext(relative)[1].lower()
 
 
 def _regex(pattern: str) -> str:

@@ -31,7 +31,7 @@ MARKERS = ("o", "s", "^", "D", "v", "X", "P", "*")
 _VARIABLES = {INK: "--ink", MUTED: "--muted", GRID: "--line", CARD: "--card"} | {
     colour: f"--s{k}" for k, colour in enumerate(SERIES)
 }
-_STYLE = {
+_STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
     "svg.hashsalt": "latentflow",
     "text.parse_math": False,  # a '$' in somebody's label is a dollar sign
@@ -62,10 +62,16 @@ _STYLE = {
 
 
 @contextlib.contextmanager
-def canvas(width: float, height: float) -> Iterator[Figure]:
-    """A figure of ``width`` x ``height`` CSS pixels in the report's style."""
+def canvas(width: float, height: float, *, fitted: bool = True) -> Iterator[Figure]:
+    """A figure of ``width`` x ``height`` CSS pixels in the report's style.
+
+    fitted : axes are laid out so that their labels have room.
+    """
     with matplotlib.rc_context(_STYLE):
-        yield Figure(figsize=(width / 72, height / 72), dpi=72, layout="constrained")
+        figure = Figure(figsize=(width / 72, height / 72), dpi=72)
+        if fitted:
+            figure.set_layout_engine("constrained")
+        yield figure
 
 
 def inline_svg(figure: Figure, alt: str) -> Markup:
@@ -83,7 +89,7 @@ def inline_svg(figure: Figure, alt: str) -> Markup:
     text = re.sub(r"<style[^>]*>.*?</style>", "", text, flags=re.DOTALL)
     text = re.sub(r"<!--.*?-->", "", text, flags=re.DOTALL)
     width, height = (float(v) for v in figure.get_size_inches() * 72)
-    text = re.sub(r'<g id="[A-Za-z0-9]+_\d+"', "<g", text)
+    text = re.sub(r'<g id="[A-Za-z0-9.]+_\d+"', "<g", text)
     head = (
         f'<svg xmlns:xlink="http://www.w3.org/1999/xlink" viewBox="0 0 {width:g} {height:g}" '
         f'role="img" aria-label="{escape(alt)}" style="max-width: {width:g}px">'
@@ -136,17 +142,28 @@ def histogram(values: np.ndarray, label: str, median_text: str) -> Markup:
     with canvas(430, 210) as figure:
         axes = figure.add_subplot()
         n_bins = int(np.clip(np.sqrt(len(values)) * 1.5, 8, 48))
-        axes.hist(np.clip(values, low, high), bins=n_bins, range=(low, high), color=SERIES[0],
-                  edgecolor=CARD, linewidth=0.6)  # fmt: skip
+        axes.hist(
+            np.clip(values, low, high),
+            bins=n_bins,
+            range=(low, high),
+            color=SERIES[0],
+            edgecolor=CARD,
+            linewidth=0.6,
+        )
         median = float(np.median(values))
         axes.axvline(median, color=SERIES[1], linewidth=1.6)
         axes.set_ylim(0, axes.get_ylim()[1] * 1.12)
         right = median > (low + high) / 2
         axes.annotate(
-            median_text, (median, 1), xycoords=("data", "axes fraction"),
-            xytext=(-6 if right else 6, -2), textcoords="offset points", va="top",
-            ha="right" if right else "left", fontweight="bold",
-        )  # fmt: skip
+            median_text,
+            (median, 1),
+            xycoords=("data", "axes fraction"),
+            xytext=(-6 if right else 6, -2),
+            textcoords="offset points",
+            va="top",
+            ha="right" if right else "left",
+            fontweight="bold",
+        )
         axes.set_xlabel(label)
         axes.set_ylabel("rows")
         axes.yaxis.set_major_locator(MaxNLocator(4, integer=True))
@@ -177,8 +194,13 @@ def spectrum(ratio: np.ndarray, shown: int = 60) -> tuple[Markup, Markup]:
             if total[-1] >= level:
                 at = int(np.argmax(total >= level)) + 1
                 axes.plot([at], [total[at - 1]], "o", color=SERIES[1], markersize=5)
-                axes.annotate(f"{100 * level:.0f} % at {at}", (at, total[at - 1]), xytext=(7, -11),
-                              textcoords="offset points", fontsize=10.5)  # fmt: skip
+                axes.annotate(
+                    f"{100 * level:.0f} % at {at}",
+                    (at, total[at - 1]),
+                    xytext=(7, -11),
+                    textcoords="offset points",
+                    fontsize=10.5,
+                )
         _percent(axes, "cumulative")
         axes.set_ylim(0, 1.03)
         axes.set_xlim(left=min(1, number[-1] * 0.02))
@@ -215,13 +237,29 @@ def subspace(points: np.ndarray, groups: Sequence[tuple[str, float | None]]) -> 
             line = np.vstack([origin, path]) if neutral else path
             axes.plot(*line.T, color=colour, linewidth=1.6, alpha=0.75)
             size = np.linspace(32, 95, len(mine)) if len(mine) > 1 else np.array([60.0])
-            axes.scatter(*path.T, s=size, color=colour, marker=MARKERS[n % len(MARKERS)],
-                         edgecolors=CARD, linewidths=0.8, zorder=3)  # fmt: skip
+            axes.scatter(
+                path[:, 0],
+                path[:, 1],
+                s=size,
+                color=colour,
+                marker=MARKERS[n % len(MARKERS)],
+                edgecolors=CARD,
+                linewidths=0.8,
+                zorder=3,
+            )
             ends.append((path[-1], name, colour))
         if neutral:
-            axes.scatter(*origin, s=110, color=CARD, edgecolors=INK, linewidths=2, zorder=4)
-            axes.annotate("neutral", origin, xytext=(11, -4), textcoords="offset points",
-                          fontweight="bold", zorder=5)  # fmt: skip
+            axes.scatter(
+                origin[0], origin[1], s=110, color=CARD, edgecolors=INK, linewidths=2, zorder=4
+            )
+            axes.annotate(
+                "neutral",
+                (origin[0], origin[1]),
+                xytext=(11, -4),
+                textcoords="offset points",
+                fontweight="bold",
+                zorder=5,
+            )
         axes.margins(0.17, 0.12)
         axes.set_aspect("equal", adjustable="datalim")
         axes.set_xlabel("first coordinate")
@@ -249,6 +287,12 @@ def _label_ends(axes: Axes, origin: np.ndarray, ends: list[tuple[np.ndarray, str
                 target = other_y - 14
         placed.append((start, target, width))
         axes.annotate(
-            name, point, xytext=(9 if right else -9, target - y), textcoords="offset points",
-            ha="left" if right else "right", va="center", color=colour, fontweight="bold",
-        )  # fmt: skip
+            name,
+            (point[0], point[1]),
+            xytext=(9 if right else -9, target - y),
+            textcoords="offset points",
+            ha="left" if right else "right",
+            va="center",
+            color=colour,
+            fontweight="bold",
+        )

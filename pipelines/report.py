@@ -65,8 +65,11 @@ def _header(folder: RunFolder) -> dict[str, Any]:
     report_spec = spec.get("report") if isinstance(spec.get("report"), dict) else {}
     name = str(run.get("name", folder.path.resolve().name))
     code = run.get("exit_code")
+    if code == 0 and _counts(run).get("quarantined"):
+        code = 3  # written while the run was still at its last stage
     tone, meaning = report_text.EXIT_MEANINGS.get(
-        code, ("fair", "still running" if code is None else f"ended with exit code {code}")
+        code if isinstance(code, int) else -1,
+        ("fair", "still running" if code is None else f"ended with exit code {code}"),
     )
     return {
         "name": name,
@@ -80,10 +83,14 @@ def _header(folder: RunFolder) -> dict[str, Any]:
     }
 
 
+def _counts(run: dict[str, Any]) -> dict[str, Any]:
+    return run["counts"] if isinstance(run.get("counts"), dict) else {}
+
+
 def _tiles(folder: RunFolder) -> list[tuple[str, str, str]]:
     """Key figures: (label, value, unit or note)."""
     run = folder.run
-    counts: dict[str, Any] = run["counts"] if isinstance(run.get("counts"), dict) else {}
+    counts = _counts(run)
     tiles = []
     if report_text.is_number(counts.get("ok")):
         tiles.append(("rows ok", report_text.count(counts["ok"]), ""))

@@ -21,6 +21,7 @@ METHODS = {
     "mean_difference": "Mean difference",
     "svm": "SVM hyperplane",
     "pca": "PCA",
+    "linear": "Linear regression",
     "nrsfm": "NRSfM",
     "imported": "Imported",
 }
@@ -122,8 +123,12 @@ def _strip_uris(folder: RunFolder, names: list[str]) -> dict[str, dict[str, Any]
             images = images[: min(wanted, most_rows)]
             uri = plots.picture_uri(plots.tile(images, side), quality)
             rows, columns, height, width = images.shape[:4]
-            found[name] = {"uri": uri, "rows": rows, "columns": columns,
-                           "ratio": f"{columns * width} / {rows * height}"}  # fmt: skip
+            found[name] = {
+                "uri": uri,
+                "rows": rows,
+                "columns": columns,
+                "ratio": f"{columns * width} / {rows * height}",
+            }
             total += len(uri)
             if total > STRIP_BUDGET:
                 break
@@ -139,6 +144,8 @@ def _facts(entry: dict[str, Any], strengths: list[float], unit: str) -> list[tup
         facts.append(("target", report_text.plain(entry["target"])))
     if is_number(entry.get("rise_fraction")):
         facts.append((f"rises in, at {last}", report_text.percent(entry["rise_fraction"])))
+    if is_number(entry.get("rise_fraction_of_possible")):
+        facts.append(("of those that can", report_text.percent(entry["rise_fraction_of_possible"])))
     target_change = _mapping(entry.get("mean_change")).get(entry.get("target"))
     if is_number(target_change):
         facts.append(("mean change", report_text.fixed(target_change, 2, sign=True)))
@@ -169,11 +176,20 @@ def _score_rows(
         series = _series(values, n)
         if np.isfinite(series).any():
             change = series - series[origin]
-            cells = [heat.cell(c, report_text.fixed(float(v))) for c, v in zip(change, series,
-                     strict=True)]  # fmt: skip
+            cells = [
+                heat.cell(c, report_text.fixed(float(v)))
+                for c, v in zip(change, series, strict=True)
+            ]
             size = float(np.nanmax(np.abs(change), initial=0.0))
-            rows.append({"name": report_text.plain(name), "target": name == target,
-                         "cells": cells, "size": size, "pose": False})  # fmt: skip
+            rows.append(
+                {
+                    "name": report_text.plain(name),
+                    "target": name == target,
+                    "cells": cells,
+                    "size": size,
+                    "pose": False,
+                }
+            )
     left = 0
     if len(rows) > MAX_ATTRIBUTES:
         ranked = sorted(rows, key=lambda row: (not row["target"], -row["size"]))[:MAX_ATTRIBUTES]
@@ -186,8 +202,15 @@ def _score_rows(
                 pose_heat.cell(c, report_text.fixed(float(v), 1 if abs(v) < 9.95 else 0) + "°")
                 for c, v in zip(series - series[origin], series, strict=True)
             ]
-            rows.append({"name": report_text.plain(name), "target": name == target,
-                         "cells": cells, "size": 0.0, "pose": True})  # fmt: skip
+            rows.append(
+                {
+                    "name": report_text.plain(name),
+                    "target": name == target,
+                    "cells": cells,
+                    "size": 0.0,
+                    "pose": True,
+                }
+            )
     if left:
         rows[-1]["note"] = f"{left} attributes with smaller changes are in the table below"
     return rows
@@ -250,8 +273,10 @@ def comparison(folder: RunFolder) -> dict[str, Any]:
             }
         )
     shared = [row["ranks"] for row in rows]
-    return {"rows": rows, "ranks": shared[0] if shared and shared.count(shared[0]) == len(shared)
-            else None}  # fmt: skip
+    return {
+        "rows": rows,
+        "ranks": shared[0] if shared and shared.count(shared[0]) == len(shared) else None,
+    }
 
 
 def _ranks(ranks: Any) -> list[tuple[str, str]]:
@@ -264,10 +289,10 @@ def _ranks(ranks: Any) -> list[tuple[str, str]]:
 
 def hyperplanes(folder: RunFolder) -> dict[str, Any]:
     """Held-out accuracy of the SVM hyperplanes."""
+    entries = [e for e in folder.evaluation["svm"] if isinstance(e, dict)]
+    keys = [k for k in ("rows", "positive", "persons") if any(k in e for e in entries)]
     rows = []
-    for entry in folder.evaluation["svm"]:
-        if not isinstance(entry, dict):
-            continue
+    for entry in entries:
         accuracy = entry.get("accuracy")
         rows.append(
             {
@@ -275,11 +300,10 @@ def hyperplanes(folder: RunFolder) -> dict[str, Any]:
                 "accuracy": report_text.percent(accuracy),
                 "share": 100 * float(accuracy) if is_number(accuracy) else 0.0,
                 "auc": report_text.fixed(entry.get("auc"), 3),
-                "rows": report_text.count(entry.get("rows")),
-                "persons": report_text.count(entry.get("persons")),
+                "counts": [report_text.count(entry.get(k)) for k in keys],
             }
         )
-    return {"rows": rows}
+    return {"rows": rows, "columns": [k.capitalize() for k in keys]}
 
 
 def _mapping(value: Any) -> dict[Any, Any]:

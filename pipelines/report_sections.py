@@ -122,6 +122,7 @@ def _stages(folder: RunFolder) -> dict[str, Any]:
     for stage, took in zip(stages, seconds, strict=True):
         n = stage.get("rows")
         detail = _mapping(stage.get("detail"))
+        parts = [(k, v) for k, v in detail.items() if is_number(_mapping(v).get("seconds"))]
         rows.append(
             {
                 "name": str(stage.get("name", "")),
@@ -130,6 +131,11 @@ def _stages(folder: RunFolder) -> dict[str, Any]:
                 "rows": report_text.count(n),
                 "rate": report_text.number(n / took) if is_number(n) and took > 0 else "",
                 "skipped": bool(stage.get("skipped")),
+                "parts": [
+                    (report_text.plain(k), report_text.duration(v["seconds"]))
+                    for k, v in parts
+                    if not v.get("skipped")
+                ],
                 "detail": ", ".join(
                     f"{report_text.plain(k)} {report_text.number(v) if is_number(v) else v}"
                     for k, v in detail.items()
@@ -185,32 +191,33 @@ def _spectrum(folder: RunFolder) -> dict[str, Any]:
         raise AbsentError("the PCA has no explained variance ratios (constant latents)")
     bars, total = plots.spectrum(ratio)
     cumulative = np.cumsum(ratio)
-    levels = [(level, int(np.argmax(cumulative >= level)) + 1)
-              for level in (0.5, 0.9, 0.95, 0.99) if cumulative[-1] >= level]  # fmt: skip
+    levels = [
+        (level, int(np.argmax(cumulative >= level)) + 1)
+        for level in (0.5, 0.9, 0.95, 0.99)
+        if cumulative[-1] >= level
+    ]
     return {
         "figures": [bars, total],
         "n_components": len(ratio),
         "first": report_text.percent(float(ratio[0])),
         "total": report_text.percent(float(cumulative[-1])),
         "levels": [(report_text.percent(level, 0), n) for level, n in levels],
-        "n_rows": report_text.count(attrs.get("n_rows")) if "n_rows" in attrs else "",
+        "n_rows": _shown_count(attrs, "n_rows", "rows"),
     }
 
 
 # ---- tensor model and shape -----------------------------------------------------------------
 
 
-def level_groups(attrs: dict[str, Any], n_levels: int) -> list[tuple[str, float | None]] | None:
-    """(group, intensity) of each level of a tensor model's expression mode, None without names.
+def level_groups(names: Any, n_levels: int) -> list[tuple[str, float | None]] | None:
+    """(group, intensity) of each level of a tensor model's mode, None where names do not fit.
 
-    Names stand under "levels", "level_names" or "names" as a list, each a text such as
-    "anger/3" (separator '/', ':', '|', ',' or space) or a list [expression, intensity].
+    names : a list with one entry a level, each a text such as "anger/3" (separator '/', ':', '|',
+    ',' or space) or a list [expression, intensity].
     """
-    for key in ("levels", "level_names", "names"):
-        names = attrs.get(key)
-        if isinstance(names, list) and len(names) == n_levels:
-            return [_group(name) for name in names]
-    return None
+    if not isinstance(names, list) or len(names) != n_levels:
+        return None
+    return [_group(name) for name in names]
 
 
 def _group(name: Any) -> tuple[str, float | None]:
@@ -226,13 +233,49 @@ def _group(name: Any) -> tuple[str, float | None]:
 
 def _subspace(folder: RunFolder) -> dict[str, Any]:
     arrays, attrs = _model(folder, "hosvd", "HOSVD")
-    points = np.asarray(arrays.get("expression_subspace", np.empty((0, 0))), dtype=np.float64)
+    mode, points, names = _expression_mode(arrays, attrs)
     if points.ndim != 2 or points.shape[0] < 3 or points.shape[1] < 2:
-        raise AbsentError("the HOSVD has no expression mode with at least three levels")
-    groups = level_groups(attrs, len(points))
+        raise AbsentError("the HOSVD has no mode beside the persons with at least three levels")
+    groups = level_groups(names, len(points))
     if groups is None:
-        raise AbsentError("the HOSVD's expression levels have no names")
-    return {"figure": plots.subspace(points[:, :2], groups), "n_levels": len(points)}
+        raise AbsentError(f"the levels of the HOSVD's mode {mode!r} have no names")
+    figure = plots.subspace(points[:, :2], groups)
+    return {"figure": figure, "n_levels": len(points), "mode": report_text.plain(mode)}
+
+
+def _expression_mode(
+    arrays: dict[str, np.ndarray], attrs: dict[str, Any]
+) -> tuple[str, np.ndarray, Any]:
+    """(name of the mode, coordinates of its levels (levels, n), names of the levels).
+
+    The mode with "expression" in its name, else the first composite one, else the one with most
+    levels; never the first mode (persons). Models may also hold one "expression_subspace".
+    """
+    if "expression_subspace" in arrays:
+        return "expression", _floats(arrays["expression_subspace"]), attrs.get("levels")
+    modes = [m if isinstance(m, list) else [m] for m in _list(attrs.get("modes"))]
+    found = [i for i in range(1, len(modes)) if f"subspace{i}" in arrays]
+    if not found:
+        return "expression", np.empty((0, 0)), None
+    chosen = max(
+        found,
+        key=lambda i: (
+            any("expression" in str(name).lower() for name in modes[i]),
+            len(modes[i]) > 1,
+            len(arrays[f"subspace{i}"]),
+        ),
+    )
+    levels = _list(attrs.get("levels"))
+    names = _list(levels[chosen]) if chosen < len(levels) else []
+    kept = arrays.get(f"kept{chosen}")
+    if kept is not None and len(kept) and int(np.max(kept)) < len(names):
+        names = [names[int(k)] for k in kept]
+    mode = " \N{MULTIPLICATION SIGN} ".join(str(name) for name in modes[chosen])
+    return mode, _floats(arrays[f"subspace{chosen}"]), names
+
+
+def _floats(value: np.ndarray) -> np.ndarray:
+    return np.asarray(value, dtype=np.float64)
 
 
 def _shape(folder: RunFolder) -> dict[str, Any]:
@@ -249,7 +292,7 @@ def _shape(folder: RunFolder) -> dict[str, Any]:
     basis = np.asarray(arrays.get("basis", np.empty((0, 3, 0))), dtype=np.float64)
     multiples, scaled = [], False
     if basis.ndim == 3 and basis.shape[1:] == rigid.shape and np.isfinite(basis).all():
-        spread = _spread(arrays, len(basis))
+        spread = _spread(arrays, attrs, len(basis))
         scaled = spread is not None
         for k, vector in enumerate(basis[:SHOWN_BASIS]):
             length = float(np.sqrt((vector**2).sum(axis=0).mean()))
@@ -267,42 +310,63 @@ def _shape(folder: RunFolder) -> dict[str, Any]:
         "mirrored": mirrored,
         "share": report_text.percent(BASIS_SHARE, 0),
         "errors": _shape_errors(folder),
-        "n_frames": report_text.count(attrs["n_frames"]) if "n_frames" in attrs else "",
+        "n_frames": _shown_count(attrs, "n_frames", "frames"),
     }
 
 
-def _spread(arrays: dict[str, np.ndarray], n_basis: int) -> np.ndarray | None:
-    """Standard deviation of each basis shape's coefficients over frames, None when not stored."""
-    coefficients = np.asarray(arrays.get("coefficients", np.empty(0)), dtype=np.float64)
-    if coefficients.ndim != 2 or coefficients.shape[1] != n_basis or len(coefficients) < 2:
+def _spread(
+    arrays: dict[str, np.ndarray], attrs: dict[str, Any], n_basis: int
+) -> np.ndarray | None:
+    """Standard deviation of each basis shape's coefficients over frames, None when not stored.
+
+    They stand in "coefficients" (F, K), or in the columns "alpha0", "alpha1", ... of "parameters".
+    """
+    coefficients = _floats(arrays.get("coefficients", np.empty(0)))
+    names, parameters = attrs.get("parameter_names"), arrays.get("parameters", np.empty(0))
+    if isinstance(names, list) and parameters.ndim == 2 and len(names) == parameters.shape[1]:
+        columns = [i for i, name in enumerate(names) if re.fullmatch(r"alpha\d+", str(name))]
+        coefficients = _floats(parameters)[:, columns]
+    if coefficients.ndim != 2 or coefficients.shape[1] != n_basis or n_basis == 0:
         return None
     kept = coefficients[np.isfinite(coefficients).all(axis=1)]
     return np.asarray(np.std(kept, axis=0)) if len(kept) > 1 else None
 
 
-_ERROR_NAMES = {
-    "relative_error": "Relative error of the shapes after similarity alignment",
-    "rigid_error": "The same, of the rigid shape alone",
-    "reprojection": "Relative reprojection error",
-}
+#: Groups of errors that are of one unit, so that their bars can be compared.
+_ERRORS = (
+    {
+        "relative_error": "Relative 3D error after similarity alignment",
+        "rigid_error": "The same, of the rigid shape alone",
+    },
+    {"reprojection": "Relative re-projection error"},
+    {
+        "residual": "Re-projection error, root mean square in pixels",
+        "residual_rigid": "The same, of the rigid shape alone",
+    },
+    {"noise": "Noise estimate, pixels"},
+)
 
 
 def _shape_errors(folder: RunFolder) -> list[dict[str, Any]]:
-    errors = _mapping(folder.evaluation.get("nrsfm"))
+    """Errors that evaluation measured; those against known 3D truth may stand in the summary."""
+    found = {**_mapping(folder.summary.get("nrsfm")), **_mapping(folder.evaluation.get("nrsfm"))}
+    numbers = {k: float(v) for k, v in found.items() if is_number(v)}
     rows = []
-    numbers = {k: float(v) for k, v in errors.items() if is_number(v)}
-    bars = [v for k, v in numbers.items() if k in _ERROR_NAMES]
-    for key in [*(k for k in _ERROR_NAMES if k in numbers), *(k for k in numbers
-                if k not in _ERROR_NAMES)]:  # fmt: skip
-        known = key in _ERROR_NAMES
-        rows.append(
-            {
-                "name": _ERROR_NAMES.get(key, report_text.plain(key).capitalize()),
-                "value": report_text.number(numbers[key]),
-                "share": 100 * numbers[key] / max(bars) if known and max(bars) > 0 else None,
-            }
-        )
+    for group in _ERRORS:
+        present = {k: numbers.pop(k) for k in group if k in numbers}
+        largest = max(present.values(), default=0.0)
+        for key, value in present.items():
+            share = 100 * value / largest if len(present) > 1 and largest > 0 else None
+            rows.append({"name": group[key], "value": report_text.number(value), "share": share})
+    for key, value in numbers.items():
+        name = report_text.plain(key).capitalize()
+        rows.append({"name": name, "value": report_text.number(value), "share": None})
     return rows
+
+
+def _shown_count(attrs: dict[str, Any], *keys: str) -> str:
+    found = [attrs[key] for key in keys if is_number(attrs.get(key))]
+    return report_text.count(found[0]) if found else ""
 
 
 def _model(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from typing import Any
+from typing import Any, TypeGuard
 
 MINUS, DASH = "\N{MINUS SIGN}", "\N{EN DASH}"
 _THIN = "\N{NARROW NO-BREAK SPACE}"
@@ -23,7 +23,7 @@ EXIT_MEANINGS = {
 }
 
 
-def is_number(value: Any) -> bool:
+def is_number(value: Any) -> TypeGuard[int | float]:
     """Whether a value read from JSON is a finite number."""
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
@@ -91,8 +91,9 @@ def plain(name: Any) -> str:
 
 def moment(text: Any) -> str:
     """An ISO time as "2026-11-21 08:04 UTC"; anything else as it is."""
-    found = re.fullmatch(r"(\d{4}-\d\d-\d\d)T(\d\d:\d\d)(:\d\d(\.\d+)?)?(Z|[+-]\d\d:\d\d)?",
-                         str(text or ""))  # fmt: skip
+    found = re.fullmatch(
+        r"(\d{4}-\d\d-\d\d)T(\d\d:\d\d)(:\d\d(\.\d+)?)?(Z|[+-]\d\d:\d\d)?", str(text or "")
+    )
     if not found:
         return str(text or DASH)
     zone = found[5] or ""

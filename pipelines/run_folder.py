@@ -46,6 +46,7 @@ class RunFolder:
     evaluation: dict[str, Any] = field(default_factory=dict)
     index: DatasetIndex | None = None
     index_report: dict[str, Any] = field(default_factory=dict)
+    summary: dict[str, Any] = field(default_factory=dict)
     store: LatentStore | None = None
     directions: DirectionSet | None = None
     absent: dict[str, str] = field(default_factory=dict)
@@ -68,6 +69,7 @@ class RunFolder:
         found.directions = found._part("directions", None, DirectionSet.load)
         found.evaluation = found._part("evaluation", "evaluation.json", _json) or {}
         found.index_report = found._part("index_report", "index_report.json", _json) or {}
+        found.summary = found._part("summary", "summary.json", _json) or {}
         found._pictures = found._part("pictures", "evaluation.npz", _npz)
         return found
 

@@ -67,14 +67,18 @@ def face_frame(shape: np.ndarray) -> tuple[np.ndarray, bool]:
 def _turned(shape: np.ndarray, yaw: float) -> np.ndarray:
     """``shape`` (3, L) after a turn to the image's right by ``yaw`` degrees."""
     c, s = np.cos(np.deg2rad(yaw)), np.sin(np.deg2rad(yaw))
-    turn: np.ndarray = np.array([[c, 0, s], [0, 1, 0], [-s, 0, c]])
-    return turn @ shape
+    return np.asarray(np.array([[c, 0, s], [0, 1, 0], [-s, 0, c]]) @ shape)
 
 
 def _draw(
-    axes: Axes, shape: np.ndarray, colour: str, *, width: float = 1.4, points: bool = True,
+    axes: Axes,
+    shape: np.ndarray,
+    colour: str,
+    *,
+    width: float = 1.4,
+    points: bool = True,
     depth: bool = True,
-) -> None:  # fmt: skip
+) -> None:
     """One shape (3, L) as seen from +z; with ``depth`` what is farther away is fainter."""
     spread = np.ptp(shape[2])
     near = (shape[2] - shape[2].min()) / spread if depth and spread > 0 else np.ones(shape.shape[1])
@@ -93,9 +97,15 @@ def _draw(
     if points:
         back_to_front = np.argsort(shape[2])
         axes.scatter(
-            *shape[:2, back_to_front], s=13, color=colour, alpha=alpha[back_to_front],
-            edgecolors=CARD, linewidths=0.5, zorder=3,
-        )  # fmt: skip
+            shape[0, back_to_front],
+            shape[1, back_to_front],
+            s=13,
+            color=colour,
+            alpha=alpha[back_to_front],  # type: ignore[arg-type]  # matplotlib takes one a point
+            edgecolors=CARD,
+            linewidths=0.5,
+            zorder=3,
+        )
 
 
 def _frame(axes: Axes, shapes: Sequence[np.ndarray]) -> None:
@@ -112,8 +122,8 @@ def shape_views(shape: np.ndarray) -> list[tuple[str, Markup]]:
     """(name of the view, figure) from the front, three-quarter and in profile; shape (3, L)."""
     found = []
     for name, yaw in VIEWS:
-        with canvas(300, 300) as figure:
-            axes = figure.add_subplot()
+        with canvas(300, 300, fitted=False) as figure:
+            axes = figure.add_axes((0, 0, 1, 1))
             turned = _turned(shape, yaw)
             _draw(axes, turned, SERIES[0], width=1.6)
             _frame(axes, [turned])
@@ -127,13 +137,19 @@ def basis_views(shape: np.ndarray, change: np.ndarray, number: int) -> Markup:
 
     shape, change : float64 (3, L).
     """
-    with canvas(420, 230) as figure:
+    with canvas(420, 200, fitted=False) as figure:
         for column, yaw in enumerate((0.0, 90.0)):
-            axes = figure.add_subplot(1, 2, column + 1)
+            axes = figure.add_axes((column / 2, 0, 0.5, 1))
             mean, less, more = (_turned(shape + k * change, yaw) for k in (0, -1, 1))
             _draw(axes, mean, MUTED, width=0.9, points=not connections(shape.shape[1]), depth=False)
             for moved, colour in ((less, SERIES[0]), (more, SERIES[1])):
-                _draw(axes, moved, colour, width=1.4, points=not connections(shape.shape[1]),
-                      depth=False)  # fmt: skip
+                _draw(
+                    axes,
+                    moved,
+                    colour,
+                    width=1.4,
+                    points=not connections(shape.shape[1]),
+                    depth=False,
+                )
             _frame(axes, [mean, less, more])
         return inline_svg(figure, f"Basis shape {number}: mean, minus and plus, front and profile.")

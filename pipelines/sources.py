@@ -134,7 +134,7 @@ class FolderSource:
             if not taken(relative) or os.path.realpath(root / relative) == self.without:
                 listing.skipped[suffix(relative)] += 1
                 continue
-            if (root / relative).is_symlink():
+            if os.path.islink(root / relative):
                 try:
                     inside(root, relative)
                 except InputError as e:
@@ -145,12 +145,12 @@ class FolderSource:
 
     def read(self, uri: str) -> bytes:
         """The file's bytes."""
-        with file_errors(uri), open(inside(Path(self.root), uri), "rb") as file:
+        with file_errors(uri), open(inside(self.root, uri), "rb") as file:
             return file.read()
 
     def local_path(self, uri: str) -> Path | None:
         """The file."""
-        return inside(Path(self.root), uri)
+        return inside(self.root, uri)
 
 
 def walk_files(root: str, listing: Listing) -> list[str]:
@@ -193,9 +193,12 @@ def read_checked(source: Source, uri: str, image_id: str) -> bytes:
     return data
 
 
-def open_item(source: Source, uri: str) -> BinaryIO:
-    """A seekable binary file over one image, without reading a whole file into memory."""
-    path = source.local_path(uri)
+def open_item(source: Source, uri: str, path: Path | None) -> BinaryIO:
+    """A seekable binary file over one image, without reading a whole file into memory.
+
+    path : ``source.local_path(uri)``
+    Raises what `Source.read` raises.
+    """
     if path is None:
         return io.BytesIO(source.read(uri))
     with file_errors(uri):

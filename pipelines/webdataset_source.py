@@ -61,7 +61,7 @@ class WebDatasetSource:
             if suffix(shard) not in _ENDINGS:
                 listing.skipped[suffix(shard)] += 1
                 continue
-            members, problem = self._members.of(inside(Path(self.root), shard))
+            members, problem = self._members.of(inside(self.root, shard))
             if problem:
                 listing.refused.append((shard, problem))
             for name, member in members.items():
@@ -82,7 +82,7 @@ class WebDatasetSource:
             member = members.get(stem + ending)
             if member is None or member.size > _MAX_FIELD_BYTES:
                 continue
-            raw = _read(inside(Path(self.root), shard), member)
+            raw = _read(inside(self.root, shard), member)
             try:
                 decoded = json.loads(raw) if ending == ".json" else {"cls": raw.decode().strip()}
             except ValueError as e:
@@ -95,7 +95,7 @@ class WebDatasetSource:
         """The member's bytes."""
         shard, name = split_uri(uri, ".tar")
         with file_errors(uri):
-            path = inside(Path(self.root), shard)
+            path = inside(self.root, shard)
             member = self._members.of(path)[0].get(name)
             if member is None:
                 raise FileNotFoundError(f"no member {name!r} in {shard!r}")

@@ -97,8 +97,10 @@ class Guard:
 
         Ray ends a dead driver's workers as well, but later, and not while one is busy outside
         Python. So the kernel is asked to kill this process with its parent (a local Ray dies with
-        its driver), and a thread looks for the driver itself.
+        its driver), and a thread looks for the driver itself. Does nothing in the driver.
         """
+        if os.getpid() == self.pid and socket.gethostname() == self.host:
+            return
         _die_with_parent()
 
         def loop() -> None:
@@ -246,7 +248,7 @@ class Batch(NamedTuple):
         return slice(self.start, self.start + self.count)
 
 
-class ImageReader:
+class BlockImages:
     """Reads, checks, decodes and fits a block's images in threads, one batch ahead.
 
     A bad image is a reason in its row and nothing more. Batches begin at the block's first row
@@ -327,6 +329,9 @@ class ImageReader:
     def close(self) -> None:
         """End the threads."""
         self._pool.shutdown(wait=False, cancel_futures=True)
+
+
+ImageReader = BlockImages
 
 
 def padded(rows: NDArray[Any], size: int) -> NDArray[Any]:
@@ -458,6 +463,27 @@ class Engine(Protocol):
     ) -> Iterator[dict[str, Any]]:
         """Items through a pool of actors, results as they come."""
         ...
+
+
+@dataclass(frozen=True)
+class InProcess:
+    """An engine without Ray: one worker in this process, blocks in order (or in reverse)."""
+
+    gpus_per_actor: float = 0.0
+    backwards: bool = False
+
+    def map_blocks(
+        self,
+        actor: type,
+        arguments: Mapping[str, Any],
+        items: Sequence[Mapping[str, Any]],
+        actors: int | None = None,
+    ) -> Iterator[dict[str, Any]]:
+        """See `Engine`; ``actors`` is not used."""
+        worker = actor(**arguments)
+        for item in reversed(items) if self.backwards else items:
+            batch = worker({name: np.array([value]) for name, value in item.items()})
+            yield {name: column[0] for name, column in batch.items()}
 
 
 @dataclass

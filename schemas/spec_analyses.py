@@ -72,11 +72,6 @@ class HosvdSpec(SpecModel):
     where: dict[str, Annotated[list[Level], BeforeValidator(as_levels)]] = Field(
         default={}, description="Factor -> level or levels of the rows to use."
     )
-    repeats: Literal["mean", "weighted"] = Field(
-        default="mean",
-        description="Several rows in one cell: their mean, or their mean with the "
-        "cell weighted by their number.",
-    )
     missing: Literal["error", "drop_person", "complete"] = Field(
         default="error",
         description="Empty cells: stop; drop the levels of the first mode that have "

@@ -206,6 +206,14 @@ class EvaluateSpec(SpecModel):
     samples: Integer = Field(
         default=200, ge=1, description="Random samples edited along each direction."
     )
+    source: Literal["dataset", "prior"] = Field(
+        default="dataset",
+        description="dataset: codes of random rows, of the rows kept back where they suffice. "
+        "prior: draws from the generator's own z.",
+    )
+    truncation_psi: Number = Field(
+        default=1.0, ge=0, le=1, description="Truncation of draws from the prior."
+    )
     strengths: list[Number] = Field(
         default=[-2.0, -1.0, 0.0, 1.0, 2.0],
         min_length=1,

@@ -152,8 +152,17 @@ def _models(directions: DirectionSet, rng: np.random.Generator) -> None:
             points.append([0.25 * k * np.cos(bend), 0.2 * k * np.sin(bend)])
     directions.save_model(
         "hosvd",
-        {"expression_subspace": np.array(points), "energies_person": np.array([5.0, 2.0, 1.0])},
-        {"levels": levels, "ranks": {"person": 8, "expression": 7, "view": 2}},
+        {
+            "subspace0": np.zeros((2, 2)),
+            "subspace1": np.column_stack([points, np.zeros(len(points))]),
+            "subspace2": np.zeros((2, 2)),
+            "kept1": np.arange(len(points)),
+        },
+        {
+            "modes": [["person"], ["expression", "intensity"], ["view"]],
+            "levels": [["p0", "p1"], levels, ["left", "right"]],
+            "ranks": [8, 7, 2],
+        },
     )
     faces = random_faces(80, seed=1)
     shapes = np.stack([geometry.landmarks(geometry.describe(row)) for row in faces.values])
@@ -165,9 +174,11 @@ def _models(directions: DirectionSet, rng: np.random.Generator) -> None:
         {
             "rigid": mean,
             "basis": components[:4].reshape(4, 3, 68),
-            "coefficients": rng.normal(size=(80, 4)) * [1.2, 0.8, 0.6, 0.5],
+            "parameters": np.hstack(
+                [rng.normal(size=(80, 4)) * [1.2, 0.8, 0.6, 0.5], np.zeros((80, 2))]
+            ),
         },
-        {"n_frames": 80},
+        {"frames": 80, "parameter_names": ["alpha0", "alpha1", "alpha2", "alpha3", "tx", "ty"]},
     )
 
 

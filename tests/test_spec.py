@@ -8,7 +8,7 @@ import textwrap
 
 import pytest
 import yaml
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel, ValidationError
 
@@ -44,7 +44,6 @@ analyse:
   hosvd:
     modes: [person, [expression, intensity], view]
     where: {intensity: [1, 2], glasses: no}
-    repeats: weighted
     missing: drop_person
     ranks: [10, null, 2]
     standardise: true
@@ -277,7 +276,7 @@ values = st.recursive(
 )
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.dictionaries(keys, values, max_size=5))
 def test_any_mapping_is_a_spec_or_a_spec_error(data):
     try:

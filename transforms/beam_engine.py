@@ -23,7 +23,7 @@ from schemas.errors import DataError, NotConvergedError, UsageError
 from transforms.beam_fit import RunPasses
 from transforms.blocks import Accumulator, BlockSource, Sums
 from transforms.cells import CellGrid, CellSums
-from transforms.combine import CreateBlocks, SumBlocks
+from transforms.beam_combine import CreateBlocks, SumBlocks
 from transforms.hosvd import HOSVD, HOSVDSolver
 from transforms.hosvd_passes import CoreSlabs, ModeGrams, SlabCells
 from transforms.mean_difference import (

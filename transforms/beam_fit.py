@@ -15,7 +15,7 @@ import apache_beam as beam
 from schemas.errors import UsageError
 from transforms.blocks import BlockSource
 from transforms.cells import CellGrid
-from transforms.combine import SumBlocks
+from transforms.beam_combine import SumBlocks
 from transforms.hosvd import HOSVDSolver
 from transforms.mean_difference import solve_mean_differences, solve_regressions
 from transforms.nrsfm import NRSfMSolver

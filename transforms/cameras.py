@@ -117,7 +117,7 @@ def metric_upgrade(conditions: np.ndarray) -> tuple[np.ndarray, bool]:
     """(Q (3, 3), clipped): M Q is metric, from the summed conditions (6, 6).
 
     C is the eigenvector of the smallest eigenvalue. Where it is not positive definite (too little
-    rotation, or strong deformation) its eigenvalues are clipped at 1e-3 of the largest, and
+    rotation, or strong deformation) its eigenvalues are clipped at 1e-4 of the largest, and
     `clipped` says so.
     """
     c = np.linalg.eigh(conditions)[1][:, 0]
@@ -125,6 +125,6 @@ def metric_upgrade(conditions: np.ndarray) -> tuple[np.ndarray, bool]:
     if np.trace(matrix) < 0:
         matrix = -matrix
     values, vectors = np.linalg.eigh(matrix)
-    floor = 1e-3 * values[-1]
+    floor = 1e-4 * values[-1]
     clipped = bool(values[0] < floor)
     return vectors * np.sqrt(np.maximum(values, floor)), clipped

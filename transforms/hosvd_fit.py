@@ -49,6 +49,49 @@ def _contract_others(core: np.ndarray, parameters: list[np.ndarray], mode: int) 
     return design
 
 
+def _rank_one_start(core: np.ndarray, near: np.ndarray) -> list[np.ndarray]:
+    """Start from the least-squares parameter tensor (Paper II, eq. 8), each mode's leading vector.
+
+    Returns vectors (m, J_n) of unit norm.
+    """
+    flat = core.reshape(len(core), -1)
+    tensor = (near @ np.linalg.pinv(flat).T).reshape(len(near), *core.shape[1:])
+    parameters = []
+    for n in range(1, core.ndim):
+        unfolded = np.moveaxis(tensor, n, 1).reshape(len(near), core.shape[n], -1)
+        gram = np.einsum("ijk,ilk->ijl", unfolded, unfolded)
+        parameters.append(np.ascontiguousarray(np.linalg.eigh(gram)[1][:, :, -1]))
+    return parameters
+
+
+def _alternate(
+    core: np.ndarray,
+    near: np.ndarray,
+    parameters: list[np.ndarray],
+    penalties: list[tuple[float, float, np.ndarray]],
+    max_rounds: int,
+    tol: float,
+) -> tuple[list[np.ndarray], np.ndarray, np.ndarray, np.ndarray]:
+    """(parameters, fitted (m, r), objective (m,), settled (m,)) of one start."""
+    previous = np.full(len(near), np.inf)
+    for _ in range(max_rounds):
+        for mode, (lam, one, ones) in enumerate(penalties):
+            design = _contract_others(core, parameters, mode)
+            ridge = lam * np.eye(len(ones)) + one * np.outer(ones, ones)
+            normal = np.einsum("irj,irk->ijk", design, design) + ridge
+            right = np.einsum("irj,ir->ij", design, near) + one * ones
+            parameters[mode] = np.linalg.solve(normal, right[..., None])[..., 0]
+        fitted = np.einsum("irj,ij->ir", design, parameters[-1])
+        objective = ((fitted - near) ** 2).sum(axis=1)
+        for q, (lam, one, ones) in zip(parameters, penalties, strict=True):
+            objective += lam * (q**2).sum(axis=1) + one * (q @ ones - 1) ** 2
+        settled = previous - objective <= tol * np.maximum(objective, np.finfo(float).tiny)
+        if settled.all():
+            break
+        previous = objective
+    return parameters, fitted, objective, settled
+
+
 def fit_parameters(
     model: HOSVD,
     rows: np.ndarray,
@@ -66,7 +109,9 @@ def fit_parameters(
         parameters, one for each level
     max_rounds, tol : stop when the objective of every row changes by less than tol (relative)
 
-    A round solves one ridge problem a mode and never raises a row's objective.
+    A round solves one ridge problem a mode and never raises a row's objective. Two starts are
+    tried, the modes' average parameters and the nearest full-rank parameter tensor's leading
+    vectors; each row keeps the better.
     """
     rows = np.asarray(rows, np.float64).reshape(len(rows), -1)
     if rows.shape[1] != len(model.mean):
@@ -76,39 +121,26 @@ def fit_parameters(
         )
     if ridge < 0 or sum_to_one < 0:
         raise UsageError(f"ridge {ridge!r} and sum_to_one {sum_to_one!r} must not be negative")
-    target = (rows - model.mean) / model.scale
     basis, core = _compress(model)
-    near = target @ basis
-    outside = (target**2).sum(axis=1) - (near**2).sum(axis=1)
+    near = (rows - model.mean) / model.scale @ basis
     n_cells = float(np.prod(model.shape))
-    sums = [u.sum(axis=0) for u in model.factors]
     penalties = []
-    for energies, ones in zip(model.energies, sums, strict=True):
+    for energies, u in zip(model.energies, model.factors, strict=True):
         unit = energies.sum() / n_cells
         # Never quite zero: a mode of full rank and one row leave the problem singular otherwise.
         lam = max(ridge, 1e-12) * unit + np.finfo(float).tiny
-        penalties.append((lam * np.eye(len(ones)), sum_to_one * unit, ones))
-    parameters = [np.tile(u.mean(axis=0), (len(rows), 1)) for u in model.factors]
-    previous = np.full(len(rows), np.inf)
-    settled = np.zeros(len(rows), bool)
-    for _ in range(max_rounds):
-        for mode, (lam, one, ones) in enumerate(penalties):
-            design = _contract_others(core, parameters, mode)
-            normal = np.einsum("irj,irk->ijk", design, design) + lam + one * np.outer(ones, ones)
-            right = np.einsum("irj,ir->ij", design, near) + one * ones
-            parameters[mode] = np.linalg.solve(normal, right[..., None])[..., 0]
-        fitted = np.einsum("irj,ij->ir", design, parameters[-1])
-        objective = ((fitted - near) ** 2).sum(axis=1) + outside
-        for q, (lam, one, ones) in zip(parameters, penalties, strict=True):
-            objective += lam[0, 0] * (q**2).sum(axis=1) + one * (q @ ones - 1) ** 2
-        settled = previous - objective <= tol * np.maximum(objective, np.finfo(float).tiny)
-        if settled.all():
-            break
-        previous = objective
+        penalties.append((lam, sum_to_one * unit, u.sum(axis=0)))
+    average = [np.tile(u.mean(axis=0), (len(rows), 1)) for u in model.factors]
+    starts = [average, _rank_one_start(core, near)]
+    found = [_alternate(core, near, start, penalties, max_rounds, tol) for start in starts]
+    second = found[1][2] < found[0][2]
+    pick = [np.where(second[:, None], b, a) for a, b in zip(found[0][0], found[1][0], strict=True)]
+    fitted = np.where(second[:, None], found[1][1], found[0][1])
+    settled = np.where(second, found[1][3], found[0][3])
     codes = (fitted @ basis.T) * model.scale + model.mean
     norms = np.linalg.norm(rows - model.mean, axis=1)
     error = np.linalg.norm(codes - rows, axis=1) / np.where(norms > 0, norms, 1.0)
-    return TensorFit(parameters, codes, error, settled)
+    return TensorFit(pick, codes, error, settled)
 
 
 def project_rows(model: HOSVD, rows: np.ndarray) -> np.ndarray:

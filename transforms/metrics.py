@@ -18,7 +18,7 @@ SSIM_K1 = 0.01
 SSIM_K2 = 0.03
 
 _STRIP = 54  # outputs a filter product makes at once: 64 inputs for the 11-tap window
-_CHUNK_BYTES = 1 << 18  # one float64 map of a chunk of planes: the working set stays in cache
+_CHUNK_BYTES = 1 << 19  # one float64 map of a chunk of planes: the working set stays in cache
 
 
 def mse(a: NDArray[np.uint8], b: NDArray[np.uint8]) -> NDArray[np.float64]:
@@ -100,8 +100,9 @@ def _ssim_planes(x: NDArray[np.float64], y: NDArray[np.float64]) -> NDArray[np.f
 
 def _gaussian() -> NDArray[np.float64]:
     offsets = np.arange(SSIM_WINDOW) - SSIM_WINDOW // 2
-    window = np.exp(-(offsets**2) / (2.0 * SSIM_SIGMA**2))
-    return window / window.sum()
+    window: NDArray[np.float64] = np.exp(-(offsets**2) / (2.0 * SSIM_SIGMA**2))
+    window /= window.sum()
+    return window
 
 
 def _band(outputs: int) -> NDArray[np.float64]:

@@ -91,7 +91,10 @@ def relief(f: SimpleNamespace, x: np.ndarray, y: np.ndarray) -> np.ndarray:
 
 
 def relief_gradient(f: SimpleNamespace, x: np.ndarray, y: np.ndarray):
-    """Derivatives of `relief` along x and y: two arrays like `x`."""
+    """Derivatives of `relief` along x and y: two arrays like `x`.
+
+    The nose's narrowing toward its bridge is left out of the derivative along y.
+    """
     ax, sign = np.abs(x), np.sign(x)
     gx, gy = np.zeros_like(x), np.zeros_like(x)
     for cx, cy, sx, sy, height in _bumps(f):

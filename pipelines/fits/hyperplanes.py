@@ -11,7 +11,7 @@ from pipelines.fits.inputs import Fitted, Inputs, Measured
 from pipelines.fits.labels import Labels
 from schemas.errors import DataError, UsageError
 from transforms.blocks import BlockSource
-from transforms.svm import GRAM_MAX_FEATURES, HyperplaneOptions, Hyperplanes, HyperplaneSolver
+from transforms.svm import HyperplaneOptions, Hyperplanes, HyperplaneSolver
 
 
 def fit_hyperplanes(inputs: Inputs) -> Fitted:
@@ -29,8 +29,12 @@ def fit_hyperplanes(inputs: Inputs) -> Fitted:
             continue
         found_any = True
         labels = Labels(tuple(columns), wanted.threshold)
-        found = _solve(inputs, inputs.blocks(m, labels))
         names = [m.names[i] for i in columns]
+        try:
+            found = _solve(inputs, inputs.blocks(m, labels))
+        except DataError as e:  # no attribute has rows of both classes
+            out.facts["skipped"] |= dict.fromkeys(names, str(e))
+            continue
         measured = _held_out(inputs, m, labels, names)
         out.facts["held_out"] += list(measured.values())
         for i, name in enumerate(names):
@@ -82,8 +86,7 @@ def _solve(inputs: Inputs, source: BlockSource) -> Hyperplanes:
         max_newton=wanted.max_passes,
         degenerate="skip",
     )
-    wide = int(np.prod(inputs.code_shape)) > GRAM_MAX_FEATURES
-    return inputs.engine.passes(HyperplaneSolver(options, diagonal=wide), source).result()
+    return inputs.engine.run(HyperplaneSolver(options), source).result()
 
 
 def _held_out(

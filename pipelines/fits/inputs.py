@@ -26,7 +26,7 @@ class Engine(Protocol):
     def sum(self, source: BlockSource, request: PassRequest) -> Any:
         """Sum of the blocks' statistics, in the fixed order of `transforms.blocks`."""
 
-    def passes(self, solver: PassSolver, source: BlockSource) -> Any:
+    def run(self, solver: PassSolver, source: BlockSource) -> Any:
         """Drive a solver until it is done."""
 
 
@@ -82,6 +82,18 @@ class Inputs:
             stages.append(measured.stage)
         source = StoreBlocks(self.store.path, tuple(arrays.values()), tuple(stages))
         return LabelledBlocks(SelectBlocks(source, arrays, columns or {}, where), labels)
+
+    def slabs(self, columns: Mapping[str, np.ndarray]) -> list[SelectBlocks]:
+        """One source a layer of the codes (or one in all), with columns of all rows joined."""
+        array = f"latents/{self.space}"
+        layers = range(self.code_shape[0]) if len(self.code_shape) > 1 else (None,)
+        sources = [
+            StoreBlocks(
+                self.store.path, (array,), ("invert",), layers=None if i is None else (i, i + 1)
+            )
+            for i in layers
+        ]
+        return [SelectBlocks(source, {"x": array}, columns) for source in sources]
 
     def left_out(self) -> dict[str, int]:
         """Rows of the store that analyses do not see, by cause."""

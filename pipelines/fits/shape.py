@@ -87,4 +87,4 @@ def solve_shapes(inputs: Inputs, source: BlockSource, n_shapes: int):
             n_points = arrays["points"].shape[2]
             break
     front = IBUG68_NOSE if n_points == 68 else None
-    return inputs.engine.passes(NRSfMSolver(n_shapes, front=front), source).model()
+    return inputs.engine.run(NRSfMSolver(n_shapes, front=front), source).model()

@@ -11,8 +11,9 @@ from pipelines.fits.inputs import Fitted, Inputs, categorical, level_code, targe
 from schemas.direction import Direction
 from schemas.index import DatasetIndex
 from transforms.cells import CellGrid, grid_cells
-from transforms.hosvd import HOSVD, hosvd, tensor_of_cells
-from transforms.requests import SumsOfCells
+from transforms.hosvd import HOSVD, HOSVDSolver, hosvd, tensor_of_cells
+from transforms.hosvd_passes import SlabCells
+from transforms.requests import CountsOfCells, SumsOfCells
 
 
 def fit_hosvd(inputs: Inputs) -> Fitted:
@@ -30,9 +31,16 @@ def fit_hosvd(inputs: Inputs) -> Fitted:
         allowed = [level_code(inputs.index, factor, level) for level in levels]
         where &= np.isin(categorical(inputs.index, [factor])[factor], allowed)
     grid = grid_cells(names, codes, where)
-    sums = inputs.engine.sum(inputs.blocks(columns={"cells": grid.cells}), SumsOfCells())
-    tensor, counts = tensor_of_cells(sums, grid)
-    full = hosvd(tensor, standardise=wanted.standardise, missing=wanted.missing)
+    columns = {"cells": grid.cells}
+    counted = inputs.engine.sum(inputs.blocks(columns=columns), CountsOfCells())
+    counts = counted.dense(grid.n_cells)[1]
+    if (counts > 0).all():
+        slabs = SlabCells(tuple(inputs.slabs(columns)), grid.shape)
+        full = inputs.engine.run(HOSVDSolver(wanted.standardise), slabs).model()
+    else:  # what to do about missing cells is decided on the whole tensor
+        sums = inputs.engine.sum(inputs.blocks(columns=columns), SumsOfCells())
+        tensor, _ = tensor_of_cells(sums, grid)
+        full = hosvd(tensor, standardise=wanted.standardise, missing=wanted.missing)
     ranks = _ranks(wanted.ranks, full, wanted.energy)
     model = full.truncate(ranks)
     out = Fitted(

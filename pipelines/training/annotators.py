@@ -1,6 +1,6 @@
 """Train the bundled annotators (attributes, landmarks, pose) and export them to ONNX.
 
-One convolutional trunk is trained on rig faces, half of each batch drawn through the bundled
+One convolutional trunk is trained on rig faces, a quarter of each batch drawn through the bundled
 encoder and generator so that scores of what a latent draws are as good as scores of pictures. Each
 exported file holds the trunk and one head.
 
@@ -188,8 +188,8 @@ def train(work: Path, images: int, steps: int, seed: int, threads: int) -> dict:
         rows = np.sort(rng.integers(len(data["images"]), size=BATCH))
         x = as_input(data["images"][rows])
         with torch.no_grad():
-            half = rng.permutation(BATCH)[: BATCH // 2]
-            x[half] = synthesis(encoder.encode(x[half])).clamp(-1, 1)
+            drawn = rng.permutation(BATCH)[: BATCH // 4]
+            x[drawn] = synthesis(encoder.encode(x[drawn])).clamp(-1, 1)
             x = blurred(x, noise)
         logits, points, pose = net(x)
         truth = {k: torch.from_numpy(data[k][rows]) for k in ("attributes", "landmarks", "pose")}

@@ -2,10 +2,12 @@
 
 Reconstruction and adversarial training jointly. An encoder E and a generator G first learn to
 reconstruct (pixel and gradient losses, later also SSIM; w is kept near zero mean and unit
-variance, the layers' offsets small, as in e4e). From `adversarial_from` on, the mapping network is trained so that its w
-have the encoder's distribution (an adversary on w: Makhzani et al., adversarial autoencoders,
-2015), and G so that its samples pass an image discriminator (non-saturating loss, Goodfellow et
-al. 2014, lazy R1, Mescheder et al. 2018). Exponential moving averages of the weights are kept.
+variance, the layers' offsets small, as in e4e). From `adversarial_from` on, the mapping network is
+trained so that its w have the encoder's distribution (an adversary on w: Makhzani et al.,
+adversarial autoencoders, 2015), and G so that its samples pass an image discriminator
+(non-saturating loss, Goodfellow et al. 2014, lazy R1, Mescheder et al. 2018). Exponential moving
+averages of the weights are kept. At the end the mapping network is fitted anew by the energy
+distance (`fit_mapping`), because the critic leaves it behind.
 """
 
 import copy
@@ -37,7 +39,7 @@ CONFIG = StyleGAN2Config(
 )
 BATCH = 16
 EMA = 0.998
-STRUCTURE_FROM = 2000
+STRUCTURE_FROM, STRUCTURE_FULL_FROM = 2000, 6000
 
 
 class ImageDiscriminator(nn.Module):
@@ -164,7 +166,8 @@ class Trainer:
         y = self.g.synthesis(w[:, None] + offsets)
         loss = reconstruction_loss(y, x) + code_loss(w, offsets)
         if self.step >= STRUCTURE_FROM:
-            loss = loss + 0.25 * structure_loss(y, x)
+            weight = 1.0 if self.step >= STRUCTURE_FULL_FROM else 0.25
+            loss = loss + weight * structure_loss(y, x)
         shown = {"reconstruction": float(loss.detach())}
         adversarial = self.step >= self.adversarial_from
         self.opt.zero_grad(set_to_none=True)
@@ -234,6 +237,49 @@ class Trainer:
             "psnr": float(np.median(psnr(y, images))),
             "ssim": float(np.median(ssim(y, images))),
         }
+
+
+def energy_distance(x: Tensor, y: Tensor) -> Tensor:
+    """2 E|x - y| - E|x - x'| - E|y - y'| of two samples (n, d), (m, d) (Szekely and Rizzo 2013)."""
+    n, m = len(x), len(y)
+    between = torch.cdist(x, y).mean()
+    return 2 * between - torch.pdist(x).sum() * 2 / (n * n) - torch.pdist(y).sum() * 2 / (m * m)
+
+
+def fit_mapping(work: Path, images: int, steps: int, seed: int, threads: int) -> float:
+    """Fit the mapping network anew: mapping(z) gets the distribution of the encoder's w.
+
+    Minimises the energy distance to the codes of the training pictures, batches of 512. Writes
+    `work`/mapping.pt and returns the distance to fresh draws on 4,000 codes.
+    """
+    torch.set_num_threads(threads)
+    torch.manual_seed(seed)
+    trainer = Trainer(1, 1, seed)
+    trainer.load(work / "gan.pt")
+    data = rendered(work / "data", TRAIN_SEED, images)["images"]
+    codes = []
+    with torch.no_grad():
+        for start in range(0, len(data), 200):
+            x = torch.from_numpy(data[start : start + 200]).permute(0, 3, 1, 2).float() / 127.5 - 1
+            codes.append(trainer.e_ema(x)[0])
+    real = torch.cat(codes)
+    mapping = StyleGAN2(CONFIG).mapping
+    rate = 2e-3 / CONFIG.lr_multiplier  # stored weights are 1 / lr_multiplier times larger
+    opt = torch.optim.Adam(mapping.parameters(), lr=rate, betas=(0.5, 0.99))
+    for step in range(steps):
+        for group in opt.param_groups:
+            group["lr"] = rate * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * step / steps)))
+        rows = torch.randint(len(real), (512,))
+        loss = energy_distance(mapping(torch.randn(512, CONFIG.z_dim)), real[rows])
+        opt.zero_grad(set_to_none=True)
+        loss.backward()
+        opt.step()
+    with torch.no_grad():
+        rows = torch.randperm(len(real))[:4000]
+        distance = float(energy_distance(mapping(torch.randn(4000, CONFIG.z_dim)), real[rows]))
+    log.info("mapping: energy distance %.4f", distance)
+    torch.save({"mapping": mapping.state_dict(), "distance": distance}, work / "mapping.pt")
+    return distance
 
 
 def train(work: Path, images: int, steps: int, adversarial_from: int, seed: int, threads: int):

@@ -1,0 +1,125 @@
+"""The evaluation of a run: samples, effects of directions, comparisons, reconstruction quality."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from generators.annotators import load_annotator
+from pipelines.evaluate import Meter, evaluate_directions, prior_codes
+from pipelines.fits.inputs import hold_out
+from pipelines.fits.tensor import compare
+from pipelines.work import BlockImages, Rows
+from schemas.directions import DirectionSet
+from schemas.store import LatentStore
+
+if TYPE_CHECKING:
+    from pipelines.run import Run
+
+
+def evaluate(
+    state: Run, directions: DirectionSet, progress: Callable[[int, int], None]
+) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """(contents of evaluation.json, arrays of evaluation.npz) of a run."""
+    import generators
+
+    spec, store = state.spec, state.store
+    generator = generators.load(spec.generator)
+    annotators = [load_annotator(a.model, a.name, trust=state.trust) for a in spec.annotate]
+    meter = Meter(generator, annotators, directions.space)
+    codes = _samples(state, store, generator, directions.space)
+    strengths = sorted({float(s) for s in spec.evaluate.strengths} | {0.0})
+    effects, strips = evaluate_directions(
+        meter, directions, codes, strengths, spec.report.strip_rows, progress
+    )
+    models = {n: directions.load_model(n)[1] for n in directions.model_names()}
+    hosvd = models.get("hosvd", {})
+    modes = ["/".join(m) for m in hosvd.get("modes", [])]
+    ranks = dict(zip(modes, hosvd.get("ranks", []), strict=True))
+    found = {
+        "samples": len(codes),
+        "source": spec.evaluate.source,
+        "strengths": strengths,
+        "unit": "sd",
+        "attributes": meter.names("scores"),
+        "pose": meter.names("pose"),
+        "directions": effects,
+        "comparison": compare({d.name: d for d in directions}, ranks),
+        "svm": models.get("svm", {}).get("held_out", []),
+        "reconstruction": _reconstruction(store),
+        "nrsfm": {k: models["nrsfm"][k] for k in ("residual", "residual_rigid", "noise", "flags")}
+        if "nrsfm" in models
+        else {},
+    }
+    pictures = {f"strips/{name}": images for name, images in strips.items()}
+    return found, pictures | _pairs(state, store, generator)
+
+
+def _samples(state: Run, store: LatentStore, generator: Any, space: str) -> np.ndarray:
+    """Codes to edit: draws from the prior, or random rows (held-out ones where there are any)."""
+    wanted, seed = state.spec.evaluate, state.spec.evaluate_seed
+    if wanted.source == "prior":
+        return prior_codes(generator, space, wanted.samples, seed, wanted.truncation_psi)
+    rows = ok_rows(store)
+    held = hold_out(state.index, wanted.holdout.factor, wanted.holdout.fraction, seed)[rows]
+    if held.sum() >= wanted.samples:
+        rows = rows[held]
+    rng = np.random.default_rng(np.random.SeedSequence([seed, 23]))
+    chosen = rng.permutation(rows)[: wanted.samples]
+    return codes_of(store, space, np.sort(chosen))
+
+
+def ok_rows(store: LatentStore) -> np.ndarray:
+    """Row numbers that inversion finished, int64, ascending."""
+    parts = [store.ok_rows([], block, ["invert"]).rows for block in range(store.n_blocks)]
+    return np.concatenate([np.zeros(0, np.int64), *parts])
+
+
+def codes_of(store: LatentStore, space: str, rows: np.ndarray) -> np.ndarray:
+    """Codes float32 (m, *row_shape) of the given rows, in their order; NaN where there is none."""
+    array = store.array(f"latents/{space}")
+    return np.stack([np.asarray(array[int(row)]) for row in rows])
+
+
+def _reconstruction(store: LatentStore) -> dict[str, float]:
+    """Medians over all finished rows."""
+    out: dict[str, float] = {}
+    for metric in ("mse", "psnr", "ssim"):
+        name = f"quality/{metric}"
+        parts = [store.ok_rows([name], b, ["invert"]).arrays[name] for b in range(store.n_blocks)]
+        values = np.concatenate(parts).astype(np.float64)
+        if len(values):
+            out[f"{metric}_median"] = float(np.median(values))
+    return out
+
+
+def _pairs(state: Run, store: LatentStore, generator: Any) -> dict[str, np.ndarray]:
+    """Originals and reconstructions of evenly spread finished rows, uint8 (n, R, R, 3)."""
+    import torch
+
+    from transforms.preprocess import to_uint8
+
+    rows = ok_rows(store)
+    if not len(rows):
+        return {}
+    n = min(state.spec.report.samples, len(rows))
+    chosen = rows[np.linspace(0, len(rows) - 1, n).astype(np.int64)]
+    spec = state.spec.invert
+    reader = BlockImages(state.source, generator.resolution, spec.crop, spec.max_pixels)
+    work_of = Rows(state.index, store)
+    originals, shown = [], []
+    for row in chosen.tolist():
+        block, offset = divmod(row, store.block_rows)
+        image, _ = reader.image(work_of.work(block, {}), offset)
+        if image is not None:
+            originals.append(image)
+            shown.append(row)
+    reader.close()
+    if not shown:
+        return {}
+    with torch.no_grad():
+        codes = torch.from_numpy(codes_of(store, spec.space, np.array(shown)))
+        drawn = to_uint8(generator.synthesise(codes, spec.space, spec.noise_mode).numpy())
+    return {"samples/original": np.stack(originals), "samples/reconstruction": drawn}

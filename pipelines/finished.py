@@ -1,0 +1,105 @@
+"""What a finished run stored, for the commands that use it: edit and export."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from pipelines.run_folder import RunFolder
+from schemas.atomic import write_bytes
+from schemas.directions import DirectionSet
+from schemas.errors import DataError, StoreError, UsageError
+from schemas.index import DatasetIndex
+from schemas.interchange import export_interfacegan
+from schemas.reasons import Reason, Status, describe
+from schemas.spec import RunSpec
+from schemas.store import LatentStore
+
+EXPORTS = ("annotations", "directions", "interfacegan")
+
+
+@dataclass(frozen=True, eq=False)
+class FinishedRun:
+    """Index, store and directions of a run."""
+
+    spec: RunSpec
+    index: DatasetIndex
+    store: LatentStore
+    directions: DirectionSet
+
+    @classmethod
+    def of(cls, spec: RunSpec) -> FinishedRun:
+        """Open the run folder of a specification. Raises StoreError where a part is missing."""
+        with RunFolder.open(spec.output_path) as folder:
+            parts = {"index": folder.index, "store": folder.store, "directions": folder.directions}
+            for name, part in parts.items():
+                if part is None:
+                    raise StoreError(
+                        f"run {spec.name!r} has no {name}: {folder.absent.get(name, 'missing')}; "
+                        "run it first with 'latentflow run'"
+                    )
+            return cls(spec, folder.index, folder.store, folder.directions)
+
+    def codes(self, rows: Sequence[int]) -> np.ndarray:
+        """Codes float32 (m, *row_shape) of the given rows, in the directions' space.
+
+        Raises UsageError for rows the store does not have, DataError for quarantined ones.
+        """
+        status, reason = self.store.status("invert"), self.store.reason("invert")
+        for row in rows:
+            if not 0 <= row < self.store.n_rows:
+                raise UsageError(f"row {row!r} is not one of 0..{self.store.n_rows - 1!r}")
+            if status[row] != Status.OK:
+                raise DataError(
+                    f"row {row!r} ({self.index.uris[row]!r}) has no code: "
+                    f"{describe(Reason(int(reason[row])))}; choose another row"
+                )
+        array = self.store.array(f"latents/{self.directions.space}")
+        return np.stack([np.asarray(array[row]) for row in rows])
+
+    def export(self, kind: str, out: Path) -> list[Path]:
+        """Write an export; returns the files.
+
+        annotations : one Parquet table, a row an image. directions : one .npz of all vectors, the
+        facts about each as JSON under ``facts``. interfacegan : a folder of (1, dim) .npy files,
+        for directions without layers.
+        """
+        if kind == "annotations":
+            from pipelines.annotation_table import export_annotations
+
+            out.parent.mkdir(parents=True, exist_ok=True)
+            export_annotations(self.store, self.index, out)
+            return [out]
+        if kind == "directions":
+            return [self._npz(out)]
+        if kind == "interfacegan":
+            out.mkdir(parents=True, exist_ok=True)
+            paths = [out / f"{d.name}_boundary.npy" for d in self.directions]
+            for direction, path in zip(self.directions, paths, strict=True):
+                export_interfacegan(direction, path)
+            return paths
+        raise UsageError(f"export {kind!r} is not known: use one of {list(EXPORTS)!r}")
+
+    def _npz(self, out: Path) -> Path:
+        facts = {
+            d.name: {
+                "space": d.space,
+                "method": d.method,
+                "sd": d.sd,
+                "layers": d.layers,
+                "target": d.provenance.get("target"),
+                "generator_fp": self.directions.generator_fp,
+            }
+            for d in self.directions
+        }
+        buffer = io.BytesIO()
+        vectors = {d.name: d.vector for d in self.directions}
+        np.savez(buffer, allow_pickle=False, facts=np.array(json.dumps(facts)), **vectors)
+        out.parent.mkdir(parents=True, exist_ok=True)
+        write_bytes(out, buffer.getvalue())
+        return out

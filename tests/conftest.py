@@ -1,0 +1,59 @@
+"""Hypothesis profiles, seeds, and one small finished run that several tests read."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import settings
+
+from pipelines.faces import write_faces
+
+settings.register_profile("default", deadline=None)
+settings.register_profile("ci", deadline=None, derandomize=True)
+settings.load_profile("ci" if os.environ.get("CI") else "default")
+
+SMALL_SPEC = """
+name: small
+dataset: {path: faces, pattern: "images/*.png", factors: faces/factors.csv}
+invert: {batch_size: 32, block_rows: 64}
+annotate:
+  - {name: attributes, model: "bundled:faces64/attributes"}
+  - {name: landmarks, model: "bundled:faces64/landmarks"}
+  - {name: pose, model: "bundled:faces64/pose"}
+analyse:
+  pca: {n_components: 16}
+  mean_difference: {factors: [expression, glasses], baseline: {expression: neutral, glasses: "no"}}
+  svm:
+  hosvd: {modes: [person, [expression, intensity], view]}
+  nrsfm: {landmarks: landmarks, n_shapes: 4}
+evaluate: {samples: 12, strengths: [-2, 2], holdout: {fraction: 0.34}}
+ray: {actors: 1}
+output: out
+"""
+
+
+def latentflow(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    """Run the command line in a process of its own."""
+    return subprocess.run(
+        [sys.executable, "-m", "pipelines", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=Path(__file__).parent.parent,
+        env={**os.environ, "COLUMNS": "200"},
+    )
+
+
+@pytest.fixture(scope="session")
+def small_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder with faces/ (3 persons, 150 pictures), small.yaml and out/, the finished run."""
+    root = tmp_path_factory.mktemp("small")
+    write_faces(root / "faces", people=3, seed=4)
+    (root / "small.yaml").write_text(SMALL_SPEC)
+    done = latentflow("run", root / "small.yaml")
+    assert done.returncode == 0, done.stderr
+    return root

@@ -1,0 +1,392 @@
+"""Annotators and the annotation stages, without Ray."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from inversion_fixture import RESOLUTION, Setting, adapter, annotator, drawn, make, tree
+from PIL import Image
+
+from generators.annotators import finish, load_annotator, prepare, read_card
+from generators.protocols import Annotator
+from pipelines import work
+from pipelines.annotate import annotate, export_annotations, plan_annotate, stages_of
+from pipelines.invert import invert
+from pipelines.work import InProcess
+from schemas.errors import CheckpointError, StoreError, UntrustedError, UsageError
+from schemas.reasons import Reason
+from schemas.spec_models import AnnotateSpec, InvertSpec
+from schemas.store import LatentStore
+from transforms.annotate import annotate_batch
+from transforms.invert import render
+from transforms.preprocess import to_uint8
+
+SCORES = ["smile", "glasses"]
+POINTS = ["left", "right", "chin"]
+POSE = ["yaw", "pitch", "roll"]
+
+
+# ---- models ---------------------------------------------------------------------------------
+
+
+def test_scores_equal_the_model_by_hand(tmp_path):
+    path, weight = annotator(
+        tmp_path, "a", "scores", SCORES, input={"mean": [0.1, 0, 0], "std": [2, 1, 1]}
+    )
+    images = drawn(5, 0)
+    model = load_annotator(path)
+    assert isinstance(model, Annotator) and model.names == tuple(SCORES)
+    small = images.reshape(5, 8, 2, 8, 2, 3).astype(float).mean(axis=(2, 4))
+    x = np.rint(small + 1e-9) / 127.5 - 1
+    x = (x - [0.1, 0, 0]) / [2, 1, 1]
+    expected = x.transpose(0, 3, 1, 2).reshape(5, -1) @ weight
+    np.testing.assert_allclose(model.annotate(images), expected, atol=0.02)
+    assert model.annotate(images).dtype == np.float32
+    assert model.annotate(images[:0]).shape == (0, 2)
+
+
+def test_layout_colour_and_range(tmp_path):
+    given = {"colour": "BGR", "range": [0, 255], "resize": "nearest"}
+    path, _ = annotator(tmp_path, "a", "scores", SCORES, size=16, layout="NHWC", input=given)
+    images = drawn(2, 0)
+    batch = prepare(images, read_card(path))
+    np.testing.assert_array_equal(batch, images[..., ::-1].astype(np.float32))
+
+
+def test_a_fixed_batch_dimension_changes_nothing(tmp_path):
+    free, _ = annotator(tmp_path, "a", "scores", SCORES)
+    fixed, _ = annotator(tmp_path, "b", "scores", SCORES, batch=2)
+    images = drawn(5, 0)
+    expected = load_annotator(free).annotate(images)
+    np.testing.assert_allclose(load_annotator(fixed).annotate(images), expected, rtol=1e-5)
+
+
+def test_activations(tmp_path):
+    images, found = drawn(3, 0), {}
+    for activation in (None, "sigmoid", "softmax"):
+        path, _ = annotator(tmp_path, "a", "scores", SCORES, activation=activation)
+        found[activation] = load_annotator(path).annotate(images).astype(float)
+    raw = found[None]
+    np.testing.assert_allclose(found["sigmoid"], 1 / (1 + np.exp(-raw)), rtol=1e-5)
+    soft = np.exp(raw) / np.exp(raw).sum(axis=1, keepdims=True)
+    np.testing.assert_allclose(found["softmax"], soft, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("card", "value", "expected"),
+    [
+        ({}, [4.0, 2.0], [8.0, 4.0]),
+        ({"coordinates": "unit"}, [0.25, 0.5], [4.0, 8.0]),
+        ({"coordinates": "indices"}, [3.0, 0.0], [7.0, 1.0]),
+        ({"axes": "yx"}, [4.0, 2.0], [4.0, 8.0]),
+    ],
+)
+def test_landmarks_are_in_pixels_of_the_image(tmp_path, card, value, expected):
+    path, _ = annotator(tmp_path, "lm", "landmarks", POINTS, size=8, **card)
+    values = np.full((1, 3, 2), value, np.float32)
+    np.testing.assert_allclose(finish(values, read_card(path), (16, 16))[0, 0], expected)
+    assert load_annotator(path).annotate(drawn(4, 0)).shape == (4, 3, 2)
+
+
+def test_no_face_and_not_finite(tmp_path):
+    presence = {"output": "face", "threshold": 0.0}
+    path, _ = annotator(tmp_path, "a", "scores", SCORES, face=True, presence=presence)
+    images = np.full((3, RESOLUTION, RESOLUTION, 3), 200, np.uint8)
+    images[1] = 10
+    measured = annotate_batch(load_annotator(path), images)
+    assert measured.reasons.tolist() == [Reason.NONE, Reason.NO_FACE, Reason.NONE]
+    assert np.isnan(measured.values[1]).all() and np.isfinite(measured.values[[0, 2]]).all()
+
+    class Infinite:
+        fingerprint, name, kind, names = "", "x", "scores", ("a",)
+
+        def annotate(self, images):
+            return np.array([[1.0], [np.inf]], np.float32)
+
+    assert annotate_batch(Infinite(), images[:2]).reasons.tolist() == [0, Reason.NOT_FINITE]
+
+
+def test_fingerprint_is_of_the_numbers(tmp_path):
+    path, _ = annotator(tmp_path, "a", "scores", SCORES)
+    base = read_card(path).fingerprint
+    card = json.loads(Path(path).with_suffix(".json").read_text())
+
+    def fp(**changes) -> str:
+        Path(path).with_suffix(".json").write_text(json.dumps({**card, **changes}))
+        return read_card(path, "other name").fingerprint
+
+    assert fp(licence="MIT", source="here", name="b") == base
+    others = [fp(names=["x", "y"]), fp(activation="sigmoid")]
+    others += [fp(input={**card["input"], "colour": "BGR"}), fp(output=0)]
+    with open(path, "ab") as file:
+        file.write(b"\0")
+    assert len({base, *others, fp()}) == 6
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"kind": "guess"}, "'kind' is 'guess'"),
+        ({"names": []}, "'names'"),
+        ({"names": ["a", "a"]}, "each once"),
+        ({"kind": "pose"}, "yaw, pitch, roll"),
+        ({"activation": "tanh"}, "'activation' is 'tanh'"),
+        ({"input": {"name": "image"}}, "key 'size' is missing"),
+        ({"input": {"size": 8, "layout": "CHW"}}, "'layout' is 'CHW'"),
+        ({"input": {"size": 8, "std": [1, 0, 1]}}, "'std'"),
+        ({"input": {"size": 8, "mean": [1]}}, "'mean' has 1"),
+        ({"input": {"size": 0}}, "at least 1"),
+        ({"output": "missing"}, "outputs \\['result'\\]"),
+        ({"input": {"name": "x", "size": 8}}, "inputs \\['image'\\]"),
+        ({"names": ["a", "b", "c"]}, "promises"),
+    ],
+)
+def test_unusable_descriptions(tmp_path, change, message):
+    path, _ = annotator(tmp_path, "a", "scores", SCORES)
+    sidecar = Path(path).with_suffix(".json")
+    sidecar.write_text(json.dumps({**json.loads(sidecar.read_text()), **change}))
+    with pytest.raises(CheckpointError, match=message):
+        load_annotator(path).annotate(drawn(1, 0))
+
+
+def test_unusable_files(tmp_path):
+    path, _ = annotator(tmp_path, "a", "scores", SCORES)
+    Path(path).write_bytes(b"not a model")
+    with pytest.raises(CheckpointError, match="not a usable ONNX model"):
+        load_annotator(path)
+    Path(path).with_suffix(".json").write_text("{")
+    with pytest.raises(CheckpointError, match="cannot be read"):
+        load_annotator(path)
+    Path(path).with_suffix(".json").unlink()
+    with pytest.raises(CheckpointError, match="no description"):
+        load_annotator(path)
+    for uri in (str(tmp_path / "none.onnx"), "bundled:nothing/x", "bundled:../annotators.py"):
+        with pytest.raises(CheckpointError):
+            read_card(uri)
+    other = tmp_path / "a.bin"
+    other.write_bytes(b"x")
+    annotator(tmp_path, "a", "scores", SCORES)
+    with pytest.raises(CheckpointError, match="'.bin'"):
+        load_annotator(str(other))
+    with pytest.raises(UsageError, match="uint8"):
+        load_annotator(path).annotate(np.zeros((1, 8, 8, 3)))
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:.*torch.jit.*:FutureWarning")
+def test_torchscript_needs_trust(tmp_path):
+    class Mean(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
+            return {"result": x.mean(dim=(2, 3))[:, :2]}
+
+    annotator(tmp_path, "a", "scores", SCORES, size=16)
+    path = tmp_path / "a.pt"
+    torch.jit.script(Mean()).save(str(path))
+    with pytest.raises(UntrustedError, match="--trust"):
+        load_annotator(str(path))
+    with pytest.raises(UntrustedError, match="--trust"):
+        stages_of([AnnotateSpec(name="a", model=str(path))])
+    images = drawn(3, 0)
+    found = load_annotator(str(path), trust=True).annotate(images)
+    expected = images.astype(float).mean(axis=(1, 2))[:, :2] / 127.5 - 1
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+# ---- the stages -----------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def setting(tmp_path_factory) -> Setting:
+    setting = make(tmp_path_factory.mktemp("annotate"), 80)
+    annotator(setting.root, "attributes", "scores", SCORES)
+    annotator(setting.root, "landmarks", "landmarks", POINTS)
+    annotator(setting.root, "pose", "pose", POSE)
+    return setting
+
+
+def inverted(setting: Setting, root: Path, **spec) -> str:
+    return invert(
+        setting.index,
+        setting.source,
+        root,
+        InvertSpec(**{"block_rows": 64, "batch_size": 16, **spec}),
+        name="tiny",
+        seed=0,
+        generator_uri=setting.generator,
+        encoder_uri=setting.encoder,
+        engine=InProcess(),
+    ).store_path
+
+
+def models(setting: Setting, *names: str, **spec) -> list[AnnotateSpec]:
+    given = {"batch_size": 16, **spec}
+    return [
+        AnnotateSpec(name=n, model=str(setting.root / f"{n}.onnx"), **given)
+        for n in names or ("attributes", "landmarks", "pose")
+    ]
+
+
+def run(setting: Setting, store: str, specs=None, **options):
+    return annotate(
+        setting.index,
+        setting.source,
+        store,
+        models(setting) if specs is None else specs,
+        generator_uri=setting.generator,
+        engine=options.pop("engine", InProcess()),
+        **options,
+    )
+
+
+@pytest.fixture(scope="module")
+def done(setting, tmp_path_factory):
+    path = inverted(setting, tmp_path_factory.mktemp("done"))
+    steps: list[tuple[int, int]] = []
+    result = run(setting, path, progress=lambda *step: steps.append(step))
+    assert steps == [(0, 80), (64, 80), (80, 80)]
+    return LatentStore.open(path), result
+
+
+def test_image_and_render_are_what_the_model_says(setting, done):
+    store, result = done
+    assert result.stages[:3] == ("attributes", "landmarks", "pose")
+    assert all(counts["reasons"] == {"empty": 1} for counts in result.counts.values())
+    rows = [0, 70, 79]
+    originals = np.stack([np.asarray(Image.open(setting.file(i))) for i in rows])
+    codes = torch.from_numpy(store.array("latents/w_plus")[:][rows])
+    renders = to_uint8(render(adapter(), codes, "w_plus").numpy())
+    for name, group in (("attributes", "annotations"), ("landmarks", "landmarks")):
+        model = load_annotator(str(setting.root / f"{name}.onnx"))
+        for stage, images in ((name, originals), (f"{name}@render", renders)):
+            found = store.array(f"{group}/{stage}")[:][rows]
+            np.testing.assert_allclose(found, model.annotate(images), atol=0.02)
+    assert store.array("landmarks/landmarks").attrs["names"] == POINTS
+    assert np.isnan(store.array("annotations/pose@render")[3]).all()
+
+
+def test_only_what_is_missing_is_made(setting, tmp_path):
+    path = inverted(setting, tmp_path)
+    run(setting, path, models(setting, "attributes", render=False))
+    before = LatentStore.open(path).committed("attributes").copy()
+    both = run(setting, path, models(setting, "attributes", "pose"))
+    assert both.stages == ("attributes", "pose", "attributes@render", "pose@render")
+    assert np.array_equal(LatentStore.open(path).committed("attributes"), before)
+    again = run(setting, path, models(setting, "attributes", "pose"))
+    assert (again.blocks_done, again.blocks_skipped) == (0, 2)
+    everything = run(setting, path)
+    whole = inverted(setting, tmp_path / "whole")
+    assert run(setting, whole).counts == everything.counts
+    for stage in everything.stages:  # alone or together, today or tomorrow: the same bytes
+        mine, other = (LatentStore.open(p).committed(stage) for p in (path, whole))
+        assert np.array_equal(mine, other)
+    a, b = tree(path), tree(whole)
+    assert {k: v for k, v in a.items() if "/c/" in k} == {k: v for k, v in b.items() if "/c/" in k}
+
+
+def test_renders_follow_their_codes(tmp_path):
+    setting = make(tmp_path, 70)
+    annotator(setting.root, "attributes", "scores", SCORES)
+    data = setting.file(5).read_bytes()
+    setting.file(5).unlink()
+    path = inverted(setting, tmp_path / "stores")
+    specs = models(setting, "attributes")
+    first = run(setting, path, specs)
+    assert first.counts["attributes@render"]["reasons"] == {"empty": 1, "missing": 1}
+    assert run(setting, path, specs).blocks_done == 0
+    setting.file(5).write_bytes(data)
+    inverted(setting, tmp_path / "stores")
+    second = run(setting, path, specs)
+    assert second.blocks_done == 1
+    assert all(c["reasons"] == {"empty": 1} for c in second.counts.values())
+
+
+def test_renders_wait_for_codes(setting, tmp_path):
+    path = inverted(setting, tmp_path)
+    LatentStore.open(path, "r+")._write_commit("invert", 1, bytes(32))
+    result = run(setting, path)
+    assert result.counts["pose"]["pending"] == 0
+    assert result.counts["pose@render"]["pending"] == 16
+    store = LatentStore.open(path)
+    plan = plan_annotate(setting.index, store, stages_of(models(setting, "pose")), 1 << 26)
+    assert plan.fps["pose@render"][1] is None and plan.work == plan.work[:1]
+
+
+def test_a_batch_that_does_not_fit_is_halved(setting, tmp_path, monkeypatch):
+    import pipelines.annotate as pipeline
+
+    original = pipeline.annotate_batch
+
+    def limited(model, images):
+        if len(images) > 4:
+            raise MemoryError
+        return original(model, images)
+
+    monkeypatch.setattr(pipeline, "annotate_batch", limited)
+    path = inverted(setting, tmp_path)
+    result = run(setting, path)
+    assert result.shrunk and result.counts["pose"]["ok"] == 79
+
+
+def test_refusals(setting, tmp_path):
+    path = inverted(setting, tmp_path)
+    import generators
+
+    generators.save_safetensors(adapter(seed=9), tmp_path / "other.safetensors")
+    with pytest.raises(UsageError, match="was made with"):
+        annotate(
+            setting.index,
+            setting.source,
+            path,
+            models(setting),
+            generator_uri=str(tmp_path / "other.safetensors"),
+            engine=InProcess(),
+        )
+    longer = setting.index.append([])
+    short = longer.__class__(longer.table.slice(0, 10), longer.factors)
+    with pytest.raises(StoreError, match="80 rows, the index 10"):
+        annotate(
+            short,
+            setting.source,
+            path,
+            models(setting),
+            generator_uri=setting.generator,
+            engine=InProcess(),
+        )
+    assert not list(tmp_path.glob("*.lock"))
+
+
+def test_a_model_that_changes_during_the_run_is_noticed(setting, tmp_path, monkeypatch):
+    path = inverted(setting, tmp_path)
+    copy, _ = annotator(tmp_path, "attributes", "scores", SCORES)
+    original = work.Guard.of
+
+    def change(lock):
+        annotator(tmp_path, "attributes", "scores", SCORES, activation="sigmoid")
+        return original(lock)
+
+    monkeypatch.setattr(work.Guard, "of", change)
+    with pytest.raises(UsageError, match="changed"):
+        run(setting, path, [AnnotateSpec(name="attributes", model=copy)])
+
+
+def test_parquet_for_pandas(setting, done, tmp_path):
+    store, _ = done
+    columns = export_annotations(store, setting.index, tmp_path / "a.parquet")
+    frame = pd.read_parquet(tmp_path / "a.parquet")
+    assert list(frame.columns) == columns and len(frame) == 80
+    assert columns[:5] == ["row", "image_id", "uri", "status", "reason"]
+    assert frame.status.value_counts().to_dict() == {"ok": 79, "quarantined": 1}
+    assert frame.reason[3] == "empty" and frame.uri[3] == "00003.png"
+    scores = store.array("annotations/attributes@render")[:]
+    np.testing.assert_array_equal(frame["attributes@render.glasses"], scores[:, 1])
+    points = np.stack(frame["landmarks"].to_list()).reshape(80, 3, 2)
+    np.testing.assert_array_equal(points, store.array("landmarks/landmarks")[:])
+    assert np.isnan(frame["pose.yaw"][3])
+    first = (tmp_path / "a.parquet").read_bytes()
+    export_annotations(store, setting.index, tmp_path / "a.parquet")
+    assert (tmp_path / "a.parquet").read_bytes() == first

@@ -1,0 +1,176 @@
+"""The stages on a real local Ray: closed to the outside, same bytes, actors that die."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import psutil
+import pytest
+from inversion_fixture import Setting, annotator, make, tree
+
+from pipelines.annotate import annotate
+from pipelines.invert import invert
+from pipelines.ray_engine import RayEngine
+from pipelines.work import BlockWork, InProcess
+from schemas.errors import CheckpointError, UsageError
+from schemas.spec_models import AnnotateSpec, InvertSpec
+
+# Ray's own code warns about itself and leaves sockets to the garbage collector.
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore::FutureWarning"),
+    pytest.mark.filterwarnings("ignore::ResourceWarning"),
+]
+
+
+@pytest.fixture(scope="module")
+def setting(tmp_path_factory) -> Setting:
+    setting = make(tmp_path_factory.mktemp("ray"), 400)
+    annotator(setting.root, "attributes", "scores", ["smile", "glasses"])
+    return setting
+
+
+@pytest.fixture(scope="module")
+def engine():
+    with RayEngine(actors=2) as engine:
+        assert not engine.started  # nothing is started before there is work
+        engine.start()
+        yield engine
+    assert not engine.started
+
+
+def run(setting: Setting, root: Path, engine, progress=None, **spec):
+    given = {"block_rows": 64, "batch_size": 16, "method": "hybrid", "steps": 6, **spec}
+    return invert(
+        setting.index,
+        setting.source,
+        root,
+        InvertSpec(**given),
+        name="tiny",
+        seed=0,
+        generator_uri=setting.generator,
+        encoder_uri=setting.encoder,
+        engine=engine,
+        progress=progress,
+    )
+
+
+def marks(setting: Setting, store: str, engine):
+    return annotate(
+        setting.index,
+        setting.source,
+        store,
+        [AnnotateSpec(name="attributes", model=str(setting.root / "attributes.onnx"))],
+        generator_uri=setting.generator,
+        engine=engine,
+    )
+
+
+def ray_processes() -> list[psutil.Process]:
+    me = psutil.Process()
+    return [me, *me.children(recursive=True)]
+
+
+def test_nothing_is_open_beyond_this_machine(engine):
+    addresses = set()
+    for process in ray_processes():
+        try:
+            for connection in process.net_connections("inet"):
+                addresses.add(connection.laddr.ip)
+                if connection.raddr:
+                    addresses.add(connection.raddr.ip)
+        except psutil.NoSuchProcess:
+            continue
+    addresses = {address.removeprefix("::ffff:") for address in addresses}
+    assert addresses and addresses <= {"127.0.0.1", "::1"}
+    assert os.environ["RAY_USAGE_STATS_ENABLED"] == "0"
+
+
+def test_callers_need_the_token(engine):
+    import ray
+
+    token = Path(os.environ["RAY_AUTH_TOKEN_PATH"])
+    assert os.environ["RAY_AUTH_MODE"] == "token"
+    assert token.stat().st_mode & 0o777 == 0o600 and len(token.read_text()) == 64
+    assert token.parent.stat().st_mode & 0o077 == 0
+    address = ray.get_runtime_context().gcs_address
+    code = f"import ray; ray.init({address!r}, logging_level='CRITICAL'); print('in')"
+    clean = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")}
+    intruder = {**clean, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "0" * 64}
+    intruder["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
+    found = subprocess.run(
+        [sys.executable, "-c", code], env=intruder, capture_output=True, text=True, timeout=120
+    )
+    assert found.returncode != 0 and "in\n" not in found.stdout
+    with socket.socket() as plain:
+        plain.connect((address.split(":")[0], int(address.split(":")[1])))
+
+
+def test_actors_write_the_bytes_of_one_process_even_when_one_is_killed(setting, engine, tmp_path):
+    alone = run(setting, tmp_path / "alone", InProcess())
+    marks(setting, alone.store_path, InProcess())
+    killed: list[int] = []
+
+    def kill(done: int, total: int) -> None:
+        if done and not killed:
+            actors = [p for p in ray_processes() if "MapWorker" in " ".join(p.cmdline())]
+            assert len(actors) == 2
+            os.kill(actors[0].pid, signal.SIGKILL)
+            killed.append(actors[0].pid)
+
+    together = run(setting, tmp_path / "ray", engine, progress=kill)
+    assert killed and together.counts == alone.counts
+    assert together.blocks_done == 7 and not together.shrunk
+    marks(setting, together.store_path, engine)
+    assert tree(together.store_path) == tree(alone.store_path)
+    assert not list((tmp_path / "ray").glob("*.lock"))
+
+
+class Broken:
+    """A task whose models cannot be loaded."""
+
+    def build(self, guard):
+        raise CheckpointError("generator 'x' is not one: give another")
+
+
+class Unguarded:
+    def watch(self):
+        pass
+
+
+def test_an_actors_error_arrives_as_it_was(engine):
+    from pipelines.work import BlockActor
+
+    items = [BlockWork(0, ["00"], ["a"], ["active"], {}).to_item()]
+    arguments = {"task": Broken(), "guard": Unguarded()}
+    with pytest.raises(CheckpointError, match="generator 'x' is not one") as caught:
+        list(engine.map_blocks(BlockActor, arguments, items))
+    assert type(caught.value) is CheckpointError
+
+
+def test_bad_settings():
+    for values in ({"actors": 0}, {"gpus_per_actor": -1}, {"object_store_mb": 1}):
+        with pytest.raises(UsageError):
+            RayEngine(**values)
+
+
+def test_kill_benchmark_smoke():
+    root = Path(__file__).parents[1]
+    found = subprocess.run(
+        [sys.executable, "-m", "benchmarks.kills", "--smoke"],
+        cwd=root,
+        capture_output=True,
+        text=True,
+        timeout=600,
+        check=False,
+    )
+    assert found.returncode == 0, found.stderr[-2000:]
+    result = json.loads(found.stdout.strip().splitlines()[-1])
+    assert result["name"] == "kills" and result["error"] == 0
+    assert result["driver_kills"] >= 1 and result["actor_kills"] >= 1
