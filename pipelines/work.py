@@ -331,9 +331,6 @@ class BlockImages:
         self._pool.shutdown(wait=False, cancel_futures=True)
 
 
-ImageReader = BlockImages
-
-
 def padded(rows: NDArray[Any], size: int) -> NDArray[Any]:
     """``rows`` (n, ...) with the last one repeated up to ``size`` rows; n is at least 1."""
     if len(rows) == size:

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import settings
 
@@ -46,6 +47,12 @@ def latentflow(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
         cwd=Path(__file__).parent.parent,
         env={**os.environ, "COLUMNS": "200"},
     )
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    """The tests' randomness, the same in every run."""
+    return np.random.default_rng(20240)
 
 
 @pytest.fixture(scope="session")

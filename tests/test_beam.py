@@ -258,7 +258,7 @@ def bits(statistic):
 @pytest.mark.parametrize("n_blocks", [1, 16, 37])
 def test_combine_contract(kind, n_blocks):
     statistic = STATISTICS[kind]
-    combine = pickle.loads(pickle.dumps(SumInOrder(n_blocks)))
+    combine = pickle.loads(pickle.dumps(SumInOrder(n_blocks)))  # noqa: S301  (our own bytes)
     expected = bits(sum_blocks(n_blocks, statistic))
     elements = [((b, b + 1), statistic(b)) for b in range(n_blocks)]
     random.Random(0).shuffle(elements)
@@ -346,7 +346,7 @@ def test_workers_read_each_block_once_while_the_cache_holds_it(data):
             list(work.process((block, block + 1), MomentsOfRows()))
     assert reads == [0, 1, 2, 3]
     PINNED.release(source.key)
-    assert list(work.process((0, 1), None)) == [((0, 1), None)]
+    assert list(work.process((0, 1), None)) == [(0, ((0, 1), None))]
 
 
 def test_unknown_statistics_are_refused():

@@ -20,10 +20,10 @@ from apache_beam.io.filesystems import FileSystems
 from apache_beam.options.pipeline_options import PipelineOptions
 
 from schemas.errors import DataError, NotConvergedError, UsageError
+from transforms.beam_combine import CreateBlocks, SumKeyed
 from transforms.beam_fit import RunPasses
 from transforms.blocks import Accumulator, BlockSource, Sums
 from transforms.cells import CellGrid, CellSums
-from transforms.beam_combine import CreateBlocks, SumBlocks
 from transforms.hosvd import HOSVD, HOSVDSolver
 from transforms.hosvd_passes import CoreSlabs, ModeGrams, SlabCells
 from transforms.mean_difference import (
@@ -70,23 +70,24 @@ def statistic_of_bytes(content: bytes) -> Accumulator:
     return _KINDS[kind].from_arrays(arrays)  # type: ignore[no-any-return]
 
 
-class WriteStatistic(beam.DoFn):  # type: ignore[misc]
-    """(number, statistic) -> a file in the exchange folder; written again, it is the same file."""
+@dataclass(frozen=True)
+class StatisticFiles:
+    """Statistics by pass number, as files of the exchange folder; writing again changes nothing."""
 
-    def __init__(self, folder: str) -> None:
-        self.folder = folder
+    folder: str
 
-    def process(self, element: tuple[int, Accumulator | None]) -> None:
-        """Nothing is written for None."""
-        number, statistic = element
-        if statistic is None:
-            return
-        with FileSystems.create(_file(self.folder, number)) as file:
+    def __call__(self, number: int, statistic: Accumulator) -> None:
+        """Write one."""
+        with FileSystems.create(self._path(number)) as file:
             file.write(statistic_bytes(statistic))
 
+    def read(self, number: int) -> Accumulator:
+        """Read one."""
+        with FileSystems.open(self._path(number)) as file:
+            return statistic_of_bytes(file.read())
 
-def _file(folder: str, number: int) -> str:
-    return FileSystems.join(folder, f"{number:04d}.npz")
+    def _path(self, number: int) -> str:
+        return str(FileSystems.join(self.folder, f"{number:04d}.npz"))
 
 
 @dataclass(frozen=True)
@@ -144,17 +145,13 @@ class BeamEngine:
     def sum(self, source: BlockSource, request: PassRequest) -> Any:
         """Statistic of a whole source: one pass, one pipeline."""
         with self._folder() as folder:
+            files = StatisticFiles(folder)
             try:
                 with self.pipeline() as p:
-                    _ = (
-                        p
-                        | "Blocks" >> CreateBlocks(source.n_blocks, self.per_group)
-                        | "Sum" >> SumBlocks(source, request, self.cache_bytes)
-                        | "Number" >> beam.Map(lambda total: (0, total))
-                        | "Write" >> beam.ParDo(WriteStatistic(folder))
-                    )
-                with FileSystems.open(_file(folder, 0)) as file:
-                    return statistic_of_bytes(file.read())
+                    ranges = p | "Blocks" >> CreateBlocks(source.n_blocks, self.per_group)
+                    total = ranges | "Sum" >> SumKeyed(source, request, self.cache_bytes)
+                    _ = total | "Write" >> beam.MapTuple(files)
+                return files.read(0)
             finally:
                 PINNED.release(source.key)
 
@@ -175,19 +172,16 @@ class BeamEngine:
 
     def _run_chunk(self, solver: S, source: BlockSource) -> S:
         with self._folder() as folder:
-            passes = RunPasses(source, solver, self.passes_per_pipeline, self.cache_bytes)
+            files = StatisticFiles(folder)
             with self.pipeline() as p:
-                out = (
-                    p
-                    | "Blocks" >> CreateBlocks(source.n_blocks, self.per_group)
-                    | "Passes" >> passes
+                ranges = p | "Blocks" >> CreateBlocks(source.n_blocks, self.per_group)
+                _ = ranges | "Passes" >> RunPasses(
+                    source, solver, self.passes_per_pipeline, self.cache_bytes, files
                 )
-                _ = out["totals"] | "Write" >> beam.ParDo(WriteStatistic(folder))
             for number in range(self.passes_per_pipeline):
                 if solver.done:
                     break
-                with FileSystems.open(_file(folder, number)) as file:
-                    solver = solver.step(statistic_of_bytes(file.read()))
+                solver = solver.step(files.read(number))
         return solver
 
     # ---- analyses: sources have the arrays that the requests in transforms.requests name

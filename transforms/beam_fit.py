@@ -6,16 +6,16 @@ passes are unrolled for a number of passes; `transforms.beam_engine` runs as man
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import apache_beam as beam
 
 from schemas.errors import UsageError
+from transforms.beam_combine import SumBlocks, SumKeyed
 from transforms.blocks import BlockSource
 from transforms.cells import CellGrid
-from transforms.beam_combine import SumBlocks
 from transforms.hosvd import HOSVDSolver
 from transforms.mean_difference import solve_mean_differences, solve_regressions
 from transforms.nrsfm import NRSfMSolver
@@ -89,43 +89,60 @@ class FitRegressions(beam.PTransform):  # type: ignore[misc]
         return total | "Solve" >> beam.Map(solve_regressions, self.n_targets, self.ridge)
 
 
-def _request(solver: PassSolver) -> PassRequest | None:
+class StepSolver(beam.DoFn):  # type: ignore[misc]
+    """(0, summed statistic) and the state -> the next state, and its request as output 'request'.
+
+    sink : called with (pass number, statistic), to keep what each pass summed
+    """
+
+    def __init__(self, number: int, sink: Callable[[int, Any], None] | None) -> None:
+        self.number = number
+        self.sink = sink
+
+    def process(self, element: tuple[int, Any], solver: Any) -> Iterator[Any]:
+        """A statistic of None, of a pass after the solver was done, changes nothing."""
+        total = element[1]
+        if total is not None:
+            if self.sink is not None:
+                self.sink(self.number, total)
+            solver = solver.step(total)
+        yield solver
+        yield beam.pvalue.TaggedOutput("request", request_of(solver))
+
+
+def request_of(solver: PassSolver) -> PassRequest | None:
+    """What the next pass computes, or None when the solver is done."""
     return None if solver.done else solver.request()
-
-
-def _step(solver: Any, total: Any) -> Any:
-    return solver if total is None else solver.step(total)
 
 
 @dataclass(eq=False)
 class RunPasses(beam.PTransform):  # type: ignore[misc]
-    """Up to `n_passes` passes of a solver: PCollection[(start, stop)] -> its state and sums.
+    """Up to `n_passes` passes of a solver: PCollection[(start, stop)] -> PCollection[state].
 
-    Output: a dict with 'solver', a PCollection of the state after the passes, and 'totals', one of
-    (pass number, summed statistic); passes after the solver is done compute nothing and sum None.
+    Passes after the solver is done compute nothing. sink : see `StepSolver`.
     """
 
     source: BlockSource
     solver: PassSolver
     n_passes: int
     cache_bytes: int = DEFAULT_CACHE_BYTES
+    sink: Callable[[int, Any], None] | None = None
 
     def __post_init__(self) -> None:
         super().__init__()
         if self.n_passes < 1:
             raise UsageError(f"n_passes is {self.n_passes!r}: give at least 1")
 
-    def expand(self, ranges: Any) -> dict[str, Any]:
-        """Each pass takes its request from the state as a side input."""
-        state = ranges.pipeline | "Solver" >> beam.Create([self.solver])
-        totals = []
+    def expand(self, ranges: Any) -> Any:
+        """Each pass takes its request, and each step the state, as a side input."""
+        state: Any = self.solver
+        request: Any = request_of(self.solver)
         for i in range(self.n_passes):
-            request = state | f"Request{i}" >> beam.Map(_request)
-            total = ranges | f"Pass{i}" >> SumBlocks(self.source, request, self.cache_bytes)
-            single = beam.pvalue.AsSingleton(total)
-            totals.append(total | f"Number{i}" >> beam.Map(lambda t, i=i: (i, t)))
-            state = state | f"Step{i}" >> beam.Map(_step, single)
-        return {"solver": state, "totals": tuple(totals) | "Totals" >> beam.Flatten()}
+            total = ranges | f"Pass{i}" >> SumKeyed(self.source, request, self.cache_bytes)
+            step = beam.ParDo(StepSolver(i, self.sink), state).with_outputs("request", main="state")
+            stepped = total | f"Step{i}" >> step
+            state, request = beam.pvalue.AsSingleton(stepped.state), stepped.request
+        return stepped.state
 
 
 @dataclass(eq=False)
@@ -147,12 +164,12 @@ class FitHyperplanes(beam.PTransform):  # type: ignore[misc]
         """PCollection[(start, stop)] -> PCollection[Hyperplanes]."""
         solver = HyperplaneSolver(self.options)
         passes = RunPasses(self.source, solver, self.n_passes, self.cache_bytes)
-        return (ranges | "Passes" >> passes)["solver"] | "Result" >> beam.Map(lambda s: s.result())
+        return ranges | "Passes" >> passes | "Result" >> beam.Map(lambda s: s.result())
 
 
 @dataclass(eq=False)
 class FitHOSVD(beam.PTransform):  # type: ignore[misc]
-    """Full-rank tensor model; the source's blocks are slabs (`SlabCells`): -> PCollection[HOSVD]."""
+    """Full-rank tensor model of slabs (`SlabCells` or `TensorSlabs`): -> PCollection[HOSVD]."""
 
     source: BlockSource
     standardise: bool = False
@@ -165,7 +182,7 @@ class FitHOSVD(beam.PTransform):  # type: ignore[misc]
         """PCollection[(start, stop)] -> PCollection[HOSVD]."""
         solver = HOSVDSolver(self.standardise)
         passes = RunPasses(self.source, solver, 2, self.cache_bytes)
-        return (ranges | "Passes" >> passes)["solver"] | "Model" >> beam.Map(lambda s: s.model())
+        return ranges | "Passes" >> passes | "Model" >> beam.Map(lambda s: s.model())
 
 
 @dataclass(eq=False)
@@ -186,4 +203,4 @@ class FitNRSfM(beam.PTransform):  # type: ignore[misc]
     def expand(self, ranges: Any) -> Any:
         """PCollection[(start, stop)] -> PCollection[ShapeModel]."""
         passes = RunPasses(self.source, self._solver, max(self.n_passes, 5), self.cache_bytes)
-        return (ranges | "Passes" >> passes)["solver"] | "Model" >> beam.Map(lambda s: s.model())
+        return ranges | "Passes" >> passes | "Model" >> beam.Map(lambda s: s.model())

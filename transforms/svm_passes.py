@@ -67,8 +67,8 @@ def check_labels(y: np.ndarray) -> np.ndarray:
     if not valid.all():
         row, column = np.argwhere(~valid)[0]
         raise DataError(
-            f"label {y[row, column].item()!r} of attribute {int(column)!r} is not -1, 0 or 1: turn scores "
-            "into labels, with 0 for rows without one"
+            f"label {y[row, column].item()!r} of attribute {int(column)!r} is not -1, 0 or 1: turn "
+            "scores into labels, with 0 for rows without one"
         )
     return y.astype(np.int8)
 

@@ -174,7 +174,7 @@ def train(work: Path, images: int, steps: int, seed: int, threads: int) -> dict:
     torch.manual_seed(seed)
     data = rendered(work / "data", TRAIN_SEED, images)
     gan = Trainer(1, 1, 0)
-    gan.load(work / "gan.pt")
+    gan.load(work / "detail.pt")
     encoder, synthesis = gan.e_ema.eval(), gan.g_ema.synthesis.eval()
     net = Annotators()
     opt = torch.optim.Adam(net.parameters(), lr=2e-3, betas=(0.9, 0.99))

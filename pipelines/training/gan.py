@@ -6,7 +6,8 @@ variance, the layers' offsets small, as in e4e). From `adversarial_from` on, the
 trained so that its w have the encoder's distribution (an adversary on w: Makhzani et al.,
 adversarial autoencoders, 2015), and G so that its samples pass an image discriminator
 (non-saturating loss, Goodfellow et al. 2014, lazy R1, Mescheder et al. 2018). Exponential moving
-averages of the weights are kept. At the end the mapping network is fitted anew by the energy
+averages of the weights are kept. Then `train_detail` weighs errors by the face's features, which
+the joint training leaves blurred. At the end the mapping network is fitted anew by the energy
 distance (`fit_mapping`), because the critic leaves it behind.
 """
 
@@ -23,6 +24,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from generators.encoder import EncoderConfig, WPlusEncoder
+from generators.facerig import ATTRIBUTES
 from generators.stylegan2 import StyleGAN2, StyleGAN2Config
 from pipelines.training.data import TRAIN_SEED, VALIDATION_SEED, rendered
 from transforms.metrics import psnr, ssim
@@ -39,7 +41,7 @@ CONFIG = StyleGAN2Config(
 )
 BATCH = 16
 EMA = 0.998
-STRUCTURE_FROM, STRUCTURE_FULL_FROM = 2000, 6000
+STRUCTURE_FROM, STRUCTURE_FULL_FROM, GUIDE_FROM = 2000, 6000, 13_500
 
 
 class ImageDiscriminator(nn.Module):
@@ -93,6 +95,26 @@ def structure_loss(y: Tensor, x: Tensor) -> Tensor:
     return 1 - ssim_map.mean()
 
 
+def feature_weight(landmarks: Tensor, size: int) -> Tensor:
+    """1 far from the face's features, 11 on them, (n, 1, size, size).
+
+    landmarks : (n, 68, 2) pixels; brows, nose, eyes and mouth (18 to 68) have Gaussian spots.
+    """
+    at = torch.arange(size) + 0.5
+    spread = -0.5 / 1.5**2
+    x = torch.exp(spread * (landmarks[:, 17:, 0, None] - at) ** 2)
+    y = torch.exp(spread * (landmarks[:, 17:, 1, None] - at) ** 2)
+    return 1 + 10 * torch.einsum("npy,npx->nyx", y, x).clamp(max=1)[:, None]
+
+
+def detail_loss(y: Tensor, x: Tensor, weight: Tensor) -> Tensor:
+    """Squared, absolute and gradient error, weighted by pixel."""
+    d = y - x
+    pixels = (weight * (4 * d.square() + d.abs())).mean()
+    down = (weight[:, :, 1:] * d.diff(dim=2).abs()).mean()
+    return pixels + down + (weight[..., 1:] * d.diff(dim=3).abs()).mean()
+
+
 def code_loss(w: Tensor, offsets: Tensor) -> Tensor:
     """Zero mean, unit variance, uncorrelated w over the batch; small offsets."""
     mean = w.mean(dim=0)
@@ -124,11 +146,17 @@ class Trainer:
         self.opt_map = torch.optim.Adam(mapping, lr=2e-3, betas=(0.0, 0.99))
         self.opt_d = torch.optim.Adam(self.d.parameters(), lr=1e-3, betas=(0.0, 0.99))
         self.opt_dw = torch.optim.Adam(self.dw.parameters(), lr=1e-3, betas=(0.0, 0.99))
+        torch.manual_seed(seed)
+        self.guide = nn.Linear(CONFIG.num_ws * CONFIG.w_dim, 136 + len(ATTRIBUTES))
+        self.opt_guide = torch.optim.Adam(self.guide.parameters(), lr=1e-3, betas=(0.9, 0.99))
         self.step = 0
         self.rng = np.random.default_rng(seed)
         self.seed = seed
 
-    PARTS = ("g", "e", "g_ema", "e_ema", "d", "dw", "opt", "opt_map", "opt_d", "opt_dw")
+    PARTS = (
+        "g", "e", "g_ema", "e_ema", "d", "dw", "guide",
+        "opt", "opt_map", "opt_d", "opt_dw", "opt_guide",
+    )  # fmt: skip
 
     def save(self, path: Path) -> None:
         """Write networks, optimisers and the step to `path`, atomically."""
@@ -218,6 +246,44 @@ class Trainer:
         self.opt_d.step()
         return {"image": float(loss.detach()), "critic": float(critic.detach())}
 
+    def advance_detail(
+        self, data: dict[str, np.ndarray], first: int, steps: int
+    ) -> dict[str, float]:
+        """One step of the detail stage, which begins at step `first` and has `steps` steps."""
+        t = (self.step - first) / steps
+        scale = min(1.0, (self.step - first + 1) / 100) * (0.01 + 0.99 * (1 - t) ** 0.7)
+        for group, lr in zip(self.opt.param_groups, (2.5e-3, 1e-3), strict=True):
+            group["lr"] = lr * scale
+        rows = np.sort(
+            np.random.default_rng([self.seed, self.step]).integers(len(data["images"]), size=BATCH)
+        )
+        x = torch.from_numpy(data["images"][rows]).permute(0, 3, 1, 2).float() / 127.5 - 1
+        weight = feature_weight(torch.from_numpy(data["landmarks"][rows]), x.shape[-1])
+        w, offsets = self.e(x)
+        y = self.g.synthesis(w[:, None] + offsets)
+        detail = detail_loss(y, x, weight)
+        shown = {"detail": float(detail.detach())}
+        loss = detail + 0.5 * structure_loss(y, x) + code_loss(w, offsets)
+        if self.step >= GUIDE_FROM:
+            read = self.guide((w[:, None] + offsets).flatten(1))
+            points = (torch.from_numpy(data["landmarks"][rows]).flatten(1) - 32) / 32
+            shown_attributes = torch.from_numpy(data["attributes"][rows])
+            guide = 8 * F.smooth_l1_loss(read[:, :136], points, beta=0.05)
+            guide = guide + 0.5 * F.binary_cross_entropy_with_logits(
+                read[:, 136:], shown_attributes
+            )
+            loss = loss + guide
+            shown["guide"] = float(guide.detach())
+        for opt in (self.opt, self.opt_guide):
+            opt.zero_grad(set_to_none=True)
+        loss.backward()
+        self.opt.step()
+        if self.step >= GUIDE_FROM:
+            self.opt_guide.step()
+        self._average()
+        self.step += 1
+        return shown
+
     @torch.no_grad()
     def _average(self) -> None:
         decay = min(EMA, (1 + self.step) / (10 + self.step))
@@ -239,6 +305,40 @@ class Trainer:
         }
 
 
+def train_detail(work: Path, images: int, steps: int, seed: int, threads: int) -> Trainer:
+    """Continue from the joint training with errors weighted on the face's features.
+
+    Background, hair and skin make up most of a picture's error, and most of what it means is in
+    eyes, brows and mouth. From step `GUIDE_FROM` on a linear layer must also be able to read
+    landmarks and attributes from the codes, so that the encoder does not wait for the generator to
+    draw what it has not encoded. Resumes from `work`/detail.pt.
+    """
+    torch.set_num_threads(threads)
+    data = rendered(work / "data", TRAIN_SEED, images)
+    held_out = np.ascontiguousarray(rendered(work / "data", VALIDATION_SEED, 2000)["images"][:500])
+    trainer = Trainer(1, 1, seed)
+    trainer.load(work / "gan.pt")
+    first, path = trainer.step, work / "detail.pt"
+    if path.exists():
+        trainer.load(path)
+    started, begun = time.monotonic(), trainer.step
+    while trainer.step < first + steps:
+        shown = trainer.advance_detail(data, first, steps)
+        if (trainer.step - first) % 250 == 0 or trainer.step == first + steps:
+            trainer.save(path)
+            rate = (trainer.step - begun) * BATCH / (time.monotonic() - started)
+            row = {
+                "step": trainer.step,
+                **shown,
+                **trainer.evaluate(held_out),
+                "images_per_s": rate,
+            }
+            with (work / "gan.jsonl").open("a") as file:
+                file.write(json.dumps(row) + "\n")
+            log.info("%s", row)
+    return trainer
+
+
 def energy_distance(x: Tensor, y: Tensor) -> Tensor:
     """2 E|x - y| - E|x - x'| - E|y - y'| of two samples (n, d), (m, d) (Szekely and Rizzo 2013)."""
     n, m = len(x), len(y)
@@ -255,7 +355,7 @@ def fit_mapping(work: Path, images: int, steps: int, seed: int, threads: int) ->
     torch.set_num_threads(threads)
     torch.manual_seed(seed)
     trainer = Trainer(1, 1, seed)
-    trainer.load(work / "gan.pt")
+    trainer.load(work / "detail.pt")
     data = rendered(work / "data", TRAIN_SEED, images)["images"]
     codes = []
     with torch.no_grad():
