@@ -90,14 +90,15 @@ class RayEngine:
         common: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
         try:
             if local:
-                ray.init(
-                    address="local",
-                    num_cpus=self.actors + 1,
-                    include_dashboard=False,
-                    object_store_memory=self.object_store_mb * 1024**2,
-                    _temp_dir=str(self._folder),
-                    **common,
-                )
+                with _without_backend_chatter():
+                    ray.init(
+                        address="local",
+                        num_cpus=self.actors + 1,
+                        include_dashboard=False,
+                        object_store_memory=self.object_store_mb * 1024**2,
+                        _temp_dir=str(self._folder),
+                        **common,
+                    )
             else:
                 ray.init(address=self.address, runtime_env=_shipped_code(), **common)
         except (RuntimeError, ConnectionError, ValueError, TimeoutError, OSError) as e:
@@ -260,6 +261,29 @@ def _prepare_local(folder: Path) -> None:
 
         ray_constants.ENABLE_RAY_CLUSTER = False
         Config.initialize("")
+
+
+@contextmanager
+def _without_backend_chatter() -> Iterator[None]:
+    """Starts Ray without its C++ side writing to this process's standard error.
+
+    It would report, as an error, that Ray Data keeps actors' arguments in the object store; and
+    asked to be quiet, it reports that. What else arrives meanwhile is written afterwards.
+    """
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+    sys.stderr.flush()
+    kept = os.dup(2)
+    with tempfile.TemporaryFile() as held:
+        os.dup2(held.fileno(), 2)
+        try:
+            yield
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)
+            held.seek(0)
+            for line in held:
+                if b"RAY_BACKEND_LOG_LEVEL" not in line:
+                    os.write(2, line)
 
 
 def _token_file_exists() -> bool:

@@ -50,22 +50,23 @@ class Guard:
     """Who may write: the driver that holds the store's lock. Travels to its workers.
 
     lock_path, owner : the lock file and the owner that it must name.
-    host, pid, created : the driver's process.
+    place, pid, mark : the driver's process, where its number is good, and what tells it from a
+        later one of the same number.
     """
 
     lock_path: str
     owner: str
-    host: str
+    place: str
     pid: int
-    created: float
+    mark: str
 
     @classmethod
     def of(cls, lock: StoreLock) -> Guard:
         """For the holder of ``lock``, in this process. Raises LockedError when it is not held."""
         lock.check()
         owner = str(json.loads(lock.path.read_bytes())["owner"])
-        process = psutil.Process()
-        return cls(str(lock.path), owner, socket.gethostname(), process.pid, process.create_time())
+        pid = os.getpid()
+        return cls(str(lock.path), owner, _place(), pid, _mark(pid) or "")
 
     def check(self) -> None:
         """Raise LockedError unless the driver still holds the lock; call it before each commit."""
@@ -82,14 +83,7 @@ class Guard:
 
     def driver_alive(self) -> bool:
         """Whether the driver runs. True on another host, where Ray alone can tell."""
-        if socket.gethostname() != self.host:
-            return True
-        try:
-            process = psutil.Process(self.pid)
-            same = abs(process.create_time() - self.created) < 1.0
-            return same and process.status() != psutil.STATUS_ZOMBIE
-        except psutil.Error:
-            return False
+        return _place() != self.place or _mark(self.pid) == self.mark
 
     def watch(self, interval_s: float = 0.5) -> None:
         """Kill this process as soon as the driver is gone: a worker that goes on would meet those
@@ -99,7 +93,7 @@ class Guard:
         Python. So the kernel is asked to kill this process with its parent (a local Ray dies with
         its driver), and a thread looks for the driver itself. Does nothing in the driver.
         """
-        if os.getpid() == self.pid and socket.gethostname() == self.host:
+        if os.getpid() == self.pid and _place() == self.place:
             return
         _die_with_parent()
 
@@ -109,6 +103,30 @@ class Guard:
             os.kill(os.getpid(), signal.SIGKILL)
 
         threading.Thread(target=loop, name="driver-watch", daemon=True).start()
+
+
+def _place() -> str:
+    """Where a process number means the same process: host and process namespace."""
+    try:
+        namespace = os.readlink("/proc/self/ns/pid")
+    except OSError:
+        namespace = ""
+    return f"{socket.gethostname()} {namespace}"
+
+
+def _mark(pid: int) -> str | None:
+    """What stays the same while process ``pid`` runs; None when it does not (or is a zombie).
+
+    On Linux its start in clock ticks since boot, which no change of the clock can move.
+    """
+    if not os.path.exists("/proc/self/stat"):
+        return "" if psutil.pid_exists(pid) else None
+    try:
+        with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as file:
+            fields = file.read().rpartition(")")[2].split()
+    except OSError:
+        return None
+    return None if fields[0] in "ZX" else fields[19]
 
 
 def _die_with_parent() -> None:

@@ -399,8 +399,9 @@ def test_guard_knows_its_driver(tmp_path):
         guard = Guard.of(lock)
         guard.check()
         assert guard.driver_alive()
-        assert not Guard("", "", guard.host, guard.pid, guard.created - 100).driver_alive()
-        assert Guard("", "", "elsewhere", 1, 0.0).driver_alive()
+        assert not Guard("", "", guard.place, guard.pid, "0").driver_alive()
+        assert not Guard("", "", guard.place, 2**22 + 1, guard.mark).driver_alive()
+        assert Guard("", "", "elsewhere", 1, "0").driver_alive()
     with pytest.raises(LockedError):
         guard.check()
 

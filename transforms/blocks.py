@@ -65,6 +65,11 @@ class BlockSource(Protocol):
         ...
 
 
+def flatten_rows(x: np.ndarray) -> np.ndarray:
+    """Rows (m, ...) as (m, D), also when m is 0."""
+    return x.reshape(len(x), int(np.prod(x.shape[1:])))
+
+
 @dataclass(frozen=True)
 class Sums:
     """Named arrays that add up: gradients, Hessian products, counts.

@@ -13,7 +13,7 @@ from typing import Self
 import numpy as np
 
 from schemas.errors import DataError, UsageError
-from transforms.blocks import Arrays, BlockSource, sum_blocks
+from transforms.blocks import Arrays, BlockSource, flatten_rows, sum_blocks
 
 Mode = str | Sequence[str]
 
@@ -211,6 +211,6 @@ def sum_cells(source: BlockSource, x: str = "x", cells: str = "cells") -> CellSu
 
     def statistic(block: int) -> CellSums:
         arrays = source.read(block)[1]
-        return CellSums.of(arrays[x].reshape(len(arrays[x]), -1), arrays[cells])
+        return CellSums.of(flatten_rows(arrays[x]), arrays[cells])
 
     return sum_blocks(source.n_blocks, statistic)

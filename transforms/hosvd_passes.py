@@ -13,7 +13,7 @@ from typing import Self
 import numpy as np
 
 from schemas.errors import DataError, UsageError
-from transforms.blocks import Arrays, BlockSource, serial_key, sum_blocks
+from transforms.blocks import Arrays, BlockSource, flatten_rows, serial_key, sum_blocks
 from transforms.cells import CellSums
 from transforms.moments import second_moment
 from transforms.signs import fix_signs
@@ -87,7 +87,7 @@ def solve_modes(grams: ModeGrams) -> tuple[list[np.ndarray], list[np.ndarray]]:
 def prepare_slab(slab: np.ndarray, standardise: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """(centred slab, mean (d,), scale (d,)) of a slab (d, I_1, ...) without missing cells."""
     slab = np.array(slab, np.float64)
-    flat = slab.reshape(len(slab), -1)
+    flat = flatten_rows(slab)
     mean = flat.mean(axis=1)
     flat -= mean[:, None]
     scale = np.ones(len(slab))
@@ -161,7 +161,7 @@ class SlabCells:
 
         def statistic(b: int) -> CellSums:
             arrays = source.read(b)[1]
-            return CellSums.of(arrays["x"].reshape(len(arrays["x"]), -1), arrays["cells"])
+            return CellSums.of(flatten_rows(arrays["x"]), arrays["cells"])
 
         sums = sum_blocks(source.n_blocks, statistic)
         n_cells = int(np.prod(self.shape))

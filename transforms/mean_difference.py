@@ -13,7 +13,7 @@ import numpy as np
 from scipy.linalg import cho_factor, cho_solve
 
 from schemas.errors import DataError, UsageError
-from transforms.blocks import DEFAULT_BLOCK_ROWS, ArrayBlocks
+from transforms.blocks import DEFAULT_BLOCK_ROWS, ArrayBlocks, flatten_rows
 from transforms.cells import CellGrid, CellSums, grid_cells, sum_cells
 from transforms.moments import Moments, moments_of
 
@@ -157,7 +157,7 @@ class Regressions:
 
 def join_targets(x: np.ndarray, targets: np.ndarray) -> np.ndarray:
     """Rows (m', D + T) float64 for joint moments; rows with a NaN target are left out."""
-    x = x.reshape(len(x), -1)
+    x = flatten_rows(x)
     present = np.isfinite(targets).all(axis=1)
     return np.concatenate([x[present], targets[present]], axis=1, dtype=np.float64)
 

@@ -16,7 +16,7 @@ import numpy as np
 from scipy.linalg.blas import dsyrk
 
 from schemas.errors import DataError, UsageError
-from transforms.blocks import Arrays, BlockSource, sum_blocks
+from transforms.blocks import Arrays, BlockSource, flatten_rows, sum_blocks
 
 _BATCH_ROWS = 8192
 
@@ -142,6 +142,6 @@ def moments_of(source: BlockSource, name: str = "x") -> Moments:
 
     def statistic(block: int) -> Moments:
         x = source.read(block)[1][name]
-        return Moments.of(x.reshape(len(x), -1))
+        return Moments.of(flatten_rows(x))
 
     return sum_blocks(source.n_blocks, statistic)

@@ -14,7 +14,7 @@ import numpy as np
 from scipy.linalg import eigh
 
 from schemas.errors import DataError, UsageError
-from transforms.blocks import DEFAULT_BLOCK_ROWS, ArrayBlocks, BlockSource, sum_blocks
+from transforms.blocks import DEFAULT_BLOCK_ROWS, ArrayBlocks, BlockSource, flatten_rows, sum_blocks
 from transforms.moments import Moments, second_moment
 from transforms.signs import fix_signs, signs_of
 
@@ -140,7 +140,7 @@ def centre_gram(gram: np.ndarray) -> np.ndarray:
 
 def _read(source: BlockSource, block: int, name: str) -> np.ndarray:
     x = source.read(block)[1][name]
-    return x.reshape(len(x), -1)
+    return flatten_rows(x)
 
 
 def first_shift(source: BlockSource, name: str = "x") -> np.ndarray:
@@ -253,7 +253,7 @@ def fit_pca(
     x = np.asarray(x)
     if x.ndim < 2:
         raise UsageError(f"x has shape {x.shape!r}: give (rows, features)")
-    x = x.reshape(len(x), -1)
+    x = flatten_rows(x)
     if len(x) < 2:
         raise DataError(f"{len(x)!r} rows where at least 2 are needed: add rows")
     if solver not in ("auto", "covariance", "gram"):

@@ -6,14 +6,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from transforms.blocks import Arrays
+from transforms.blocks import Arrays, flatten_rows
 from transforms.cells import CellSums
 from transforms.mean_difference import join_targets
 from transforms.moments import Moments
-
-
-def _flat(x: np.ndarray) -> np.ndarray:
-    return x.reshape(len(x), -1)
 
 
 @dataclass(frozen=True)
@@ -25,7 +21,7 @@ class MomentsOfRows:
 
     def prepare(self, arrays: Arrays) -> Arrays:
         """x as (m, D)."""
-        return {"x": _flat(arrays["x"])}
+        return {"x": flatten_rows(arrays["x"])}
 
     def statistic(self, prepared: Arrays) -> Moments:
         """`Moments` of the block."""
@@ -41,11 +37,11 @@ class MomentsAlong:
 
     def prepare(self, arrays: Arrays) -> Arrays:
         """x as (m, D)."""
-        return {"x": _flat(arrays["x"])}
+        return {"x": flatten_rows(arrays["x"])}
 
     def statistic(self, prepared: Arrays) -> Moments:
         """Diagonal `Moments` of the (m, A) projections."""
-        along = prepared["x"].astype(np.float64) @ _flat(self.directions).T
+        along = prepared["x"].astype(np.float64) @ flatten_rows(self.directions).T
         return Moments.of(along, diagonal=True)
 
 
@@ -57,7 +53,7 @@ class SumsOfCells:
 
     def prepare(self, arrays: Arrays) -> Arrays:
         """x as (m, D), and the cells."""
-        return {"x": _flat(arrays["x"]), "cells": arrays["cells"]}
+        return {"x": flatten_rows(arrays["x"]), "cells": arrays["cells"]}
 
     def statistic(self, prepared: Arrays) -> CellSums:
         """`CellSums` of the block."""

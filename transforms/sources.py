@@ -12,7 +12,7 @@ import numpy as np
 from schemas.errors import UsageError
 from schemas.fingerprint import digest
 from schemas.store import LatentStore
-from transforms.blocks import Arrays, BlockSource
+from transforms.blocks import Arrays, BlockSource, flatten_rows
 from transforms.cameras import points_of_landmarks
 
 
@@ -178,5 +178,5 @@ class ColumnBlocks:
     def read(self, block: int) -> tuple[np.ndarray, Arrays]:
         """As the source's, with `x` cut to the range."""
         rows, arrays = self.source.read(block)
-        flat = arrays["x"].reshape(len(rows), -1)
+        flat = flatten_rows(arrays["x"])
         return rows, arrays | {"x": flat[:, self.start : self.stop]}

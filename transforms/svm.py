@@ -14,11 +14,12 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import numpy as np
-from scipy.linalg import LinAlgError, cho_factor, cho_solve, eigh
+from scipy.linalg import LinAlgError, cho_factor, cho_solve
 
 from schemas.errors import DataError, UsageError
-from transforms.blocks import DEFAULT_BLOCK_ROWS, Accumulator, ArrayBlocks, Sums
+from transforms.blocks import DEFAULT_BLOCK_ROWS, Accumulator, ArrayBlocks, Sums, flatten_rows
 from transforms.passes import PassRequest, run_passes
+from transforms.svm_geometry import Geometry, HyperplaneOptions
 from transforms.svm_line import LineSearch
 from transforms.svm_passes import (
     CurvatureRequest,
@@ -69,124 +70,6 @@ class Hyperplanes:
         return np.asarray(x, np.float64) @ self.coef.T + self.intercepts
 
 
-@dataclass(frozen=True)
-class HyperplaneOptions:
-    """What the solve is asked for. Raises UsageError for values out of range.
-
-    c : cost of a unit of squared slack
-    tol : gradient norm to reach, relative to that of the all-zero normal; the estimated distance
-        of the objective from its minimum must also fall below tol / 100 of it
-    penalise_intercept : add b^2 / 2 (liblinear's objective with intercept_scaling 1)
-    balanced : weigh classes by n / (2 n_class)
-    max_newton, max_cg : Newton steps, and conjugate gradient steps in each
-    precision : 'float32' or 'float64' products; float32 turns to float64 where it stalls
-    degenerate : 'raise' or 'skip' attributes that have one class only
-    """
-
-    c: float = 1.0
-    tol: float = 1e-5
-    penalise_intercept: bool = False
-    balanced: bool = False
-    max_newton: int = 100
-    max_cg: int = 60
-    precision: str = "float32"
-    degenerate: str = "raise"
-
-    def __post_init__(self) -> None:
-        if not (self.c > 0 and np.isfinite(self.c)):
-            raise UsageError(f"c is {self.c!r}: give a positive number")
-        if not 0 < self.tol < 1:
-            raise UsageError(f"tol is {self.tol!r}: give a number between 0 and 1")
-        if self.precision not in ("float32", "float64"):
-            raise UsageError(f"precision is {self.precision!r}: give 'float32' or 'float64'")
-        if self.degenerate not in ("raise", "skip"):
-            raise UsageError(f"degenerate is {self.degenerate!r}: give 'raise' or 'skip'")
-        if min(self.max_newton, self.max_cg) < 1:
-            raise UsageError("max_newton and max_cg must be at least 1")
-
-
-@dataclass(frozen=True)
-class _Geometry:
-    """The rows' moments and the preconditioner made of them.
-
-    Parameters are theta = (w, b) of shape (D + 1, a). Without a penalty on the intercept, b belongs
-    to centred rows; with one, to rows as they are, so that the penalty is simply b^2 / 2.
-    """
-
-    statistic: LabelledMoments
-    penalised: bool
-    values: np.ndarray
-    vectors: np.ndarray | None
-
-    @classmethod
-    def of(cls, statistic: LabelledMoments, penalised: bool) -> _Geometry:
-        moments = statistic.moments
-        n, mean = moments.count, moments.mean
-        if moments.diagonal:
-            values = moments.second + (n * mean * mean if penalised else 0.0)
-            return cls(statistic, penalised, np.append(values, n), None)
-        gram = moments.second
-        if penalised:
-            row = np.append(mean, 1.0)
-            gram = np.pad(gram, (0, 1)) + n * np.outer(row, row)
-        values, vectors = eigh(gram, check_finite=False)
-        return cls(statistic, penalised, np.maximum(values, 0.0), vectors)
-
-    @property
-    def n_rows(self) -> int:
-        return self.statistic.moments.count
-
-    @property
-    def mean(self) -> np.ndarray:
-        return self.statistic.moments.mean
-
-    def centred(self, theta: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """(weights (D, a), intercepts (a,)) for centred rows."""
-        weights, intercepts = theta[:-1], theta[-1]
-        return weights, intercepts + self.mean @ weights if self.penalised else intercepts
-
-    def pull_back(self, weights: np.ndarray, intercepts: np.ndarray) -> np.ndarray:
-        """Gradient in theta of a function with the given gradient in centred coordinates."""
-        if self.penalised:
-            weights = weights + np.outer(self.mean, intercepts)
-        return np.concatenate([weights, intercepts[None]])
-
-    def ridge(self, theta: np.ndarray) -> np.ndarray:
-        """Gradient of the penalty."""
-        if self.penalised:
-            return theta
-        return np.concatenate([theta[:-1], np.zeros_like(theta[-1:])])
-
-    def precondition(self, residual: np.ndarray, active_cost: np.ndarray) -> np.ndarray:
-        """Approximate inverse Hessian times residual (D + 1, a)."""
-        share = 2 * active_cost / self.n_rows
-        if self.vectors is None:
-            curvature = 1 + share * self.values[:, None]
-            if not self.penalised:
-                curvature[-1] = np.where(active_cost > 0, 2 * active_cost, 1.0)
-            return residual / curvature
-        size = len(self.vectors)
-        rotated = self.vectors.T @ residual[:size]
-        solved = self.vectors @ (rotated / (1 + share * self.values[:, None]))
-        if self.penalised:
-            return solved
-        intercept = residual[-1] / np.where(active_cost > 0, 2 * active_cost, 1.0)
-        return np.concatenate([solved, intercept[None]])
-
-    def hessian(self, active: np.ndarray) -> np.ndarray:
-        """Hessian in theta from a cost-weighted active Gram in centred coordinates."""
-        hessian = 2 * active
-        if self.penalised:
-            shift = np.eye(len(hessian))
-            shift[-1, :-1] = self.mean
-            hessian = shift.T @ hessian @ shift
-        diagonal = np.einsum("ii->i", hessian)
-        diagonal += 1.0
-        if not self.penalised:
-            diagonal[-1] -= 1.0 if active[-1, -1] > 0 else 0.0
-        return hessian
-
-
 def _columns(array: np.ndarray, at: np.ndarray, values: np.ndarray) -> np.ndarray:
     """Copy of `array` with the last axis' entries `at` replaced."""
     array = array.copy()
@@ -205,7 +88,7 @@ class HyperplaneSolver:
 
     options: HyperplaneOptions
     phase: Phase = "moments"
-    geometry: _Geometry | None = None
+    geometry: Geometry | None = None
     precision: str = "float32"
     n_passes: int = 0
     costs: np.ndarray = field(default_factory=lambda: np.zeros((2, 0)))
@@ -226,7 +109,7 @@ class HyperplaneSolver:
         return self.phase == "done"
 
     @property
-    def _known(self) -> _Geometry:
+    def _known(self) -> Geometry:
         if self.geometry is None:
             raise UsageError("the solver has made no pass yet: drive it with run_passes")
         return self.geometry
@@ -275,7 +158,7 @@ class HyperplaneSolver:
         costs = np.full((2, n_attributes), float(self.options.c))
         if self.options.balanced:
             costs *= counts.sum(axis=0) / (2 * np.maximum(counts, 1))
-        geometry = _Geometry.of(statistic, self.options.penalise_intercept)
+        geometry = Geometry.of(statistic, self.options.penalise_intercept)
         weighted = costs * counts
         active_cost = weighted.sum(axis=0)
         b = (weighted[1] - weighted[0]) / np.maximum(active_cost, np.finfo(float).tiny)
@@ -557,7 +440,7 @@ def fit_hyperplanes(
     with one class only (`degenerate='skip'` returns NaN for it instead).
     """
     x, y = np.asarray(x), np.asarray(y)
-    x = x.reshape(len(x), -1)
+    x = flatten_rows(x)
     y = y[:, None] if y.ndim == 1 else y
     if precision is None:
         precision = "float32" if x.dtype in (np.float16, np.float32) else "float64"

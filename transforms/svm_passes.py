@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from schemas.errors import DataError
-from transforms.blocks import Arrays, Sums
+from transforms.blocks import Arrays, Sums, flatten_rows
 from transforms.moments import Moments, second_moment
 
 
@@ -85,7 +85,7 @@ class MomentsRequest:
 
     def prepare(self, arrays: Arrays) -> Arrays:
         """Rows flattened to (m, D), labels checked."""
-        return {"x": arrays["x"].reshape(len(arrays["x"]), -1), "y": check_labels(arrays["y"])}
+        return {"x": flatten_rows(arrays["x"]), "y": check_labels(arrays["y"])}
 
     def statistic(self, prepared: Arrays) -> LabelledMoments:
         """`LabelledMoments` of the block."""
@@ -116,7 +116,7 @@ class _CentredRequest:
 
     def prepare(self, arrays: Arrays) -> Arrays:
         """Centred rows and labels, both in the working precision."""
-        x = arrays["x"].reshape(len(arrays["x"]), -1)
+        x = flatten_rows(arrays["x"])
         centred = (x.astype(np.float64) - self.mean).astype(self.precision)
         y = check_labels(arrays["y"])
         return {"x": centred, "y": y.astype(self.precision), "unlabelled": (y == 0).any(axis=0)}

@@ -18,18 +18,18 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=48_000)
     parser.add_argument("--gan-steps", type=int, default=12_000)
     parser.add_argument("--adversarial-from", type=int, default=8_000)
-    parser.add_argument("--detail-steps", type=int, default=9_000)
     parser.add_argument("--mapping-steps", type=int, default=4_000)
-    parser.add_argument("--annotator-steps", type=int, default=5_000)
+    parser.add_argument("--annotator-steps", type=int, default=3_500)
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--only", choices=["gan", "detail", "mapping", "annotators", "bundle"])
+    parser.add_argument("--only", choices=["gan", *gan.STAGES, "mapping", "annotators", "bundle"])
     args = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     args.work.mkdir(parents=True, exist_ok=True)
     if args.only in (None, "gan"):
         gan.train(args.work, args.images, args.gan_steps, args.adversarial_from, 7, args.threads)
-    if args.only in (None, "detail"):
-        gan.train_detail(args.work, args.images, args.detail_steps, 19, args.threads)
+    for stage in gan.STAGES:
+        if args.only in (None, stage):
+            gan.train_stage(stage, args.work, args.images, args.threads)
     if args.only in (None, "mapping"):
         gan.fit_mapping(args.work, args.images, args.mapping_steps, 13, args.threads)
     if args.only in (None, "annotators"):

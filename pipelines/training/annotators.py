@@ -39,12 +39,13 @@ class Annotators(nn.Module):
         super().__init__()
         layers: list[nn.Module] = []
         width = 3
-        for features in (24, 48, 64, 96):
-            layers += [nn.Conv2d(width, features, 4, stride=2, padding=1), nn.LeakyReLU(0.1)]
-            layers += [nn.Conv2d(features, features, 3, padding=1), nn.LeakyReLU(0.1)]
+        for features in (24, 48, 96, 64):
+            inner = features if layers else 12
+            layers += [nn.Conv2d(width, inner, 3, padding=1), nn.LeakyReLU(0.2)]
+            layers += [nn.Conv2d(inner, features, 4, stride=2, padding=1), nn.LeakyReLU(0.2)]
             width = features
         self.trunk = nn.Sequential(*layers)
-        self.hidden = nn.Sequential(nn.Flatten(), nn.Linear(96 * 16, 128), nn.LeakyReLU(0.1))
+        self.hidden = nn.Sequential(nn.Flatten(), nn.Linear(64 * 16, 128), nn.LeakyReLU(0.2))
         self.attributes = nn.Linear(128, len(ATTRIBUTES))
         self.landmarks = nn.Linear(128, 136)
         self.pose = nn.Linear(128, len(POSE))
@@ -174,7 +175,7 @@ def train(work: Path, images: int, steps: int, seed: int, threads: int) -> dict:
     torch.manual_seed(seed)
     data = rendered(work / "data", TRAIN_SEED, images)
     gan = Trainer(1, 1, 0)
-    gan.load(work / "detail.pt")
+    gan.load(work / "both.pt")
     encoder, synthesis = gan.e_ema.eval(), gan.g_ema.synthesis.eval()
     net = Annotators()
     opt = torch.optim.Adam(net.parameters(), lr=2e-3, betas=(0.9, 0.99))

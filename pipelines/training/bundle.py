@@ -22,7 +22,7 @@ def write_bundle(work: Path, out: Path) -> None:
     """Generator, encoder and annotators from `work` into `out`, with cards in Markdown."""
     out.mkdir(parents=True, exist_ok=True)
     trainer = Trainer(1, 1, 0)
-    trainer.load(work / "detail.pt")
+    trainer.load(work / "both.pt")
     held_out = rendered(work / "data", VALIDATION_SEED, 2000)["images"]
     quality = _reconstruction(trainer, held_out)
     fitted = torch.load(work / "mapping.pt", weights_only=True)

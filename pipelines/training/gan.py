@@ -6,9 +6,9 @@ variance, the layers' offsets small, as in e4e). From `adversarial_from` on, the
 trained so that its w have the encoder's distribution (an adversary on w: Makhzani et al.,
 adversarial autoencoders, 2015), and G so that its samples pass an image discriminator
 (non-saturating loss, Goodfellow et al. 2014, lazy R1, Mescheder et al. 2018). Exponential moving
-averages of the weights are kept. Then `train_detail` weighs errors by the face's features, which
-the joint training leaves blurred. At the end the mapping network is fitted anew by the energy
-distance (`fit_mapping`), because the critic leaves it behind.
+averages of the weights are kept. The stages of `train_stage` then weigh errors by the face's
+features, which the joint training leaves blurred. At the end the mapping network is fitted anew by
+the energy distance (`fit_mapping`), because the critic leaves it behind.
 """
 
 import copy
@@ -246,43 +246,91 @@ class Trainer:
         self.opt_d.step()
         return {"image": float(loss.detach()), "critic": float(critic.detach())}
 
-    def advance_detail(
-        self, data: dict[str, np.ndarray], first: int, steps: int
-    ) -> dict[str, float]:
-        """One step of the detail stage, which begins at step `first` and has `steps` steps."""
-        t = (self.step - first) / steps
-        scale = min(1.0, (self.step - first + 1) / 100) * (0.01 + 0.99 * (1 - t) ** 0.7)
+    def rates(self, scale: float) -> None:
+        """Set the learning rates of generator and encoder to their base rates times `scale`."""
         for group, lr in zip(self.opt.param_groups, (2.5e-3, 1e-3), strict=True):
             group["lr"] = lr * scale
-        rows = np.sort(
-            np.random.default_rng([self.seed, self.step]).integers(len(data["images"]), size=BATCH)
-        )
-        x = torch.from_numpy(data["images"][rows]).permute(0, 3, 1, 2).float() / 127.5 - 1
-        weight = feature_weight(torch.from_numpy(data["landmarks"][rows]), x.shape[-1])
-        w, offsets = self.e(x)
-        y = self.g.synthesis(w[:, None] + offsets)
-        detail = detail_loss(y, x, weight)
-        shown = {"detail": float(detail.detach())}
-        loss = detail + 0.5 * structure_loss(y, x) + code_loss(w, offsets)
-        if self.step >= GUIDE_FROM:
-            read = self.guide((w[:, None] + offsets).flatten(1))
-            points = (torch.from_numpy(data["landmarks"][rows]).flatten(1) - 32) / 32
-            shown_attributes = torch.from_numpy(data["attributes"][rows])
-            guide = 8 * F.smooth_l1_loss(read[:, :136], points, beta=0.05)
-            guide = guide + 0.5 * F.binary_cross_entropy_with_logits(
-                read[:, 136:], shown_attributes
-            )
-            loss = loss + guide
-            shown["guide"] = float(guide.detach())
+
+    def draw(self, n: int, size: int) -> np.ndarray:
+        """Rows of the step's batch, ascending: a function of the seed and the step."""
+        rng = np.random.default_rng([self.seed, self.step])
+        return np.sort(rng.integers(n, size=size))
+
+    def guide_loss(self, codes: Tensor, data: dict[str, np.ndarray], rows: np.ndarray) -> Tensor:
+        """How badly a linear layer reads landmarks and attributes from codes."""
+        read = self.guide(codes.flatten(1))
+        points = (torch.from_numpy(data["landmarks"][rows]).flatten(1) - 32) / 32
+        shown = torch.from_numpy(data["attributes"][rows])
+        return 8 * F.smooth_l1_loss(
+            read[:, :136], points, beta=0.05
+        ) + 0.5 * F.binary_cross_entropy_with_logits(read[:, 136:], shown)
+
+    def finish(self, loss: Tensor) -> None:
+        """One optimiser step of everything that the loss reaches."""
         for opt in (self.opt, self.opt_guide):
             opt.zero_grad(set_to_none=True)
         loss.backward()
         self.opt.step()
-        if self.step >= GUIDE_FROM:
-            self.opt_guide.step()
+        self.opt_guide.step()
         self._average()
         self.step += 1
+
+    def advance_detail(self, data: dict[str, np.ndarray], scale: float) -> dict[str, float]:
+        """Both networks, errors weighted on the features."""
+        self.rates(scale)
+        rows = self.draw(len(data["images"]), BATCH)
+        x = torch.from_numpy(data["images"][rows]).permute(0, 3, 1, 2).float() / 127.5 - 1
+        weight = feature_weight(torch.from_numpy(data["landmarks"][rows]), x.shape[-1])
+        w, offsets = self.e(x)
+        codes = w[:, None] + offsets
+        y = self.g.synthesis(codes)
+        detail = detail_loss(y, x, weight)
+        loss = detail + 0.5 * structure_loss(y, x) + code_loss(w, offsets)
+        shown = {"detail": float(detail.detach())}
+        if self.step >= GUIDE_FROM:
+            guide = self.guide_loss(codes, data, rows)
+            loss = loss + guide
+            shown["guide"] = float(guide.detach())
+        self.finish(loss)
         return shown
+
+    def advance_encoder(
+        self, data: dict[str, np.ndarray], anchor: Tensor, scale: float
+    ) -> dict[str, float]:
+        """The encoder alone: codes must tell landmarks and attributes, and stay near `anchor`.
+
+        anchor : (n, num_ws, w_dim), the codes of all training pictures when the stage began
+        """
+        self.rates(scale)
+        rows = self.draw(len(data["images"]), 2 * BATCH)
+        x = torch.from_numpy(data["images"][rows]).permute(0, 3, 1, 2).float() / 127.5 - 1
+        codes = self.e.encode(x)
+        guide = self.guide_loss(codes, data, rows)
+        drift = (codes - anchor[torch.from_numpy(rows)]).square().mean()
+        self.finish(2 * guide + 0.3 * drift)
+        return {"guide": float(guide.detach()), "drift": float(drift.detach())}
+
+    def advance_generator(
+        self, data: dict[str, np.ndarray], codes: Tensor, scale: float
+    ) -> dict[str, float]:
+        """The generator alone, from the fixed codes (n, num_ws, w_dim) of all pictures."""
+        self.rates(scale)
+        rows = self.draw(len(data["images"]), 2 * BATCH)
+        x = torch.from_numpy(data["images"][rows]).permute(0, 3, 1, 2).float() / 127.5 - 1
+        weight = feature_weight(torch.from_numpy(data["landmarks"][rows]), x.shape[-1])
+        y = self.g.synthesis(codes[torch.from_numpy(rows)])
+        detail = detail_loss(y, x, weight)
+        self.finish(detail + 0.5 * structure_loss(y, x))
+        return {"detail": float(detail.detach())}
+
+    @torch.no_grad()
+    def encode_all(self, images: np.ndarray) -> Tensor:
+        """Codes of the averaged encoder, float32 (n, num_ws, w_dim)."""
+        parts = []
+        for start in range(0, len(images), 200):
+            x = torch.from_numpy(images[start : start + 200]).permute(0, 3, 1, 2).float()
+            parts.append(self.e_ema.encode(x / 127.5 - 1))
+        return torch.cat(parts)
 
     @torch.no_grad()
     def _average(self) -> None:
@@ -305,38 +353,55 @@ class Trainer:
         }
 
 
-def train_detail(work: Path, images: int, steps: int, seed: int, threads: int) -> Trainer:
-    """Continue from the joint training with errors weighted on the face's features.
+STAGES = {"detail": 3_000, "encoder": 3_500, "generator": 6_000, "both": 1_500}
+"""What follows the joint training, and its steps."""
+DETAIL_DECAY = 9_000
+"""Steps over which the detail stage's rate would fall to zero; the later stages go on before."""
+
+
+def train_stage(name: str, work: Path, images: int, threads: int, seed: int = 19) -> None:
+    """One of `STAGES`, continuing from the stage before; resumes from `work`/<name>.pt.
 
     Background, hair and skin make up most of a picture's error, and most of what it means is in
-    eyes, brows and mouth. From step `GUIDE_FROM` on a linear layer must also be able to read
-    landmarks and attributes from the codes, so that the encoder does not wait for the generator to
-    draw what it has not encoded. Resumes from `work`/detail.pt.
+    eyes, brows and mouth: from here on errors are weighted there. "detail" trains both networks,
+    from step `GUIDE_FROM` on with a linear layer that must read landmarks and attributes from the
+    codes; "encoder" trains the encoder alone to tell these; "generator" the generator alone to draw
+    from the fixed codes; "both" brings them together.
     """
     torch.set_num_threads(threads)
+    order = ["gan", *STAGES]
+    before, path = work / f"{order[order.index(name) - 1]}.pt", work / f"{name}.pt"
     data = rendered(work / "data", TRAIN_SEED, images)
     held_out = np.ascontiguousarray(rendered(work / "data", VALIDATION_SEED, 2000)["images"][:500])
     trainer = Trainer(1, 1, seed)
-    trainer.load(work / "gan.pt")
-    first, path = trainer.step, work / "detail.pt"
+    trainer.load(before)
+    first, steps = trainer.step, STAGES[name]
+    codes = trainer.encode_all(data["images"]) if name in ("encoder", "generator") else None
+    if name in ("encoder", "generator"):  # the averaged networks are the better place to begin
+        trainer.g.load_state_dict(trainer.g_ema.state_dict())
+        trainer.e.load_state_dict(trainer.e_ema.state_dict())
     if path.exists():
         trainer.load(path)
     started, begun = time.monotonic(), trainer.step
     while trainer.step < first + steps:
-        shown = trainer.advance_detail(data, first, steps)
+        t = (trainer.step - first) / (DETAIL_DECAY if name == "detail" else steps)
+        scale = min(1.0, (trainer.step - first + 1) / 100) * (0.01 + 0.99 * (1 - t) ** 0.7)
+        if name == "detail":
+            shown = trainer.advance_detail(data, scale)
+        elif name == "both":
+            shown = trainer.advance_detail(data, 0.3 * scale)
+        elif name == "encoder":
+            shown = trainer.advance_encoder(data, codes, scale)
+        else:
+            shown = trainer.advance_generator(data, codes, scale)
         if (trainer.step - first) % 250 == 0 or trainer.step == first + steps:
             trainer.save(path)
-            rate = (trainer.step - begun) * BATCH / (time.monotonic() - started)
-            row = {
-                "step": trainer.step,
-                **shown,
-                **trainer.evaluate(held_out),
-                "images_per_s": rate,
-            }
+            rate = (trainer.step - begun) / (time.monotonic() - started)
+            row = {"stage": name, "step": trainer.step, **shown, **trainer.evaluate(held_out)}
+            row["steps_per_s"] = rate
             with (work / "gan.jsonl").open("a") as file:
                 file.write(json.dumps(row) + "\n")
             log.info("%s", row)
-    return trainer
 
 
 def energy_distance(x: Tensor, y: Tensor) -> Tensor:
@@ -355,7 +420,7 @@ def fit_mapping(work: Path, images: int, steps: int, seed: int, threads: int) ->
     torch.set_num_threads(threads)
     torch.manual_seed(seed)
     trainer = Trainer(1, 1, seed)
-    trainer.load(work / "detail.pt")
+    trainer.load(work / "both.pt")
     data = rendered(work / "data", TRAIN_SEED, images)["images"]
     codes = []
     with torch.no_grad():

@@ -1,0 +1,132 @@
+"""What the hyperplane solver is asked for, and the preconditioner made of the rows' moments."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.linalg import eigh
+
+from schemas.errors import UsageError
+from transforms.svm_passes import LabelledMoments
+
+
+@dataclass(frozen=True)
+class HyperplaneOptions:
+    """What the solve is asked for. Raises UsageError for values out of range.
+
+    c : cost of a unit of squared slack
+    tol : gradient norm to reach, relative to that of the all-zero normal; the estimated distance
+        of the objective from its minimum must also fall below tol / 100 of it
+    penalise_intercept : add b^2 / 2 (liblinear's objective with intercept_scaling 1)
+    balanced : weigh classes by n / (2 n_class)
+    max_newton, max_cg : Newton steps, and conjugate gradient steps in each
+    precision : 'float32' or 'float64' products; float32 turns to float64 where it stalls
+    degenerate : 'raise' or 'skip' attributes that have one class only
+    """
+
+    c: float = 1.0
+    tol: float = 1e-5
+    penalise_intercept: bool = False
+    balanced: bool = False
+    max_newton: int = 100
+    max_cg: int = 60
+    precision: str = "float32"
+    degenerate: str = "raise"
+
+    def __post_init__(self) -> None:
+        if not (self.c > 0 and np.isfinite(self.c)):
+            raise UsageError(f"c is {self.c!r}: give a positive number")
+        if not 0 < self.tol < 1:
+            raise UsageError(f"tol is {self.tol!r}: give a number between 0 and 1")
+        if self.precision not in ("float32", "float64"):
+            raise UsageError(f"precision is {self.precision!r}: give 'float32' or 'float64'")
+        if self.degenerate not in ("raise", "skip"):
+            raise UsageError(f"degenerate is {self.degenerate!r}: give 'raise' or 'skip'")
+        if min(self.max_newton, self.max_cg) < 1:
+            raise UsageError("max_newton and max_cg must be at least 1")
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """The rows' moments and the preconditioner made of them.
+
+    Parameters are theta = (w, b) of shape (D + 1, a). Without a penalty on the intercept, b belongs
+    to centred rows; with one, to rows as they are, so that the penalty is simply b^2 / 2.
+    """
+
+    statistic: LabelledMoments
+    penalised: bool
+    values: np.ndarray
+    vectors: np.ndarray | None
+
+    @classmethod
+    def of(cls, statistic: LabelledMoments, penalised: bool) -> Geometry:
+        """Eigenvectors of the rows' Gram, or its diagonal where that is all there is."""
+        moments = statistic.moments
+        n, mean = moments.count, moments.mean
+        if moments.diagonal:
+            values = moments.second + (n * mean * mean if penalised else 0.0)
+            return cls(statistic, penalised, np.append(values, n), None)
+        gram = moments.second
+        if penalised:
+            row = np.append(mean, 1.0)
+            gram = np.pad(gram, (0, 1)) + n * np.outer(row, row)
+        values, vectors = eigh(gram, check_finite=False)
+        return cls(statistic, penalised, np.maximum(values, 0.0), vectors)
+
+    @property
+    def n_rows(self) -> int:
+        """Rows read."""
+        return self.statistic.moments.count
+
+    @property
+    def mean(self) -> np.ndarray:
+        """The rows' mean (D,)."""
+        return self.statistic.moments.mean
+
+    def centred(self, theta: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """(weights (D, a), intercepts (a,)) for centred rows."""
+        weights, intercepts = theta[:-1], theta[-1]
+        return weights, intercepts + self.mean @ weights if self.penalised else intercepts
+
+    def pull_back(self, weights: np.ndarray, intercepts: np.ndarray) -> np.ndarray:
+        """Gradient in theta of a function with the given gradient in centred coordinates."""
+        if self.penalised:
+            weights = weights + np.outer(self.mean, intercepts)
+        return np.concatenate([weights, intercepts[None]])
+
+    def ridge(self, theta: np.ndarray) -> np.ndarray:
+        """Gradient of the penalty."""
+        if self.penalised:
+            return theta
+        return np.concatenate([theta[:-1], np.zeros_like(theta[-1:])])
+
+    def precondition(self, residual: np.ndarray, active_cost: np.ndarray) -> np.ndarray:
+        """Approximate inverse Hessian times residual (D + 1, a)."""
+        share = 2 * active_cost / self.n_rows
+        if self.vectors is None:
+            curvature = 1 + share * self.values[:, None]
+            if not self.penalised:
+                curvature[-1] = np.where(active_cost > 0, 2 * active_cost, 1.0)
+            return residual / curvature
+        size = len(self.vectors)
+        rotated = self.vectors.T @ residual[:size]
+        solved = self.vectors @ (rotated / (1 + share * self.values[:, None]))
+        if self.penalised:
+            return solved
+        intercept = residual[-1] / np.where(active_cost > 0, 2 * active_cost, 1.0)
+        return np.concatenate([solved, intercept[None]])
+
+    def hessian(self, active: np.ndarray) -> np.ndarray:
+        """Hessian in theta from a cost-weighted active Gram in centred coordinates."""
+        hessian = 2 * active
+        if self.penalised:
+            shift = np.eye(len(hessian))
+            shift[-1, :-1] = self.mean
+            hessian = shift.T @ hessian @ shift
+        diagonal = np.einsum("ii->i", hessian)
+        diagonal += 1.0
+        if not self.penalised:
+            diagonal[-1] -= 1.0 if active[-1, -1] > 0 else 0.0
+        return hessian
