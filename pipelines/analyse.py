@@ -150,9 +150,7 @@ def _existing(path: Path, generator_fp: str, space: str) -> DirectionSet:
         return DirectionSet(generator_fp, space)
 
 
-def _replaced(
-    old: DirectionSet, name: str, fitted: Fitted, wanted: list[str]
-) -> DirectionSet:  # fmt: skip
+def _replaced(old: DirectionSet, name: str, fitted: Fitted, wanted: list[str]) -> DirectionSet:
     """The set with the analysis' directions renewed, in the order of the specification."""
     kept = [
         d

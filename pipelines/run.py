@@ -9,6 +9,7 @@ from __future__ import annotations
 import datetime
 import importlib.metadata
 import json
+import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -125,28 +126,28 @@ def run(
     out.mkdir(parents=True, exist_ok=True)
     state = Run(spec, trust, address, console, out)
     started = datetime.datetime.now(datetime.UTC)
-    code: int | None = None
-    wanted = STAGES[: STAGES.index(until) + 1]
-    memory = PeakMemory()
-    try:
-        with StoreLock(out / "run.lock").acquire(wait_s), memory:
-            for name in wanted:
+    with StoreLock(out / "run.lock").acquire(wait_s), PeakMemory() as memory:
+        try:
+            for name in STAGES[: STAGES.index(until) + 1]:
                 if name == "analyse":
                     state.stop_ray()
-                if name == "report":
-                    _write_run(state, started, memory.peak, code=0)
+                if name == "report":  # the report reads it
+                    _write_run(state, started, memory.peak, _code(state))
                 _timed(state, name, _STAGE_FUNCTIONS[name])
-            code = QUARANTINED if state.facts.get("counts", {}).get("quarantined") else 0
-            _write_run(state, started, memory.peak, code)
-    except BaseException as e:
-        failed = getattr(e, "exit_code", 130 if isinstance(e, KeyboardInterrupt) else 1)
-        _write_run(state, started, memory.peak, failed)
-        raise
-    finally:
-        state.stop_ray()
-        if state.lock is not None:
-            state.lock.release()
-    return RunResult(code, out)
+            _write_run(state, started, memory.peak, _code(state))
+        except BaseException as e:
+            failed = getattr(e, "exit_code", 130 if isinstance(e, KeyboardInterrupt) else 1)
+            _write_run(state, started, memory.peak, failed)
+            raise
+        finally:
+            state.stop_ray()
+            if state.lock is not None:
+                state.lock.release()
+    return RunResult(_code(state), out)
+
+
+def _code(state: Run) -> int:
+    return QUARANTINED if state.facts.get("counts", {}).get("quarantined") else 0
 
 
 def _timed(state: Run, name: str, stage: Callable[[Run, Any], dict[str, Any]]) -> None:
@@ -355,10 +356,8 @@ def _write_run(state: Run, started: datetime.datetime, peak: int, code: int) -> 
     finished = datetime.datetime.now(datetime.UTC)
     relative = {}
     if state.store_path is not None:
-        relative["store"] = str(Path(state.store_path).relative_to(state.out.absolute())) if Path(
-            state.store_path
-        ).is_absolute() else str(Path(state.store_path).relative_to(state.out))  # fmt: skip
-        relative["directions"] = str(state.directions_path.relative_to(state.out))
+        relative["store"] = os.path.relpath(state.store_path, state.out)
+        relative["directions"] = os.path.relpath(state.directions_path, state.out)
     write_json(
         state.out / "run.json",
         {

@@ -353,10 +353,13 @@ class Trainer:
         }
 
 
-STAGES = {"detail": 3_000, "encoder": 3_500, "generator": 6_000, "both": 1_500}
-"""What follows the joint training, and its steps."""
-DETAIL_DECAY = 9_000
-"""Steps over which the detail stage's rate would fall to zero; the later stages go on before."""
+STAGES = {
+    "detail": (3_250, 9_000),
+    "encoder": (3_500, 3_500),
+    "generator": (1_000, 6_000),
+    "both": (4_500, 4_500),
+}
+"""What follows the joint training: steps, and over how many steps the rate would fall to zero."""
 
 
 def train_stage(name: str, work: Path, images: int, threads: int, seed: int = 19) -> None:
@@ -365,8 +368,8 @@ def train_stage(name: str, work: Path, images: int, threads: int, seed: int = 19
     Background, hair and skin make up most of a picture's error, and most of what it means is in
     eyes, brows and mouth: from here on errors are weighted there. "detail" trains both networks,
     from step `GUIDE_FROM` on with a linear layer that must read landmarks and attributes from the
-    codes; "encoder" trains the encoder alone to tell these; "generator" the generator alone to draw
-    from the fixed codes; "both" brings them together.
+    codes; "encoder" trains the encoder alone to tell these, three times as fast; "generator" the
+    generator alone to draw from the fixed codes; "both" trains them together again.
     """
     torch.set_num_threads(threads)
     order = ["gan", *STAGES]
@@ -375,7 +378,7 @@ def train_stage(name: str, work: Path, images: int, threads: int, seed: int = 19
     held_out = np.ascontiguousarray(rendered(work / "data", VALIDATION_SEED, 2000)["images"][:500])
     trainer = Trainer(1, 1, seed)
     trainer.load(before)
-    first, steps = trainer.step, STAGES[name]
+    first, (steps, decay) = trainer.step, STAGES[name]
     codes = trainer.encode_all(data["images"]) if name in ("encoder", "generator") else None
     if name in ("encoder", "generator"):  # the averaged networks are the better place to begin
         trainer.g.load_state_dict(trainer.g_ema.state_dict())
@@ -384,12 +387,10 @@ def train_stage(name: str, work: Path, images: int, threads: int, seed: int = 19
         trainer.load(path)
     started, begun = time.monotonic(), trainer.step
     while trainer.step < first + steps:
-        t = (trainer.step - first) / (DETAIL_DECAY if name == "detail" else steps)
+        t = (trainer.step - first) / decay
         scale = min(1.0, (trainer.step - first + 1) / 100) * (0.01 + 0.99 * (1 - t) ** 0.7)
-        if name == "detail":
+        if name in ("detail", "both"):
             shown = trainer.advance_detail(data, scale)
-        elif name == "both":
-            shown = trainer.advance_detail(data, 0.3 * scale)
         elif name == "encoder":
             shown = trainer.advance_encoder(data, codes, scale)
         else:
