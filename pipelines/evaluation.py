@@ -3,33 +3,50 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
+import generators
 from generators.annotators import load_annotator
+from generators.protocols import Generator
 from pipelines.evaluate import Meter, evaluate_directions, prior_codes
 from pipelines.fits.inputs import hold_out
 from pipelines.fits.tensor import compare
+from pipelines.sources import Source
 from pipelines.work import BlockImages, Rows
 from schemas.directions import DirectionSet
+from schemas.index import DatasetIndex
+from schemas.spec import RunSpec
 from schemas.store import LatentStore
 
-if TYPE_CHECKING:
-    from pipelines.run import Run
+
+@dataclass(frozen=True, eq=False)
+class Subject:
+    """What is evaluated: a finished store with its index and images."""
+
+    spec: RunSpec
+    store: LatentStore
+    index: DatasetIndex
+    source: Source
 
 
 def evaluate(
-    state: Run, directions: DirectionSet, progress: Callable[[int, int], None]
+    subject: Subject,
+    directions: DirectionSet,
+    trust: bool,
+    progress: Callable[[int, int], None],
 ) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """(contents of evaluation.json, arrays of evaluation.npz) of a run."""
-    import generators
+    """(contents of evaluation.json, arrays of evaluation.npz).
 
-    spec, store = state.spec, state.store
+    trust : TorchScript annotators may be loaded.
+    """
+    spec, store = subject.spec, subject.store
     generator = generators.load(spec.generator)
-    annotators = [load_annotator(a.model, a.name, trust=state.trust) for a in spec.annotate]
+    annotators = [load_annotator(a.model, a.name, trust=trust) for a in spec.annotate]
     meter = Meter(generator, annotators, directions.space)
-    codes = _samples(state, store, generator, directions.space)
+    codes = _samples(subject, generator, directions.space)
     strengths = sorted({float(s) for s in spec.evaluate.strengths} | {0.0})
     effects, strips = evaluate_directions(
         meter, directions, codes, strengths, spec.report.strip_rows, progress
@@ -54,21 +71,21 @@ def evaluate(
         else {},
     }
     pictures = {f"strips/{name}": images for name, images in strips.items()}
-    return found, pictures | _pairs(state, store, generator)
+    return found, pictures | _pairs(subject, generator)
 
 
-def _samples(state: Run, store: LatentStore, generator: Any, space: str) -> np.ndarray:
+def _samples(subject: Subject, generator: Generator, space: str) -> np.ndarray:
     """Codes to edit: draws from the prior, or random rows (held-out ones where there are any)."""
-    wanted, seed = state.spec.evaluate, state.spec.evaluate_seed
+    wanted, seed = subject.spec.evaluate, subject.spec.evaluate_seed
     if wanted.source == "prior":
         return prior_codes(generator, space, wanted.samples, seed, wanted.truncation_psi)
-    rows = ok_rows(store)
-    held = hold_out(state.index, wanted.holdout.factor, wanted.holdout.fraction, seed)[rows]
+    rows = ok_rows(subject.store)
+    held = hold_out(subject.index, wanted.holdout.factor, wanted.holdout.fraction, seed)[rows]
     if held.sum() >= wanted.samples:
         rows = rows[held]
     rng = np.random.default_rng(np.random.SeedSequence([seed, 23]))
     chosen = rng.permutation(rows)[: wanted.samples]
-    return codes_of(store, space, np.sort(chosen))
+    return codes_of(subject.store, space, np.sort(chosen))
 
 
 def ok_rows(store: LatentStore) -> np.ndarray:
@@ -95,20 +112,20 @@ def _reconstruction(store: LatentStore) -> dict[str, float]:
     return out
 
 
-def _pairs(state: Run, store: LatentStore, generator: Any) -> dict[str, np.ndarray]:
+def _pairs(subject: Subject, generator: Generator) -> dict[str, np.ndarray]:
     """Originals and reconstructions of evenly spread finished rows, uint8 (n, R, R, 3)."""
     import torch
 
     from transforms.preprocess import to_uint8
 
+    spec, store = subject.spec.invert, subject.store
     rows = ok_rows(store)
     if not len(rows):
         return {}
-    n = min(state.spec.report.samples, len(rows))
+    n = min(subject.spec.report.samples, len(rows))
     chosen = rows[np.linspace(0, len(rows) - 1, n).astype(np.int64)]
-    spec = state.spec.invert
-    reader = BlockImages(state.source, generator.resolution, spec.crop, spec.max_pixels)
-    work_of = Rows(state.index, store)
+    reader = BlockImages(subject.source, generator.resolution, spec.crop, spec.max_pixels)
+    work_of = Rows(subject.index, store)
     originals, shown = [], []
     for row in chosen.tolist():
         block, offset = divmod(row, store.block_rows)

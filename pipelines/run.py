@@ -309,9 +309,10 @@ def _evaluate(state: Run, progress: Any) -> dict[str, Any]:
     if path.exists() and (state.out / "evaluation.npz").exists():
         if json.loads(path.read_text()).get("fingerprint") == fingerprint:
             return {"rows": 0, "skipped": True, "detail": {}}
-    from pipelines.evaluation import evaluate
+    from pipelines.evaluation import Subject, evaluate
 
-    found, pictures = evaluate(state, directions, progress)
+    subject = Subject(spec, store, state.index, state.source)
+    found, pictures = evaluate(subject, directions, state.trust, progress)
     part = state.out / "evaluation.partial.npz"
     np.savez(part, allow_pickle=False, **pictures)
     part.replace(state.out / "evaluation.npz")

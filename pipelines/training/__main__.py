@@ -19,7 +19,7 @@ def main() -> None:
     parser.add_argument("--gan-steps", type=int, default=12_000)
     parser.add_argument("--adversarial-from", type=int, default=8_000)
     parser.add_argument("--mapping-steps", type=int, default=4_000)
-    parser.add_argument("--annotator-steps", type=int, default=3_500)
+    parser.add_argument("--annotator-steps", type=int, default=3_000)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--only", choices=["gan", *gan.STAGES, "mapping", "annotators", "bundle"])
     args = parser.parse_args()
