@@ -383,6 +383,7 @@ def test_plan_of_a_store_that_does_not_exist_writes_nothing(setting, tmp_path):
 
 def test_a_run_that_lost_its_lock_commits_nothing(setting, tmp_path, monkeypatch):
     def steal(self, work):
+        Path(self.guard.lock_path).unlink(missing_ok=True)  # a new file, as a takeover makes
         Path(self.guard.lock_path).write_text(json.dumps({"owner": "another"}))
         return original(self, work)
 
