@@ -27,7 +27,7 @@ from schemas.errors import LatentflowError, UsageError
 
 MIN_OBJECT_STORE_MB = 80
 #: Deaths of actors in a row, each while it starts, before a run gives up.
-INIT_DEATHS = 20
+INIT_DEATHS = 5
 
 _PREFIX = "latentflow"
 _ROOT = Path(__file__).resolve().parent.parent
@@ -74,7 +74,11 @@ class RayEngine:
     # ---- starting and stopping --------------------------------------------------------------
 
     def start(self) -> None:
-        """Start or join Ray. Does nothing when it runs already. Raises UsageError when it fails."""
+        """Start or join Ray. Does nothing when it runs already.
+
+        Raises UsageError when a cluster cannot be reached, LatentflowError when a local Ray does
+        not start.
+        """
         if self.started:
             return
         local = self.address is None
@@ -101,10 +105,17 @@ class RayEngine:
                     )
             else:
                 ray.init(address=self.address, runtime_env=_shipped_code(), **common)
-        except (RuntimeError, ConnectionError, ValueError, TimeoutError, OSError) as e:
+        except Exception as e:  # Ray raises bare Exceptions too, for a start that takes too long
+            ray.shutdown()
             self._remove_folder()
-            where = "a local Ray" if local else f"the Ray cluster at {self.address!r}"
-            raise UsageError(f"{where} could not be reached: {e}; check 'ray.address'") from e
+            if not local:
+                raise UsageError(
+                    f"the Ray cluster at {self.address!r} could not be reached: {e}; check "
+                    "'ray.address'"
+                ) from e
+            raise LatentflowError(
+                f"a local Ray did not start: {e}; is the machine out of memory or processors?"
+            ) from e
         self.started = self._owns = True
 
     def stop(self) -> None:

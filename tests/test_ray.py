@@ -15,10 +15,11 @@ import pytest
 from inversion_fixture import Setting, annotator, make, tree
 
 from pipelines.annotate import annotate
-from pipelines.invert import invert
+from pipelines.invert import InvertTask, invert
 from pipelines.ray_engine import RayEngine
-from pipelines.work import BlockWork, InProcess
+from pipelines.work import BlockActor, BlockWork, Guard, InProcess
 from schemas.errors import CheckpointError, UsageError
+from schemas.lock import StoreLock
 from schemas.spec_models import AnnotateSpec, InvertSpec
 
 # Ray's own code warns about itself and leaves sockets to the garbage collector.
@@ -132,25 +133,15 @@ def test_actors_write_the_bytes_of_one_process_even_when_one_is_killed(setting, 
     assert not list((tmp_path / "ray").glob("*.lock"))
 
 
-class Broken:
-    """A task whose models cannot be loaded."""
-
-    def build(self, guard):
-        raise CheckpointError("generator 'x' is not one: give another")
-
-
-class Unguarded:
-    def watch(self):
-        pass
-
-
-def test_an_actors_error_arrives_as_it_was(engine):
-    from pipelines.work import BlockActor
-
+def test_an_actors_error_arrives_as_it_was(setting, engine, tmp_path):
+    """Both classes are importable in the workers, unlike anything defined in a test."""
+    missing = str(tmp_path / "missing.safetensors")
+    task = InvertTask(setting.source, "", missing, "", None, InvertSpec(), 0)
     items = [BlockWork(0, ["00"], ["a"], ["active"], {}).to_item()]
-    arguments = {"task": Broken(), "guard": Unguarded()}
-    with pytest.raises(CheckpointError, match="generator 'x' is not one") as caught:
-        list(engine.map_blocks(BlockActor, arguments, items))
+    with StoreLock(tmp_path / "store") as lock:
+        arguments = {"task": task, "guard": Guard.of(lock)}
+        with pytest.raises(CheckpointError, match="missing.safetensors") as caught:
+            list(engine.map_blocks(BlockActor, arguments, items))
     assert type(caught.value) is CheckpointError
 
 
