@@ -1,7 +1,8 @@
 """Random SIGKILLs of driver and actors over a run, against the undisturbed run.
 
-``python -m benchmarks.kills`` kills 20 times, ``--smoke`` 2 times. A run inverts (hybrid) and
-annotates a small folder of images on a local Ray with two actors, in a driver process of its own.
+``python -m benchmarks.kills`` kills 20 times, ``--smoke`` 2 times. A run inverts (hybrid) and (not
+for the smoke test) annotates a small folder of images on a local Ray with two actors, in a driver
+process of its own.
 While it goes on, at random moments, either the driver or one of its actors is killed; a killed
 driver is started again, until a run ends by itself. Then the store must equal, byte for byte, the
 one that an undisturbed run wrote.
@@ -43,7 +44,8 @@ def main() -> int:
     kills = options.kills if options.kills is not None else (2 if options.smoke else 20)
     rows, steps = (400, 30) if options.smoke else (3000, 60)
     with tempfile.TemporaryDirectory(prefix="kills-") as folder:
-        result = compare(Path(folder), rows, steps, kills, options.seed)
+        plan = {"steps": steps, "annotate": not options.smoke}
+        result = compare(Path(folder), rows, plan, kills, options.seed)
     print(f"{'':14}{'seconds':>10}{'runs':>7}")
     print(f"{'undisturbed':14}{result['peer_s']:>10.1f}{1:>7}")
     print(f"{'killed':14}{result['ours_s']:>10.1f}{result['driver_kills'] + 1:>7}")
@@ -55,7 +57,9 @@ def main() -> int:
     return int(result["error"] != 0)
 
 
-def compare(folder: Path, rows: int, steps: int, kills: int, seed: int) -> dict[str, object]:
+def compare(
+    folder: Path, rows: int, plan: dict[str, object], kills: int, seed: int
+) -> dict[str, object]:
     """Make the data, run undisturbed and disturbed, compare the stores."""
     sys.path.insert(0, str(ROOT / "tests"))
     from inversion_fixture import annotator, make, tree
@@ -65,7 +69,7 @@ def compare(folder: Path, rows: int, steps: int, kills: int, seed: int) -> dict[
     annotator(data, "attributes", "scores", NAMES)
     annotator(data, "points", "landmarks", NAMES)
     setting.index.save(data / "index.parquet")
-    (data / "steps").write_text(str(steps))
+    (data / "plan.json").write_text(json.dumps(plan))
 
     started = time.monotonic()
     undisturbed = start_driver(data, folder / "undisturbed")
@@ -88,7 +92,7 @@ def compare(folder: Path, rows: int, steps: int, kills: int, seed: int) -> dict[
         "peak_mb": round(peak / 1e6),
         "error": len(differing),
         "files": len(expected),
-        "rows": [{"images": rows, "steps": steps, "kills": kills, "seed": seed}],
+        "rows": [{"images": rows, **plan, "kills": kills, "seed": seed}],
         **counts,
         "cores": os.cpu_count(),
         "threads": 1,
@@ -200,8 +204,8 @@ def drive(data: Path, stores: Path) -> None:
     index = DatasetIndex.load(data / "index.parquet")
     source = FolderSource(str((data / "images").resolve()))
     generator = str(data / "generator.safetensors")
-    steps = int((data / "steps").read_text())
-    spec = InvertSpec(method="hybrid", steps=steps, block_rows=64, batch_size=16)
+    plan = json.loads((data / "plan.json").read_text())
+    spec = InvertSpec(method="hybrid", steps=plan["steps"], block_rows=64, batch_size=16)
     models = [
         AnnotateSpec(name=name, model=str(data / f"{name}.onnx"))
         for name in ("attributes", "points")

@@ -13,6 +13,7 @@ from __future__ import annotations
 import atexit
 import logging
 import os
+import re
 import secrets
 import shutil
 import sys
@@ -164,7 +165,7 @@ class RayEngine:
 
         Items come back in any order, each exactly once. An actor that dies is started again, and
         its item worked on again, as often as it takes (Ray Data's defaults, for processes that are
-        killed). An error that the actor raises ends the run and is raised here as it was.
+        killed). What an actor raises ends the run with a LatentflowError.
         """
         if not items:
             return
@@ -192,26 +193,17 @@ class RayEngine:
                     for i in range(len(next(iter(batch.values())))):
                         yield {name: column[i] for name, column in batch.items()}
             except RayError as e:
-                raise _cause(e) from e
+                raise _failure(e) from e
 
 
-def _cause(error: BaseException) -> BaseException:
-    """The error that an actor raised, out of Ray's wrappers; one of Ray's own as a usage error."""
-    seen: BaseException | None = error
-    while seen is not None:
-        if isinstance(seen, LatentflowError):
-            return _plain(seen)
-        seen = getattr(seen, "cause", None) or seen.__cause__
+def _failure(error: BaseException) -> LatentflowError:
+    """An error of ours with the line of Ray's long text that says what went wrong."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    said = [line for line in lines if re.match(r"[\w.]+(Error|Exception)\b", line)]
     return LatentflowError(
-        f"the Ray actors failed: {type(error).__name__}: {str(error).strip()}; "
-        "run again to finish the remaining blocks"
+        f"the Ray actors failed: {(said or lines)[0].strip()}; run again to finish the remaining "
+        "blocks"
     )
-
-
-def _plain(error: LatentflowError) -> LatentflowError:
-    """Ray raises a class made of its own and the original; this is the original alone."""
-    kinds = [k for k in type(error).__mro__ if k.__module__.startswith("schemas.")]
-    return kinds[0](str(getattr(error, "cause", error))) if kinds else error
 
 
 @contextmanager

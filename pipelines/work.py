@@ -25,7 +25,8 @@ import psutil
 from numpy.typing import NDArray
 
 from pipelines.sources import Source, read_checked
-from schemas.errors import InputError, LockedError
+from schemas import errors
+from schemas.errors import InputError, LatentflowError, LockedError
 from schemas.index import REMOVED, DatasetIndex
 from schemas.lock import StoreLock
 from schemas.reasons import TRANSIENT, Reason, Status
@@ -425,12 +426,19 @@ class BlockActor:
         guard.watch()
 
     def __call__(self, batch: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        try:
+            receipt = self._make(BlockWork.from_batch(batch))
+        except LatentflowError as e:  # travels as data: through Ray it would lose its class
+            known = next(k for k in type(e).__mro__ if k.__module__ == errors.__name__)
+            receipt = {"error": known.__name__, "message": str(e)}
+        return {"receipt": np.array([json.dumps(receipt)])}
+
+    def _make(self, work: BlockWork) -> dict[str, Any]:
         started = time.monotonic()
         if self._worker is None:
             self._worker = self._task.build(self._guard)
         loaded = time.monotonic()
-        work = BlockWork.from_batch(batch)
-        receipt = {
+        return {
             **self._worker.process(work),
             "block": work.block,
             "rows": len(work),
@@ -438,7 +446,6 @@ class BlockActor:
             "seconds": round(time.monotonic() - loaded, 3),
             "pid": os.getpid(),
         }
-        return {"receipt": np.array([json.dumps(receipt)])}
 
 
 def use_threads(threads: int, cuda: bool) -> str:
@@ -555,6 +562,8 @@ def run_blocks(
     items = [w.to_item() for w in work]
     for result in engine.map_blocks(BlockActor, arguments, items, actors):
         receipt = json.loads(str(result["receipt"]))
+        if "error" in receipt:
+            raise getattr(errors, receipt["error"])(receipt["message"])
         done.add(receipt)
         lock.check()
         rows_done += int(receipt["rows"])

@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
@@ -15,10 +16,10 @@ import pytest
 from inversion_fixture import Setting, annotator, make, tree
 
 from pipelines.annotate import annotate
-from pipelines.invert import InvertTask, invert
+from pipelines.invert import generator_facts, invert
 from pipelines.ray_engine import RayEngine
-from pipelines.work import BlockActor, BlockWork, Guard, InProcess
-from schemas.errors import CheckpointError, UsageError
+from pipelines.work import BlockActor, Guard, InProcess
+from schemas.errors import CheckpointError, LatentflowError, UsageError
 from schemas.lock import StoreLock
 from schemas.spec_models import AnnotateSpec, InvertSpec
 
@@ -133,16 +134,19 @@ def test_actors_write_the_bytes_of_one_process_even_when_one_is_killed(setting, 
     assert not list((tmp_path / "ray").glob("*.lock"))
 
 
-def test_an_actors_error_arrives_as_it_was(setting, engine, tmp_path):
-    """Both classes are importable in the workers, unlike anything defined in a test."""
-    missing = str(tmp_path / "missing.safetensors")
-    task = InvertTask(setting.source, "", missing, "", None, InvertSpec(), 0)
-    items = [BlockWork(0, ["00"], ["a"], ["active"], {}).to_item()]
-    with StoreLock(tmp_path / "store") as lock:
-        arguments = {"task": task, "guard": Guard.of(lock)}
-        with pytest.raises(CheckpointError, match="missing.safetensors") as caught:
-            list(engine.map_blocks(BlockActor, arguments, items))
+def test_an_actors_error_arrives_as_it_was(setting, engine, tmp_path, monkeypatch):
+    facts = generator_facts(setting.generator)
+    monkeypatch.setattr("pipelines.invert.generator_facts", lambda uri: facts)
+    broken = replace(setting, generator=str(tmp_path / "missing.safetensors"))
+    with pytest.raises(CheckpointError, match="missing.safetensors") as caught:
+        run(broken, tmp_path, engine)
     assert type(caught.value) is CheckpointError
+    assert run(setting, tmp_path, InProcess()).counts["ok"] == 399
+    items = [{"block": 0, "work": "not json"}]
+    with StoreLock(tmp_path / "store") as lock:
+        arguments = {"task": None, "guard": Guard.of(lock)}
+        with pytest.raises(LatentflowError, match="actors failed: .*JSONDecodeError"):
+            list(engine.map_blocks(BlockActor, arguments, items))
 
 
 def test_bad_settings():
