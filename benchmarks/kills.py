@@ -42,7 +42,7 @@ def main() -> int:
         drive(Path(options.drive[0]), Path(options.drive[1]))
         return 0
     kills = options.kills if options.kills is not None else (2 if options.smoke else 20)
-    rows, steps = (400, 30) if options.smoke else (3000, 60)
+    rows, steps = (400, 30) if options.smoke else (2000, 30)
     with tempfile.TemporaryDirectory(prefix="kills-") as folder:
         plan = {"steps": steps, "annotate": not options.smoke}
         result = compare(Path(folder), rows, plan, kills, options.seed)
@@ -222,7 +222,9 @@ def drive(data: Path, stores: Path) -> None:
             encoder_uri=str(data / "encoder.safetensors"),
             engine=engine,
         )
-        annotate(index, source, result.store_path, models, generator_uri=generator, engine=engine)
+        if plan["annotate"]:
+            path = result.store_path
+            annotate(index, source, path, models, generator_uri=generator, engine=engine)
 
 
 if __name__ == "__main__":

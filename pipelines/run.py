@@ -273,9 +273,9 @@ def _analyse(state: Run, progress: Any) -> dict[str, Any]:
     todo = stale(spec, store, index, state.directions_path)
     engine: Any = None
     if todo:
-        from transforms.beam_engine import BeamEngine
+        from pipelines.engines import analysis_engine
 
-        engine = BeamEngine(spec.beam.runner, tuple(spec.beam.options), spec.cache_bytes)
+        engine = analysis_engine(spec, store)
     report = analyse(
         spec, store, index, state.generator_fp, state.directions_path, engine, progress
     )

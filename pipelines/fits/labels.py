@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from transforms.blocks import Arrays, BlockSource
+from transforms.blocks import Arrays, BlockSource, flatten_rows
 
 
 @dataclass(frozen=True)
@@ -57,5 +57,5 @@ class LabelledBlocks:
     def read(self, block: int) -> tuple[np.ndarray, Arrays]:
         """Row numbers and arrays of the block's rows."""
         rows, arrays = self.source.read(block)
-        arrays = dict(arrays, x=arrays["x"].reshape(len(rows), -1))
+        arrays = dict(arrays, x=flatten_rows(arrays["x"]))
         return rows, arrays | (self.labels.of(arrays) if self.labels else {})
