@@ -82,14 +82,12 @@ def space_of(spec: RunSpec) -> str:
 def stale(spec: RunSpec, store: LatentStore, index: DatasetIndex, path: Path) -> dict[str, str]:
     """Requested analyses that the set at `path` does not hold for these inputs -> their fp."""
     wanted = {name: analysis_fp(name, spec, store, index) for name in requested(spec)}
-    return {name: fp for name, fp in wanted.items() if _saved_fp(path, name) != fp}
-
-
-def _saved_fp(path: Path, name: str) -> str | None:
     try:
-        return DirectionSet.load(path).load_model(name)[1].get("fingerprint")
+        found = DirectionSet.load(path)
+        held = {name: found.load_model(name)[1] for name in found.model_names()}
     except StoreError:
-        return None
+        held = {}
+    return {n: fp for n, fp in wanted.items() if held.get(n, {}).get("fingerprint") != fp}
 
 
 def analyse(

@@ -247,8 +247,8 @@ def main(arguments: list[str] | None = None) -> None:
     except typer.Exit as e:
         sys.exit(e.exit_code)
     except Exception as e:
-        if type(e).__module__.split(".")[0] == "click":  # usage errors carry their own text
-            e.show()  # type: ignore[attr-defined]
+        if hasattr(e, "show") and hasattr(e, "exit_code"):  # usage errors carry their own text
+            e.show()
             sys.exit(2)
         raise
     sys.exit(code if isinstance(code, int) else 0)

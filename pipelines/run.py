@@ -327,7 +327,7 @@ def _evaluate(state: Run, progress: Any) -> dict[str, Any]:
 def _report(state: Run, progress: Any) -> dict[str, Any]:
     inputs = {
         name: (state.out / name).stat().st_mtime_ns
-        for name in ("evaluation.json", "index.parquet", "index_report.json")
+        for name in ("evaluation.json", "index.parquet")
         if (state.out / name).exists()
     }
     key = digest([inputs, state.spec.report.model_dump(mode="json")])
