@@ -54,6 +54,7 @@ annotate:
   - {{name: pose, model: "{bundled}/pose"}}
 analyse: {{pca: {{n_components: 32}}, svm: {{attributes: [happiness, glasses]}}}}
 evaluate: {{samples: 20}}
+max_quarantined: 0.2
 output: "{out}"
 """
 

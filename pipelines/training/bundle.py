@@ -99,7 +99,8 @@ distance {fitted["distance"]:.4f}, seed 13).
 | PSNR | {quality["psnr_median"]:.2f} dB | {quality["psnr_q05"]:.2f} dB |
 | SSIM | {quality["ssim_median"]:.3f} | {quality["ssim_q05"]:.3f} |
 
-Known limits: it draws rig faces only; a photograph is reconstructed as the nearest rig face.
+Known limits: it draws rig faces only, brows and subtle expressions are soft; a photograph is
+reconstructed as the nearest rig face.
 Samples from z are less varied than the training set. Last training losses: {json.dumps(last)}.
 """
     (out / "generator.md").write_text(card)
