@@ -8,6 +8,7 @@ the shape faces the camera; a positive yaw turns it to the image's right.
 from __future__ import annotations
 
 import numpy as np
+import scipy.linalg
 
 from schemas.errors import UsageError
 
@@ -86,14 +87,16 @@ def mean_rotation(rotation_sum: np.ndarray) -> np.ndarray:
     return u @ vt
 
 
-def metric_conditions(cameras: np.ndarray) -> np.ndarray:
-    """Sum over frames of a'a, (6, 6), for the conditions a . c = 0 on C = Q Q'.
+def metric_conditions(cameras: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(A, B), each (6, 6): c'Ac sums the failures to be metric of C = Q Q', c'Bc the square scales.
 
     Rows (i, j) of an affine camera become orthogonal and of equal length: i'C i = j'C j, i'C j = 0
-    (Tomasi and Kanade 1992). c holds C's entries 11, 12, 13, 22, 23, 33. Frames count equally.
+    (Tomasi and Kanade 1992). c holds C's entries 11, 12, 13, 22, 23, 33.
+
+    cameras : (n, 2, 3);  weights : (n,), of a frame's cameras
     """
     m = np.asarray(cameras, np.float64)
-    square = np.maximum((m**2).sum(axis=(1, 2)), np.finfo(float).tiny)
+    i, j = m[:, 0], m[:, 1]
 
     def row(a: np.ndarray, b: np.ndarray) -> np.ndarray:
         return np.stack(
@@ -108,19 +111,24 @@ def metric_conditions(cameras: np.ndarray) -> np.ndarray:
             axis=1,
         )
 
-    i, j = m[:, 0], m[:, 1]
-    conditions = np.concatenate([row(i, i) - row(j, j), row(i, j)]) / np.tile(square, 2)[:, None]
-    return conditions.T @ conditions
+    failures = np.concatenate([row(i, i) - row(j, j), 2 * row(i, j)]) * np.tile(weights, 2)[:, None]
+    scales = (row(i, i) + row(j, j)) * weights[:, None]
+    return failures.T @ failures, scales.T @ scales
 
 
-def metric_upgrade(conditions: np.ndarray) -> tuple[np.ndarray, bool]:
-    """(Q (3, 3), clipped): M Q is metric, from the summed conditions (6, 6).
+def metric_upgrade(failures: np.ndarray, scales: np.ndarray) -> tuple[np.ndarray, bool]:
+    """(Q (3, 3), clipped): M Q is metric, from the sums of `metric_conditions`.
 
-    C is the eigenvector of the smallest eigenvalue. Where it is not positive definite (too little
-    rotation, or strong deformation) its eigenvalues are clipped at 1e-4 of the largest, and
+    C minimises c'Ac / c'Bc, the failures relative to the scales, which no affine map of the cameras
+    changes; with |c| = 1 in the place of the scales, depth would come out several times too large
+    where deformation exceeds what rotation shows of it. Where C is not positive definite (too
+    little rotation, or strong deformation) its eigenvalues are clipped at 1e-4 of the largest, and
     `clipped` says so.
     """
-    c = np.linalg.eigh(conditions)[1][:, 0]
+    size = np.sqrt(np.diagonal(scales))
+    size = np.where(size > 0, size, 1.0)
+    scaled = scales / size / size[:, None] + 1e-12 * np.eye(6)  # six frames or fewer are singular
+    c = scipy.linalg.eigh(failures / size / size[:, None], scaled)[1][:, 0] / size
     matrix = np.array([[c[0], c[1], c[2]], [c[1], c[3], c[4]], [c[2], c[4], c[5]]])
     if np.trace(matrix) < 0:
         matrix = -matrix

@@ -219,7 +219,7 @@ class NRSfMSolver:
         if self.phase == "gram":
             return self._factorised(total)
         if self.phase == "metric":
-            upgrade, clipped = metric_upgrade(total["conditions"])
+            upgrade, clipped = metric_upgrade(total["failures"], total["scales"])
             return replace(
                 self,
                 phase="gauge",

@@ -66,10 +66,13 @@ class CameraRequest:
         return GramRequest().prepare(arrays)
 
     def statistic(self, prepared: Arrays) -> Sums:
-        """conditions (6, 6); or scale_squares and rotations (3, 3)."""
+        """failures and scales (6, 6); or scale_squares and rotations (3, 3)."""
         cameras = prepared["points"] @ self.readout
         if self.metric:
-            return Sums({"conditions": metric_conditions(cameras)})
+            square = (prepared["points"] ** 2).sum(axis=(1, 2))
+            weights = 1 / np.maximum(square, np.finfo(float).tiny)  # frames count equally
+            failures, scales = metric_conditions(cameras, weights)
+            return Sums({"failures": failures, "scales": scales})
         scale, rotations = nearest_scaled_rotation(cameras)
         return Sums({"scale_squares": (scale**2).sum(), "rotations": rotations.sum(axis=0)})
 

@@ -51,8 +51,8 @@ class Faces:
         return self.values[:, COLUMNS.index(name)]
 
     def attributes(self) -> np.ndarray:
-        """Truth of ATTRIBUTES, float32 (n, 10) in [0, 1]: shown (1) or not (0)."""
-        shown = [self.column(e) > 0 for e in EXPRESSIONS]
+        """Truth of ATTRIBUTES, float32 (n, 10): intensity of expressions, 0 or 1 for the others."""
+        shown = [self.column(e) for e in EXPRESSIONS]
         shown += [
             self.column("glasses") > 0.5,
             self.column("beard") > 0.35,
@@ -98,8 +98,8 @@ def _assemble(seed, person, expression, intensity, yaw, picture_keys) -> Faces:
     for i, key in enumerate(picture_keys):
         rng = np.random.default_rng(np.random.SeedSequence([seed, 2, *key]))
         rows[i, :first] = people[person[i]]
-        if expression[i] >= 0:
-            rows[i, first + expression[i]] = intensity[i]
+        for e, k in zip(expression[i], intensity[i], strict=True):
+            rows[i, first + e] = k
         rows[i, first + len(EXPRESSIONS) :] = _scene(rng, yaw(rng, i))
     return Faces(rows, np.asarray(person, dtype=np.int64))
 
@@ -116,8 +116,8 @@ def complete_design(people: Sequence[int], seed: int = 0) -> tuple[Faces, list[d
     faces = _assemble(
         seed,
         np.array([p for p, *_ in design]),
-        [e for _, e, _, _ in design],
-        [k / INTENSITIES for _, _, k, _ in design],
+        [[e] if e >= 0 else [] for _, e, _, _ in design],
+        [[k / INTENSITIES] if e >= 0 else [] for _, e, k, _ in design],
         lambda rng, i: VIEWS[design[i][3]] + rng.normal(0, 3),
         [(p, e + 1, k, list(VIEWS).index(v)) for p, e, k, v in design],
     )
@@ -136,7 +136,8 @@ def complete_design(people: Sequence[int], seed: int = 0) -> tuple[Faces, list[d
 def random_faces(n: int, seed: int = 0, people: int | None = None, first: int = 0) -> Faces:
     """`n` faces with every factor drawn freely; yaw is uniform in [-40, 40] degrees.
 
-    Each picture is of its own person, or, with `people`, of one of that many. Row i depends on
+    15 % are neutral, 50 % show one expression, 35 % a blend of two whose intensities sum to at most
+    1.5 (compound expressions: Du, Tao and Martinez 2014). Each picture is of its own person, or, with `people`, of one of that many. Row i depends on
     (seed, first + i) alone.
     """
     keys = [(first + i, 0) for i in range(n)]
@@ -144,9 +145,10 @@ def random_faces(n: int, seed: int = 0, people: int | None = None, first: int = 
     for key in keys:
         rng = np.random.default_rng(np.random.SeedSequence([seed, 3, *key]))
         person.append(int(rng.integers(people)) if people else key[0])
-        shown = rng.uniform() < 0.85
-        expression.append(int(rng.integers(len(EXPRESSIONS))) if shown else -1)
-        intensity.append(rng.integers(1, INTENSITIES + 1) / INTENSITIES)
+        shown = int(np.searchsorted([0.15, 0.65], rng.uniform()))
+        expression.append(rng.permutation(len(EXPRESSIONS))[:shown])
+        levels = rng.integers(1, INTENSITIES + 1, size=shown) / INTENSITIES
+        intensity.append(levels * min(1.0, 1.5 / max(levels.sum(), 1.0)))
     return _assemble(
         seed,
         np.array(person),

@@ -30,18 +30,19 @@ def describe(row: np.ndarray) -> SimpleNamespace:
     an, di, fe, ha, sa, su = (
         gain * e for e in (f.anger, f.disgust, f.fear, f.happiness, f.sadness, f.surprise)
     )
-    f.brow_inner = 0.09 * fe + 0.10 * sa + 0.10 * su - 0.11 * an - 0.06 * di
-    f.brow_outer = 0.05 * fe - 0.05 * sa + 0.12 * su + 0.03 * an - 0.03 * di
-    f.brow_squeeze = 0.04 * an + 0.025 * sa + 0.02 * fe + 0.02 * di
-    f.lid = 1 + 0.55 * fe + 0.50 * su - 0.28 * an - 0.45 * di - 0.38 * ha - 0.42 * sa
+    f.brow_inner = 0.10 * fe + 0.13 * sa + 0.10 * su - 0.14 * an - 0.07 * di
+    f.brow_outer = 0.05 * fe - 0.06 * sa + 0.12 * su + 0.04 * an - 0.03 * di
+    f.brow_squeeze = 0.05 * an + 0.025 * sa + 0.02 * fe + 0.02 * di
+    lid = 1 + 0.55 * fe + 0.50 * su - 0.28 * an - 0.45 * di - 0.38 * ha - 0.42 * sa
+    f.lid = max(lid, 0.08)  # blends never turn a lid inside out
     f.wrinkle = 1.0 * di + 0.25 * an
     f.cheek = 1.0 * ha + 0.45 * di
-    f.corner = 0.13 * ha - 0.12 * sa - 0.035 * an - 0.05 * di - 0.03 * fe
+    f.corner = 0.14 * ha - 0.15 * sa - 0.05 * an - 0.05 * di - 0.03 * fe
     f.stretch = 0.27 * ha + 0.24 * fe - 0.16 * an - 0.10 * sa - 0.36 * su - 0.05 * di
     f.upper_raise = 0.045 * di + 0.015 * ha
     f.open = 0.075 * ha + 0.085 * fe + 0.20 * su + 0.045 * di
     f.teeth = min(1.0, 1.6 * ha + 1.2 * fe + 1.2 * di)
-    f.press = 0.45 * an
+    f.press = 0.5 * an
     f.jaw_drop = 0.16 * su + 0.07 * fe + 0.03 * ha
 
     f.a = 0.80 * (1 + 0.045 * f.face_width)

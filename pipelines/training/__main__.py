@@ -19,12 +19,16 @@ def main() -> None:
     parser.add_argument("--gan-steps", type=int, default=12_000)
     parser.add_argument("--adversarial-from", type=int, default=8_000)
     parser.add_argument("--mapping-steps", type=int, default=4_000)
+    parser.add_argument("--feature-steps", type=int, default=4_000)
     parser.add_argument("--annotator-steps", type=int, default=3_000)
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--only", choices=["gan", *gan.STAGES, "mapping", "annotators", "bundle"])
+    parts = ["features", "gan", *gan.STAGES, "mapping", "annotators", "bundle"]
+    parser.add_argument("--only", choices=parts)
     args = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     args.work.mkdir(parents=True, exist_ok=True)
+    if args.only in (None, "features"):
+        annotators.train_features(args.work, args.images, args.feature_steps, 11, args.threads)
     if args.only in (None, "gan"):
         gan.train(args.work, args.images, args.gan_steps, args.adversarial_from, 7, args.threads)
     for stage in gan.STAGES:
@@ -33,7 +37,8 @@ def main() -> None:
     if args.only in (None, "mapping"):
         gan.fit_mapping(args.work, args.images, args.mapping_steps, 13, args.threads)
     if args.only in (None, "annotators"):
-        annotators.train(args.work, args.images, args.annotator_steps, 11, args.threads)
+        redraw = gan.load_pair(args.work).redraw
+        annotators.train(args.work, redraw, args.images, args.annotator_steps, 12, args.threads)
     if args.only in (None, "bundle"):
         bundle.write_bundle(args.work, args.out)
 

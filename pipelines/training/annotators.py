@@ -1,8 +1,9 @@
 """Train the bundled annotators (attributes, landmarks, pose) and export them to ONNX.
 
-One convolutional trunk is trained on rig faces, a quarter of each batch drawn through the bundled
-encoder and generator so that scores of what a latent draws are as good as scores of pictures. Each
-exported file holds the trunk and one head.
+One convolutional trunk is trained on rig faces, first on pictures alone, then with half of each
+batch drawn through the bundled encoder and generator, so that scores of what a latent draws are as
+good as scores of pictures. An expression's score is its intensity, 0 to 1. Each exported file holds
+the trunk and one head.
 
 ``python -m pipelines.training.annotators --work runs/training``
 """
@@ -11,6 +12,7 @@ import json
 import logging
 import math
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -18,11 +20,11 @@ import onnx
 import torch
 import torch.nn.functional as F
 from onnx import TensorProto, helper, numpy_helper
+from sklearn.metrics import roc_auc_score
 from torch import Tensor, nn
 
-from generators.facerig import ATTRIBUTES
+from generators.facerig import ATTRIBUTES, EXPRESSIONS
 from pipelines.training.data import TRAIN_SEED, VALIDATION_SEED, rendered
-from pipelines.training.gan import Trainer
 
 log = logging.getLogger(__name__)
 
@@ -49,6 +51,15 @@ class Annotators(nn.Module):
         self.attributes = nn.Linear(128, len(ATTRIBUTES))
         self.landmarks = nn.Linear(128, 136)
         self.pose = nn.Linear(128, len(POSE))
+
+    def features(self, images: Tensor) -> list[Tensor]:
+        """The trunk's maps after each halving: (n, 24, 32, 32) to (n, 64, 4, 4)."""
+        maps, x = [], images
+        for k, layer in enumerate(self.trunk):
+            x = layer(x)
+            if k % 4 == 3:
+                maps.append(x)
+        return maps
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         x = self.hidden(self.trunk(images))
@@ -151,65 +162,123 @@ def sidecar(head: str) -> dict:
 
 
 def measure(net: Annotators, images: Tensor, truth: dict[str, np.ndarray]) -> dict[str, float]:
-    """Accuracy per attribute, landmark error (pixels, mean) and pose error (degrees, mean)."""
+    """How good `net` is on `images`.
+
+    Expressions: area under the ROC curve of shown against not shown, and mean absolute error of
+    the intensity. Other attributes: accuracy. Landmarks: mean error in pixels. Pose: mean error in
+    degrees.
+    """
     with torch.no_grad():
         out = [net(part) for part in images.split(200)]
     logits, points, pose = (torch.cat(column).numpy() for column in zip(*out, strict=True))
-    right = ((logits > 0) == (truth["attributes"] > 0.5)).mean(axis=0)
+    report = {}
+    for k, name in enumerate(ATTRIBUTES):
+        shown = truth["attributes"][:, k]
+        if name in EXPRESSIONS:
+            report[f"auc_{name}"] = float(roc_auc_score(shown > 0, logits[:, k]))
+            scores = 1 / (1 + np.exp(-logits[:, k]))
+            report[f"intensity_error_{name}"] = float(np.abs(scores - shown).mean())
+        else:
+            report[f"accuracy_{name}"] = float(((logits[:, k] > 0) == (shown > 0.5)).mean())
     error = points.reshape(-1, 68, 2) * (SIZE / 2) + SIZE / 2 - truth["landmarks"]
+    report["landmark_error_px"] = float(np.linalg.norm(error, axis=2).mean())
     degrees = np.abs(pose * 30 - truth["pose"]).mean(axis=0)
-    return {
-        **{f"accuracy_{a}": float(r) for a, r in zip(ATTRIBUTES, right, strict=True)},
-        "landmark_error_px": float(np.linalg.norm(error, axis=2).mean()),
-        **{f"{p}_error_deg": float(d) for p, d in zip(POSE, degrees, strict=True)},
-    }
+    return report | {f"{p}_error_deg": float(d) for p, d in zip(POSE, degrees, strict=True)}
 
 
 def as_input(images: np.ndarray) -> Tensor:
     return torch.from_numpy(images).permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
-def train(work: Path, images: int, steps: int, seed: int, threads: int) -> dict:
-    """Train, write `work`/<head>.{onnx,json} and return the held-out measures."""
-    torch.set_num_threads(threads)
-    torch.manual_seed(seed)
-    data = rendered(work / "data", TRAIN_SEED, images)
-    gan = Trainer(1, 1, 0)
-    gan.load(work / "both.pt")
-    encoder, synthesis = gan.e_ema.eval(), gan.g_ema.synthesis.eval()
-    net = Annotators()
-    opt = torch.optim.Adam(net.parameters(), lr=2e-3, betas=(0.9, 0.99))
+def loss_of(net: Annotators, x: Tensor, data: dict[str, np.ndarray], rows: np.ndarray) -> Tensor:
+    """Cross entropy of the attributes and robust errors of landmarks and pose."""
+    logits, points, pose = net(x)
+    truth = {k: torch.from_numpy(data[k][rows]) for k in ("attributes", "landmarks", "pose")}
+    target = (truth["landmarks"].flatten(1) - SIZE / 2) / (SIZE / 2)
+    return (
+        6 * F.binary_cross_entropy_with_logits(logits, truth["attributes"])
+        + 20 * F.smooth_l1_loss(points, target, beta=0.05)
+        + 2 * F.smooth_l1_loss(pose, truth["pose"] / 30, beta=0.1)
+    )
+
+
+def fit(
+    net: Annotators,
+    data: dict[str, np.ndarray],
+    steps: int,
+    rate: float,
+    seed: int,
+    redraw: Callable[[Tensor], Tensor] | None = None,
+) -> None:
+    """Minimise `loss_of` over slightly blurred pictures, half of them through `redraw`."""
+    opt = torch.optim.Adam(net.parameters(), lr=rate, betas=(0.9, 0.99))
     noise = torch.Generator().manual_seed(seed)
     rng = np.random.default_rng(seed)
     started = time.monotonic()
     for step in range(steps):
         for group in opt.param_groups:
             cosine = 0.5 * (1 + math.cos(math.pi * step / steps))
-            group["lr"] = 2e-3 * min(1.0, (step + 1) / 100) * (0.01 + 0.99 * cosine)
+            group["lr"] = rate * min(1.0, (step + 1) / 100) * (0.01 + 0.99 * cosine)
         rows = np.sort(rng.integers(len(data["images"]), size=BATCH))
         x = as_input(data["images"][rows])
         with torch.no_grad():
-            drawn = rng.permutation(BATCH)[: BATCH // 4]
-            x[drawn] = synthesis(encoder.encode(x[drawn])).clamp(-1, 1)
+            if redraw is not None:
+                drawn = rng.permutation(BATCH)[: BATCH // 2]
+                x[drawn] = redraw(x[drawn])
             x = blurred(x, noise)
-        logits, points, pose = net(x)
-        truth = {k: torch.from_numpy(data[k][rows]) for k in ("attributes", "landmarks", "pose")}
-        target = (truth["landmarks"].flatten(1) - SIZE / 2) / (SIZE / 2)
-        loss = (
-            F.binary_cross_entropy_with_logits(logits, truth["attributes"])
-            + 20 * F.smooth_l1_loss(points, target, beta=0.05)
-            + 2 * F.smooth_l1_loss(pose, truth["pose"] / 30, beta=0.1)
-        )
+        loss = loss_of(net, x, data, rows)
         opt.zero_grad(set_to_none=True)
         loss.backward()
         opt.step()
         if (step + 1) % 500 == 0:
-            rate = (step + 1) * BATCH / (time.monotonic() - started)
-            log.info("step %d loss %.4f, %.0f images/s", step + 1, float(loss.detach()), rate)
+            speed = (step + 1) * BATCH / (time.monotonic() - started)
+            log.info("step %d loss %.4f, %.0f images/s", step + 1, float(loss.detach()), speed)
+
+
+def train_features(work: Path, images: int, steps: int, seed: int, threads: int) -> None:
+    """Train on pictures alone and write `work`/features.pt; kept if it is there.
+
+    Its feature maps are what the pair's last stage compares, and where `train` begins.
+    """
+    path = work / "features.pt"
+    if path.exists():
+        return
+    torch.set_num_threads(threads)
+    torch.manual_seed(seed)
+    net = Annotators()
+    fit(net, rendered(work / "data", TRAIN_SEED, images), steps, 2e-3, seed)
+    held_out = rendered(work / "data", VALIDATION_SEED, 2000)
+    log.info("%s", json.dumps(measure(net, as_input(held_out["images"]), held_out), indent=1))
+    torch.save(net.state_dict(), path)
+
+
+def load_features(work: Path) -> Annotators:
+    """The network of `train_features`."""
+    net = Annotators()
+    net.load_state_dict(torch.load(work / "features.pt", weights_only=True))
+    return net
+
+
+def train(
+    work: Path,
+    redraw: Callable[[Tensor], Tensor],
+    images: int,
+    steps: int,
+    seed: int,
+    threads: int,
+) -> dict:
+    """Train from the features, half on what `redraw` makes of pictures.
+
+    Writes `work`/<head>.{onnx,json} and returns the held-out measures.
+    """
+    torch.set_num_threads(threads)
+    data = rendered(work / "data", TRAIN_SEED, images)
+    net = load_features(work)
+    fit(net, data, steps, 1e-3, seed, redraw)
     held_out = rendered(work / "data", VALIDATION_SEED, 2000)
     x = as_input(held_out["images"])
     with torch.no_grad():
-        drawn = torch.cat([synthesis(encoder.encode(p)).clamp(-1, 1) for p in x.split(100)])
+        drawn = torch.cat([redraw(part) for part in x.split(100)])
     report = {
         "pictures": measure(net, x, held_out),
         "reconstructions": measure(net, drawn, held_out),

@@ -11,7 +11,7 @@ from generators import save_safetensors
 from generators.encoder import save_encoder
 from generators.stylegan2_adapter import StyleGAN2Adapter
 from pipelines.training.data import TRAIN_SEED, VALIDATION_SEED, rendered
-from pipelines.training.gan import BATCH, STRUCTURE_FROM, Trainer
+from pipelines.training.gan import BATCH, STRUCTURE_FROM, Trainer, load_pair
 from transforms.metrics import psnr, ssim
 
 BUNDLED = Path(__file__).parents[2] / "generators" / "bundled" / "faces64"
@@ -21,8 +21,7 @@ LICENCE = "Apache-2.0"
 def write_bundle(work: Path, out: Path) -> None:
     """Generator, encoder and annotators from `work` into `out`, with cards in Markdown."""
     out.mkdir(parents=True, exist_ok=True)
-    trainer = Trainer(1, 1, 0)
-    trainer.load(work / "both.pt")
+    trainer = load_pair(work)
     held_out = rendered(work / "data", VALIDATION_SEED, 2000)["images"]
     quality = _reconstruction(trainer, held_out)
     fitted = torch.load(work / "mapping.pt", weights_only=True)

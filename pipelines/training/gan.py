@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from generators.encoder import EncoderConfig, WPlusEncoder
 from generators.facerig import ATTRIBUTES
 from generators.stylegan2 import StyleGAN2, StyleGAN2Config
+from pipelines.training.annotators import Annotators, load_features
 from pipelines.training.data import TRAIN_SEED, VALIDATION_SEED, rendered
 from transforms.metrics import psnr, ssim
 
@@ -113,6 +114,14 @@ def detail_loss(y: Tensor, x: Tensor, weight: Tensor) -> Tensor:
     pixels = (weight * (4 * d.square() + d.abs())).mean()
     down = (weight[:, :, 1:] * d.diff(dim=2).abs()).mean()
     return pixels + down + (weight[..., 1:] * d.diff(dim=3).abs()).mean()
+
+
+def feature_loss(net: Annotators, y: Tensor, x: Tensor) -> Tensor:
+    """Relative absolute difference of the feature maps of `y` and `x`, mean over four scales."""
+    with torch.no_grad():
+        wanted = net.features(x)
+    pairs = zip(net.features(y), wanted, strict=True)
+    return torch.stack([(a - b).abs().mean() / b.abs().mean() for a, b in pairs]).mean()
 
 
 def code_loss(w: Tensor, offsets: Tensor) -> Tensor:
@@ -263,7 +272,7 @@ class Trainer:
         shown = torch.from_numpy(data["attributes"][rows])
         return 8 * F.smooth_l1_loss(
             read[:, :136], points, beta=0.05
-        ) + 0.5 * F.binary_cross_entropy_with_logits(read[:, 136:], shown)
+        ) + 2 * F.binary_cross_entropy_with_logits(read[:, 136:], shown)
 
     def finish(self, loss: Tensor) -> None:
         """One optimiser step of everything that the loss reaches."""
@@ -275,8 +284,10 @@ class Trainer:
         self._average()
         self.step += 1
 
-    def advance_detail(self, data: dict[str, np.ndarray], scale: float) -> dict[str, float]:
-        """Both networks, errors weighted on the features."""
+    def advance_detail(
+        self, data: dict[str, np.ndarray], scale: float, features: Annotators | None = None
+    ) -> dict[str, float]:
+        """Both networks, errors weighted on the face's features and, if given, on `features`."""
         self.rates(scale)
         rows = self.draw(len(data["images"]), BATCH)
         x = torch.from_numpy(data["images"][rows]).permute(0, 3, 1, 2).float() / 127.5 - 1
@@ -287,6 +298,10 @@ class Trainer:
         detail = detail_loss(y, x, weight)
         loss = detail + 0.5 * structure_loss(y, x) + code_loss(w, offsets)
         shown = {"detail": float(detail.detach())}
+        if features is not None:
+            seen = feature_loss(features, y, x)
+            loss = loss + seen
+            shown["features"] = float(seen.detach())
         if self.step >= GUIDE_FROM:
             guide = self.guide_loss(codes, data, rows)
             loss = loss + guide
@@ -332,6 +347,10 @@ class Trainer:
             parts.append(self.e_ema.encode(x / 127.5 - 1))
         return torch.cat(parts)
 
+    def redraw(self, x: Tensor) -> Tensor:
+        """Reconstructions of the averaged networks, images (n, 3, R, R) in [-1, 1]."""
+        return self.g_ema.synthesis(self.e_ema.encode(x)).clamp(-1, 1)
+
     @torch.no_grad()
     def _average(self) -> None:
         decay = min(EMA, (1 + self.step) / (10 + self.step))
@@ -358,6 +377,7 @@ STAGES = {
     "encoder": (3_500, 3_500),
     "generator": (1_000, 6_000),
     "both": (4_500, 4_500),
+    "expressions": (8_000, 8_000),
 }
 """What follows the joint training: steps, and over how many steps the rate would fall to zero."""
 
@@ -369,7 +389,8 @@ def train_stage(name: str, work: Path, images: int, threads: int, seed: int = 19
     eyes, brows and mouth: from here on errors are weighted there. "detail" trains both networks,
     from step `GUIDE_FROM` on with a linear layer that must read landmarks and attributes from the
     codes; "encoder" trains the encoder alone to tell these, three times as fast; "generator" the
-    generator alone to draw from the fixed codes; "both" trains them together again.
+    generator alone to draw from the fixed codes; "both" trains them together again; "expressions"
+    goes on with the differences that the annotators' network sees (perceptual loss).
     """
     torch.set_num_threads(threads)
     order = ["gan", *STAGES]
@@ -385,12 +406,15 @@ def train_stage(name: str, work: Path, images: int, threads: int, seed: int = 19
         trainer.e.load_state_dict(trainer.e_ema.state_dict())
     if path.exists():
         trainer.load(path)
+    features = None
+    if name == "expressions":
+        features = load_features(work).requires_grad_(False)
     started, begun = time.monotonic(), trainer.step
     while trainer.step < first + steps:
         t = (trainer.step - first) / decay
         scale = min(1.0, (trainer.step - first + 1) / 100) * (0.01 + 0.99 * (1 - t) ** 0.7)
-        if name in ("detail", "both"):
-            shown = trainer.advance_detail(data, scale)
+        if name in ("detail", "both", "expressions"):
+            shown = trainer.advance_detail(data, scale, features)
         elif name == "encoder":
             shown = trainer.advance_encoder(data, codes, scale)
         else:
@@ -403,6 +427,13 @@ def train_stage(name: str, work: Path, images: int, threads: int, seed: int = 19
             with (work / "gan.jsonl").open("a") as file:
                 file.write(json.dumps(row) + "\n")
             log.info("%s", row)
+
+
+def load_pair(work: Path) -> Trainer:
+    """The finished pair, `work`/expressions.pt."""
+    trainer = Trainer(1, 1, 0)
+    trainer.load(work / f"{list(STAGES)[-1]}.pt")
+    return trainer
 
 
 def energy_distance(x: Tensor, y: Tensor) -> Tensor:
@@ -420,8 +451,7 @@ def fit_mapping(work: Path, images: int, steps: int, seed: int, threads: int) ->
     """
     torch.set_num_threads(threads)
     torch.manual_seed(seed)
-    trainer = Trainer(1, 1, seed)
-    trainer.load(work / "both.pt")
+    trainer = load_pair(work)
     data = rendered(work / "data", TRAIN_SEED, images)["images"]
     codes = []
     with torch.no_grad():
