@@ -265,10 +265,10 @@ def test_depth_survives_deformation_seen_from_two_sides():
     shape = rng.standard_normal((3, 30)) * np.array([[1.0], [0.8], [0.4]])
     shape -= shape.mean(axis=1, keepdims=True)
     angles = np.zeros((400, 3))
-    angles[:, 0], angles[:, 2] = rng.normal(0, 0.06, 400), rng.normal(0, 0.05, 400)
+    angles[:, 0], angles[:, 2] = rng.normal(0, 0.03, 400), rng.normal(0, 0.05, 400)
     angles[:, 1] = np.where(np.arange(400) % 2, 0.5, -0.5) + rng.normal(0, 0.05, 400)
     moves = np.zeros((3, 30))
-    moves[1, :6] = 0.5
+    moves[1, :6] = 1.0
     shapes = shape + rng.uniform(0, 1, (400, 1, 1)) * moves
     shapes -= shapes.mean(axis=2, keepdims=True)
     truth = rotation_of_angles(angles) @ shapes
