@@ -125,11 +125,21 @@ def test_factors_show_in_the_picture():
         assert np.abs(render(neutral(**{name: value}), 64).images[0] - plain).mean() > 0.15, name
 
 
-def test_attributes_name_what_is_shown():
-    faces = random_faces(300, seed=4)
+def test_attributes_are_intensities_and_what_is_shown():
+    faces = random_faces(400, seed=4)
     truth = faces.attributes()
-    assert truth.shape == (300, 10) and set(np.unique(truth)) == {0.0, 1.0}
-    assert (truth[:, :6].sum(axis=1) <= 1).all() and 0.1 < truth[:, 6].mean() < 0.5
+    assert truth.shape == (400, 10) and set(np.unique(truth[:, 6:])) == {0.0, 1.0}
+    np.testing.assert_allclose(truth[:, 0], faces.column("anger"))
+    assert truth.min() == 0 and truth.max() == 1 and 0.1 < truth[:, 6].mean() < 0.5
+
+
+def test_random_faces_are_neutral_pure_or_a_blend_of_two():
+    expressions = random_faces(400, seed=4).attributes()[:, :6]
+    shown = (expressions > 0).sum(axis=1)
+    share = np.bincount(shown, minlength=3) / 400
+    assert len(share) == 3 and share == pytest.approx([0.15, 0.5, 0.35], abs=0.07)
+    assert expressions.sum(axis=1).max() <= 1.5 + 1e-6
+    assert set(np.unique(expressions[shown == 1])) == {0, 0.25, 0.5, 0.75, 1}
 
 
 def test_written_faces_are_a_folder_a_table_and_the_truth(tmp_path):

@@ -17,6 +17,7 @@ from pipelines.training.gan import (
     Trainer,
     detail_loss,
     energy_distance,
+    feature_loss,
     feature_weight,
     structure_loss,
 )
@@ -45,6 +46,31 @@ def test_the_exported_graph_computes_what_the_network_computes(net, head):
         "pose": pose * 30,
     }[head]
     assert found == pytest.approx(wanted.numpy(), abs=2e-4)
+
+
+def test_feature_maps_are_the_trunk_after_each_halving(net):
+    x = images(2)
+    maps = net.features(x)
+    assert [tuple(m.shape[1:]) for m in maps] == [
+        (24, 32, 32),
+        (48, 16, 16),
+        (96, 8, 8),
+        (64, 4, 4),
+    ]
+    torch.testing.assert_close(maps[-1], net.trunk(x))
+
+
+def test_feature_loss_is_the_mean_relative_difference_of_the_maps(net):
+    x, y = images(2), images(2, seed=1)
+    assert feature_loss(net, x, x).item() == 0
+    wanted = np.mean([
+        ((a - b).abs().mean() / b.abs().mean()).item()
+        for a, b in zip(net.features(y), net.features(x), strict=True)
+    ])  # fmt: skip
+    assert feature_loss(net, y, x).item() == pytest.approx(wanted, rel=1e-5)
+    moved = y.clone().requires_grad_()
+    feature_loss(net, moved, x).backward()
+    assert moved.grad.abs().sum() > 0
 
 
 def test_an_exported_model_loads_as_an_annotator(net, tmp_path):

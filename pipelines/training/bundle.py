@@ -11,7 +11,7 @@ from generators import save_safetensors
 from generators.encoder import save_encoder
 from generators.stylegan2_adapter import StyleGAN2Adapter
 from pipelines.training.data import TRAIN_SEED, VALIDATION_SEED, rendered
-from pipelines.training.gan import BATCH, STRUCTURE_FROM, Trainer, load_pair
+from pipelines.training.gan import BATCH, STAGES, STRUCTURE_FROM, Trainer, load_pair
 from transforms.metrics import psnr, ssim
 
 BUNDLED = Path(__file__).parents[2] / "generators" / "bundled" / "faces64"
@@ -76,6 +76,7 @@ def _write_cards(
         "every picture its own person). Evaluated on 2,000 pictures of other persons (seed "
         f"{VALIDATION_SEED}). Licence {LICENCE}; no photograph of a person was used."
     )
+    stages = ", ".join(f"{name} ({steps} steps)" for name, (steps, _) in STAGES.items())
     size = sum(p.numel() for p in trainer.g_ema.parameters())
     card = f"""# faces64: generator and encoder
 
@@ -86,19 +87,27 @@ def _write_cards(
 - `encoder.safetensors`: strided convolutions into w_plus,
   {sum(p.numel() for p in trainer.e_ema.parameters()):,} parameters.
 
-Training is **adversarial and reconstruction jointly**: generator and encoder learn to reconstruct
-(squared, absolute and gradient error; from step {STRUCTURE_FROM} also SSIM); in the last third
-the generator's samples are trained against an image discriminator (non-saturating loss, lazy R1)
-beside a critic of w. Exponential moving averages of the weights are kept. Seed 7. The mapping
-network is then fitted anew so that mapping(z) has the distribution of the encoder's w (energy
-distance {fitted["distance"]:.4f}, seed 13).
+Training is **adversarial and reconstruction jointly**, then by stages (`make models`):
+
+1. joint: generator and encoder learn to reconstruct (squared, absolute and gradient error; from
+   step {STRUCTURE_FROM} also SSIM); in the last third the generator's samples are also trained
+   against an image discriminator (non-saturating loss, lazy R1). Seed 7.
+2. {stages}: errors weighted on eyes, brows, nose and mouth;
+   a linear layer must read landmarks and attributes from the codes (the rig's truth guides the
+   encoder); the last stage adds the differences that the annotators' convolutional trunk sees
+   (perceptual loss). Seed 19.
+3. mapping: fitted so that mapping(z) has the distribution of the encoder's w (energy distance
+   {fitted["distance"]:.4f}, seed 13).
+
+The rig's expressions were made stronger, and blends of two were added, before the last stage;
+the stages before it saw the weaker ones. Exponential moving averages of the weights are kept.
 
 | reconstruction of persons not seen | median | 5 % quantile |
 |---|---|---|
 | PSNR | {quality["psnr_median"]:.2f} dB | {quality["psnr_q05"]:.2f} dB |
 | SSIM | {quality["ssim_median"]:.3f} | {quality["ssim_q05"]:.3f} |
 
-Known limits: it draws rig faces only, brows and subtle expressions are soft; a photograph is
+Known limits: it draws rig faces only, and softens what is a pixel or two wide; a photograph is
 reconstructed as the nearest rig face.
 Samples from z are less varied than the training set. Last training losses: {json.dumps(last)}.
 """
@@ -111,11 +120,12 @@ Samples from z are less varied than the training set. Last training losses: {jso
 {made.replace(f"{trainer.step} steps of {BATCH} images", f"{measured['steps']} steps of 32 images")}
 
 One convolutional trunk with three heads, exported as three ONNX files (opset 17), each with a JSON
-description of its input and outputs. A quarter of each training batch is drawn through encoder and
-generator, so that renders are measured as well as pictures. Seed {measured["seed"]}.
+description of its input and outputs. Trained on pictures first, then with half of each batch drawn
+through encoder and generator, so that renders are measured as well as pictures. Seed
+{measured["seed"]}.
 
-- `attributes.onnx`: probabilities of six expressions (shown at any intensity), glasses, beard,
-  long hair, old (age factor above 0.6).
+- `attributes.onnx`: intensities of six expressions, 0 (not shown) to 1 (full), and probabilities of
+  glasses, beard, long hair, old (age factor above 0.6).
 - `landmarks.onnx`: 68 points in iBUG order, pixels of the 64 px input.
 - `pose.onnx`: yaw, pitch, roll in degrees; yaw above 0 turns to the image's right.
 
