@@ -137,8 +137,8 @@ def random_faces(n: int, seed: int = 0, people: int | None = None, first: int = 
     """`n` faces with every factor drawn freely; yaw is uniform in [-40, 40] degrees.
 
     15 % are neutral, 50 % show one expression, 35 % a blend of two whose intensities sum to at most
-    1.5 (compound expressions: Du, Tao and Martinez 2014). Each picture is of its own person, or, with `people`, of one of that many. Row i depends on
-    (seed, first + i) alone.
+    1.5 (compound expressions: Du, Tao and Martinez 2014). Each picture is of its own person, or,
+    with `people`, of one of that many. Row i depends on (seed, first + i) alone.
     """
     keys = [(first + i, 0) for i in range(n)]
     person, expression, intensity = [], [], []

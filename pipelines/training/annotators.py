@@ -2,8 +2,7 @@
 
 One convolutional trunk is trained on rig faces, first on pictures alone, then with half of each
 batch drawn through the bundled encoder and generator, so that scores of what a latent draws are as
-good as scores of pictures. An expression's score is its intensity, 0 to 1. Each exported file holds
-the trunk and one head.
+good as scores of pictures. Each exported file holds the trunk and one head.
 
 ``python -m pipelines.training.annotators --work runs/training``
 """
@@ -165,21 +164,20 @@ def measure(net: Annotators, images: Tensor, truth: dict[str, np.ndarray]) -> di
     """How good `net` is on `images`.
 
     Expressions: area under the ROC curve of shown against not shown, and mean absolute error of
-    the intensity. Other attributes: accuracy. Landmarks: mean error in pixels. Pose: mean error in
-    degrees.
+    the probability (see `shown`). Other attributes: accuracy. Landmarks: mean error in pixels.
+    Pose: mean error in degrees.
     """
     with torch.no_grad():
         out = [net(part) for part in images.split(200)]
     logits, points, pose = (torch.cat(column).numpy() for column in zip(*out, strict=True))
     report = {}
-    for k, name in enumerate(ATTRIBUTES):
-        shown = truth["attributes"][:, k]
+    for k, (name, wanted) in enumerate(zip(ATTRIBUTES, shown(truth["attributes"]).T, strict=True)):
         if name in EXPRESSIONS:
-            report[f"auc_{name}"] = float(roc_auc_score(shown > 0, logits[:, k]))
+            report[f"auc_{name}"] = float(roc_auc_score(wanted > 0, logits[:, k]))
             scores = 1 / (1 + np.exp(-logits[:, k]))
-            report[f"intensity_error_{name}"] = float(np.abs(scores - shown).mean())
+            report[f"error_{name}"] = float(np.abs(scores - wanted).mean())
         else:
-            report[f"accuracy_{name}"] = float(((logits[:, k] > 0) == (shown > 0.5)).mean())
+            report[f"accuracy_{name}"] = float(((logits[:, k] > 0) == (wanted > 0.5)).mean())
     error = points.reshape(-1, 68, 2) * (SIZE / 2) + SIZE / 2 - truth["landmarks"]
     report["landmark_error_px"] = float(np.linalg.norm(error, axis=2).mean())
     degrees = np.abs(pose * 30 - truth["pose"]).mean(axis=0)
@@ -190,13 +188,24 @@ def as_input(images: np.ndarray) -> Tensor:
     return torch.from_numpy(images).permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
+def shown(attributes: np.ndarray) -> np.ndarray:
+    """How probably each attribute is shown, (n, 10), of the rig's values (`Faces.attributes`).
+
+    An expression counts as shown for certain from half its full intensity on, and in proportion
+    below.
+    """
+    share = np.where(np.isin(ATTRIBUTES, EXPRESSIONS), 2.0, 1.0)
+    return np.minimum(attributes * share, 1.0).astype(np.float32)
+
+
 def loss_of(net: Annotators, x: Tensor, data: dict[str, np.ndarray], rows: np.ndarray) -> Tensor:
     """Cross entropy of the attributes and robust errors of landmarks and pose."""
     logits, points, pose = net(x)
-    truth = {k: torch.from_numpy(data[k][rows]) for k in ("attributes", "landmarks", "pose")}
+    truth = {k: torch.from_numpy(data[k][rows]) for k in ("landmarks", "pose")}
     target = (truth["landmarks"].flatten(1) - SIZE / 2) / (SIZE / 2)
+    wanted = torch.from_numpy(shown(data["attributes"][rows]))
     return (
-        6 * F.binary_cross_entropy_with_logits(logits, truth["attributes"])
+        6 * F.binary_cross_entropy_with_logits(logits, wanted)
         + 20 * F.smooth_l1_loss(points, target, beta=0.05)
         + 2 * F.smooth_l1_loss(pose, truth["pose"] / 30, beta=0.1)
     )

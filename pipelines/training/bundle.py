@@ -92,15 +92,15 @@ Training is **adversarial and reconstruction jointly**, then by stages (`make mo
 1. joint: generator and encoder learn to reconstruct (squared, absolute and gradient error; from
    step {STRUCTURE_FROM} also SSIM); in the last third the generator's samples are also trained
    against an image discriminator (non-saturating loss, lazy R1). Seed 7.
-2. {stages}: errors weighted on eyes, brows, nose and mouth;
-   a linear layer must read landmarks and attributes from the codes (the rig's truth guides the
-   encoder); the last stage adds the differences that the annotators' convolutional trunk sees
-   (perceptual loss). Seed 19.
+2. {stages}:
+   errors weighted on eyes, brows, nose and mouth; a linear layer must read landmarks and
+   attributes from the codes (the rig's truth guides the encoder); the last two stages add the
+   differences that the annotators' convolutional trunk sees (perceptual loss). Seed 19.
 3. mapping: fitted so that mapping(z) has the distribution of the encoder's w (energy distance
    {fitted["distance"]:.4f}, seed 13).
 
-The rig's expressions were made stronger, and blends of two were added, before the last stage;
-the stages before it saw the weaker ones. Exponential moving averages of the weights are kept.
+The rig's expressions were made stronger, and blends of two were added, before the last two
+stages; those before saw the weaker ones. Exponential moving averages of the weights are kept.
 
 | reconstruction of persons not seen | median | 5 % quantile |
 |---|---|---|
@@ -124,8 +124,8 @@ description of its input and outputs. Trained on pictures first, then with half 
 through encoder and generator, so that renders are measured as well as pictures. Seed
 {measured["seed"]}.
 
-- `attributes.onnx`: intensities of six expressions, 0 (not shown) to 1 (full), and probabilities of
-  glasses, beard, long hair, old (age factor above 0.6).
+- `attributes.onnx`: probabilities of six expressions (trained to be 1 from half the full intensity
+  on and in proportion below), glasses, beard, long hair, old (age factor above 0.6).
 - `landmarks.onnx`: 68 points in iBUG order, pixels of the 64 px input.
 - `pose.onnx`: yaw, pitch, roll in degrees; yaw above 0 turns to the image's right.
 
