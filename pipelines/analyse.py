@@ -149,7 +149,9 @@ def _existing(path: Path, generator_fp: str, space: str) -> DirectionSet:
 
 
 def _replaced(old: DirectionSet, name: str, fitted: Fitted, wanted: list[str]) -> DirectionSet:
-    """The set with the analysis' directions renewed, in the order of the specification."""
+    """The set with the analysis' directions renewed, in the order of the specification, and then
+    the imported ones."""
+    imported = [d for d in old if d.method == "imported"]
     kept = [
         d
         for d in old
@@ -159,4 +161,4 @@ def _replaced(old: DirectionSet, name: str, fitted: Fitted, wanted: list[str]) -
         [*kept, *fitted.directions],
         key=lambda d: wanted.index(d.provenance.get("analysis", name)),
     )
-    return DirectionSet(old.generator_fp, old.space, ordered)
+    return DirectionSet(old.generator_fp, old.space, [*ordered, *imported])
