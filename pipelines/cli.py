@@ -139,8 +139,14 @@ def edit(
         path = out if len(direction) == 1 else out / f"{name}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         labels = [f"row {row}" for row in chosen]
-        found = finished.directions[name]
-        draw_strips(generator, codes, found, amounts, unit, path, space=found.space, labels=labels)
+        found = finished.direction(name)
+        if found.space == "s":
+            from pipelines.fits.channels import codes_of_styles
+
+            given = codes_of_styles(generator, codes)
+        else:
+            given = codes
+        draw_strips(generator, given, found, amounts, unit, path, space=found.space, labels=labels)
         console.print(f"strip: {path}", markup=False)
 
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from pipelines.run_folder import RunFolder
 from schemas.atomic import write_bytes
-from schemas.directions import DirectionSet
+from schemas.directions import Direction, DirectionSet
 from schemas.errors import DataError, StoreError, UsageError
 from schemas.index import DatasetIndex
 from schemas.reasons import Reason, Status, describe
@@ -60,6 +60,19 @@ class FinishedRun:
                 )
         array = self.store.array(f"latents/{self.directions.space}")
         return np.stack([np.asarray(array[row]) for row in rows])
+
+    def direction(self, name: str) -> Direction:
+        """A direction of the set by name, or a style channel ("s.<attribute>", "s.b8.conv1.12").
+
+        Raises UsageError for an unknown name.
+        """
+        if name not in self.directions and name.startswith("s."):
+            if "s_space" in self.directions.model_names():
+                from pipelines.fits.channels import channel_direction
+
+                model = self.directions.load_model("s_space")
+                return channel_direction(name, *model, self.directions.generator_fp)
+        return self.directions[name]
 
     def export(self, kind: str, out: Path, names: Sequence[str] = ()) -> list[Path]:
         """Write an export; returns the files.
