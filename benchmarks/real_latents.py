@@ -39,7 +39,7 @@ DATA = Path(__file__).parents[2] / "shared" / "data" / "directions"
 FILE = "giardina_wplus_landmarks68.npz"
 EYES = (36, 45)
 """Outer eye corners of the 68 points."""
-FOLDS = 10
+FOLDS = {"gender": 10, "landmarks": 5}
 PENALTIES = 10.0 ** np.arange(-4, 5)
 """Ridge penalties tried, as shares of the mean eigenvalue of X'X."""
 
@@ -174,7 +174,7 @@ def gender(data: Latents, x: np.ndarray, clock: Clock) -> list[dict[str, object]
     costs = {"hyperplane C=1": 1.0, "hyperplane C=1e-4": 1e-4}
     right = dict.fromkeys([*costs, "ridge"], 0)
     converged = True
-    for out in people_folds(people, FOLDS):
+    for out in people_folds(people, FOLDS["gender"]):
         train = x[~out][:, neutral].reshape(-1, x.shape[2])
         labels = np.repeat(y[~out], neutral.sum())
         groups = np.repeat(np.flatnonzero(~out), neutral.sum())
@@ -224,7 +224,7 @@ def landmarks(data: Latents, x: np.ndarray, clock: Clock, n_shapes: int) -> list
     points = data.landmarks.astype(np.float64)
     errors: dict[str, list[np.ndarray]] = {name: [] for name in LANDMARK_METHODS}
     floor: list[np.ndarray] = []
-    for out in people_folds(people, FOLDS):
+    for out in people_folds(people, FOLDS["landmarks"]):
         train, new = x[~out].reshape(-1, x.shape[2]), x[out].reshape(-1, x.shape[2])
         seen = points[~out].reshape(-1, 68, 2)
         truth = points[out].reshape(-1, 68, 2)
@@ -281,8 +281,18 @@ def noisy_tensor(data: Latents, noise: float, missing: float):
 
 def tensor_directions(tensor: np.ndarray, shares: np.ndarray, ranks) -> np.ndarray:
     """A direction for every level of the second mode, (K, D): the slope over magnitude of the mean
-    person, as the model has it."""
-    model = hosvd(tensor, ranks, missing="complete")
+    person, as the model has it.
+
+    There are fewer cells than coordinates, so the model is made in an orthonormal basis of the
+    present cells' span, where it is the same one.
+    """
+    present = tensor.reshape(len(tensor), -1)
+    present = present[:, ~np.isnan(present[0])]
+    values, vectors = np.linalg.eigh(present.T @ present)
+    keep = values > 1e-10 * values[-1]
+    basis = present @ (vectors[:, keep] / np.sqrt(values[keep]))
+    small = np.einsum("dc,d...->c...", basis, tensor, optimize=True)
+    model = hosvd(small, ranks, missing="complete")
     person, kinds, steps = model.factors
     slope = (shares - shares.mean()) @ steps
     return np.stack(

@@ -13,6 +13,7 @@ import generators
 from generators.affine import affine_layers
 from generators.direction_files import read_directions
 from pipelines.analyse import analyse
+from pipelines.cli import main
 from pipelines.exchange import export_directions, import_directions
 from pipelines.finished import FinishedRun
 from pipelines.fits.channels import codes_of_styles
@@ -75,7 +76,7 @@ def finished(tmp_path_factory):
     (root / "run.yaml").write_text(SPEC.replace("GENERATOR", str(root / "g.safetensors")))
     spec = parse_spec((root / "run.yaml").read_text(), root)
     store = LatentStore.create(
-        root / "store",
+        root / "out" / "store",
         name="tiny",
         generator_fp=generator.fingerprint,
         method={"method": "encode"},
@@ -104,10 +105,16 @@ def finished(tmp_path_factory):
             fingerprint = store.block_fp(stage, block, identity, 1)
             store.write_block(stage, block, {array: values[rows]}, ok, none, fingerprint)
     index = DatasetIndex.empty().append([NewRow(f"{i:064x}", f"{i}.png") for i in range(ROWS)])
-    path = root / "directions"
+    index.save(root / "out" / "index.parquet")
+    parts = {"index": "index.parquet", "store": "store", "directions": "directions"}
+    (root / "out" / "run.json").write_text(json.dumps(parts))
+    path = root / "out" / "directions"
     report = analyse(spec, store, index, generator.fingerprint, path, LocalEngine())
     run = FinishedRun(spec, index, store, DirectionSet.load(path))
-    return SimpleNamespace(run=run, generator=generator, codes=codes, report=report, path=path)
+    file = root / "run.yaml"
+    return SimpleNamespace(
+        run=run, generator=generator, codes=codes, report=report, path=path, file=file
+    )
 
 
 def test_sefa_in_a_run(finished):
@@ -167,6 +174,38 @@ def test_the_planted_style_channel_is_found_and_edited(finished):
             finished.run.direction(wrong)
     with pytest.raises(DataError, match="rank"):
         finished.run.direction("s.smile.99999")
+
+
+def command(*arguments) -> int:
+    """Exit code of the command line, in this process."""
+    with pytest.raises(SystemExit) as ended:
+        main([str(a) for a in arguments])
+    return int(ended.value.code)
+
+
+def test_the_command_line_imports_exports_and_edits(finished, tmp_path, capsys):
+    boundary = np.random.default_rng(6).normal(size=(1, 8))
+    torch.save(torch.tensor(boundary), tmp_path / "beard.pt")
+    generator = finished.file.parent / "g.safetensors"
+    claim = ["--space", "w", "--generator", generator]
+    assert command("import", finished.file, tmp_path / "beard.pt", *claim) == 0
+    found = FinishedRun.of(finished.run.spec).directions["beard"]
+    assert found.provenance["format"] == "vector" and found.provenance["claimed"] is True
+    out = tmp_path / "out"
+    options = ["--as", "e4e", "-d", "beard", "--out", out]
+    assert command("export", finished.file, *options) == 0
+    assert torch.load(out / "beard.pt", weights_only=True).shape == (1, 6, 8)
+    options = ["--as", "interfacegan", "-d", "beard", "--out", out]
+    assert command("export", finished.file, *options) == 1
+    assert "without layers" in capsys.readouterr().err
+    other = ["--space", "w", "--generator", "bundled:faces64"]
+    assert command("import", finished.file, tmp_path / "beard.pt", *other) == 2
+    strip = tmp_path / "s.png"
+    options = ["-d", "s.smile", "--rows", "0,1", "--strengths", "0,3", "--out", strip]
+    assert command("edit", finished.file, *options) == 0
+    assert strip.read_bytes().startswith(b"\x89PNG")
+    with pytest.raises(SystemExit):
+        main(["import", "--help"])
 
 
 def test_running_again_skips_and_imported_directions_stay(finished, tmp_path):
