@@ -295,9 +295,8 @@ def tensor_directions(tensor: np.ndarray, shares: np.ndarray, ranks) -> np.ndarr
     model = hosvd(small, ranks, missing="complete")
     person, kinds, steps = model.factors
     slope = (shares - shares.mean()) @ steps
-    return np.stack(
-        [model.contract([person.mean(axis=0), kinds[k], slope]) for k in range(len(kinds))]
-    )
+    mean = person.mean(axis=0)
+    return np.stack([model.contract([mean, kind, slope]) for kind in kinds]) @ basis.T
 
 
 def group_means(tensor: np.ndarray, shares: np.ndarray) -> np.ndarray:

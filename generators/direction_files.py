@@ -115,7 +115,8 @@ def _ganspace_direction(value: Any, path: Path) -> list[Entry] | None:
     kept = ("component_index", "latent_space", "model_name", "output_class", "truncation")
     quality = {k: value[k] for k in kept if isinstance(value.get(k), str | int | float)}
     name, sd = _safe_name(str(value.get("name", ""))), float(np.asarray(value["lat_stdev"]))
-    return [Entry(name, value["lat_comp"][0], sd, list(range(first, end)), quality)]
+    layers = list(range(first, end)) or None
+    return [Entry(name, value["lat_comp"][0], sd, layers, quality)]
 
 
 def _ganspace_pca(value: Any, path: Path) -> list[Entry] | None:
@@ -262,7 +263,8 @@ def read_directions(
         label = entry.name or own
         if name is not None:
             label = name if len(entries) == 1 else f"{name}.{label}"
-        found.append(_direction(entry, label, space, codes, row_shape, {**claim, "component": i}))
+        direction = _direction(entry, label, space, codes, row_shape, {**claim, "component": i})
+        found.append(direction if sd is None else replace(direction, sd=sd))
     return found
 
 

@@ -308,6 +308,10 @@ def test_written_torch_files_are_torch_s_own(tmp_path, rng):
     assert value["boundary"].shape == (1, LAYERS, DIM)
     assert value["meta_data"]["manipulate_layers"] is None
     write_directions(made(["x"], rng), tmp_path / "x.pkl", "ganspace_direction")
+    (wide,) = load(tmp_path / "x.pkl", space="w_plus", row_shape=(LAYERS, DIM))
+    assert wide.layers is None and wide.vector.any(axis=1).all()
+    (given,) = load(tmp_path / "x.pkl", space="w_plus", row_shape=(LAYERS, DIM), sd=0.25)
+    assert given.sd == 0.25 and wide.sd == pytest.approx(1.5 * np.sqrt(LAYERS))
     value = pickle.loads((tmp_path / "x.pkl").read_bytes())  # noqa: S301 (written above)
     assert value["lat_comp"].shape == (1, DIM) and value["latent_space"] == "W"
 
