@@ -341,7 +341,9 @@ def main() -> int:
     with PeakMemory() as memory:
         x = span_coordinates(data)
         people, per, rank = x.shape
-        ranks = (min(people, 20), len(set(data.variation.tolist())), 2)
+        # What all people share is a small part of how they differ, and a truncated mode of people
+        # loses it; along the magnitudes there is a constant and a slope.
+        ranks = (people, len(set(data.variation.tolist())), 2)
         rows = gender(data, x, clock)
         rows += landmarks(data, x, clock, 2 if options.smoke else options.shapes)
         rows += recovered(data, clock, ranks)
