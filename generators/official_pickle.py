@@ -8,14 +8,13 @@ run it. Used to exchange tensors with converters and to exercise the reader on r
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 
+from generators.pickle_writer import Call, Emitter, easydict, nested_tensor, ordered
 from generators.stylegan2_config import RESAMPLE_TAPS, StyleGAN2Config
 from schemas.atomic import write_bytes
 from schemas.errors import CheckpointError
@@ -25,7 +24,6 @@ MODULE_SOURCE = (
     "does not execute the source text of the network')\n"
 )
 PERSISTENCE_VERSION = 6
-_LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 
 
 class HasTensors(Protocol):
@@ -37,135 +35,8 @@ class HasTensors(Protocol):
         """Tensors by official name, float32."""
 
 
-@dataclass(frozen=True)
-class _Call:
-    """``module.name(*args)`` in a pickle."""
-
-    module: str
-    name: str
-    args: tuple[Any, ...] = ()
-    items: dict[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class _Name:
-    """A global in a pickle."""
-
-    module: str
-    name: str
-
-
-@dataclass(frozen=True)
-class _Persistent:
-    """A persistent id in a pickle."""
-
-    value: Any
-
-
-def _easydict(**items: Any) -> _Call:
-    return _Call("dnnlib.util", "EasyDict", items=items)
-
-
-def _ordered(items: Mapping[str, Any] | None = None) -> _Call:
-    return _Call("collections", "OrderedDict", items=dict(items or {}))
-
-
-class _Emitter:
-    """Protocol 3 pickle of plain data, `_Call`, `_Name` and `_Persistent`."""
-
-    def __init__(self) -> None:
-        self.out = bytearray(b"\x80\x03")
-        self.memo: dict[str, int] = {}
-
-    def dumps(self, value: Any) -> bytes:
-        self.put(value)
-        return bytes(self.out + b".")
-
-    def _text(self, value: str) -> None:
-        """A string, the second time by reference, as the official pickles share source text."""
-        if value in self.memo:
-            self.out += b"j" + struct.pack("<I", self.memo[value])
-            return
-        encoded = value.encode()
-        index = self.memo[value] = len(self.memo)
-        self.out += b"X" + struct.pack("<I", len(encoded)) + encoded
-        self.out += b"r" + struct.pack("<I", index)
-
-    def put(self, value: Any) -> None:
-        out = self.out
-        if value is None:
-            out += b"N"
-        elif isinstance(value, bool):
-            out += b"\x88" if value else b"\x89"
-        elif isinstance(value, int):
-            if -(2**31) <= value < 2**31:
-                out += b"J" + struct.pack("<i", value)
-            else:
-                raw = value.to_bytes(value.bit_length() // 8 + 1, "little", signed=True)
-                out += b"\x8a" + bytes([len(raw)]) + raw
-        elif isinstance(value, float):
-            out += b"G" + struct.pack(">d", value)
-        elif isinstance(value, str):
-            self._text(value)
-        elif isinstance(value, bytes):
-            out += b"B" + struct.pack("<I", len(value)) + value
-        elif isinstance(value, _Name):
-            out += b"c" + f"{value.module}\n{value.name}\n".encode()
-        elif isinstance(value, _Persistent):
-            self.put(value.value)
-            out += b"Q"
-        elif isinstance(value, _Call):
-            self.put(_Name(value.module, value.name))
-            self.put(value.args)
-            out += b"R"
-            self._items(value.items)
-        elif isinstance(value, tuple | list):
-            out += b"(" if isinstance(value, tuple) else b"]("
-            for item in value:
-                self.put(item)
-            out += b"t" if isinstance(value, tuple) else b"e"
-        elif isinstance(value, Mapping):
-            out += b"}"
-            self._items(value)
-        else:
-            raise TypeError(f"cannot write a {type(value).__name__!r} into the pickle")
-
-    def _items(self, items: Mapping[str, Any]) -> None:
-        if items:
-            self.out += b"("
-            for key, value in items.items():
-                self.put(key)
-                self.put(value)
-            self.out += b"u"
-
-
-def _storage_stream(array: np.ndarray) -> bytes:
-    """``torch.save`` of a float storage in the legacy (not zip) format."""
-    system = {
-        "protocol_version": 1001,
-        "little_endian": True,
-        "type_sizes": {"short": 2, "int": 4, "long": 4},
-    }
-    raw = np.ascontiguousarray(array, dtype="<f4").tobytes()
-    reference = ("storage", _Name("torch", "FloatStorage"), "0", "cpu", array.size, None)
-    parts = [_LEGACY_MAGIC, 1001, system, _Persistent(reference), ["0"]]
-    stream = b"".join(_Emitter().dumps(part) for part in parts)
-    return stream + struct.pack("<q", array.size) + raw
-
-
-def _tensor(array: np.ndarray) -> _Call:
-    array = np.asarray(array, np.float32)
-    stride = tuple(s // 4 for s in np.zeros(array.shape, np.float32).strides)
-    storage = _Call("torch.storage", "_load_from_bytes", (_storage_stream(array),))
-    return _Call(
-        "torch._utils",
-        "_rebuild_tensor_v2",
-        (storage, 0, array.shape, stride, False, _ordered()),
-    )
-
-
-def _parameter(array: np.ndarray) -> _Call:
-    return _Call("torch._utils", "_rebuild_parameter", (_tensor(array), False, _ordered()))
+def _parameter(array: np.ndarray) -> Call:
+    return Call("torch._utils", "_rebuild_parameter", (nested_tensor(array), False, ordered()))
 
 
 def official_channel_rule(config: StyleGAN2Config) -> tuple[int, int]:
@@ -200,43 +71,43 @@ class _NetworkLayout:
         tensors: Mapping[str, np.ndarray] | None = None,
         buffers: Mapping[str, np.ndarray] | None = None,
         modules: Mapping[str, Any] | None = None,
-    ) -> _Call:
+    ) -> Call:
         parameters = {name: _parameter(value) for name, value in (tensors or {}).items()}
-        held = {name: _tensor(value) for name, value in (buffers or {}).items()}
+        held = {name: nested_tensor(value) for name, value in (buffers or {}).items()}
         state: dict[str, Any] = {
             "training": False,
-            "_parameters": _ordered(parameters),
-            "_buffers": _ordered(held),
-            "_non_persistent_buffers_set": _Call("builtins", "set", ([],)),
-            "_backward_hooks": _ordered(),
-            "_forward_hooks": _ordered(),
-            "_forward_pre_hooks": _ordered(),
-            "_state_dict_hooks": _ordered(),
-            "_load_state_dict_pre_hooks": _ordered(),
-            "_modules": _ordered(modules),
+            "_parameters": ordered(parameters),
+            "_buffers": ordered(held),
+            "_non_persistent_buffers_set": Call("builtins", "set", ([],)),
+            "_backward_hooks": ordered(),
+            "_forward_hooks": ordered(),
+            "_forward_pre_hooks": ordered(),
+            "_state_dict_hooks": ordered(),
+            "_load_state_dict_pre_hooks": ordered(),
+            "_modules": ordered(modules),
             **attributes,
             "_init_args": (),
         }
-        state.setdefault("_init_kwargs", _easydict())
-        meta = _easydict(
+        state.setdefault("_init_kwargs", easydict())
+        meta = easydict(
             type="class",
             version=PERSISTENCE_VERSION,
             module_src=MODULE_SOURCE,
             class_name=class_name,
             state=state,
         )
-        return _Call("torch_utils.persistence", "_reconstruct_persistent_obj", (meta,))
+        return Call("torch_utils.persistence", "_reconstruct_persistent_obj", (meta,))
 
     def _some(self, prefix: str, *names: str) -> dict[str, np.ndarray]:
         return {name: self.tensors[f"{prefix}.{name}"] for name in names}
 
-    def _linear(self, prefix: str, activation: str, lr_multiplier: float) -> _Call:
+    def _linear(self, prefix: str, activation: str, lr_multiplier: float) -> Call:
         tensors = self._some(prefix, "weight", "bias")
         gain = lr_multiplier / float(np.sqrt(tensors["weight"].shape[1]))
         attributes = {"activation": activation, "weight_gain": gain, "bias_gain": lr_multiplier}
         return self._module("FullyConnectedLayer", attributes, tensors)
 
-    def _mapping(self) -> _Call:
+    def _mapping(self) -> Call:
         config = self.config
         layers = {"embed": self._linear("mapping.embed", "linear", 1.0)} if config.c_dim else {}
         for i in range(config.num_mapping_layers):
@@ -252,7 +123,7 @@ class _NetworkLayout:
         average = {"w_avg": self.tensors["mapping.w_avg"]}
         return self._module("MappingNetwork", attributes, None, average, layers)
 
-    def _conv(self, prefix: str, resolution: int, up: int) -> _Call:
+    def _conv(self, prefix: str, resolution: int, up: int) -> Call:
         attributes = {
             "resolution": resolution,
             "up": up,
@@ -270,7 +141,7 @@ class _NetworkLayout:
         affine = {"affine": self._linear(f"{prefix}.affine", "linear", 1.0)}
         return self._module("SynthesisLayer", attributes, tensors, buffers, affine)
 
-    def _block(self, resolution: int, in_channels: int) -> _Call:
+    def _block(self, resolution: int, in_channels: int) -> Call:
         prefix = f"synthesis.b{resolution}"
         clamp = self.config.conv_clamp
         modules: dict[str, Any] = {}
@@ -298,7 +169,7 @@ class _NetworkLayout:
         filters = {"resample_filter": self.resample_filter}
         return self._module("SynthesisBlock", attributes, const, filters, modules)
 
-    def generator(self) -> _Call:
+    def generator(self) -> Call:
         """The whole `Generator` object."""
         config = self.config
         base, channel_max = official_channel_rule(config)
@@ -320,10 +191,10 @@ class _NetworkLayout:
             modules=blocks,
         )
         common = {"z_dim": config.z_dim, "c_dim": config.c_dim, **shape}
-        kwargs = _easydict(
+        kwargs = easydict(
             **common,
-            mapping_kwargs=_easydict(num_layers=config.num_mapping_layers),
-            synthesis_kwargs=_easydict(
+            mapping_kwargs=easydict(num_layers=config.num_mapping_layers),
+            synthesis_kwargs=easydict(
                 channel_base=base,
                 channel_max=channel_max,
                 num_fp16_res=0,
@@ -346,7 +217,7 @@ def write_official_pickle(generator: HasTensors, path: str | Path) -> None:
         "G": None,
         "D": None,
         "G_ema": _NetworkLayout(generator).generator(),
-        "training_set_kwargs": _easydict(),
+        "training_set_kwargs": easydict(),
         "augment_pipe": None,
     }
-    write_bytes(Path(path), _Emitter().dumps(contents))
+    write_bytes(Path(path), Emitter().dumps(contents))

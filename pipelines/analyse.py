@@ -8,12 +8,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from pipelines.fits.channels import fit_s_space
 from pipelines.fits.components import fit_pca
 from pipelines.fits.differences import fit_mean_differences
 from pipelines.fits.hyperplanes import fit_hyperplanes
 from pipelines.fits.inputs import Engine, Fitted, Inputs, hold_out, measure_sd
 from pipelines.fits.shape import fit_nrsfm
 from pipelines.fits.tensor import fit_hosvd
+from pipelines.fits.weights import fit_jacobian, fit_sefa
 from schemas.directions import DirectionSet
 from schemas.errors import StoreError, UsageError
 from schemas.fingerprint import digest
@@ -29,6 +31,9 @@ FITS: dict[str, Callable[[Inputs], Fitted]] = {
     "svm": fit_hyperplanes,
     "hosvd": fit_hosvd,
     "nrsfm": fit_nrsfm,
+    "sefa": fit_sefa,
+    "jacobian": fit_jacobian,
+    "s_space": fit_s_space,
 }
 """Every analysis by its section of the specification, in the order in which they run."""
 
@@ -44,7 +49,7 @@ def analysis_fp(name: str, spec: RunSpec, store: LatentStore, index: DatasetInde
     An analysis that reads measurements depends on the commits of every annotation stage.
     """
     stages = ["invert"]
-    if name not in ("pca", "hosvd"):
+    if name not in ("pca", "hosvd", "sefa", "jacobian"):
         stages += sorted(s for s in store.stages() if s != "invert")
     parameters: dict[str, Any] = {"own": getattr(spec.analyse, name).model_dump(mode="json")}
     if name in ("mean_difference", "hosvd"):
@@ -149,7 +154,9 @@ def _existing(path: Path, generator_fp: str, space: str) -> DirectionSet:
 
 
 def _replaced(old: DirectionSet, name: str, fitted: Fitted, wanted: list[str]) -> DirectionSet:
-    """The set with the analysis' directions renewed, in the order of the specification."""
+    """The set with the analysis' directions renewed, in the order of the specification, and then
+    the imported ones."""
+    imported = [d for d in old if d.method == "imported"]
     kept = [
         d
         for d in old
@@ -159,4 +166,4 @@ def _replaced(old: DirectionSet, name: str, fitted: Fitted, wanted: list[str]) -
         [*kept, *fitted.directions],
         key=lambda d: wanted.index(d.provenance.get("analysis", name)),
     )
-    return DirectionSet(old.generator_fp, old.space, ordered)
+    return DirectionSet(old.generator_fp, old.space, [*ordered, *imported])

@@ -139,28 +139,71 @@ def edit(
         path = out if len(direction) == 1 else out / f"{name}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         labels = [f"row {row}" for row in chosen]
-        found = finished.directions[name]
-        draw_strips(generator, codes, found, amounts, unit, path, space=found.space, labels=labels)
+        found = finished.direction(name)
+        if found.space == "s":
+            from pipelines.fits.channels import codes_of_styles
+
+            given = codes_of_styles(generator, codes)
+        else:
+            given = codes
+        draw_strips(generator, given, found, amounts, unit, path, space=found.space, labels=labels)
         console.print(f"strip: {path}", markup=False)
 
 
 @app.command()
 def export(
     spec: Spec,
-    out: Annotated[Path, typer.Option(help="File (parquet) or folder (npz, interfacegan).")],
+    out: Annotated[
+        Path, typer.Option(help="File, or folder for formats that hold one direction a file.")
+    ],
     kind: Annotated[
         str,
         typer.Option(
-            "--as", help="'annotations' (Parquet), 'directions' (npz), 'interfacegan' (.npy files)."
+            "--as",
+            help="'annotations' (Parquet), 'directions' (npz), or another project's format: "
+            "interfacegan, e4e, idinvert, anycost, ganspace, ganspace_pca, ganspace_direction, "
+            "sefa, tensorgan.",
         ),
     ] = "annotations",
+    direction: Annotated[
+        list[str] | None, typer.Option("--direction", "-d", help="Only this one; may repeat.")
+    ] = None,
 ) -> None:
     """Export annotations or directions for other tools."""
     from pipelines.finished import FinishedRun
     from schemas.spec import load_spec
 
-    for path in FinishedRun.of(load_spec(spec)).export(kind, out):
+    for path in FinishedRun.of(load_spec(spec)).export(kind, out, direction or ()):
         console.print(f"wrote {path}", markup=False)
+
+
+@app.command("import")
+def import_command(
+    spec: Spec,
+    file: Annotated[Path, typer.Argument(help="Direction file of another project.")],
+    space: Annotated[
+        str, typer.Option(help="Space that it was made for; 'w' is used in every layer of w_plus.")
+    ],
+    generator: Annotated[
+        str, typer.Option(help="Generator that it was made for: file, bundled name or fingerprint.")
+    ],
+    name: Annotated[str | None, typer.Option(help="Name, or prefix of several.")] = None,
+) -> None:
+    """Add directions from another project's file to a run's direction set.
+
+    The file is recognised by its contents (InterFaceGAN, GANSpace, e4e, anycost, idinvert, SeFa,
+    tensorgan and others) and nothing in it is executed. Run the specification again to evaluate.
+    """
+    import generators
+    from pipelines.exchange import import_directions
+    from pipelines.finished import FinishedRun
+    from schemas.spec import load_spec
+
+    finished = FinishedRun.of(load_spec(spec))
+    known = generator == finished.directions.generator_fp
+    claimed = generator if known else generators.fingerprint(generator)
+    for found in import_directions(finished, file, space, claimed, name):
+        console.print(f"imported {found}", markup=False)
 
 
 @app.command()

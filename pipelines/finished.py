@@ -12,15 +12,14 @@ import numpy as np
 
 from pipelines.run_folder import RunFolder
 from schemas.atomic import write_bytes
-from schemas.directions import DirectionSet
+from schemas.directions import Direction, DirectionSet
 from schemas.errors import DataError, StoreError, UsageError
 from schemas.index import DatasetIndex
-from schemas.interchange import export_interfacegan
 from schemas.reasons import Reason, Status, describe
 from schemas.spec import RunSpec
 from schemas.store import LatentStore
 
-EXPORTS = ("annotations", "directions", "interfacegan")
+EXPORTS = ("annotations", "directions")
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,12 +61,27 @@ class FinishedRun:
         array = self.store.array(f"latents/{self.directions.space}")
         return np.stack([np.asarray(array[row]) for row in rows])
 
-    def export(self, kind: str, out: Path) -> list[Path]:
+    def direction(self, name: str) -> Direction:
+        """A direction of the set by name, or a style channel ("s.<attribute>", "s.b8.conv1.12").
+
+        Raises UsageError for an unknown name.
+        """
+        if name not in self.directions and name.startswith("s."):
+            if "s_space" in self.directions.model_names():
+                from pipelines.fits.channels import channel_direction
+
+                model = self.directions.load_model("s_space")
+                return channel_direction(name, *model, self.directions.generator_fp)
+        return self.directions[name]
+
+    def export(self, kind: str, out: Path, names: Sequence[str] = ()) -> list[Path]:
         """Write an export; returns the files.
 
-        annotations : one Parquet table, a row an image. directions : one .npz of all vectors, the
-        facts about each as JSON under ``facts``. interfacegan : a folder of (1, dim) .npy files,
-        for directions without layers.
+        kind : annotations, one Parquet table, a row an image; directions, one .npz of all vectors,
+            the facts about each as JSON under ``facts``; or a format of
+            `generators.direction_files`: a folder, with a file a direction where the format holds
+            one vector.
+        names : of the directions to write, by default all.
         """
         if kind == "annotations":
             from pipelines.annotation_table import export_annotations
@@ -77,13 +91,9 @@ class FinishedRun:
             return [out]
         if kind == "directions":
             return [self._npz(out)]
-        if kind == "interfacegan":
-            out.mkdir(parents=True, exist_ok=True)
-            paths = [out / f"{d.name}_boundary.npy" for d in self.directions]
-            for direction, path in zip(self.directions, paths, strict=True):
-                export_interfacegan(direction, path)
-            return paths
-        raise UsageError(f"export {kind!r} is not known: use one of {list(EXPORTS)!r}")
+        from pipelines.exchange import export_directions
+
+        return export_directions(self, kind, out, names)
 
     def _npz(self, out: Path) -> Path:
         facts = {

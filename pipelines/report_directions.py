@@ -23,6 +23,8 @@ METHODS = {
     "pca": "PCA",
     "linear": "Linear regression",
     "nrsfm": "NRSfM",
+    "sefa": "SeFa",
+    "jacobian": "Jacobian",
     "imported": "Imported",
 }
 

@@ -119,6 +119,61 @@ class NrsfmSpec(SpecModel):
     )
 
 
+class SefaSpec(SpecModel):
+    """Closed-form directions of the generator's weights (SeFa); reads no codes but their spread."""
+
+    space: Space = Field(default="w_plus", description="Latent array to read.")
+    n_components: Integer = Field(default=8, ge=1, description="Directions to keep.")
+    layers: list[Integer] | None = Field(
+        default=None,
+        min_length=1,
+        description="Rows of w_plus whose layers are factorised and edited. Default: all.",
+    )
+
+
+class JacobianSpec(SpecModel):
+    """Directions that change the picture, or one region of it, most at some codes of the store."""
+
+    space: Space = Field(default="w_plus", description="Latent array to read.")
+    n_components: Integer = Field(default=4, ge=1, description="Directions to keep.")
+    samples: Integer = Field(
+        default=4, ge=1, description="Codes, spread over the store, whose Jacobians are averaged."
+    )
+    region: list[Number] | None = Field(
+        default=None,
+        min_length=4,
+        max_length=4,
+        description="Rectangle that should change, as left, top, right, bottom in shares of the "
+        "picture (0 to 1); the rest should not. Default: the whole picture.",
+    )
+    background_rank: Integer = Field(
+        default=16,
+        ge=1,
+        description="Directions that change the rest most, taken out before; with 'region' only.",
+    )
+
+    @model_validator(mode="after")
+    def _in_the_picture(self) -> Self:
+        if self.region is not None:
+            left, top, right, bottom = self.region
+            if not (0 <= left < right <= 1 and 0 <= top < bottom <= 1):
+                raise ValueError(
+                    f"'region' is {self.region!r}, not a rectangle in the picture: give left, top, "
+                    "right, bottom from 0 to 1"
+                )
+        return self
+
+
+class SSpaceSpec(SpecModel):
+    """Single style channels that stand out where an attribute is present (StyleSpace)."""
+
+    space: Space = Field(default="w_plus", description="Latent array to read; styles follow.")
+    attributes: Strings | None = Field(
+        default=None, description="Annotated attributes to search channels for. Default: all."
+    )
+    threshold: Number = Field(default=0.5, description="Scores above it count as present.")
+
+
 class AnalyseSpec(SpecModel):
     """The analyses to run; a section that is absent is not run, an empty one uses defaults."""
 
@@ -127,3 +182,8 @@ class AnalyseSpec(SpecModel):
     svm: SvmSpec | None = Field(default=None, description="Hyperplanes.")
     hosvd: HosvdSpec | None = Field(default=None, description="Tensor model.")
     nrsfm: NrsfmSpec | None = Field(default=None, description="3D shape of the landmarks.")
+    sefa: SefaSpec | None = Field(default=None, description="Directions of the weights.")
+    jacobian: JacobianSpec | None = Field(
+        default=None, description="Directions of the generator's Jacobian."
+    )
+    s_space: SSpaceSpec | None = Field(default=None, description="Style channels of attributes.")

@@ -22,7 +22,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import generators
-from generators import official_pickle
+from generators import official_pickle, pickle_writer
 from generators.checkpoints import read_checkpoint, write_official_pickle
 from generators.rosinality import rosinality_name
 from generators.stylegan2_adapter import StyleGAN2Adapter, estimate_w_avg
@@ -364,7 +364,7 @@ def test_truncated_files_are_refused(name: str, tmp_path: Path) -> None:
             read_checkpoint(path)
 
 
-SMALL = official_pickle._Emitter().dumps(official_pickle._tensor(np.arange(6, dtype=np.float32)))
+SMALL = pickle_writer.Emitter().dumps(pickle_writer.nested_tensor(np.arange(6, dtype=np.float32)))
 
 
 @settings(max_examples=300, deadline=None)
@@ -437,9 +437,9 @@ def hostile(marker: Path) -> dict[str, bytes]:
         "python 2 name": b"c__builtin__\neval\n(S" + repr(source).encode() + b"\ntR.",
         "commands": b"ccommands\ngetoutput\n(S" + repr(shell).encode() + b"\ntR.",
         "dotted": raw(text("builtins"), text("eval.__call__"), b"\x93", text(source), b"\x85R"),
-        "_reconstruct module_src": official_pickle._Emitter().dumps(
+        "_reconstruct module_src": pickle_writer.Emitter().dumps(
             {
-                "G_ema": official_pickle._Call(
+                "G_ema": pickle_writer.Call(
                     "torch_utils.persistence",
                     "_reconstruct_persistent_obj",
                     ({"type": "class", "module_src": source, "class_name": "G", "state": None},),
@@ -484,10 +484,10 @@ def legacy_stream(payload: bytes) -> bytes:
 
 def nested(stream: bytes) -> bytes:
     """A pickle of a tensor over ``_load_from_bytes(stream)``, inside 'G_ema'."""
-    call = official_pickle._Call
+    call = pickle_writer.Call
     storage = call("torch.storage", "_load_from_bytes", (stream,))
     tensor = call("torch._utils", "_rebuild_tensor_v2", (storage, 0, (1,), (1,), False, ()))
-    return official_pickle._Emitter().dumps({"G_ema": {"mapping.fc0.weight": tensor}})
+    return pickle_writer.Emitter().dumps({"G_ema": {"mapping.fc0.weight": tensor}})
 
 
 def test_hostile_streams_inside_storages_run_nothing(tmp_path: Path) -> None:
@@ -496,7 +496,7 @@ def test_hostile_streams_inside_storages_run_nothing(tmp_path: Path) -> None:
     zipped = io.BytesIO()
     with zipfile.ZipFile(zipped, "w") as archive:
         archive.writestr("archive/data.pkl", hostile(marker)["os.system"])
-    inner = official_pickle._storage_stream(np.ones(1, np.float32))
+    inner = pickle_writer.storage_stream(np.ones(1, np.float32))
     twice = nested(legacy_stream(nested(inner)))
     for stream in [legacy_stream(payload) for payload in hostile(marker).values()]:
         path.write_bytes(nested(stream))
@@ -540,12 +540,12 @@ def test_zip_bombs_and_duplicates_are_refused(tmp_path: Path) -> None:
 
 def zip_with_tensor(path: Path, numel: int, rest: tuple[Any, ...], data: bytes) -> None:
     """A zip torch file: one tensor with arguments `rest` over a storage that claims `numel`."""
-    pid = ("storage", official_pickle._Name("torch", "FloatStorage"), "0", "cpu", numel)
-    tensor = official_pickle._Call(
-        "torch._utils", "_rebuild_tensor_v2", (official_pickle._Persistent(pid), *rest, False, ())
+    pid = ("storage", pickle_writer.Name("torch", "FloatStorage"), "0", "cpu", numel)
+    tensor = pickle_writer.Call(
+        "torch._utils", "_rebuild_tensor_v2", (pickle_writer.Persistent(pid), *rest, False, ())
     )
     with zipfile.ZipFile(path, "w") as archive:
-        archive.writestr("archive/data.pkl", official_pickle._Emitter().dumps({"t": tensor}))
+        archive.writestr("archive/data.pkl", pickle_writer.Emitter().dumps({"t": tensor}))
         archive.writestr("archive/data/0", data)
 
 
@@ -575,7 +575,7 @@ def test_claims_beyond_the_storage_are_refused(
 
 
 def test_legacy_storage_that_claims_more_than_there_is(tmp_path: Path) -> None:
-    stream = official_pickle._storage_stream(np.ones(4, np.float32))
+    stream = pickle_writer.storage_stream(np.ones(4, np.float32))
     at = len(stream) - 24
     assert stream[at : at + 8] == struct.pack("<q", 4)
     for bad in (stream[:-1], stream[:at] + struct.pack("<q", -4) + stream[at + 8 :]):

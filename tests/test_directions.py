@@ -27,16 +27,9 @@ from schemas.directions import (
 from schemas.errors import (
     DataError,
     DirectionMismatchError,
-    InputError,
     NewerLayoutError,
     StoreError,
     UsageError,
-)
-from schemas.interchange import (
-    export_ganspace,
-    export_interfacegan,
-    import_ganspace,
-    import_interfacegan,
 )
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -371,105 +364,3 @@ def write_golden(path: Path) -> None:
     made = make_set()
     made.save(path)
     made.save_model("pca", {"mean": np.arange(12.0).reshape(3, 4)}, {"n_components": 2})
-
-
-# ---- other projects' files ----------------------------------------------------------------------
-
-
-def test_interfacegan_boundaries(tmp_path):
-    path = tmp_path / "stylegan_ffhq_age_w_boundary.npy"
-    np.save(path, np.array([[3.0, 4.0, 0.0, 0.0]]))
-    codes = codes_of(50, (4,))
-    d = import_interfacegan(path, space="w", generator_fp=FP, codes=codes)
-    assert (d.name, d.space, d.method) == ("stylegan_ffhq_age_w", "w", "imported")
-    np.testing.assert_allclose(d.vector, [0.6, 0.8, 0, 0])
-    assert math.isclose(d.sd, np.std(codes @ np.array([0.6, 0.8, 0, 0])), rel_tol=1e-6)
-    assert d.provenance["claimed"] is True
-    assert d.provenance["generator_fp"] == FP
-    assert d.provenance["source"] == path.name
-    export_interfacegan(d, tmp_path / "out.npy")
-    back = np.load(tmp_path / "out.npy")
-    assert (back.shape, back.dtype) == ((1, 4), np.float64)
-    np.testing.assert_array_equal(back[0], d.vector)
-    with pytest.raises(DirectionMismatchError, match="without layers"):
-        export_interfacegan(make(), tmp_path / "out.npy")
-
-
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        (np.zeros(4), r"holds float64 \(4,\)"),
-        (np.zeros((2, 4)), "single row"),
-        (np.zeros((1, 4), int), "expected a float"),
-        (np.array({"boundary": 1}, dtype=object), "not a boundary file"),
-    ],
-)
-def test_foreign_boundaries_are_refused(tmp_path, content, message):
-    np.save(tmp_path / "b.npy", content, allow_pickle=True)
-    with pytest.raises(InputError, match=message):
-        import_interfacegan(tmp_path / "b.npy", space="w", generator_fp=FP, codes=codes_of())
-
-
-def test_ganspace_components(tmp_path):
-    found = [
-        unit_direction(
-            f"pc{i:03d}",
-            "w",
-            np.eye(4)[i] * 3,
-            method="pca",
-            sd=4.0 - i,
-            quality={"explained_variance_ratio": 0.5 / (i + 1)},
-        )
-        for i in range(3)
-    ]
-    export_ganspace(found, np.arange(4.0), tmp_path / "c.npz")
-    first = (tmp_path / "c.npz").read_bytes()
-    with np.load(tmp_path / "c.npz") as file:
-        assert {name: file[name].shape for name in file.files} == {
-            "act_comp": (3, 1, 4),
-            "act_mean": (1, 4),
-            "act_stdev": (3,),
-            "lat_comp": (3, 1, 4),
-            "lat_mean": (1, 4),
-            "lat_stdev": (3,),
-            "var_ratio": (3,),
-            "random_stdevs": (3,),
-        }
-        assert {file[name].dtype.name for name in file.files} == {"float32"}
-    export_ganspace(found, np.arange(4.0), tmp_path / "c.npz")
-    assert (tmp_path / "c.npz").read_bytes() == first
-    back = import_ganspace(tmp_path / "c.npz", space="w", generator_fp=FP)
-    for a, b in zip(found, back, strict=True):
-        np.testing.assert_allclose(a.vector, b.vector, atol=1e-7)
-        assert (a.name, a.sd) == (b.name, b.sd)
-        assert a.quality == pytest.approx(b.quality)
-        assert b.provenance["claimed"] is True
-    codes = codes_of(30, (4,))
-    measured = import_ganspace(tmp_path / "c.npz", space="w", generator_fp=FP, codes=codes)
-    assert math.isclose(measured[1].sd, np.std(codes[:, 1]), rel_tol=1e-6)
-
-
-def test_foreign_component_files_are_refused(tmp_path):
-    path = tmp_path / "c.npz"
-    good = {"lat_comp": np.ones((2, 1, 4)), "lat_stdev": np.ones(2), "var_ratio": np.ones(2)}
-    for changes, message in [
-        ({"lat_comp": np.ones((2, 4))}, "lat_comp"),
-        ({"lat_stdev": np.ones(3)}, "lat_stdev"),
-        ({"var_ratio": np.ones((2, 1))}, "var_ratio"),
-        ({"var_ratio": np.array([{}, {}], dtype=object)}, "not a GANSpace cache"),
-    ]:
-        np.savez(path, **{**good, **changes})
-        with pytest.raises(InputError, match=message):
-            import_ganspace(path, space="w", generator_fp=FP)
-    np.savez(path, lat_comp=good["lat_comp"])
-    with pytest.raises(InputError, match="lat_stdev"):
-        import_ganspace(path, space="w", generator_fp=FP)
-    for data in (b"", b"PK\x03\x04broken", b"nonsense"):
-        path.write_bytes(data)
-        with pytest.raises(InputError, match="not a GANSpace cache"):
-            import_ganspace(path, space="w", generator_fp=FP)
-    with pytest.raises(DirectionMismatchError, match="one space"):
-        export_ganspace([], np.zeros(4), path)
-    w = unit_direction("a", "w", np.ones(4), method="pca", sd=1)
-    with pytest.raises(DirectionMismatchError, match="mean has shape"):
-        export_ganspace([w], np.zeros(3), path)

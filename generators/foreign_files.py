@@ -1,0 +1,140 @@
+"""Other projects' ``.npy``, ``.npz``, ``.pkl`` and ``.pt`` files as plain arrays, running nothing.
+
+Pickles go through the inert interpreter of `generators.unpickle`: numpy's and torch's records
+become arrays, subclasses of dict become dicts, and anything else stays out.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from generators.torch_files import TensorRecord, read_any
+from generators.unpickle import Budget, Inert, Interpreter, Limits
+from schemas.errors import CheckpointError, InputError
+
+MAX_DEPTH = 20
+_KINDS = "fiub"
+_RECONSTRUCT = ("_reconstruct", "_frombuffer", "scalar")
+
+
+def read_foreign(path: str | os.PathLike[str]) -> Any:
+    """Contents of a file: dicts, lists, tuples, text, numbers, and numpy arrays.
+
+    Tensors become arrays of their element type (bfloat16: float32), wherever they were saved from;
+    an ``.npz`` becomes a dict. Objects that are neither data nor arrays raise CheckpointError;
+    files that try to run code UnsafeCheckpointError; other kinds of files InputError.
+    """
+    path = Path(path)
+    try:
+        with path.open("rb") as file:
+            head = file.read(6)
+        if head == b"\x93NUMPY":
+            return _read_npy(path)
+        if head[:2] == b"PK":
+            with zipfile.ZipFile(path) as archive:
+                if all(name.endswith(".npy") for name in archive.namelist()):
+                    with np.load(path, allow_pickle=False) as arrays:
+                        return {name: arrays[name] for name in arrays.files}
+        return plain(read_any(path))
+    except CheckpointError as e:
+        raise type(e)(f"{path.name!r}: {e}") from e
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as e:
+        raise InputError(
+            f"{str(path)!r} cannot be read: {e}; give a .npy, .npz, .pkl or .pt file"
+        ) from e
+
+
+def _read_npy(path: Path) -> Any:
+    """A numeric array, or the value of an object array of one element, without unpickling it."""
+    data = path.read_bytes()
+    file = io.BytesIO(data)
+    version = np.lib.format.read_magic(file)
+    read = {
+        (1, 0): np.lib.format.read_array_header_1_0,
+        (2, 0): np.lib.format.read_array_header_2_0,
+    }.get(version)
+    if read is None or not read(file)[2].hasobject:
+        return np.load(io.BytesIO(data), allow_pickle=False)
+    return plain(Interpreter(Budget(Limits())).load(file))
+
+
+def plain(value: Any, depth: int = 0) -> Any:
+    """Inert data of `generators.unpickle` with every array made; see `read_foreign`."""
+    if depth > MAX_DEPTH:
+        raise CheckpointError(f"data is nested deeper than {MAX_DEPTH} levels")
+    if isinstance(value, TensorRecord):
+        return value.array()
+    if isinstance(value, dict):
+        return {plain(k, depth + 1): plain(v, depth + 1) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(plain(item, depth + 1) for item in value)
+    if not isinstance(value, Inert):
+        if isinstance(value, str | bytes | int | float | bool | type(None) | set | frozenset):
+            return value
+        raise CheckpointError(f"the file holds a {type(value).__name__!r}, which is no data")
+    function = value.function
+    if function.module.split(".")[0] == "numpy" and function.name in _RECONSTRUCT:
+        return _numpy_value(value, depth)
+    if value.mapping:  # a subclass of dict, such as easydict's
+        return plain(dict(value.mapping), depth + 1)
+    raise CheckpointError(
+        f"the file holds an object of {function.path!r}, which is neither an array nor a "
+        "container: export its tensors"
+    )
+
+
+def _dtype(record: Any) -> np.dtype[Any]:
+    """A numpy dtype from its pickled form ``dtype(code, align, copy)`` with a state."""
+    if not isinstance(record, Inert) or record.function.path != "numpy.dtype" or not record.args:
+        raise CheckpointError("an array has no proper element type")
+    code = record.args[0]
+    order = record.state[1] if isinstance(record.state, tuple) and len(record.state) > 1 else "|"
+    if not isinstance(code, str) or order not in ("<", ">", "|", "="):
+        raise CheckpointError("an array has no proper element type")
+    if code in ("O8", "O"):
+        return np.dtype(object)
+    try:
+        dtype = np.dtype(code).newbyteorder(order)
+    except TypeError as e:
+        raise CheckpointError(f"element type {code[:20]!r} is unknown") from e
+    if dtype.kind not in _KINDS:
+        raise CheckpointError(f"element type {code[:20]!r} is not a number")
+    return dtype
+
+
+def _numpy_value(record: Inert, depth: int) -> Any:
+    """An array, or a scalar, from numpy's ``_reconstruct``, ``_frombuffer`` or ``scalar``."""
+    try:
+        if record.function.name == "scalar":
+            dtype, data = _dtype(record.args[0]), record.args[1]
+            return np.frombuffer(_bytes(data), dtype, count=1)[0].item()
+        if record.function.name == "_frombuffer":
+            data, kind, shape, order = record.args
+            fortran = order == "F"
+        else:
+            _, shape, kind, fortran, data = record.state
+        dtype = _dtype(kind)
+        shape = tuple(int(n) for n in shape)
+        if dtype.kind == "O":
+            items = [plain(item, depth + 1) for item in data]
+            if len(items) != int(np.prod(shape)):
+                raise CheckpointError(f"an array of shape {shape!r} has {len(items)!r} items")
+            return items[0] if shape == () else items
+        flat = np.frombuffer(_bytes(data), dtype)
+        return np.array(flat.reshape(shape, order="F" if fortran else "C"))
+    except (TypeError, ValueError, IndexError) as e:
+        raise CheckpointError(f"an array in the file is damaged: {e}") from e
+
+
+def _bytes(data: Any) -> bytes:
+    if isinstance(data, str):  # protocol 2 pickles of Python 2
+        return data.encode("latin1")
+    if not isinstance(data, bytes | bytearray):
+        raise CheckpointError("an array in the file has no bytes")
+    return bytes(data)

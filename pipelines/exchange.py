@@ -1,0 +1,113 @@
+"""Directions of a run in other projects' files, and theirs in a run.
+
+The formats are those of `generators.direction_files`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from generators.direction_files import read_directions
+from generators.direction_writers import SUFFIXES, WRITERS, write_directions
+from schemas.errors import UsageError
+from transforms.blocks import sum_blocks
+from transforms.passes import PassRequest
+from transforms.requests import MomentsAlong, MomentsOfRows
+from transforms.sources import SelectBlocks, StoreBlocks
+
+if TYPE_CHECKING:
+    from pipelines.finished import FinishedRun
+    from transforms.moments import Moments
+
+
+def export_directions(
+    run: FinishedRun, kind: str, out: Path, names: Sequence[str] = ()
+) -> list[Path]:
+    """Write directions in a peer's format; returns the files.
+
+    out : a folder, with a file a direction, where the format holds one; else the file.
+    names : of the directions, by default all of the run's set.
+
+    Raises UsageError for an unknown format, DirectionMismatchError for directions with layers in
+    a format without them.
+    """
+    if kind not in WRITERS:
+        raise UsageError(
+            f"export {kind!r} is not known: use 'annotations', 'directions' or one of "
+            f"{sorted(WRITERS)!r}"
+        )
+    chosen = [run.directions[name] for name in names] or list(run.directions)
+    if kind not in SUFFIXES:
+        mean = None
+        if kind in ("ganspace", "ganspace_pca"):
+            mean = _moments(run, MomentsOfRows(diagonal=True)).mean
+            mean = mean.reshape(run.store.array(f"latents/{run.directions.space}").shape[1:])
+        out.parent.mkdir(parents=True, exist_ok=True)
+        write_directions(chosen, out, kind, mean=mean)
+        return [out]
+    out.mkdir(parents=True, exist_ok=True)
+    paths = [out / f"{d.name}{SUFFIXES[kind]}" for d in chosen]
+    for direction, path in zip(chosen, paths, strict=True):
+        write_directions([direction], path, kind)
+    return paths
+
+
+def import_directions(
+    run: FinishedRun, path: Path, space: str, generator_fp: str, name: str | None = None
+) -> list[str]:
+    """Read a file of any known format into the run's direction set; returns the names.
+
+    space, generator_fp : what the file was made for, a claim. The space is the run's, or "w" for
+        vectors to be used in every layer of a w_plus run.
+    name : of a single direction, or prefix of several.
+
+    The standard deviation, the unit of strength, is measured on the run's codes. Directions that
+    were imported before under the same names are replaced; those of analyses are not.
+
+    Raises UsageError for another space or generator, or for a name that an analysis uses.
+    """
+    own = run.directions.space
+    if space != own and (space, own) != ("w", "w_plus"):
+        raise UsageError(
+            f"the run's directions are of space {own!r}, the file's of {space!r}: they cannot be "
+            "in one set"
+        )
+    if generator_fp != run.directions.generator_fp:
+        raise UsageError(
+            f"the run's generator is {run.directions.generator_fp!r}, the one claimed for "
+            f"{str(path)!r} is {generator_fp!r}: import it into a run of that generator"
+        )
+    found = read_directions(
+        path,
+        space=own,
+        generator_fp=generator_fp,
+        sd=0.0,
+        row_shape=run.store.array(f"latents/{own}").shape[1:],
+        name=name,
+    )
+    taken = {d.name for d in run.directions if d.method != "imported"}
+    both = sorted(taken & {d.name for d in found})
+    if both:
+        raise UsageError(f"the run already has directions {both!r}: choose another name")
+    along = _moments(run, MomentsAlong(np.stack([d.vector.ravel() for d in found])))
+    deviations = np.sqrt(along.second.ravel() / max(along.count - 1, 1))
+    for direction, sd in zip(found, deviations, strict=True):
+        run.directions.replace(dataclasses.replace(direction, sd=float(sd)))
+    run.directions.save(str(run.directions.path))
+    return [d.name for d in found]
+
+
+def _moments(run: FinishedRun, request: PassRequest) -> Moments:
+    """A statistic of all finished codes of the run, block by block in this process."""
+    array = f"latents/{run.directions.space}"
+    source = SelectBlocks(StoreBlocks(run.store.path, (array,), ("invert",)), {"x": array})
+
+    def statistic(block: int) -> Moments:
+        return request.statistic(request.prepare(source.read(block)[1]))
+
+    return sum_blocks(source.n_blocks, statistic)

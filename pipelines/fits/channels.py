@@ -1,0 +1,142 @@
+"""Style channels of the annotated attributes, and edits by one of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from pipelines.fits.inputs import Fitted, Inputs
+from pipelines.fits.labels import Labels
+from schemas.direction import Direction, unit_direction
+from schemas.errors import DataError, UsageError
+from transforms.style_channels import ChannelsOfLabels, StyleLayer, rank_channels, styles
+
+if TYPE_CHECKING:
+    from generators.stylegan2_adapter import StyleGAN2Adapter
+
+SHOWN = 10
+"""Channels named for each attribute in the facts; the model holds the relevance of all."""
+
+
+def fit_s_space(inputs: Inputs) -> Fitted:
+    """Relevance of every style channel for every attribute; makes no direction of the set's space.
+
+    The channels are edited by name, see `channel_direction`.
+    """
+    import generators
+    from generators.affine import affine_layers
+
+    wanted = inputs.spec.analyse.s_space
+    if inputs.space not in ("w", "w_plus"):
+        raise UsageError(f"styles do not follow from space {inputs.space!r}: use 'w_plus'")
+    affine = affine_layers(generators.load(inputs.spec.generator))
+    layers = tuple(StyleLayer(a.ws_index, a.weight, a.bias) for a in affine)
+    measured = inputs.measurements("scores")
+    known = [n for m in measured for n in m.names]
+    unknown = sorted(set(wanted.attributes or ()) - set(known))
+    if unknown or not known:
+        raise UsageError(
+            f"s_space.attributes {unknown!r} are not among the annotated ones {known!r}: correct "
+            "the names, or annotate with a model of kind 'scores'"
+        )
+    out = Fitted()
+    names: list[str] = []
+    shifts, relevances, counts = [], [], []
+    for m in measured:
+        columns = [
+            i for i, n in enumerate(m.names) if wanted.attributes is None or n in wanted.attributes
+        ]
+        if not columns:
+            continue
+        source = inputs.blocks(m, Labels(tuple(columns), wanted.threshold))
+        rows_of_w = inputs.code_shape[0] if len(inputs.code_shape) > 1 else 0
+        found = rank_channels(inputs.engine.sum(source, ChannelsOfLabels(layers, rows_of_w)))
+        names += [m.names[i] for i in columns]
+        shifts.append(found.shift)
+        relevances.append(found.relevance)
+        counts.append(found.counts)
+        out.arrays |= {"mean": found.mean, "sd": found.sd}
+    out.arrays |= {
+        "shift": np.concatenate(shifts),
+        "relevance": np.concatenate(relevances),
+        "counts": np.concatenate(counts),
+    }
+    table = [[a.name, a.start, a.stop] for a in affine]
+    best = {
+        name: [channel_name(table, int(c)) for c in np.argsort(-row, kind="stable")[:SHOWN]]
+        for name, row in zip(names, out.arrays["relevance"], strict=True)
+        if np.isfinite(row).all()
+    }
+    out.facts = {"attributes": names, "layers": table, "best": best}
+    return out
+
+
+def channel_name(layers: list[list[Any]], channel: int) -> str:
+    """``<layer>.<channel of the layer>`` of a channel of s."""
+    for name, start, stop in layers:
+        if start <= channel < stop:
+            return f"{name}.{channel - start}"
+    raise UsageError(f"channel {channel!r} is not one of {layers[-1][2]!r}")
+
+
+def channel_direction(
+    name: str, arrays: Mapping[str, np.ndarray], facts: Mapping[str, Any], generator_fp: str
+) -> Direction:
+    """A direction of space s that moves one channel, from the stored model of `fit_s_space`.
+
+    name : "s.<attribute>", its most relevant channel; "s.<attribute>.<n>", the n-th from 0, moved
+        towards the attribute; or "s.<layer>.<channel>" such as "s.b8.conv1.12".
+
+    Raises UsageError for an unknown name, DataError for an attribute that hardly any row shows or
+    a channel that does not vary.
+    """
+    text = name.removeprefix("s.")
+    head, _, tail = text.rpartition(".")
+    layers = {layer: (start, stop) for layer, start, stop in facts["layers"]}
+    attribute, rank = (text, 0) if text in facts["attributes"] else (head, tail)
+    if attribute in facts["attributes"] and str(rank).isdigit():
+        row = facts["attributes"].index(attribute)
+        relevance = arrays["relevance"][row]
+        if not np.isfinite(relevance).all() or int(rank) >= len(relevance):
+            raise DataError(
+                f"attribute {attribute!r} has no channel of rank {rank!r}: "
+                f"{int(arrays['counts'][row])!r} rows show it"
+            )
+        channel = int(np.argsort(-relevance, kind="stable")[int(rank)])
+        sign = float(np.sign(arrays["shift"][row, channel])) or 1.0
+        target = attribute
+    elif head in layers and tail.isdigit() and int(tail) < layers[head][1] - layers[head][0]:
+        channel, sign, target = layers[head][0] + int(tail), 1.0, None
+        relevance = None
+    else:
+        raise UsageError(
+            f"there is no channel {name!r}: use 's.<attribute>' with one of "
+            f"{facts['attributes']!r}, 's.<attribute>.<rank>', or 's.<layer>.<channel>'"
+        )
+    sd = float(arrays["sd"][channel])
+    if sd == 0:
+        raise DataError(f"channel {name!r} does not vary over the rows: choose another")
+    vector = np.zeros(len(arrays["sd"]))
+    vector[channel] = sign
+    quality = {"channel": channel_name(facts["layers"], channel)}
+    if relevance is not None:
+        quality["relevance"] = float(relevance[channel])
+    return unit_direction(
+        name,
+        "s",
+        vector,
+        method="s_space",
+        sd=sd,
+        quality=quality,
+        provenance={"target": target, "generator_fp": generator_fp},
+    )
+
+
+def codes_of_styles(generator: StyleGAN2Adapter, codes: np.ndarray) -> np.ndarray:
+    """Styles float32 (n, S) of codes of w or w_plus, for edits by a channel."""
+    from generators.affine import affine_layers
+
+    layers = [StyleLayer(a.ws_index, a.weight, a.bias) for a in affine_layers(generator)]
+    return styles(codes, layers).astype(np.float32)

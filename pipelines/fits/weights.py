@@ -1,0 +1,97 @@
+"""Directions of the generator itself: of its weights, and of its Jacobian at stored codes."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from pipelines.fits.inputs import Fitted, Inputs
+from schemas.errors import DataError, UsageError
+from transforms.sefa import sefa
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+def fit_sefa(inputs: Inputs) -> Fitted:
+    """Eigenvectors of the affine layers' weights, the same in every w_plus row that they edit."""
+    import generators
+    from generators.affine import affine_layers
+
+    wanted = inputs.spec.analyse.sefa
+    if inputs.space not in ("w", "w_plus") or (inputs.space == "w" and wanted.layers is not None):
+        raise UsageError(
+            f"sefa with layers {wanted.layers!r} cannot edit space {inputs.space!r}: use space "
+            "'w_plus', or 'w' without layers"
+        )
+    layers = affine_layers(generators.load(inputs.spec.generator), wanted.layers, to_rgb=False)
+    n_features = inputs.code_shape[-1]
+    found = sefa([a.weight for a in layers], min(wanted.n_components, n_features))
+    out = Fitted(
+        arrays={"vectors": found.vectors, "eigenvalues": found.eigenvalues},
+        facts={"layers": [a.name for a in layers]},
+    )
+    for i, vector in enumerate(found.vectors):
+        out.directions.append(
+            inputs.direction(
+                f"sefa.{i:03d}",
+                np.broadcast_to(vector, inputs.code_shape),
+                "sefa",
+                None,
+                layers=wanted.layers,
+                quality={"explained_ratio": float(found.explained_ratio[i])},
+            )
+        )
+    return out
+
+
+def fit_jacobian(inputs: Inputs) -> Fitted:
+    """Leading directions of the mean of J'J over codes spread evenly over the store's rows."""
+    import torch
+
+    import generators
+    from pipelines.evaluation import codes_of, ok_rows
+    from transforms.jacobian import JacobianGram, jacobian_subspace, rectangle_mask
+
+    wanted = inputs.spec.analyse.jacobian
+    rows = ok_rows(inputs.store)
+    if not len(rows):
+        raise DataError("the store has no finished row to differentiate at: invert some first")
+    at = np.unique(np.linspace(0, len(rows) - 1, min(wanted.samples, len(rows))).astype(np.int64))
+    generator = generators.load(inputs.spec.generator)
+    codes = torch.from_numpy(codes_of(inputs.store, inputs.space, rows[at])).to(generator.device)
+    draw = partial(
+        generator.synthesise, space=inputs.space, noise_mode=inputs.spec.invert.noise_mode
+    )
+    front: Tensor | None = None
+    behind: Tensor | None = None
+    if wanted.region is not None:
+        front = rectangle_mask(generator.resolution, *wanted.region).to(codes.device)
+        behind = 1 - front
+    gram = JacobianGram(draw, codes, front)
+    found = jacobian_subspace(
+        gram,
+        wanted.n_components,
+        background=behind,
+        background_rank=min(wanted.background_rank, gram.dimension - wanted.n_components),
+    )
+    values = np.sqrt(found.eigenvalues)
+    out = Fitted(
+        arrays={"vectors": found.vectors, "singular_values": values, "rows": rows[at]},
+        facts={"residual": found.residual, "converged": found.converged},
+    )
+    for i, vector in enumerate(found.vectors):
+        out.directions.append(
+            inputs.direction(
+                f"jacobian.{i:03d}",
+                vector,
+                "jacobian",
+                None,
+                quality={"singular_value": float(values[i])},
+                converged=found.converged,
+                provenance={"region": wanted.region},
+            )
+        )
+    return out

@@ -1,0 +1,41 @@
+"""The benchmark on real latents, in its smoke form, recovers what was planted."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+
+
+def test_the_planted_set_is_recovered():
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.real_latents", "--smoke"],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    result = json.loads(done.stdout.strip().splitlines()[-1])
+    assert result["name"] == "real_latents" and result["error"] < 0.02
+    assert {"ours_s", "peer_s", "ratio", "peak_mb", "rows", "cores", "threads"} <= set(result)
+    by_part = {(row["part"], row["method"]): row for row in result["rows"]}
+    majority = by_part["gender", "majority"]["accuracy"]
+    assert by_part["gender", "hyperplane C=1"]["accuracy"] > majority + 0.1
+    ridge = by_part["landmarks", "ridge, latents to landmarks"]["pixels"]
+    assert ridge < 0.01 * by_part["landmarks", "mean"]["pixels"]
+    assert result["error"] == round(1 - by_part["tensor", "HOSVD"]["mean_cosine"], 4)
+
+
+def test_without_the_data_it_says_what_to_give(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.real_latents", "--data", str(tmp_path)],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        check=False,
+    )
+    assert done.returncode == 2 and "give --data, or --smoke" in done.stderr
