@@ -10,6 +10,7 @@ import numpy as np
 from schemas.errors import UsageError
 from transforms.blocks import Arrays, Sums
 from transforms.cameras import metric_conditions, nearest_scaled_rotation
+from transforms.nrsfm_frames import LEAST_POINTS, fit_cameras, seen_points
 
 
 def centre_points(points: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -26,24 +27,60 @@ def centre_points(points: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarra
     return points - translation[:, :, None], translation, complete
 
 
-@dataclass(frozen=True)
-class GramRequest:
-    """L x L Gram of the centred points (the right singular vectors of thesis eq. 4.8)."""
+def fill_points(points: np.ndarray, fill: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(centred (m, 2, L), seen (m, L), usable bool (n,)) of frames with at least 4 seen points.
 
-    token: str = "nrsfm-centred"
+    fill : (L, 3), affine shape whose best image stands in for points that were not seen; (0, 3)
+        puts zero, the frame's centre, there
+    """
+    values, seen = seen_points(points)
+    usable = seen.sum(axis=1) >= LEAST_POINTS
+    values, seen = values[usable], seen[usable]
+    holes = np.flatnonzero((seen == 0).any(axis=1))
+    if len(holes) and len(fill):
+        shapes = np.broadcast_to(fill.T, (len(holes), *fill.T.shape))
+        cameras, shift = fit_cameras(values[holes], seen[holes], shapes, False)
+        model = cameras @ fill.T + shift[:, :, None]
+        values[holes] = np.where(seen[holes, None] > 0, values[holes], model)
+        middle = values.mean(axis=2)
+    else:
+        middle = np.einsum("fil,fl->fi", values, seen) / seen.sum(axis=1)[:, None]
+    centred = values - middle[:, :, None]
+    return (centred if len(fill) else centred * seen[:, None]), seen, usable
+
+
+@dataclass(frozen=True)
+class FilledRequest:
+    """What the requests share: centred points, those not seen filled in.
+
+    fill : (L, 3), see `fill_points`
+    """
+
+    fill: np.ndarray
+
+    @property
+    def token(self) -> str:
+        """Names the fill."""
+        return f"nrsfm-filled-{hashlib.sha256(self.fill.tobytes()).hexdigest()}"
 
     def prepare(self, arrays: Arrays) -> Arrays:
-        """Centred points of the complete frames."""
-        centred, _, complete = centre_points(arrays["points"])
-        return {"points": centred, "left_out": np.array((~complete).sum())}
+        """points (m, 2, L), pairs (L, L) of seen points unless all were, left_out."""
+        points, seen, usable = fill_points(arrays["points"], self.fill)
+        return {"points": points, "pairs": seen.T @ seen, "left_out": np.array((~usable).sum())}
+
+
+@dataclass(frozen=True)
+class GramRequest(FilledRequest):
+    """L x L Gram of the centred points (the right singular vectors of thesis eq. 4.8)."""
 
     def statistic(self, prepared: Arrays) -> Sums:
-        """gram (L, L), frames, left_out."""
+        """gram (L, L), pairs (L, L) of points seen together, frames, left_out."""
         points = prepared["points"]
         flat = points.reshape(-1, points.shape[2])
         return Sums(
             {
                 "gram": flat.T @ flat,
+                "pairs": prepared["pairs"],
                 "frames": np.array(len(points)),
                 "left_out": prepared["left_out"],
             }
@@ -51,7 +88,7 @@ class GramRequest:
 
 
 @dataclass(frozen=True)
-class CameraRequest:
+class CameraRequest(FilledRequest):
     """Metric conditions of the affine cameras X_f V_0, or, with Q known, scale and rotations.
 
     readout : (L, 3), cameras are M_f = X_f readout
@@ -59,11 +96,6 @@ class CameraRequest:
 
     readout: np.ndarray
     metric: bool
-    token: str = "nrsfm-centred"
-
-    def prepare(self, arrays: Arrays) -> Arrays:
-        """As `GramRequest.prepare`."""
-        return GramRequest().prepare(arrays)
 
     def statistic(self, prepared: Arrays) -> Sums:
         """failures and scales (6, 6); or scale_squares and rotations (3, 3)."""
@@ -78,7 +110,7 @@ class CameraRequest:
 
 
 @dataclass(frozen=True)
-class AxisRequest:
+class AxisRequest(FilledRequest):
     """Normal equations of every basis shape's axis d_k, for several starts at once.
 
     With complete points the objective (Paper III, eq. 10) separates by k: y_fk = X_f b_k and
@@ -94,13 +126,13 @@ class AxisRequest:
 
     @property
     def token(self) -> str:
-        """Names readout and modes, which the preparation depends on."""
-        digest = hashlib.sha256(self.readout.tobytes() + self.modes.tobytes()).hexdigest()
-        return f"nrsfm-{digest}"
+        """Names fill, readout and modes, which the preparation depends on."""
+        content = self.fill.tobytes() + self.readout.tobytes() + self.modes.tobytes()
+        return f"nrsfm-{hashlib.sha256(content).hexdigest()}"
 
     def prepare(self, arrays: Arrays) -> Arrays:
         """M'M (m, 3, 3), M'y (m, K, 3), |y|^2 (m, K)."""
-        points = centre_points(arrays["points"])[0]
+        points = fill_points(arrays["points"], self.fill)[0]
         cameras = points @ self.readout
         y = points @ self.modes.T
         return {

@@ -1,0 +1,201 @@
+"""Joint refinement of rank-one shapes, cameras and coefficients, over the points that were seen.
+
+X_f = M_f [B_0 + sum_k a_fk d_k b_k'] + t_f 1' + noise, with coefficients a_fk of variance v_k:
+expectation maximisation (Torresani, Hertzmann and Bregler 2008, with the rank-one shapes of Brandt
+and Ackermann 2019 and affine cameras). A pass fits every frame's camera, translation and the
+posterior of its coefficients, and sums the normal equations of the shapes, in which points that
+were not seen, or that a robust loss distrusts, are completed by the model.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from schemas.errors import DataError, UsageError
+from transforms.blocks import Accumulator, Arrays, Sums
+from transforms.nrsfm_frames import fit_frames, loss_of, robust_scale, seen_points
+from transforms.nrsfm_model import ShapeModel
+from transforms.nrsfm_sequence import structure_sums
+from transforms.signs import signs_of
+
+SCALE_ROUNDS = 10  # rounds in which the scale of a robust loss is estimated again
+SWEEPS = 4  # alternations of axes and modes on one pass's normal equations
+
+
+@dataclass(frozen=True)
+class JointRequest:
+    """One expectation step under a model.
+
+    rigid : (3, L);  axes : (K, 3);  modes : (K, L);  ridge : (K,);  noise : standard deviation of
+    a coordinate, or the scale of Student's t where `robust`
+    """
+
+    rigid: np.ndarray
+    axes: np.ndarray
+    modes: np.ndarray
+    ridge: np.ndarray
+    noise: float
+    robust: bool = False
+    token: str = "nrsfm-seen-points"
+
+    def prepare(self, arrays: Arrays) -> Arrays:
+        """The points as they are."""
+        return {"points": np.asarray(arrays["points"], np.float64)}
+
+    def statistic(self, prepared: Arrays) -> Sums:
+        """normal (J, J, 3, 3), right (J, 3, L) with J = K + 1; squares (K,) of coefficients; cost.
+
+        trace : degrees of freedom of the coefficients, the expected noise that they take up.
+        """
+        basis = self.axes[:, :, None] * self.modes[:, None]
+        points, seen = prepared["points"], seen_points(prepared["points"])[1]
+        noise = self.noise if self.robust else None
+        variance = self.noise**2
+        fit = fit_frames(
+            points, self.rigid, basis, self.ridge, noise=noise, variance=variance, rounds=12
+        )
+        use = fit.usable
+        a, covariance, cameras = fit.coefficients[use], fit.covariance[use], fit.cameras[use]
+        sums = structure_sums(np.hstack([np.ones((len(a), 1)), a]), cameras, fit.completed[use])
+        k = len(self.axes)
+        square = (np.swapaxes(cameras, 1, 2) @ cameras).reshape(-1, 9)
+        spread = variance * covariance.reshape(len(a), k * k).T @ square
+        sums["normal"][1:, 1:] += spread.reshape(k, k, 3, 3)
+        own = np.diagonal(covariance, axis1=1, axis2=2)
+        penalty = (a * a * self.ridge).sum(axis=1)
+        volume = np.linalg.slogdet(covariance)[1] + np.log(self.ridge).sum()
+        loss = loss_of(fit, seen, noise)[use] + penalty
+        return Sums(
+            {
+                **sums,
+                "cost": (loss / variance - volume).sum(),
+                "squares": (a * a + variance * own).sum(axis=0),
+                "trace": (1 - self.ridge * own).sum(),
+                "square": fit.residual[use].sum(),
+                "seen": seen[use].sum(),
+                "frames": use.sum(),
+                "left_out": (~use).sum(),
+            }
+        )
+
+
+def solve_rank_one(
+    normal: np.ndarray, right: np.ndarray, axes: np.ndarray, modes: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(rigid (3, L), axes (K, 3) unit, modes (K, L)) of least squares on sums of `structure_sums`.
+
+    Alternates rigid shape and modes given axes, which is linear, with axes given them.
+    """
+    k = len(axes)
+    matrix = np.moveaxis(normal, 2, 1).reshape(3 * (k + 1), 3 * (k + 1))
+    stacked = right.reshape(3 * (k + 1), -1)
+    for _ in range(SWEEPS):
+        spread = np.zeros((3 * (k + 1), 3 + k))
+        spread[:3, :3] = np.eye(3)
+        for i, axis in enumerate(axes):
+            spread[3 * (i + 1) : 3 * (i + 2), 3 + i] = axis
+        small = spread.T @ matrix @ spread
+        small += 1e-12 * np.trace(small) / len(small) * np.eye(len(small))
+        rows = np.linalg.solve(small, spread.T @ stacked)
+        rigid, modes = rows[:3], rows[3:]
+        if not k:
+            break
+        inner = modes @ modes.T
+        blocks = (normal[1:, 1:] * inner[:, :, None, None]).swapaxes(1, 2).reshape(3 * k, 3 * k)
+        left = right[1:] - np.einsum("kij,jl->kil", normal[1:, 0], rigid)
+        target = np.einsum("kil,kl->ki", left, modes).reshape(3 * k)
+        blocks += 1e-12 * np.trace(blocks) / len(blocks) * np.eye(len(blocks))
+        axes = np.linalg.solve(blocks, target).reshape(k, 3)
+        length = np.maximum(np.linalg.norm(axes, axis=1), np.finfo(float).tiny)
+        axes, modes = axes / length[:, None], modes * length[:, None]
+    return rigid, axes, modes
+
+
+@dataclass(frozen=True)
+class JointSolver:
+    """The refinement of a `ShapeModel` as a machine of passes (a `PassSolver`) over array points.
+
+    The likelihood grows from round to round; a round that lowers it ends the refinement, and the
+    best model is kept. The gauge is that of the model to start from.
+    """
+
+    start: ShapeModel
+    robust: bool = False
+    max_rounds: int = 20
+    tol: float = 1e-5
+    round_: int = 0
+    cost: float = np.inf
+    model_: ShapeModel | None = None
+    best: ShapeModel | None = None
+    left_out: int = 0
+    done: bool = False
+    converged: bool = False
+
+    def __post_init__(self) -> None:
+        if self.max_rounds < 1:
+            raise UsageError(f"max_rounds is {self.max_rounds!r}: give at least 1")
+        if self.model_ is None:
+            object.__setattr__(self, "model_", self.start)
+            object.__setattr__(self, "best", self.start)
+
+    def request(self) -> JointRequest:
+        """The next expectation step."""
+        m = self.model_
+        return JointRequest(m.rigid, m.axes, m.modes, m.ridge, m.noise, self.robust)
+
+    def step(self, total: Accumulator) -> JointSolver:
+        """The maximisation step."""
+        if not isinstance(total, Sums):
+            raise UsageError(f"a pass returned {type(total).__name__!r}: give it this request")
+        if int(total["frames"]) < 3:
+            raise DataError(
+                f"{int(total['frames'])!r} frames with enough points where at least 3 are needed: "
+                "add frames"
+            )
+        n_seen = float(total["seen"])
+        cost = float(total["cost"]) + 2 * n_seen * np.log(self.model_.noise**2)
+        searching = self.robust and self.round_ < min(SCALE_ROUNDS, self.max_rounds)
+        if not (searching or cost <= self.cost):
+            return replace(self, done=True, converged=True)
+        settled = not searching and self.cost - cost <= self.tol * 2 * n_seen
+        kept = replace(self, best=self.model_, left_out=int(total["left_out"]))
+        if settled or self.round_ >= self.max_rounds:
+            return replace(kept, done=True, converged=bool(settled))
+        kept = replace(kept, cost=np.inf if searching else cost, round_=self.round_ + 1)
+        return replace(kept, model_=self._improved(total, searching))
+
+    def _improved(self, total: Sums, searching: bool) -> ShapeModel:
+        old = self.model_
+        rigid, axes, modes = solve_rank_one(total["normal"], total["right"], old.axes, old.modes)
+        length = np.maximum(np.linalg.norm(modes, axis=1), np.finfo(float).tiny)
+        variance = total["squares"] / float(total["frames"]) * length**2
+        square, n_seen = float(total["square"]), float(total["seen"])
+        expected = square + old.noise**2 * float(total["trace"])
+        noise = old.noise
+        if not self.robust:
+            noise = float(np.sqrt(expected / (2 * n_seen)))
+        elif searching:
+            noise = robust_scale(expected, n_seen)
+        noise = max(noise, 1e-9 * float(np.abs(rigid).max()))
+        modes = modes / length[:, None]
+        signs = signs_of(axes)
+        return replace(
+            old,
+            rigid=rigid - rigid.mean(axis=1, keepdims=True),
+            axes=axes * signs[:, None],
+            modes=(modes - modes.mean(axis=1, keepdims=True)) * signs[:, None],
+            ridge=noise**2 / np.maximum(variance, 1e-300),
+            noise=noise,
+        )
+
+    def model(self) -> ShapeModel:
+        """The best model; its frames' parameters follow by `ShapeModel.fit`."""
+        flags = {
+            **self.start.flags,
+            "left_out": self.left_out,
+            "converged": self.converged,
+            "robust": self.robust,
+        }
+        return replace(self.best, readout=np.zeros((0, 3)), flags=flags)
