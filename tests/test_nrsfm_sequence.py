@@ -15,7 +15,7 @@ from transforms.passes import run_passes
 from transforms.shape_errors import camera_frame_error, similarity_error
 
 
-def moving(n=90, n_points=14, noise=0.0, seed=0):
+def moving(n=80, n_points=12, noise=0.0, seed=0):
     """A shape that bends slowly, while the camera goes round it."""
     rng = np.random.default_rng(seed)
     time = np.linspace(0, 1, n)
@@ -24,14 +24,14 @@ def moving(n=90, n_points=14, noise=0.0, seed=0):
     path = np.stack([np.sin(2 * np.pi * time), np.cos(3 * np.pi * time)], axis=1)
     world = rigid + np.tensordot(path, bends, 1)
     world -= world.mean(axis=2, keepdims=True)
-    angles = np.stack([0.4 * np.sin(5 * time), 4 * time - 2, 0.2 * np.cos(7 * time)], axis=1)
+    angles = np.stack([0.4 * np.sin(5 * time), 25 * time, 0.2 * np.cos(7 * time)], axis=1)
     truth = rotation_of_angles(angles) @ world
     shift = rng.standard_normal((n, 2))
     points = truth[:, :2] + shift[:, :, None] + noise * rng.standard_normal((n, 2, n_points))
     return {"points": points, "truth": truth, "shift": shift}
 
 
-def rank_one(n=160, n_points=16, noise=0.02, seed=0):
+def rank_one(n=90, n_points=12, noise=0.02, seed=0):
     """Frames in no order of a rank-one model with two basis shapes."""
     rng = np.random.default_rng(seed)
     rigid = rng.standard_normal((3, n_points))
@@ -68,13 +68,13 @@ def test_structure_sums_are_the_normal_equations():
 
 def test_a_smooth_sequence_is_recovered():
     s = moving()
-    found = factorise(s["points"], 6, temporal=True, smoothness=0.01)
+    found = factorise(s["points"], 6, temporal=True, max_rounds=30)
     rigid = factorise(s["points"], 0, temporal=True)
-    assert found.cameras.shape == (90, 2, 3) and found.basis.shape == (6, 3, 14)
+    assert found.cameras.shape == (80, 2, 3) and found.basis.shape == (6, 3, 12)
     gram = found.cameras @ np.swapaxes(found.cameras, 1, 2)
-    np.testing.assert_allclose(gram, np.tile(np.eye(2), (90, 1, 1)), atol=1e-9)
+    np.testing.assert_allclose(gram, np.tile(np.eye(2), (80, 1, 1)), atol=1e-9)
     assert error(found, s["truth"]) < 0.03 < 0.1 < error(rigid, s["truth"])
-    np.testing.assert_allclose(found.project(), s["points"], atol=0.1)
+    np.testing.assert_allclose(found.project(), s["points"], atol=0.3)
     np.testing.assert_allclose(found.translation, s["shift"], atol=0.05)
     flat = found.basis.reshape(6, -1)
     np.testing.assert_allclose(flat @ flat.T, np.eye(6), atol=1e-9)
@@ -82,11 +82,9 @@ def test_a_smooth_sequence_is_recovered():
 
 def test_rounds_of_a_sequence_never_make_the_objective_larger():
     s = moving(noise=0.02)
-    source = ArrayBlocks({"points": s["points"], "frame": np.arange(90)}, 40)
+    source = ArrayBlocks({"points": s["points"], "frame": np.arange(80)}, 40)
     rigid = run_passes(NRSfMSolver(0), source).model().rigid
-    costs = [
-        run_passes(SequenceSolver(rigid, 90, max_rounds=m), source).cost for m in (1, 4, 10, 30)
-    ]
+    costs = [run_passes(SequenceSolver(rigid, 80, max_rounds=m), source).cost for m in (1, 5, 20)]
     assert costs == sorted(costs, reverse=True) and costs[-1] < 0.9 * costs[0]
     errors = [error(factorise(s["points"], 6, temporal=True, max_rounds=m), s["truth"])
               for m in (20, 60)]  # fmt: skip
@@ -99,7 +97,7 @@ def test_a_sequence_needs_no_certain_blocks_and_no_rank_one_shapes():
     other = factorise(s["points"], 4, temporal=True, max_rounds=5, block_rows=17)
     np.testing.assert_allclose(one.shapes(), other.shapes(), atol=1e-7)
     names, q = one.parameters()
-    assert q.shape == (90, 12) and names[6] == "alpha0" and np.isfinite(q).all()
+    assert q.shape == (80, 12) and names[6] == "alpha0" and np.isfinite(q).all()
 
 
 def test_frames_beside_the_sequence_follow_from_its_shapes():
@@ -110,14 +108,14 @@ def test_frames_beside_the_sequence_follow_from_its_shapes():
     unseen = found.model.fit(s["points"][20:30])
     assert error(unseen, s["truth"][20:30]) < 2 * error(some, s["truth"][20:30]) + 0.02
     with pytest.raises(UsageError, match="one number"):
-        found.model.fit(s["points"][:3], [0, 1, 90])
+        found.model.fit(s["points"][:3], [0, 1, 80])
 
 
 def test_missing_points_of_a_sequence_cost_little():
     s = moving(noise=0.01)
     whole = error(factorise(s["points"], 6, temporal=True), s["truth"])
     rng = np.random.default_rng(1)
-    points = np.where(rng.random((90, 1, 14)) < 0.15, np.nan, s["points"])
+    points = np.where(rng.random((80, 1, 12)) < 0.15, np.nan, s["points"])
     points[3] = np.nan
     found = factorise(points, 6, temporal=True)
     assert found.flags["left_out"] == 1 and np.isnan(found.cameras[3]).all()
@@ -127,7 +125,7 @@ def test_missing_points_of_a_sequence_cost_little():
 def test_a_robust_sequence_ignores_points_that_jumped():
     s = moving(noise=0.01)
     rng = np.random.default_rng(2)
-    jumped = s["points"] + 2 * rng.standard_normal((90, 2, 14)) * (rng.random((90, 1, 14)) < 0.06)
+    jumped = s["points"] + 2 * rng.standard_normal((80, 2, 12)) * (rng.random((80, 1, 12)) < 0.06)
     plain = error(factorise(jumped, 6, temporal=True), s["truth"])
     robust = factorise(jumped, 6, temporal=True, robust=True)
     assert robust.flags["robust"] and error(robust, s["truth"]) < 0.6 * plain
@@ -185,7 +183,7 @@ def test_refinement_raises_the_likelihood_and_lowers_the_error():
 def test_missing_points_of_a_rank_one_model(share):
     s = rank_one()
     rng = np.random.default_rng(1)
-    lost = rng.random((160, 1, 16)) < share
+    lost = rng.random((90, 1, 12)) < share
     points = np.where(lost, np.nan, s["points"])
     found = factorise(points, 2, max_rounds=10)
     whole = factorise(s["points"], 2, refine=True, max_rounds=10)
@@ -200,7 +198,7 @@ def test_missing_points_of_a_rank_one_model(share):
 def test_a_robust_loss_ignores_outliers():
     s = rank_one()
     rng = np.random.default_rng(2)
-    wild = s["points"] + 3 * rng.standard_normal((160, 2, 16)) * (rng.random((160, 1, 16)) < 0.04)
+    wild = s["points"] + 3 * rng.standard_normal((90, 2, 12)) * (rng.random((90, 1, 12)) < 0.04)
     robust, plain = (
         similarity_error(factorise(wild, 2, robust=r).shapes(), s["truth"], reflect=True)[0].mean()
         for r in (True, False)

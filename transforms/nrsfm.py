@@ -278,7 +278,7 @@ def factorise(
     if refine is None:
         refine = robust or not np.isfinite(points).all()
     if refine:
-        start = run_passes(JointSolver(start, robust, max_rounds), source).model()
+        start = run_passes(JointSolver(start, robust, max_rounds, front), source).model()
     return start.fit(points)
 
 

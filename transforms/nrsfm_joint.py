@@ -10,13 +10,20 @@ were not seen, or that a robust loss distrusts, are completed by the model.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import numpy as np
 
 from schemas.errors import DataError, UsageError
 from transforms.blocks import Accumulator, Arrays, Sums
+from transforms.cameras import (
+    mean_rotation,
+    metric_conditions,
+    metric_upgrade,
+    nearest_scaled_rotation,
+)
 from transforms.nrsfm_frames import fit_frames, loss_of, robust_scale, seen_points
-from transforms.nrsfm_model import ShapeModel
+from transforms.nrsfm_model import MIRROR, ShapeModel, depth_flipped
 from transforms.nrsfm_sequence import structure_sums
 from transforms.signs import signs_of
 
@@ -47,7 +54,8 @@ class JointRequest:
     def statistic(self, prepared: Arrays) -> Sums:
         """normal (J, J, 3, 3), right (J, 3, L) with J = K + 1; squares (K,) of coefficients; cost.
 
-        trace : degrees of freedom of the coefficients, the expected noise that they take up.
+        trace : degrees of freedom of the coefficients, the expected noise that they take up. The
+        rest sets the gauge, as in `transforms.nrsfm_passes.CameraRequest`.
         """
         basis = self.axes[:, :, None] * self.modes[:, None]
         points, seen = prepared["points"], seen_points(prepared["points"])[1]
@@ -67,6 +75,9 @@ class JointRequest:
         penalty = (a * a * self.ridge).sum(axis=1)
         volume = np.linalg.slogdet(covariance)[1] + np.log(self.ridge).sum()
         loss = loss_of(fit, seen, noise)[use] + penalty
+        size = np.maximum((fit.completed[use] ** 2).sum(axis=(1, 2)), np.finfo(float).tiny)
+        failures, scales = metric_conditions(cameras, 1 / size)
+        scale, rotations = nearest_scaled_rotation(cameras)
         return Sums(
             {
                 **sums,
@@ -74,6 +85,10 @@ class JointRequest:
                 "squares": (a * a + variance * own).sum(axis=0),
                 "trace": (1 - self.ridge * own).sum(),
                 "square": fit.residual[use].sum(),
+                "failures": failures,
+                "scales": scales,
+                "scale_squares": (scale**2).sum(),
+                "rotations": rotations.sum(axis=0),
                 "seen": seen[use].sum(),
                 "frames": use.sum(),
                 "left_out": (~use).sum(),
@@ -113,24 +128,40 @@ def solve_rank_one(
     return rigid, axes, modes
 
 
+def transformed(model: ShapeModel, matrix: np.ndarray) -> ShapeModel:
+    """The model whose shapes are `matrix` (3, 3) times the model's; cameras take its inverse."""
+    axes = model.axes @ matrix.T
+    length = np.maximum(np.linalg.norm(axes, axis=1), np.finfo(float).tiny)
+    return replace(
+        model,
+        rigid=matrix @ model.rigid,
+        axes=axes / length[:, None],
+        ridge=model.ridge / length**2,
+    )
+
+
 @dataclass(frozen=True)
 class JointSolver:
     """The refinement of a `ShapeModel` as a machine of passes (a `PassSolver`) over array points.
 
     The likelihood grows from round to round; a round that lowers it ends the refinement, and the
-    best model is kept. The gauge is that of the model to start from.
+    best model is kept. Two more passes upgrade its cameras to metric ones and set the gauge.
+
+    front : as in `transforms.nrsfm.NRSfMSolver`
     """
 
     start: ShapeModel
     robust: bool = False
     max_rounds: int = 20
+    front: tuple[int, ...] | None = None
     tol: float = 1e-5
+    phase: Literal["refine", "metric", "gauge", "done"] = "refine"
     round_: int = 0
     cost: float = np.inf
     model_: ShapeModel | None = None
     best: ShapeModel | None = None
     left_out: int = 0
-    done: bool = False
+    clipped: bool = False
     converged: bool = False
 
     def __post_init__(self) -> None:
@@ -139,6 +170,11 @@ class JointSolver:
         if self.model_ is None:
             object.__setattr__(self, "model_", self.start)
             object.__setattr__(self, "best", self.start)
+
+    @property
+    def done(self) -> bool:
+        """The model is complete."""
+        return self.phase == "done"
 
     def request(self) -> JointRequest:
         """The next expectation step."""
@@ -154,15 +190,21 @@ class JointSolver:
                 f"{int(total['frames'])!r} frames with enough points where at least 3 are needed: "
                 "add frames"
             )
+        if self.phase == "metric":
+            upgrade, clipped = metric_upgrade(total["failures"], total["scales"])
+            model = transformed(self.best, np.linalg.inv(upgrade))
+            return replace(self, phase="gauge", model_=model, clipped=clipped)
+        if self.phase == "gauge":
+            return replace(self, phase="done", best=self._placed(total))
         n_seen = float(total["seen"])
         cost = float(total["cost"]) + 2 * n_seen * np.log(self.model_.noise**2)
         searching = self.robust and self.round_ < min(SCALE_ROUNDS, self.max_rounds)
         if not (searching or cost <= self.cost):
-            return replace(self, done=True, converged=True)
+            return replace(self, phase="metric", model_=self.best, converged=True)
         settled = not searching and self.cost - cost <= self.tol * 2 * n_seen
         kept = replace(self, best=self.model_, left_out=int(total["left_out"]))
         if settled or self.round_ >= self.max_rounds:
-            return replace(kept, done=True, converged=bool(settled))
+            return replace(kept, phase="metric", converged=bool(settled))
         kept = replace(kept, cost=np.inf if searching else cost, round_=self.round_ + 1)
         return replace(kept, model_=self._improved(total, searching))
 
@@ -180,20 +222,28 @@ class JointSolver:
             noise = robust_scale(expected, n_seen)
         noise = max(noise, 1e-9 * float(np.abs(rigid).max()))
         modes = modes / length[:, None]
-        signs = signs_of(axes)
         return replace(
             old,
             rigid=rigid - rigid.mean(axis=1, keepdims=True),
-            axes=axes * signs[:, None],
-            modes=(modes - modes.mean(axis=1, keepdims=True)) * signs[:, None],
+            axes=axes,
+            modes=modes - modes.mean(axis=1, keepdims=True),
             ridge=noise**2 / np.maximum(variance, 1e-300),
             noise=noise,
         )
+
+    def _placed(self, total: Sums) -> ShapeModel:
+        scale = np.sqrt(total["scale_squares"] / float(total["frames"]))
+        found = transformed(self.model_, mean_rotation(total["rotations"]) * scale)
+        if depth_flipped(found.rigid, self.front):
+            found = transformed(found, MIRROR)
+        signs = signs_of(found.axes)[:, None]
+        return replace(found, axes=found.axes * signs, modes=found.modes * signs)
 
     def model(self) -> ShapeModel:
         """The best model; its frames' parameters follow by `ShapeModel.fit`."""
         flags = {
             **self.start.flags,
+            "metric_clipped": self.clipped,
             "left_out": self.left_out,
             "converged": self.converged,
             "robust": self.robust,
