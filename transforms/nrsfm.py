@@ -33,6 +33,7 @@ from transforms.nrsfm_passes import (
     AxisRequest,
     CameraRequest,
     GramRequest,
+    newton_axes,
     unit_axes,
 )
 from transforms.nrsfm_sequence import SMOOTHNESS, SequenceSolver
@@ -43,6 +44,8 @@ Phase = Literal["gram", "fill", "metric", "gauge", "axes", "done"]
 # Least ridge, as a share of the mean |M_f d_k|^2: where an axis lies within about 6 degrees of the
 # line of sight its coefficient is not seen, whatever the noise estimate says.
 RIDGE_FLOOR = 1e-2
+START_ROUNDS = 4
+RIDGE_ROUNDS = 8
 FILL_ROUNDS = 40
 
 
@@ -75,6 +78,8 @@ class NRSfMSolver:
     modes: np.ndarray = field(default_factory=lambda: np.zeros((0, 0)))
     axes: np.ndarray = field(default_factory=lambda: np.zeros((3, 0, 3)))
     ridges: np.ndarray = field(default_factory=lambda: np.zeros((3, 0)))
+    alternated: np.ndarray = field(default_factory=lambda: np.zeros((3, 0, 3)))
+    costs: np.ndarray = field(default_factory=lambda: np.zeros((0, 0)))
     best: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
 
     def __post_init__(self) -> None:
@@ -94,7 +99,8 @@ class NRSfMSolver:
             return GramRequest(self.fill)
         if self.phase in ("metric", "gauge"):
             return CameraRequest(self.fill, self.readout, self.phase == "metric")
-        return AxisRequest(self.fill, self.readout, self.modes, self.axes, self.ridges)
+        curved = self.ridge is not None or self.round_ >= RIDGE_ROUNDS
+        return AxisRequest(self.fill, self.readout, self.modes, self.axes, self.ridges, curved)
 
     def step(self, total: Accumulator) -> NRSfMSolver:
         """State after a pass with the summed statistic `total`."""
@@ -184,24 +190,57 @@ class NRSfMSolver:
         )
 
     def _turned(self, total: Sums) -> NRSfMSolver:
-        """One round: new axes from the normal equations, and the ridge from the noise."""
+        """One round: new axes from the normal equations, at first with the ridge from the noise.
+
+        After some rounds the best of the three starts goes on alone. With the ridge settled the
+        steps are Newton's; one that made the cost larger, or where it is not convex, is replaced
+        by alternation from the best.
+        """
         if self.round_ >= self.max_rounds:
             return self._chosen(total, False)
         axes = unit_axes(total["normal"], total["right"])
-        change = 1 - np.abs(np.einsum("ski,ski->sk", axes, self.axes))
-        settled = bool((change <= self.tol).all())
-        ridges = self.ridges
-        if self.ridge is None and self.round_ < 10:
-            # y ~ N(0, v p p' + noise I): the moment estimate of a coefficient's variance v.
-            explained = total["py_squares"] - self.noise**2 * total["pp"]
-            variance = explained / np.maximum(total["pp_squares"], np.finfo(float).tiny)
-            least = 1e-3 * total["py_squares"] / np.maximum(total["pp_squares"], 1e-300)
-            ridges = self.noise**2 / np.maximum(np.maximum(variance, least), 1e-300)
-            ridges = np.maximum(ridges, RIDGE_FLOOR * total["pp"] / self.n_frames)
-            settled = False
-        if settled:
+        if self.ridge is None and self.round_ < RIDGE_ROUNDS:
+            ridges = self._ridges(total)
+            solver = replace(self, axes=axes, ridges=ridges, round_=self.round_ + 1)
+            return solver._narrowed(total["cost"])
+        cost = total["cost"]
+        if not self.costs.size:  # the first round with this ridge
+            before, alternated = np.full(cost.shape, np.inf), axes
+        else:
+            before, alternated = self.costs, self.alternated
+        worse = ~(cost <= before * (1 + 1e-13))
+        newton, convex = newton_axes(self.axes, total["normal"], total["right"], total["curve"])
+        best = np.where(worse, before, cost)
+        alternated = np.where(worse[..., None], alternated, axes)
+        following = np.where((worse | ~convex)[..., None], alternated, newton)
+        change = 1 - np.abs(np.einsum("ski,ski->sk", following, self.axes))
+        if (change <= self.tol).all():
             return self._chosen(total, True)
-        return replace(self, axes=axes, ridges=ridges, round_=self.round_ + 1)
+        solver = replace(
+            self, axes=following, alternated=alternated, costs=best, round_=self.round_ + 1
+        )
+        return solver._narrowed(best)
+
+    def _narrowed(self, cost: np.ndarray) -> NRSfMSolver:
+        """Only the best start of every shape, once the starts have been followed far enough."""
+        if len(self.axes) == 1 or self.round_ < START_ROUNDS:
+            return self
+        at = (cost.argmin(axis=0), np.arange(self.n_shapes))
+        narrowed = {"axes": self.axes[at][None], "ridges": self.ridges[at][None]}
+        if self.costs.size:
+            narrowed |= {"alternated": self.alternated[at][None], "costs": self.costs[at][None]}
+        return replace(self, **narrowed)
+
+    def _ridges(self, total: Sums) -> np.ndarray:
+        """Noise variance over each coefficient's variance v, by moments.
+
+        y ~ N(0, v p p' + noise I).
+        """
+        squares = np.maximum(total["pp_squares"], 1e-300)
+        variance = (total["py_squares"] - self.noise**2 * total["pp"]) / squares
+        least = 1e-3 * total["py_squares"] / squares
+        ridges = self.noise**2 / np.maximum(np.maximum(variance, least), 1e-300)
+        return np.asarray(np.maximum(ridges, RIDGE_FLOOR * total["pp"] / self.n_frames))
 
     def _chosen(self, total: Sums, converged: bool) -> NRSfMSolver:
         best = total["cost"].argmin(axis=0)
