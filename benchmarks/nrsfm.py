@@ -54,10 +54,10 @@ TOLERANCE = 1e-4
 def main() -> int:
     """Parse the arguments and run; the exit code is 1 when a limit is not kept."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--smoke", action="store_true", help="400 frames, no sequences")
+    parser.add_argument("--smoke", action="store_true", help="120 frames, no sequences")
     parser.add_argument("--frames", type=int, default=None, help="planted frames (default 50000)")
     options = parser.parse_args()
-    frames = options.frames or (400 if options.smoke else 50_000)
+    frames = options.frames or (120 if options.smoke else 50_000)
     result = race(frames)
     print(f"{frames} frames x 68 points, K = 12, {torch.get_num_threads()} threads")
     print(f"{'':12}{'seconds':>10}{'objective':>14}")
