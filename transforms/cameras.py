@@ -77,8 +77,21 @@ def decompose_cameras(cameras: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 def nearest_scaled_rotation(cameras: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """(scale (n,), rotation (n, 3, 3)): s R[:2] nearest to each camera (n, 2, 3)."""
-    u, s, vt = np.linalg.svd(np.asarray(cameras, np.float64), full_matrices=False)
-    return s.mean(axis=1), complete_rotation(u @ vt)
+    m = np.asarray(cameras, np.float64)
+    first, cross, second = (m[:, 0] ** 2).sum(1), (m[:, 0] * m[:, 1]).sum(1), (m[:, 1] ** 2).sum(1)
+    # the root of the 2 x 2 matrix M M' = [first cross; cross second], by Cayley and Hamilton
+    root = np.sqrt(np.maximum(first * second - cross * cross, 0.0))
+    trace = np.sqrt(first + second + 2 * root)
+    size = np.where(root > 0, root * trace, 1.0)
+    rows = np.empty_like(m)
+    rows[:, 0] = ((second + root)[:, None] * m[:, 0] - cross[:, None] * m[:, 1]) / size[:, None]
+    rows[:, 1] = ((first + root)[:, None] * m[:, 1] - cross[:, None] * m[:, 0]) / size[:, None]
+    scale = trace / 2
+    flat = np.flatnonzero(~(root > 1e-6 * (first + second)))  # nearly of rank one
+    if len(flat):
+        u, s, vt = np.linalg.svd(m[flat], full_matrices=False)
+        scale[flat], rows[flat] = s.mean(axis=1), u @ vt
+    return scale, complete_rotation(rows)
 
 
 def fit_views(gram: np.ndarray, cross: np.ndarray, rounds: int = 12) -> np.ndarray:

@@ -100,11 +100,11 @@ class LatentShape:
 
     def direction(self, name: str) -> np.ndarray:
         """Change of a code for one unit of a parameter, the others unchanged: `code_shape`."""
-        return self.inverse[:, self._columns((name,))[0]].reshape(self.code_shape)
+        return np.asarray(self.inverse[:, self._columns((name,))[0]].reshape(self.code_shape))
 
     def _moved(self, codes: np.ndarray, delta: np.ndarray) -> np.ndarray:
         flat = self._flat(codes) + delta @ self.inverse.T
-        return flat.reshape(len(flat), *self.code_shape)
+        return np.asarray(flat.reshape(len(flat), *self.code_shape))
 
     def _flat(self, codes: np.ndarray) -> np.ndarray:
         flat = flatten_rows(np.asarray(codes, np.float64))
@@ -206,13 +206,13 @@ class LatentShapeSolver:
     tol: float = 1e-5
     phase: str = "moments"
     round_: int = 0
-    moments: Moments | None = None
+    moments: Moments = field(default_factory=lambda: Moments.zero(0))
     penalty: float = 0.0
     shape: np.ndarray = field(default_factory=lambda: np.zeros((0, 0)))
     weights: np.ndarray = field(default_factory=lambda: np.zeros((0, 0)))
     intercept: np.ndarray = field(default_factory=lambda: np.zeros(0))
-    best: tuple[np.ndarray, np.ndarray] | None = None
-    towards: tuple[np.ndarray, np.ndarray] | None = None
+    best: tuple[np.ndarray, ...] = ()
+    towards: tuple[np.ndarray, ...] = ()
     stride: float = 1.0
     cost: float = np.inf
     rms: float = np.nan
@@ -233,7 +233,7 @@ class LatentShapeSolver:
 
     def request(self) -> PassRequest:
         """What the next pass computes."""
-        if self.moments is None:
+        if self.phase == "moments":
             return ParameterMoments(self.model)
         n = len(self.weights)
         return ProjectionRequest(
@@ -311,7 +311,7 @@ class LatentShapeSolver:
 
     def regressor(self, code_shape: Sequence[int] | None = None) -> LatentShape:
         """The learned regressor; UsageError before the passes are done."""
-        if not self.done or self.best is None:
+        if not self.done or not self.best:
             raise UsageError("the regression is not done: drive it with run_passes")
         weights, intercept = self.best
         n = len(weights)

@@ -47,6 +47,8 @@ def seen_points(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     if points.ndim != 3 or points.shape[1] != 2:
         raise UsageError(f"points have shape {points.shape!r}: give (frames, 2, landmarks)")
     seen = np.isfinite(points).all(axis=1)
+    if seen.all():
+        return points, np.ones(seen.shape)
     return np.where(seen[:, None], points, 0.0), seen.astype(np.float64)
 
 

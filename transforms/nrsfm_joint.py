@@ -158,8 +158,8 @@ class JointSolver:
     phase: Literal["refine", "metric", "gauge", "done"] = "refine"
     round_: int = 0
     cost: float = np.inf
-    model_: ShapeModel | None = None
-    best: ShapeModel | None = None
+    model_: ShapeModel = None  # type: ignore[assignment]  # the start
+    best: ShapeModel = None  # type: ignore[assignment]
     left_out: int = 0
     clipped: bool = False
     converged: bool = False

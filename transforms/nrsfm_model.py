@@ -9,7 +9,7 @@ import numpy as np
 
 from schemas.errors import UsageError
 from transforms.cameras import IBUG68_NOSE, angles_of_rotation, decompose_cameras, mean_rotation
-from transforms.nrsfm_frames import Frames, fit_frames, seen_points
+from transforms.nrsfm_frames import CHUNK, Frames, fit_frames, seen_points
 from transforms.nrsfm_passes import camera_frames, centre_points
 from transforms.nrsfm_sequence import cosines, fit_moving
 from transforms.signs import fix_signs, signs_of
@@ -55,22 +55,20 @@ class ShapeModel:
         in closed form, others by alternating least squares over cameras and coefficients.
         """
         points = checked_points(points, self.rigid)
-        if len(self.readout):
-            centred, shift, complete = centre_points(points)
-        else:
-            complete = np.zeros(len(points), bool)
+        complete = np.isfinite(points).all(axis=(1, 2)) & bool(len(self.readout))
         cameras = np.full((len(points), 2, 3), np.nan)
         coefficients = np.full((len(points), len(self.axes)), np.nan)
         translation = np.full((len(points), 2), np.nan)
-        if complete.any():
+        at = np.flatnonzero(complete)
+        for part in (at[i : i + CHUNK] for i in range(0, len(at), CHUNK)):
+            centred, translation[part], _ = centre_points(points[part])
             camera = centred @ self.readout
-            projected = np.einsum("fij,kj->fki", camera, self.axes)
-            y = np.einsum("fil,kl->fki", centred, self.modes, optimize=True)
-            square = (projected**2).sum(axis=2)
-            size = np.maximum(square + self.ridge, np.finfo(float).tiny)
-            cameras[complete] = camera
-            coefficients[complete] = (projected * y).sum(axis=2) / size
-            translation[complete] = shift
+            projected = camera @ self.axes.T
+            y = centred @ self.modes.T
+            size = (projected**2).sum(axis=1) + self.ridge
+            size = np.maximum(size, np.finfo(float).tiny)
+            cameras[part] = camera
+            coefficients[part] = (projected * y).sum(axis=1) / size
         if not complete.all():
             noise = self.noise if self.flags.get("robust") else None
             found = fit_frames(points[~complete], self.rigid, self.basis, self.ridge, noise=noise)

@@ -39,6 +39,8 @@ def fill_points(points: np.ndarray, fill: np.ndarray) -> tuple[np.ndarray, np.nd
         puts zero, the frame's centre, there
     """
     values, seen = seen_points(points)
+    if seen.all() and seen.shape[1] >= LEAST_POINTS:
+        return values - values.mean(axis=2, keepdims=True), seen, np.ones(len(values), bool)
     usable = seen.sum(axis=1) >= LEAST_POINTS
     values, seen = values[usable], seen[usable]
     holes = np.flatnonzero((seen == 0).any(axis=1))
