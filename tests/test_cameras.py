@@ -12,10 +12,11 @@ from transforms.cameras import (
     fit_views,
     metric_conditions,
     metric_upgrade,
+    nearest_scaled_rotation,
     points_of_landmarks,
     rotation_of_angles,
 )
-from transforms.shape_errors import camera_frame_error, similarity_error
+from transforms.shape_errors import camera_frame_error, similarity_error, structure_error
 
 
 def test_angles_and_rotations_are_inverse_and_equal_scipy():
@@ -126,3 +127,27 @@ def test_camera_frame_error_fits_nothing_but_the_mirror():
     truth -= truth.mean(axis=2, keepdims=True)
     assert camera_frame_error(truth * np.array([1, 1, -1])[:, None] + 3, truth).max() < 1e-12
     np.testing.assert_allclose(camera_frame_error(1.1 * truth, truth), 0.1)
+
+
+def test_structure_error_is_free_of_one_orthogonal_map_only():
+    rng = np.random.default_rng(0)
+    truth = rng.standard_normal((6, 3, 11))
+    turn = rotation_of_angles(np.array([[0.3, -1.0, 2.0]]))[0] * np.array([1, 1, -1])
+    assert structure_error(turn @ truth + 2, truth) < 1e-12
+    centred = truth - truth.mean(axis=2, keepdims=True)
+    sigma = centred.std(axis=2).mean()
+    expected = 0.1 * np.linalg.norm(centred, axis=1).mean() / sigma
+    np.testing.assert_allclose(structure_error(1.1 * truth, truth), expected)
+    each = rotation_of_angles(rng.uniform(-1, 1, (6, 3)))
+    assert structure_error(each @ truth, truth) > 0.1
+
+
+def test_nearest_scaled_rotations_are_those_of_the_svd():
+    rng = np.random.default_rng(0)
+    cameras = rng.standard_normal((40, 2, 3))
+    cameras[3, 1] = 2 * cameras[3, 0]  # rank one
+    scale, rotations = nearest_scaled_rotation(cameras)
+    u, s, vt = np.linalg.svd(cameras, full_matrices=False)
+    np.testing.assert_allclose(scale, s.mean(axis=1))
+    np.testing.assert_allclose(rotations[:, :2], u @ vt, atol=1e-9)
+    np.testing.assert_allclose(np.linalg.det(rotations), 1)
