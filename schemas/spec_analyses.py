@@ -117,6 +117,33 @@ class NrsfmSpec(SpecModel):
     labels: Literal["render", "image"] = Field(
         default="render", description="Landmarks of what the code draws, or of the original image."
     )
+    temporal: bool = Field(
+        default=False,
+        description="The rows are one sequence in order, whose shape changes smoothly.",
+    )
+    robust: bool = Field(
+        default=False, description="Student's t loss instead of squares, against stray landmarks."
+    )
+    refine: bool = Field(
+        default=False,
+        description="Refine cameras and shapes jointly (always done with 'robust', or where "
+        "points are missing).",
+    )
+    regressor: Number | None = Field(
+        default=None,
+        ge=0,
+        description="Ridge of a linear regressor from codes to landmark parameters, as a share of "
+        "the codes' variance; it gives directions of pose and shape. Null fits none.",
+    )
+
+    @model_validator(mode="after")
+    def _not_both(self) -> Self:
+        if self.temporal and self.refine:
+            raise ValueError(
+                "'temporal' and 'refine' are both set: a sequence is always refined jointly; "
+                "leave 'refine' out"
+            )
+        return self
 
 
 class SefaSpec(SpecModel):

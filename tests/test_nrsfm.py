@@ -2,17 +2,12 @@
 
 import numpy as np
 import pytest
-from scipy.spatial.transform import Rotation
 
 from schemas.errors import DataError, UsageError
 from transforms.blocks import ArrayBlocks
 from transforms.cameras import (
-    angles_of_rotation,
     decompose_cameras,
     mean_rotation,
-    metric_conditions,
-    metric_upgrade,
-    points_of_landmarks,
     rotation_of_angles,
 )
 from transforms.nrsfm import NRSfMSolver, factorise
@@ -132,14 +127,14 @@ def test_unseen_frames_get_the_same_parameters():
         found.model.fit(s["points"][:, :, :7])
 
 
-def test_frames_with_missing_points_are_left_out_and_counted():
+def test_frames_with_too_few_points_are_left_out_and_counted():
     s = scene(n_shapes=1)
-    s["points"][5, 0, 3] = np.nan
-    found = factorise(s["points"], 1, front=s["front"])
+    s["points"][5, 0, 3:] = np.nan
+    found = factorise(s["points"], 1, front=s["front"], refine=False)
     rest = factorise(np.delete(s["points"], 5, axis=0), 1, front=s["front"])
     assert found.flags["left_out"] == 1
     assert np.isnan(found.shapes()[5]).all() and np.isnan(found.coefficients[5]).all()
-    np.testing.assert_allclose(found.rigid, rest.rigid, atol=1e-9)
+    np.testing.assert_allclose(found.rigid, rest.rigid, atol=1e-6)
 
 
 def test_depth_sign_follows_the_hint_both_ways():
@@ -198,67 +193,6 @@ def test_a_stopped_solver_says_so():
     assert model.flags["converged"] is False
 
 
-# ---- cameras
-
-
-def test_angles_and_rotations_are_inverse_and_equal_scipy():
-    rng = np.random.default_rng(0)
-    angles = rng.uniform(-1, 1, (50, 3)) * [3.0, 1.5, 3.0]
-    rotations = rotation_of_angles(angles)
-    np.testing.assert_allclose(angles_of_rotation(rotations), angles, atol=1e-10)
-    peer = Rotation.from_euler("xyz", angles).as_matrix()  # extrinsic x, y, z: Rz Ry Rx
-    np.testing.assert_allclose(rotations, peer, atol=1e-12)
-
-
-def test_positive_yaw_turns_to_the_images_right():
-    nose = np.array([0.0, 0.0, 1.0])
-    turned = rotation_of_angles(np.array([[0.0, 0.5, 0.0]]))[0] @ nose
-    assert turned[0] > 0 and turned[2] > 0
-
-
-def test_cameras_decompose_as_in_algorithm_2():
-    rng = np.random.default_rng(0)
-    cameras = rng.standard_normal((30, 2, 3))
-    k, rotations = decompose_cameras(cameras)
-    np.testing.assert_allclose(k @ rotations[:, :2], cameras, atol=1e-12)
-    assert (k[:, 0, 0] > 0).all() and (k[:, 1, 1] > 0).all() and (k[:, 1, 0] == 0).all()
-    np.testing.assert_allclose(
-        rotations @ np.swapaxes(rotations, 1, 2), np.broadcast_to(np.eye(3), (30, 3, 3)), atol=1e-12
-    )
-    np.testing.assert_allclose(np.linalg.det(rotations), 1)
-    for camera, upper in zip(cameras[:5], k[:5], strict=True):  # thesis Algorithm 2, step by step
-        q, r = np.linalg.qr(np.flipud(camera).T)
-        kk = np.fliplr(np.flipud(r.T))
-        np.testing.assert_allclose(kk @ np.diag(np.sign(np.diag(kk))), upper, atol=1e-12)
-        assert q.shape == (3, 2)
-    with pytest.raises(UsageError, match="shape"):
-        decompose_cameras(cameras[0])
-
-
-def test_metric_upgrade_undoes_an_affine_map_and_flags_indefinite_ones():
-    rng = np.random.default_rng(0)
-    rotations = rotation_of_angles(rng.uniform(-1, 1, (40, 3)))[:, :2]
-    distorted = rotations @ (np.diag([1.0, 0.5, 0.2]) + 0.1 * rng.standard_normal((3, 3)))
-    upgrade, clipped = metric_upgrade(*metric_conditions(distorted, np.ones(40)))
-    metric = distorted @ upgrade
-    gram = metric @ np.swapaxes(metric, 1, 2)
-    np.testing.assert_allclose(gram / gram[:, :1, :1], np.tile(np.eye(2), (40, 1, 1)), atol=1e-8)
-    assert not clipped
-    indefinite = np.eye(6) - 0.9 * np.outer(c := np.array([1, 0, 0, 1, 0, -1.0]), c) / 3
-    assert metric_upgrade(indefinite, np.eye(6))[1]
-
-
-def test_metric_upgrade_does_not_depend_on_the_affine_basis():
-    rng = np.random.default_rng(1)
-    rotations = rotation_of_angles(rng.uniform(-0.5, 0.5, (60, 3)))[:, :2]
-    noisy = rotations + 0.02 * rng.standard_normal(rotations.shape)
-    basis = np.diag([1.0, 0.7, 0.05]) @ rotation_of_angles(np.ones((1, 3)))[0]
-    ways = [b @ metric_upgrade(*metric_conditions(noisy @ b, np.ones(60)))[0] for b in
-            (np.eye(3), basis)]  # fmt: skip
-    one, other = (w @ w.T / np.trace(w @ w.T) for w in ways)
-    np.testing.assert_allclose(one, other, atol=1e-7)
-
-
 def test_depth_survives_deformation_seen_from_two_sides():
     """Two narrow groups of views and a moving mouth: depth is neither stretched nor lost."""
     rng = np.random.default_rng(2)
@@ -288,35 +222,3 @@ def test_unit_axes_minimise_on_the_sphere():
     for h, g, x in zip(normal, right, d, strict=True):
         costs = np.einsum("ni,ij,nj->n", sphere, h, sphere) - 2 * sphere @ g
         assert x @ h @ x - 2 * g @ x <= costs.min() + 1e-9
-
-
-def test_landmarks_turn_upright_once():
-    landmarks = np.array([[[1.0, 2.0], [3.0, 4.0]]])
-    np.testing.assert_array_equal(points_of_landmarks(landmarks), [[[1, 3], [-2, -4]]])
-
-
-# ---- errors
-
-
-def test_similarity_error_ignores_similarities_and_minds_mirrors():
-    rng = np.random.default_rng(0)
-    truth = rng.standard_normal((5, 3, 12))
-    moved = 2.5 * (rotation_of_angles(rng.uniform(-1, 1, (5, 3))) @ truth) + 4
-    error, aligned = similarity_error(moved, truth)
-    np.testing.assert_allclose(error, 0, atol=1e-12)
-    np.testing.assert_allclose(aligned, truth, atol=1e-10)
-    mirrored = moved * np.array([1, 1, -1])[:, None]
-    assert similarity_error(mirrored, truth)[0].min() > 0.1
-    assert similarity_error(mirrored, truth, reflect=True)[0].max() < 1e-12
-    noisy = truth + 0.1 * rng.standard_normal(truth.shape)
-    assert 0.03 < similarity_error(noisy, truth)[0].mean() < 0.15
-    with pytest.raises(UsageError, match="frames"):
-        similarity_error(truth, truth[:, :2])
-
-
-def test_camera_frame_error_fits_nothing_but_the_mirror():
-    rng = np.random.default_rng(0)
-    truth = rng.standard_normal((4, 3, 9))
-    truth -= truth.mean(axis=2, keepdims=True)
-    assert camera_frame_error(truth * np.array([1, 1, -1])[:, None] + 3, truth).max() < 1e-12
-    np.testing.assert_allclose(camera_frame_error(1.1 * truth, truth), 0.1)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 import scipy.linalg
+from scipy.spatial.transform import Rotation
 
 from schemas.errors import UsageError
 
@@ -76,8 +77,58 @@ def decompose_cameras(cameras: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 def nearest_scaled_rotation(cameras: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """(scale (n,), rotation (n, 3, 3)): s R[:2] nearest to each camera (n, 2, 3)."""
-    u, s, vt = np.linalg.svd(np.asarray(cameras, np.float64), full_matrices=False)
-    return s.mean(axis=1), complete_rotation(u @ vt)
+    m = np.asarray(cameras, np.float64)
+    first, cross, second = (m[:, 0] ** 2).sum(1), (m[:, 0] * m[:, 1]).sum(1), (m[:, 1] ** 2).sum(1)
+    # the root of the 2 x 2 matrix M M' = [first cross; cross second], by Cayley and Hamilton
+    root = np.sqrt(np.maximum(first * second - cross * cross, 0.0))
+    trace = np.sqrt(first + second + 2 * root)
+    size = np.where(root > 0, root * trace, 1.0)
+    rows = np.empty_like(m)
+    rows[:, 0] = ((second + root)[:, None] * m[:, 0] - cross[:, None] * m[:, 1]) / size[:, None]
+    rows[:, 1] = ((first + root)[:, None] * m[:, 1] - cross[:, None] * m[:, 0]) / size[:, None]
+    scale = trace / 2
+    flat = np.flatnonzero(~(root > 1e-6 * (first + second)))  # nearly of rank one
+    if len(flat):
+        u, s, vt = np.linalg.svd(m[flat], full_matrices=False)
+        scale[flat], rows[flat] = s.mean(axis=1), u @ vt
+    return scale, complete_rotation(rows)
+
+
+def fit_views(gram: np.ndarray, cross: np.ndarray, rounds: int = 12) -> np.ndarray:
+    """Rotations R (n, 3, 3) that minimise |X_f - (R_f)_{1:2} S_f|^2, from second moments.
+
+    gram : (n, 3, 3), S_f S_f';  cross : (n, 2, 3), X_f S_f', of centred points (or weighted ones)
+    rounds : damped Gauss-Newton steps on the rotations; a frame takes a step only if it is better
+
+    Starts from the nearest rotation to the best affine camera, which alone is not the minimum.
+    """
+    affine = cross @ np.linalg.pinv(gram, rcond=1e-10, hermitian=True)
+    rotations = nearest_scaled_rotation(affine)[1]
+
+    def cost(r: np.ndarray) -> np.ndarray:
+        return np.asarray(((r[:, :2] @ gram - 2 * cross) * r[:, :2]).sum(axis=(1, 2)))
+
+    best = cost(rotations)
+    damping = np.full(len(gram), 1e-3)
+    size = np.maximum(np.trace(gram, axis1=1, axis2=2), 1e-200)
+    for _ in range(rounds):
+        moment = rotations @ gram @ np.swapaxes(rotations, 1, 2)  # of the turned points p
+        left = cross @ np.swapaxes(rotations, 1, 2) - moment[:, :2]  # residual times p'
+        # a turn by w moves the image of p by (w_y p_z - w_z p_y, w_z p_x - w_x p_z)
+        slope = np.stack([-left[:, 1, 2], left[:, 0, 2], left[:, 1, 0] - left[:, 0, 1]], axis=1)
+        normal = np.zeros_like(gram)
+        normal[:, 0, 0] = normal[:, 1, 1] = moment[:, 2, 2]
+        normal[:, 2, 2] = moment[:, 0, 0] + moment[:, 1, 1]
+        normal[:, :2, 2] = normal[:, 2, :2] = -moment[:, :2, 2]
+        normal += (damping * size)[:, None, None] * np.eye(3)
+        turn = Rotation.from_rotvec(np.linalg.solve(normal, slope[..., None])[..., 0])
+        tried = turn.as_matrix() @ rotations
+        found = cost(tried)
+        better = found <= best
+        rotations = np.where(better[:, None, None], tried, rotations)
+        best = np.where(better, found, best)
+        damping = np.where(better, 0.3 * damping, 4 * damping)
+    return rotations
 
 
 def mean_rotation(rotation_sum: np.ndarray) -> np.ndarray:

@@ -17,159 +17,45 @@ import numpy as np
 
 from schemas.errors import DataError, UsageError
 from transforms.blocks import DEFAULT_BLOCK_ROWS, Accumulator, ArrayBlocks, Sums
-from transforms.cameras import (
-    IBUG68_NOSE,
-    angles_of_rotation,
-    decompose_cameras,
-    mean_rotation,
-    metric_upgrade,
+from transforms.cameras import mean_rotation, metric_upgrade
+from transforms.nrsfm_joint import JointSolver
+from transforms.nrsfm_model import (
+    MIRROR,
+    Flags,
+    NRSfM,
+    SequenceModel,
+    ShapeModel,
+    default_front,
+    depth_flipped,
+    sequence_model,
 )
 from transforms.nrsfm_passes import (
     AxisRequest,
     CameraRequest,
     GramRequest,
-    camera_frames,
-    centre_points,
+    newton_axes,
     unit_axes,
 )
+from transforms.nrsfm_sequence import SMOOTHNESS, SequenceSolver
 from transforms.passes import PassRequest, run_passes
 from transforms.signs import fix_signs
 
-Phase = Literal["gram", "metric", "gauge", "axes", "done"]
+Phase = Literal["gram", "fill", "metric", "gauge", "axes", "done"]
 # Least ridge, as a share of the mean |M_f d_k|^2: where an axis lies within about 6 degrees of the
 # line of sight its coefficient is not seen, whatever the noise estimate says.
 RIDGE_FLOOR = 1e-2
-_MIRROR = np.diag([1.0, 1.0, -1.0])
-
-
-@dataclass(frozen=True)
-class ShapeModel:
-    """What the factorisation learns from all frames; frames' parameters follow in closed form.
-
-    rigid : float64 (3, L), B_0, centred, facing the camera, in the points' unit of length
-    axes : float64 (K, 3), unit d_k;  modes : float64 (K, L), orthonormal b_k
-    readout : float64 (L, 3), a centred frame's camera is X_f @ readout
-    ridge : float64 (K,), penalty on a coefficient: noise variance over coefficient variance
-    noise : standard deviation of a coordinate that the model does not explain
-    n_frames : complete frames used
-    flags : metric_clipped (the metric upgrade was not definite), depth_sign ('front': by the hint,
-        'arbitrary': mirror images in depth fit equally well), left_out (frames with missing
-        points), converged
-    """
-
-    rigid: np.ndarray
-    axes: np.ndarray
-    modes: np.ndarray
-    readout: np.ndarray
-    ridge: np.ndarray
-    noise: float
-    n_frames: int
-    flags: dict[str, bool | int | str]
-
-    @property
-    def basis(self) -> np.ndarray:
-        """B_k = d_k b_k', float64 (K, 3, L)."""
-        return self.axes[:, :, None] * self.modes[:, None, :]
-
-    def fit(self, points: np.ndarray) -> NRSfM:
-        """Parameters of frames, seen or unseen (Paper III, eq. 11), in closed form.
-
-        points : (F, 2, L), y up. Frames with a point that is not finite get NaN parameters.
-        """
-        points = np.asarray(points, np.float64)
-        if points.ndim != 3 or points.shape[2] != self.rigid.shape[1]:
-            raise UsageError(
-                f"points have shape {points.shape!r} but the model has {self.rigid.shape[1]!r} "
-                "landmarks: give (frames, 2, landmarks)"
-            )
-        centred, shift, complete = centre_points(points)
-        camera = centred @ self.readout
-        projected = np.einsum("fij,kj->fki", camera, self.axes)
-        y = np.einsum("fil,kl->fki", centred, self.modes)
-        square = (projected**2).sum(axis=2)
-        size = np.maximum(square + self.ridge, np.finfo(float).tiny)
-        cameras = np.full((len(points), 2, 3), np.nan)
-        coefficients = np.full((len(points), len(self.axes)), np.nan)
-        translation = np.full((len(points), 2), np.nan)
-        cameras[complete] = camera
-        coefficients[complete] = (projected * y).sum(axis=2) / size
-        translation[complete] = shift
-        return NRSfM(self, cameras, coefficients, translation)
-
-
-@dataclass(frozen=True)
-class NRSfM:
-    """A shape model and the parameters of F frames.
-
-    cameras : float64 (F, 2, 3);  coefficients : float64 (F, K);  translation : float64 (F, 2)
-    """
-
-    model: ShapeModel
-    cameras: np.ndarray
-    coefficients: np.ndarray
-    translation: np.ndarray
-
-    @property
-    def rigid(self) -> np.ndarray:
-        """B_0, float64 (3, L)."""
-        return self.model.rigid
-
-    @property
-    def basis(self) -> np.ndarray:
-        """B_k, float64 (K, 3, L)."""
-        return self.model.basis
-
-    @property
-    def flags(self) -> dict[str, bool | int | str]:
-        """See `ShapeModel`."""
-        return self.model.flags
-
-    @property
-    def scale(self) -> np.ndarray:
-        """Size of each frame relative to the rigid shape, sqrt(k11 k22), float64 (F,)."""
-        k = decompose_cameras(self.cameras)[0]
-        return np.sqrt(k[:, 0, 0] * k[:, 1, 1])
-
-    @property
-    def angles(self) -> np.ndarray:
-        """(pitch, yaw, roll) in radians, float64 (F, 3); zero faces the camera."""
-        return angles_of_rotation(decompose_cameras(self.cameras)[1])
-
-    def world_shapes(self) -> np.ndarray:
-        """B_0 + sum_k a_fk B_k before the cameras, float64 (F, 3, L)."""
-        moved = np.einsum("fk,kj,kl->fjl", self.coefficients, self.model.axes, self.model.modes)
-        return self.rigid + moved
-
-    def shapes(self) -> np.ndarray:
-        """Shapes in the camera frame, centred, float64 (F, 3, L).
-
-        x and y are the modelled points; z is scaled as the camera scales the image.
-        """
-        shapes = np.full((len(self.cameras), 3, self.rigid.shape[1]), np.nan)
-        complete = np.isfinite(self.cameras).all(axis=(1, 2))
-        shapes[complete] = camera_frames(self.cameras[complete]) @ self.world_shapes()[complete]
-        return shapes
-
-    def project(self) -> np.ndarray:
-        """Modelled points (F, 2, L), translation included (Paper III, eq. 2)."""
-        return self.cameras @ self.world_shapes() + self.translation[:, :, None]
-
-    def parameters(self) -> tuple[list[str], np.ndarray]:
-        """(names, float64 (F, 8 + K)): q = (k, theta, alpha, t) of Paper III, angles in radians."""
-        k, rotations = decompose_cameras(self.cameras)
-        names = ["k11", "k12", "k22", "pitch", "yaw", "roll"]
-        names += [f"alpha{i}" for i in range(self.coefficients.shape[1])] + ["tx", "ty"]
-        camera = np.stack([k[:, 0, 0], k[:, 0, 1], k[:, 1, 1]], axis=1)
-        angles = angles_of_rotation(rotations)
-        return names, np.hstack([camera, angles, self.coefficients, self.translation])
+START_ROUNDS = 4
+RIDGE_ROUNDS = 8
+FILL_ROUNDS = 40
 
 
 @dataclass(frozen=True)
 class NRSfMSolver:
     """The factorisation as a machine of passes (a `PassSolver`).
 
-    Passes: the L x L Gram; the metric conditions; scale and mean rotation, which set the gauge;
-    then the normal equations of the axes until they settle.
+    Passes: the L x L Gram, again with the points filled in that were not seen, until the three
+    singular vectors that fill them settle; the metric conditions; scale and mean rotation,
+    which set the gauge; then the normal equations of the axes until they settle.
 
     n_shapes : K >= 0;  front : points nearer to the viewer than the others, or None
     """
@@ -184,6 +70,7 @@ class NRSfMSolver:
     n_frames: int = 0
     left_out: int = 0
     noise: float = 0.0
+    fill: np.ndarray = field(default_factory=lambda: np.zeros((0, 3)))
     clipped: bool = False
     converged: bool = True
     rigid: np.ndarray = field(default_factory=lambda: np.zeros((3, 0)))
@@ -191,6 +78,8 @@ class NRSfMSolver:
     modes: np.ndarray = field(default_factory=lambda: np.zeros((0, 0)))
     axes: np.ndarray = field(default_factory=lambda: np.zeros((3, 0, 3)))
     ridges: np.ndarray = field(default_factory=lambda: np.zeros((3, 0)))
+    alternated: np.ndarray = field(default_factory=lambda: np.zeros((3, 0, 3)))
+    costs: np.ndarray = field(default_factory=lambda: np.zeros((0, 0)))
     best: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
 
     def __post_init__(self) -> None:
@@ -206,17 +95,18 @@ class NRSfMSolver:
 
     def request(self) -> PassRequest:
         """What the next pass computes."""
-        if self.phase == "gram":
-            return GramRequest()
+        if self.phase in ("gram", "fill"):
+            return GramRequest(self.fill)
         if self.phase in ("metric", "gauge"):
-            return CameraRequest(self.readout, self.phase == "metric")
-        return AxisRequest(self.readout, self.modes, self.axes, self.ridges)
+            return CameraRequest(self.fill, self.readout, self.phase == "metric")
+        curved = self.ridge is not None or self.round_ >= RIDGE_ROUNDS
+        return AxisRequest(self.fill, self.readout, self.modes, self.axes, self.ridges, curved)
 
     def step(self, total: Accumulator) -> NRSfMSolver:
         """State after a pass with the summed statistic `total`."""
         if not isinstance(total, Sums):
             raise UsageError(f"a pass returned {type(total).__name__!r}: give it this request")
-        if self.phase == "gram":
+        if self.phase in ("gram", "fill"):
             return self._factorised(total)
         if self.phase == "metric":
             upgrade, clipped = metric_upgrade(total["failures"], total["scales"])
@@ -238,11 +128,20 @@ class NRSfMSolver:
                 f"{max(n_points - 4, 0)!r} (4 landmarks are needed for the rigid shape)"
             )
         if frames < 3:
-            raise DataError(f"{frames!r} complete frames where at least 3 are needed: add frames")
+            raise DataError(
+                f"{frames!r} frames with at least 4 points where at least 3 are needed: add frames"
+            )
         if self.front is not None and not all(0 <= i < n_points for i in self.front):
             raise UsageError(f"front is {self.front!r}: give points in 0..{n_points - 1!r}")
+        pairs = total["pairs"]
+        if self.phase == "gram" and pairs.min() < frames:
+            return self._filled(gram * frames / np.maximum(pairs, 1.0))
         values, vectors = np.linalg.eigh(gram)
         values, vectors = np.maximum(values[::-1], 0.0), vectors[:, ::-1]
+        if self.phase == "fill" and self.round_ < FILL_ROUNDS:
+            lost = 1 - np.linalg.norm(self.fill.T @ vectors[:, :3], axis=1).min()
+            if lost > 1e-10:
+                return self._filled(gram)
         if values[2] <= 1e-14 * values[0]:
             raise DataError(
                 "the points span fewer than 3 dimensions over all frames: the views do not differ "
@@ -255,6 +154,7 @@ class NRSfMSolver:
         return replace(
             self,
             phase="metric",
+            round_=0,
             n_frames=frames,
             left_out=int(total["left_out"]),
             noise=float(np.sqrt(noise)),
@@ -263,6 +163,11 @@ class NRSfMSolver:
             modes=fix_signs(vectors[:, 3 : 3 + k].T),
         )
 
+    def _filled(self, gram: np.ndarray) -> NRSfMSolver:
+        """Next round of filling in, with the first three singular vectors."""
+        fill = np.ascontiguousarray(np.linalg.eigh(gram)[1][:, ::-1][:, :3])
+        return replace(self, phase="fill", fill=fill, round_=self.round_ + 1)
+
     def _placed(self, total: Sums) -> NRSfMSolver:
         """Gauge: unit mean square scale, mean rotation at zero angles, depth sign by the hint."""
         scale = np.sqrt(total["scale_squares"] / self.n_frames)
@@ -270,14 +175,8 @@ class NRSfMSolver:
             raise DataError("all points of a frame coincide: leave these frames out")
         turn = mean_rotation(total["rotations"])
         readout, rigid = self.readout @ turn.T / scale, turn @ self.rigid * scale
-        if self.front is not None:
-            nearer = np.zeros(rigid.shape[1], bool)
-            nearer[list(self.front)] = True
-            flip = rigid[2, nearer].mean() < rigid[2, ~nearer].mean()
-        else:  # no hint: a fixed rule, so that equal data give equal results
-            flip = bool(fix_signs(rigid[2:])[0] @ rigid[2] < 0)
-        if flip:
-            readout, rigid = readout @ _MIRROR, _MIRROR @ rigid
+        if depth_flipped(rigid, self.front):
+            readout, rigid = readout @ MIRROR, MIRROR @ rigid
         k = self.n_shapes
         axes = np.broadcast_to(np.eye(3)[:, None], (3, k, 3)).copy()
         ridges = np.full((3, k), self.noise**2 if self.ridge is None else self.ridge)
@@ -291,24 +190,57 @@ class NRSfMSolver:
         )
 
     def _turned(self, total: Sums) -> NRSfMSolver:
-        """One round: new axes from the normal equations, and the ridge from the noise."""
+        """One round: new axes from the normal equations, at first with the ridge from the noise.
+
+        After some rounds the best of the three starts goes on alone. With the ridge settled the
+        steps are Newton's; one that made the cost larger, or where it is not convex, is replaced
+        by alternation from the best.
+        """
         if self.round_ >= self.max_rounds:
             return self._chosen(total, False)
         axes = unit_axes(total["normal"], total["right"])
-        change = 1 - np.abs(np.einsum("ski,ski->sk", axes, self.axes))
-        settled = bool((change <= self.tol).all())
-        ridges = self.ridges
-        if self.ridge is None and self.round_ < 10:
-            # y ~ N(0, v p p' + noise I): the moment estimate of a coefficient's variance v.
-            explained = total["py_squares"] - self.noise**2 * total["pp"]
-            variance = explained / np.maximum(total["pp_squares"], np.finfo(float).tiny)
-            least = 1e-3 * total["py_squares"] / np.maximum(total["pp_squares"], 1e-300)
-            ridges = self.noise**2 / np.maximum(np.maximum(variance, least), 1e-300)
-            ridges = np.maximum(ridges, RIDGE_FLOOR * total["pp"] / self.n_frames)
-            settled = False
-        if settled:
+        if self.ridge is None and self.round_ < RIDGE_ROUNDS:
+            ridges = self._ridges(total)
+            solver = replace(self, axes=axes, ridges=ridges, round_=self.round_ + 1)
+            return solver._narrowed(total["cost"])
+        cost = total["cost"]
+        if not self.costs.size:  # the first round with this ridge
+            before, alternated = np.full(cost.shape, np.inf), axes
+        else:
+            before, alternated = self.costs, self.alternated
+        worse = ~(cost <= before * (1 + 1e-13))
+        newton, convex = newton_axes(self.axes, total["normal"], total["right"], total["curve"])
+        best = np.where(worse, before, cost)
+        alternated = np.where(worse[..., None], alternated, axes)
+        following = np.where((worse | ~convex)[..., None], alternated, newton)
+        change = 1 - np.abs(np.einsum("ski,ski->sk", following, self.axes))
+        if (change <= self.tol).all():
             return self._chosen(total, True)
-        return replace(self, axes=axes, ridges=ridges, round_=self.round_ + 1)
+        solver = replace(
+            self, axes=following, alternated=alternated, costs=best, round_=self.round_ + 1
+        )
+        return solver._narrowed(best)
+
+    def _narrowed(self, cost: np.ndarray) -> NRSfMSolver:
+        """Only the best start of every shape, once the starts have been followed far enough."""
+        if len(self.axes) == 1 or self.round_ < START_ROUNDS:
+            return self
+        at = (cost.argmin(axis=0), np.arange(self.n_shapes))
+        narrowed = {"axes": self.axes[at][None], "ridges": self.ridges[at][None]}
+        if self.costs.size:
+            narrowed |= {"alternated": self.alternated[at][None], "costs": self.costs[at][None]}
+        return replace(self, **narrowed)
+
+    def _ridges(self, total: Sums) -> np.ndarray:
+        """Noise variance over each coefficient's variance v, by moments.
+
+        y ~ N(0, v p p' + noise I).
+        """
+        squares = np.maximum(total["pp_squares"], 1e-300)
+        variance = (total["py_squares"] - self.noise**2 * total["pp"]) / squares
+        least = 1e-3 * total["py_squares"] / squares
+        ridges = self.noise**2 / np.maximum(np.maximum(variance, least), 1e-300)
+        return np.asarray(np.maximum(ridges, RIDGE_FLOOR * total["pp"] / self.n_frames))
 
     def _chosen(self, total: Sums, converged: bool) -> NRSfMSolver:
         best = total["cost"].argmin(axis=0)
@@ -319,7 +251,7 @@ class NRSfMSolver:
         if not self.done:
             raise UsageError("the factorisation is not done: drive it with run_passes")
         at = (self.best, np.arange(self.n_shapes))
-        flags: dict[str, bool | int | str] = {
+        flags: Flags = {
             "metric_clipped": self.clipped,
             "depth_sign": "arbitrary" if self.front is None else "front",
             "left_out": self.left_out,
@@ -337,35 +269,74 @@ class NRSfMSolver:
         )
 
 
-def default_front(n_points: int, front: Sequence[int] | None) -> tuple[int, ...] | None:
-    """The hint as given; the nose for 68 (iBUG) points; else none."""
-    if front is not None:
-        return tuple(int(i) for i in front)
-    return IBUG68_NOSE if n_points == 68 else None
-
-
 def factorise(
     points: np.ndarray,
     n_shapes: int = 0,
     *,
     front: Sequence[int] | None = None,
     ridge: float | None = None,
+    temporal: bool = False,
+    smoothness: float = SMOOTHNESS,
+    robust: bool = False,
+    refine: bool | None = None,
+    max_rounds: int = 20,
     block_rows: int = DEFAULT_BLOCK_ROWS,
 ) -> NRSfM:
-    """Rigid shape, rank-one basis shapes, cameras and coefficients of frames of points.
+    """Rigid shape, basis shapes, cameras and coefficients of frames of points.
 
-    points : (F, 2, L), x right and y up, any unit; frames with a point that is not finite are left
-        out of the model, counted in `flags` and get NaN parameters
+    points : (F, 2, L), x right and y up, any unit, NaN where a point was not seen; frames with
+        fewer than 4 seen points are left out, counted in `flags` and get NaN cameras
     n_shapes : K, 0 for the rigid fit, at most L - 4
     front : points that lie nearer to the viewer than the others, on average: decides between the
         two mirror images in depth; default the nose when L is 68
     ridge : penalty on coefficients; default noise variance over coefficient variance, at least
         RIDGE_FLOOR of the mean |M_f d_k|^2: coefficients along the line of sight blow up without
+    temporal : the frames are a sequence in order, whose shape changes smoothly; basis shapes are
+        then the principal shapes of the motion, not rank-one (see `transforms.nrsfm_sequence`)
+    smoothness : weight of the penalty on fast changes of a sequence, 0 or more
+    robust : Student's t loss with 4 degrees of freedom instead of squares
+    refine : refine cameras, coefficients and rank-one shapes jointly (see
+        `transforms.nrsfm_joint`); default where points are missing or the loss is robust
+    max_rounds : rounds of the joint refinement, or of a sequence's alternation, at most
 
-    Raises DataError for fewer than 3 complete frames or views that do not show depth.
+    Raises DataError for fewer than 3 usable frames or views that do not show depth.
     """
     points = np.asarray(points)
     if points.ndim != 3 or points.shape[1] != 2:
         raise UsageError(f"points have shape {points.shape!r}: give (frames, 2, landmarks)")
-    solver = NRSfMSolver(n_shapes, default_front(points.shape[2], front), ridge)
-    return run_passes(solver, ArrayBlocks({"points": points}, block_rows)).model().fit(points)
+    frames = np.arange(len(points))
+    source = ArrayBlocks({"points": points, "frame": frames}, block_rows)
+    front = default_front(points.shape[2], front)
+    start = run_passes(NRSfMSolver(0 if temporal else n_shapes, front, ridge), source).model()
+    if temporal:
+        sequence = SequenceSolver(
+            start.rigid, len(points), smoothness, max_rounds, start.noise if robust else None
+        )
+        solved = run_passes(sequence, source)
+        return sequence_result(solved, n_shapes, front, start.flags).fit(points, frames)
+    if refine is None:
+        refine = robust or not np.isfinite(points).all()
+    if refine:
+        start = run_passes(JointSolver(start, robust, max_rounds, front), source).model()
+    return start.fit(points)
+
+
+def sequence_result(
+    solver: SequenceSolver, n_shapes: int, front: tuple[int, ...] | None, flags: Flags
+) -> SequenceModel:
+    """The model of a finished `SequenceSolver`, with the flags of the rigid fit it started from."""
+    if n_shapes < 0:
+        raise UsageError(f"n_shapes is {n_shapes!r}: give 0 (rigid) or more")
+    total = solver.total
+    noise = float(np.sqrt(total["square"] / max(2 * float(total["seen"]), 1.0)))
+    flags = {
+        **flags,
+        "left_out": int(total["left_out"]),
+        "converged": solver.converged,
+        "robust": solver.noise is not None,
+        "rounds": solver.round_,
+    }
+    scale = noise if solver.noise is None else solver.noise
+    return sequence_model(
+        solver.best, total["rotations"], solver.n_frames, n_shapes, scale, front, flags
+    )

@@ -53,3 +53,18 @@ def camera_frame_error(shapes: np.ndarray, truth: np.ndarray) -> np.ndarray:
         np.linalg.norm(x - s, axis=(1, 2)), np.linalg.norm(mirrored - s, axis=(1, 2))
     )
     return error / np.where(norm > 0, norm, 1.0)
+
+
+def structure_error(shapes: np.ndarray, truth: np.ndarray) -> float:
+    """Mean distance of points over sigma, after one orthogonal map for the whole sequence.
+
+    shapes, truth : (F, 3, L), centred here. sigma is the mean standard deviation of a frame's
+    coordinates; the map is the orthogonal factor of truth pinv(shapes); no scale is fitted (the
+    e_3D of Akhter, Sheikh, Khan and Kanade 2008).
+    """
+    x, s = _centred(shapes, truth)
+    flat_x, flat_s = (np.swapaxes(v, 0, 1).reshape(3, -1) for v in (x, s))
+    u, _, vt = np.linalg.svd(flat_s @ np.linalg.pinv(flat_x))
+    sigma = s.std(axis=2).mean()
+    distance = np.linalg.norm(s - (u @ vt) @ x, axis=1)
+    return float(distance.mean() / (sigma if sigma > 0 else 1.0))

@@ -7,9 +7,15 @@ import numpy as np
 from pipelines.fits.inputs import Fitted, Inputs
 from schemas.errors import UsageError
 from transforms.blocks import BlockSource
-from transforms.cameras import IBUG68_NOSE
-from transforms.nrsfm import NRSfM, NRSfMSolver
+from transforms.landmark_map import parameter_names
+from transforms.latent_shape import LatentShapeSolver
+from transforms.nrsfm import NRSfMSolver, sequence_result
+from transforms.nrsfm_joint import JointSolver
+from transforms.nrsfm_model import NRSfM, SequenceModel, ShapeModel, default_front
+from transforms.nrsfm_sequence import SequenceSolver
 from transforms.sources import SelectBlocks, StoreBlocks
+
+POSE = ("pitch", "yaw", "roll")
 
 
 def landmark_blocks(inputs: Inputs) -> tuple[str, SelectBlocks]:
@@ -21,7 +27,8 @@ def landmark_blocks(inputs: Inputs) -> tuple[str, SelectBlocks]:
         if match is not None and match[1].startswith("landmarks/"):
             stage, array = match
             source = StoreBlocks(inputs.store.path, (array,), ("invert", stage))
-            return array, SelectBlocks(source, {"points": array}, landmarks=("points",))
+            frames = {"frame": np.arange(inputs.store.n_rows)}
+            return array, SelectBlocks(source, {"points": array}, frames, landmarks=("points",))
     raise UsageError(
         f"the store has no landmarks {wanted.landmarks!r}: annotate with a model of kind "
         "'landmarks' of that name"
@@ -32,7 +39,8 @@ def fit_nrsfm(inputs: Inputs) -> Fitted:
     """Rigid shape, basis shapes, and every row's camera and coefficients.
 
     The model's ``residual`` is the root mean square of the re-projection, ``residual_rigid`` that
-    of the rigid shape alone, both in pixels.
+    of the rigid shape alone, both in pixels. With a regressor there is a direction for every
+    parameter of pose and shape, the change of a code that moves this parameter alone.
     """
     wanted = inputs.spec.analyse.nrsfm
     array, source = landmark_blocks(inputs)
@@ -43,24 +51,17 @@ def fit_nrsfm(inputs: Inputs) -> Fitted:
         numbers, arrays = source.read(block)
         if not len(numbers):
             continue
-        fit = model.fit(arrays["points"])
+        points = arrays["points"]
+        fit = _fit(model, points, numbers)
         rows.append(numbers)
         parts.append(fit.parameters()[1])
-        error += float(np.nansum((fit.project() - arrays["points"]) ** 2))
-        error_rigid += float(
-            np.nansum((rigid.fit(arrays["points"]).project() - arrays["points"]) ** 2)
-        )
-        n += int(np.isfinite(arrays["points"]).sum())
-    names = NRSfM(
-        model, np.zeros((0, 2, 3)), np.zeros((0, wanted.n_shapes)), np.zeros((0, 2))
-    ).parameters()[0]
-    return Fitted(
+        error += float(np.nansum((fit.project() - points) ** 2))
+        error_rigid += float(np.nansum((_fit(rigid, points, numbers).project() - points) ** 2))
+        n += int(np.isfinite(points).sum())
+    out = Fitted(
         arrays={
             "rigid": model.rigid,
             "basis": model.basis,
-            "axes": model.axes,
-            "modes": model.modes,
-            "readout": model.readout,
             "ridge": model.ridge,
             "rows": np.concatenate(rows),
             "parameters": np.concatenate(parts),
@@ -69,22 +70,85 @@ def fit_nrsfm(inputs: Inputs) -> Fitted:
             "flags": dict(model.flags),
             "noise": model.noise,
             "frames": model.n_frames,
-            "n_shapes": wanted.n_shapes,
-            "parameter_names": names,
+            "n_shapes": len(model.basis),
+            "parameter_names": list(parameter_names(len(model.basis))),
             "landmarks": array,
             "residual": float(np.sqrt(error / max(n, 1))),
             "residual_rigid": float(np.sqrt(error_rigid / max(n, 1))),
         },
     )
+    if isinstance(model, SequenceModel):
+        out.arrays["loadings"] = model.loadings
+    else:
+        out.arrays |= {"axes": model.axes, "modes": model.modes, "readout": model.readout}
+    if wanted.regressor is not None:
+        _regress(inputs, model, array, wanted.regressor, out)
+    return out
 
 
-def solve_shapes(inputs: Inputs, source: BlockSource, n_shapes: int):
-    """`ShapeModel` with `n_shapes` basis shapes; for 68 landmarks the nose is in front."""
-    n_points = None
+def _fit(model: ShapeModel | SequenceModel, points: np.ndarray, rows: np.ndarray) -> NRSfM:
+    return model.fit(points, rows) if isinstance(model, SequenceModel) else model.fit(points)
+
+
+def _regress(
+    inputs: Inputs, model: ShapeModel | SequenceModel, array: str, ridge: float, out: Fitted
+) -> None:
+    """The regressor from codes to parameters, and its directions."""
+    codes = f"latents/{inputs.space}"
+    stage = next(s for s in inputs.store.stages() if array in inputs.store.arrays(s))
+    source = SelectBlocks(
+        StoreBlocks(inputs.store.path, (codes, array), ("invert", stage)),
+        {"x": codes, "points": array},
+        landmarks=("points",),
+    )
+    solver = inputs.engine.run(LatentShapeSolver(model, ridge), source)
+    found = solver.regressor(inputs.code_shape)
+    out.arrays |= {
+        "regressor_mean": found.mean,
+        "regressor_weights": found.weights,
+        "regressor_intercept": found.intercept,
+    }
+    out.facts["regressor"] = {
+        "rms": found.rms,
+        "rms_start": found.rms_start,
+        "rows": found.n_rows,
+        "converged": found.converged,
+        "ridge": ridge,
+    }
+    for name in found.names[3:-2]:
+        vector = found.direction(name)
+        size = float(np.linalg.norm(vector))
+        if not np.isfinite(size) or size == 0:
+            continue
+        quality = {"codes_per_unit": size, "rms": found.rms}
+        out.directions.append(
+            inputs.direction(
+                f"nrsfm.{name}",
+                vector,
+                "nrsfm",
+                name if name in POSE else None,
+                quality=quality,
+                converged=found.converged,
+                provenance={"targets": array, "unit": "radian" if name in POSE else "coefficient"},
+            )
+        )
+
+
+def solve_shapes(inputs: Inputs, source: BlockSource, n_shapes: int) -> ShapeModel | SequenceModel:
+    """The landmark model with `n_shapes` basis shapes; for 68 landmarks the nose is in front."""
+    wanted = inputs.spec.analyse.nrsfm
+    front, missing = None, False
     for block in range(source.n_blocks):
-        rows, arrays = source.read(block)
-        if len(rows):
-            n_points = arrays["points"].shape[2]
-            break
-    front = IBUG68_NOSE if n_points == 68 else None
-    return inputs.engine.run(NRSfMSolver(n_shapes, front=front), source).model()
+        points = source.read(block)[1]["points"]
+        if len(points):
+            front = default_front(points.shape[2], None)
+            missing = missing or not bool(np.isfinite(points).all())
+    run = inputs.engine.run
+    start = run(NRSfMSolver(0 if wanted.temporal else n_shapes, front), source).model()
+    if wanted.temporal:
+        noise = start.noise if wanted.robust else None
+        solver = SequenceSolver(start.rigid, inputs.store.n_rows, noise=noise)
+        return sequence_result(run(solver, source), n_shapes, front, start.flags)
+    if wanted.refine or wanted.robust or missing:
+        return run(JointSolver(start, wanted.robust, front=front), source).model()
+    return start
