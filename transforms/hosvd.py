@@ -25,6 +25,7 @@ from transforms.hosvd_passes import (
     ModeGrams,
     ModeGramsRequest,
     TensorSlabs,
+    coordinates_first,
     slab_ranges,
     solve_modes,
 )
@@ -189,7 +190,7 @@ def complete_tensor(
     source = TensorSlabs(np.where(absent, np.nan, tensor))
     solver = Completion(cell_weights(given, repeats), ranks, energy)
     filled = FilledSlabs(source, _run(solver, source, tensor.size).fill)
-    slabs = [np.moveaxis(filled.read(b)[1]["slab"], -1, 0) for b in range(filled.n_blocks)]
+    slabs = [coordinates_first(filled.read(b)[1]["slab"]) for b in range(filled.n_blocks)]
     return np.concatenate(slabs)
 
 
