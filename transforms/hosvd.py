@@ -26,6 +26,7 @@ from transforms.hosvd_passes import (
     ModeGramsRequest,
     TensorSlabs,
     coordinates_first,
+    cut_factors,
     slab_ranges,
     solve_modes,
 )
@@ -80,7 +81,7 @@ class HOSVDSolver:
         if isinstance(total, ModeGrams):
             factors, energies = solve_modes(total)
             ranks = choose_ranks(energies, [len(u) for u in factors], self.ranks, self.energy)
-            factors = [np.ascontiguousarray(u[:, :j]) for u, j in zip(factors, ranks, strict=True)]
+            factors = cut_factors(factors, ranks)
             return replace(self, grams=total, factors=factors, energies=energies)
         if not isinstance(total, CoreSlabs):
             raise UsageError(f"a pass returned {type(total).__name__!r}: give it this request")

@@ -30,6 +30,7 @@ from transforms.hosvd_model import choose_ranks
 from transforms.hosvd_passes import (
     SLAB_BYTES,
     ModeGrams,
+    cut_factors,
     multiply_slab,
     prepare_slab,
     slab_ranges,
@@ -263,7 +264,7 @@ class Completion:
             prior = np.multiply.outer(prior, values[:rank] / max(grams.squares, 1e-300)).ravel()
         prior = np.maximum(prior * grams.squares, 1e-300)
         ridge = np.minimum(noise / prior, 1e12)
-        factors = [np.ascontiguousarray(u[:, :j]) for u, j in zip(factors, ranks, strict=True)]
+        factors = cut_factors(factors, ranks)
         return replace(self, fill=Fill(self.weights, factors, ridge), residuals=residuals)
 
     def _ranks(self, energies: list[np.ndarray], most: list[int]) -> list[int]:

@@ -111,6 +111,11 @@ def solve_modes(grams: ModeGrams) -> tuple[list[np.ndarray], list[np.ndarray]]:
     return factors, energies
 
 
+def cut_factors(factors: Sequence[np.ndarray], ranks: Sequence[int]) -> list[np.ndarray]:
+    """The factors' first columns, contiguous."""
+    return [np.ascontiguousarray(u[:, :j]) for u, j in zip(factors, ranks, strict=True)]
+
+
 def prepare_slab(slab: np.ndarray, standardise: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """(centred slab, mean (d,), scale (d,)) of a slab without missing cells, in place."""
     rows = slab.reshape(-1, slab.shape[-1])
