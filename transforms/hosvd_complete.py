@@ -267,6 +267,12 @@ class Completion:
         factors = cut_factors(factors, ranks)
         return replace(self, fill=Fill(self.weights, factors, ridge), residuals=residuals)
 
+    def facts(self) -> dict[str, Any]:
+        """passes, converged, and the present cells' residual after each pass."""
+        converged = self.done and len(self.residuals) <= self.max_rounds
+        residuals = list(self.residuals)
+        return {"passes": len(residuals), "converged": converged, "residuals": residuals}
+
     def _ranks(self, energies: list[np.ndarray], most: list[int]) -> list[int]:
         """Ranks as asked for, then without the components of least energy while too many."""
         if self.fill.factors is not None:

@@ -132,6 +132,18 @@ class HOSVD:
         other = None if reference is None else {mode: reference}
         return np.stack([self.direction({mode: i}, other) for i in range(len(self.factors[mode]))])
 
+    def contrast(self, mode: int, inside: np.ndarray, other: np.ndarray) -> np.ndarray:
+        """Change of the code from the mean of some levels of a mode to that of others, (D,).
+
+        inside, other : bool (I_mode,), the levels that are compared; the other modes stand at
+            their average. Two levels of a view mode give the rotation (Paper II, eq. 16-18, there
+            scaled by the square root of 1/2)
+        """
+        u = self.factors[mode]
+        parameters = self.mean_parameters()
+        parameters[mode] = u[inside].mean(axis=0) - u[other].mean(axis=0)
+        return self.contract(parameters)
+
     def intensity_directions(self, mode: int, intensity: int) -> tuple[np.ndarray, np.ndarray]:
         """A direction for every level of a mode, with the intensity mode cut to one dimension.
 

@@ -21,6 +21,7 @@ from transforms.hosvd_passes import (
     CoreSlabs,
     ModeGrams,
     SlabGramsRequest,
+    cut_factors,
     solve_modes,
 )
 from transforms.passes import PassRequest
@@ -77,6 +78,10 @@ class StackedHOSVD:
     def level_directions(self, mode: int, reference: int | None = None) -> np.ndarray:
         """`direction` for every level of a mode, (I_n, D)."""
         return np.concatenate([m.level_directions(mode, reference) for m in self.models], axis=1)
+
+    def contrast(self, mode: int, inside: np.ndarray, other: np.ndarray) -> np.ndarray:
+        """`HOSVD.contrast` of every style, (D,)."""
+        return np.concatenate([m.contrast(mode, inside, other) for m in self.models])
 
     def intensity_directions(self, mode: int, intensity: int) -> tuple[np.ndarray, np.ndarray]:
         """`HOSVD.intensity_directions`: (directions (I_mode, D), intensities (S, I_intensity))."""
@@ -173,9 +178,7 @@ class StackedSolver:
         for gram in grams:
             full, values = solve_modes(gram)
             ranks = choose_ranks(values, [len(u) for u in full], self.ranks, self.energy)
-            factors.append(
-                [np.ascontiguousarray(u[:, :j]) for u, j in zip(full, ranks, strict=True)]
-            )
+            factors.append(cut_factors(full, ranks))
             energies.append(values)
         return replace(self, grams=grams, factors=factors, energies=energies)
 
