@@ -21,6 +21,7 @@ from transforms.sources import ColumnBlocks
 
 SLAB_BYTES = 1 << 25
 STORE_SLAB_BYTES = 3 << 26
+BATCH_ROWS = 1024
 
 
 @dataclass(frozen=True)
@@ -198,11 +199,13 @@ class SlabCells:
         slab = np.zeros((0, 0))
         for b in range(source.n_blocks):
             arrays = source.read(b)[1]
-            part = CellSums.of(flatten_rows(arrays["x"]), arrays["cells"])
+            x, cells = flatten_rows(arrays["x"]), arrays["cells"]
             if not slab.size:
-                slab = np.zeros((n_cells, part.sums.shape[1]))
-            slab[part.cells] += part.sums
-            counts[part.cells] += part.counts
+                slab = np.zeros((n_cells, x.shape[1]))
+            for i in range(0, len(x), BATCH_ROWS):
+                part = CellSums.of(x[i : i + BATCH_ROWS], cells[i : i + BATCH_ROWS])
+                slab[part.cells] += part.sums
+                counts[part.cells] += part.counts
         missing = int((counts == 0).sum())
         if missing and not self.partial:
             raise DataError(
