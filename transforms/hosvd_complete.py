@@ -8,9 +8,10 @@ fills every slab with w t + (1 - w) (m + C k) - observed cells stay, missing one
 - and sums the mode Grams of the filled slabs, whose eigenvectors are the next factors: expectation
 maximisation (Srebro, Jaakkola, 2003, section 3) with the core's part solved exactly.
 
-The core's entries have a prior variance, the product of the modes' energies, and the noise's
-variance is what the present cells leave over; so levels with few cells shrink toward the average
-instead of fitting noise, and ranks may be generous.
+The core's entries have a prior variance: the product of the modes' energies, or the entry's own
+energy where that stands out of the noise; the noise's variance is what the present cells leave
+over. So levels with few cells shrink toward the average instead of fitting noise, and ranks may be
+generous.
 """
 
 from __future__ import annotations
@@ -39,6 +40,7 @@ from transforms.hosvd_passes import (
 from transforms.passes import PassRequest
 
 MOST_PARAMETERS = 2048
+MOST_RIDGE = 10.0  # an entry held down harder could not show that it is there after all
 Repeats = Literal["mean", "weighted"]
 
 
@@ -109,28 +111,30 @@ class Fill:
         """Parameters of each coordinate that the data, not the prior, decide."""
         return self._system[1]
 
-    def apply(self, slab: np.ndarray) -> np.ndarray:
+    def apply(self, slab: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Fill a slab (I_1, ..., d), float64, in place.
 
-        Returns each coordinate's weighted residual, sum_c w_c (t_c - m - C k_c)^2, float64 (d,).
+        Returns each coordinate's weighted residual, sum_c w_c (t_c - m - C k_c)^2, float64 (d,),
+        and its C, float64 (parameters, d).
         """
         w, n_cells = self.weights[..., None], self.weights.size
         plain = bool(np.isin(self.weights, (0.0, 1.0)).all())
         absent = self.weights == 0
         slab[absent] = 0.0
-        residual = np.zeros(slab.shape[-1])
+        residual, core = np.zeros(slab.shape[-1]), []
         for at in slab_ranges(slab.shape[-1], n_cells, SLAB_BYTES):
             part = np.array(slab[..., at], order="C")
-            fitted = self._fit(part if plain else part * w)
+            fitted, found = self._fit(part if plain else part * w)
+            core.append(found)
             part -= fitted
             residual[at] = np.einsum("ij,ij,i->j", *[part.reshape(n_cells, -1)] * 2, w.ravel())
             if plain:
                 slab[absent, at] = fitted[absent]
             else:
                 slab[..., at] = fitted + w * part
-        return residual
+        return residual, np.concatenate(core, axis=1)
 
-    def _fit(self, weighted: np.ndarray) -> np.ndarray:
+    def _fit(self, weighted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         total = weighted.reshape(-1, weighted.shape[-1]).sum(axis=0)
         if self.factors is None:
             right = _marginals(weighted)
@@ -144,7 +148,7 @@ class Fill:
             shape = (*(u.shape[1] for u in self.factors), len(total))
             fitted = multiply_slab(found[1:].reshape(shape), self.factors)
         fitted += found[0]
-        return fitted
+        return fitted, found[1:]
 
 
 def weighted_gram(weights: np.ndarray, factors: Sequence[np.ndarray]) -> np.ndarray:
@@ -207,11 +211,12 @@ class FillRequest:
         return {"slab": arrays["slab"]}
 
     def statistic(self, prepared: Arrays) -> Sums:
-        """`ModeGrams` arrays and residual of the slab."""
+        """`ModeGrams` arrays of the slab, residual, and the core's energies."""
         slab = prepared["slab"].copy()
-        residual = self.fill.apply(slab)
+        residual, core = self.fill.apply(slab)
         slab, _, scale = prepare_slab(slab, self.standardise)
-        return Sums(ModeGrams.of_slab(slab).to_arrays() | {"residual": (residual / scale**2).sum()})
+        facts = {"residual": (residual / scale**2).sum(), "core": core**2 @ scale**-2}
+        return Sums(ModeGrams.of_slab(slab).to_arrays() | facts)
 
 
 @dataclass(frozen=True)
@@ -262,8 +267,13 @@ class Completion:
         prior = np.ones(1)
         for values, rank in zip(energies, ranks, strict=True):
             prior = np.multiply.outer(prior, values[:rank] / max(grams.squares, 1e-300)).ravel()
-        prior = np.maximum(prior * grams.squares, 1e-300)
-        ridge = np.minimum(noise / prior, 1e12)
+        prior = prior * grams.squares
+        if self.fill.ridge is not None:  # what stands out of the noise is no accident
+            data = np.diag(weighted_gram(self.weights, self.fill.factors or []))
+            unshrunk = total["core"] * ((data + self.fill.ridge) / data) ** 2
+            prior = np.maximum(prior, unshrunk - 2 * noise / data)
+        prior = np.maximum(prior, 1e-300)
+        ridge = np.minimum(noise / prior, MOST_RIDGE)
         factors = cut_factors(factors, ranks)
         return replace(self, fill=Fill(self.weights, factors, ridge), residuals=residuals)
 
