@@ -20,7 +20,7 @@ import numpy as np
 from schemas.errors import UsageError
 from transforms.hosvd_model import HOSVD
 
-LASSO_FLOOR = 1e-9
+LASSO_FLOOR = 1e-9  # of canonical parameters, which are 0 and 1 at the levels themselves
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,7 @@ class _Penalty:
         if not self.lasso:
             return fixed
         size = np.abs(q @ self.factor.T)
-        size = np.maximum(size, LASSO_FLOOR * np.maximum(size.max(axis=1, keepdims=True), 1e-300))
+        size = np.maximum(size, LASSO_FLOOR)
         return fixed + np.einsum("ia,mi,ib->mab", self.factor, self.lasso / (2 * size), self.factor)
 
 
