@@ -62,8 +62,9 @@ def classify_levels(
     A row's score for a level is the cosine between the two parameter vectors, in units of the
     mode's singular values: a row's modes share one free scale, which a cosine does not see
     (Grasshof et al. 2017; thesis section 3.2). Recover the parameters with `sum_to_one`: without
-    it the mode's part that all levels share is free, and levels are told apart badly. Returns (class int64 (m,), the largest score of each
-    class float64 (m, classes)).
+    it the part that all levels share is free, and levels are told apart badly.
+
+    Returns (class int64 (m,), the largest score of each class float64 (m, classes)).
     """
     singular = np.sqrt(model.energies[mode][: model.factors[mode].shape[1]])
     known, rows = model.factors[mode] * singular, np.asarray(parameters) * singular
