@@ -67,12 +67,13 @@ def classify_levels(
     Returns (class int64 (m,), the largest score of each class float64 (m, classes)).
     """
     singular = np.sqrt(model.energies[mode][: model.factors[mode].shape[1]])
-    known, rows = model.factors[mode] * singular, np.asarray(parameters) * singular
-    if rows.ndim != 2 or rows.shape[1] != known.shape[1]:
+    rows = np.asarray(parameters, np.float64)
+    if rows.ndim != 2 or rows.shape[1] != len(singular):
         raise UsageError(
             f"parameters have shape {rows.shape!r} but mode {mode!r} has rank "
-            f"{known.shape[1]!r}: give the parameters of this mode"
+            f"{len(singular)!r}: give the parameters of this mode"
         )
+    known, rows = model.factors[mode] * singular, rows * singular
     lengths = np.linalg.norm(rows, axis=1)[:, None] * np.linalg.norm(known, axis=1)
     cosines = rows @ known.T / np.where(lengths > 0, lengths, 1.0)
     labels = np.arange(len(known)) if groups is None else np.asarray(groups)
