@@ -38,6 +38,7 @@ setup(
     extras_require={
         "test": ["hypothesis", "mypy", "onnx", "pytest", "ruff", "xarray"],
         "train": ["onnx"],
+        "bench": ["tensorly"],
     },
     entry_points={"console_scripts": ["latentflow=pipelines.cli:main"]},
 )

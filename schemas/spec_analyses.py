@@ -77,6 +77,11 @@ class HosvdSpec(SpecModel):
         description="Empty cells: stop; drop the levels of the first mode that have "
         "any; or estimate them.",
     )
+    repeats: Literal["mean", "weighted"] = Field(
+        default="mean",
+        description="Cells with several rows: their mean, like any other cell; or weighted by "
+        "their number of rows.",
+    )
     energy: Number = Field(
         default=0.95, gt=0, le=1, description="Share of each mode's energy that its rank keeps."
     )
@@ -87,6 +92,26 @@ class HosvdSpec(SpecModel):
     )
     standardise: bool = Field(
         default=False, description="Scale every latent coordinate to unit standard deviation first."
+    )
+    stacked: bool = Field(
+        default=False,
+        description="Decompose every layer of w_plus apart (stacked style-separated model).",
+    )
+    pairs: dict[str, list[tuple[Level, Level]]] = Field(
+        default={},
+        description="Factor -> pairs of levels; each gives a direction from the first to the "
+        "second, such as view: [[left, right]].",
+    )
+    intensity: dict[str, str] = Field(
+        default={},
+        description="Factor -> factor of its intensity, each a mode of its own. The intensity is "
+        "cut to one dimension and the factor's directions point to rising intensity.",
+    )
+    folds: Integer = Field(
+        default=0,
+        ge=0,
+        description="Folds over the first mode's levels that choose the ridge penalty of "
+        "parameter fits; 0 does not.",
     )
 
     @model_validator(mode="after")
@@ -104,6 +129,25 @@ class HosvdSpec(SpecModel):
             )
         if self.ranks is not None and any(r is not None and r < 1 for r in self.ranks):
             raise ValueError(f"'ranks' must be at least 1, got {self.ranks!r}")
+        later = {n for m in self.modes[1:] for n in ([m] if isinstance(m, str) else m)}
+        unknown = sorted(set(self.pairs) - later)
+        if unknown:
+            raise ValueError(
+                f"'pairs' names {unknown!r}, not among the modes after the first, "
+                f"{sorted(later)!r}: correct the name"
+            )
+        lists = [[m] if isinstance(m, str) else m for m in self.modes[1:]]
+        single = {m[0] for m in lists if len(m) == 1}
+        for factor, intensity in self.intensity.items():
+            if not {factor, intensity} <= single or factor == intensity:
+                raise ValueError(
+                    f"'intensity' pairs {factor!r} with {intensity!r}: name two different modes "
+                    f"after the first, each of one factor ({sorted(single)!r})"
+                )
+        if self.folds == 1:
+            raise ValueError("'folds' is 1: give 2 or more, or 0 for none")
+        if self.folds and self.stacked:
+            raise ValueError("'folds' is for one model of all layers: leave out 'stacked'")
         return self
 
 

@@ -60,10 +60,15 @@ class CellGrid:
                 f"{int(kept.sum())!r} levels of {self.modes[0]!r} have every cell: complete the "
                 "tensor instead, or declare fewer levels"
             )
-        level, rest = np.divmod(self.cells, table.shape[1])
+        return self.keep_first(kept)
+
+    def keep_first(self, kept: np.ndarray) -> CellGrid:
+        """The grid with some levels of the first mode only, bool (I_1,)."""
+        n_rest = self.n_cells // len(self.levels[0])
+        level, rest = np.divmod(self.cells, n_rest)
         position = np.where(kept, np.cumsum(kept) - 1, -1)
         moved = np.where(self.cells >= 0, position[level], -1)
-        cells = np.where(moved >= 0, moved * table.shape[1] + rest, -1)
+        cells = np.where(moved >= 0, moved * n_rest + rest, -1)
         return CellGrid(self.modes, [self.levels[0][kept], *self.levels[1:]], cells)
 
     def level_names(

@@ -2,18 +2,129 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from pipelines.fits.inputs import Fitted, Inputs, categorical, level_code, target_of
 from schemas.direction import Direction
+from schemas.errors import DataError
 from schemas.index import DatasetIndex
+from schemas.spec_analyses import HosvdSpec
+from transforms.blocks import BlockSource
 from transforms.cells import CellGrid, grid_cells
-from transforms.hosvd import HOSVD, HOSVDSolver, hosvd, tensor_of_cells
-from transforms.hosvd_passes import SlabCells
-from transforms.requests import CountsOfCells, SumsOfCells
+from transforms.hosvd import HOSVD, HOSVDSolver
+from transforms.hosvd_complete import Completion, FilledSlabs, cell_weights
+from transforms.hosvd_levels import apathy_parameters
+from transforms.hosvd_passes import ModeGrams, SlabCells, solve_modes, split_slabs
+from transforms.hosvd_stacked import StackedHOSVD, StackedSolver
+from transforms.hosvd_validate import choose_penalties, validation_folds
+from transforms.requests import CountsOfCells
+
+CORE_BYTES = 1 << 28
+"""Largest core of full rank that is computed and stored, so that other ranks cost no pass."""
+
+VALIDATION_ROWS = 256
+"""Most rows of a fold whose parameters are recovered."""
+
+
+@dataclass(frozen=True, eq=False)
+class Tensor:
+    """A declared tensor of a store.
+
+    grid : its cells, without dropped levels
+    counts : int64 (n_cells,), usable rows of each cell of `grid`
+    all_counts : the same of the tensor as declared
+    """
+
+    inputs: Inputs
+    wanted: HosvdSpec
+    grid: CellGrid
+    counts: np.ndarray
+    all_counts: np.ndarray
+
+    @property
+    def names(self) -> list[list[str]]:
+        """Factors of each mode."""
+        return [list(m) for m in self.grid.modes]
+
+    def without(self, levels: np.ndarray) -> Tensor:
+        """The tensor without some levels of the first mode."""
+        kept = np.ones(len(self.grid.levels[0]), bool)
+        kept[levels] = False
+        counts = self.counts.reshape(len(kept), -1)[kept].ravel()
+        grid = self.grid.keep_first(kept)
+        return Tensor(self.inputs, self.wanted, grid, counts, self.all_counts)
+
+    @property
+    def full(self) -> bool:
+        """Whether the core of full rank is small enough to have."""
+        return 8 * int(np.prod(self.inputs.code_shape)) * self.grid.n_cells <= CORE_BYTES
+
+    def slabs(self) -> tuple[BlockSource, tuple[int, ...], dict[str, Any]]:
+        """(slabs, filled where asked for; each slab's layer; facts of the filling)."""
+        wanted, missing = self.wanted, bool((self.counts == 0).any())
+        layers = self.inputs.slabs({"cells": self.grid.cells})
+        parts = split_slabs(layers, self.inputs.code_shape[-1], self.grid.n_cells)
+        styles = tuple(np.repeat(range(len(layers)), len(parts) // len(layers)).tolist())
+        source: BlockSource = SlabCells(parts, self.grid.shape, partial=missing)
+        if not missing and wanted.repeats == "mean":
+            return source, styles, {}
+        weights = cell_weights(self.counts.reshape(self.grid.shape), wanted.repeats)
+        solver = Completion(weights, *self.ranks, wanted.standardise)
+        done = self.inputs.engine.run(solver, source)
+        facts = {"ranks": [u.shape[1] for u in done.fill.factors or ()], **done.facts()}
+        return FilledSlabs(source, done.fill), styles, facts
+
+    @property
+    def ranks(self) -> tuple[list[int | None] | None, float | None]:
+        """Ranks and share of energy asked for; no share where every rank is given."""
+        ranks = self.wanted.ranks
+        given = ranks is not None and None not in ranks
+        return ranks, None if given else self.wanted.energy
+
+    def solve(self) -> tuple[HOSVD | StackedHOSVD, ModeGrams, dict[str, Any]]:
+        """(the model, of full rank where that is small; its Grams over all layers; facts)."""
+        source, styles, facts = self.slabs()
+        asked = (None, None) if self.full else self.ranks
+        if not self.wanted.stacked:
+            solver = HOSVDSolver(self.wanted.standardise, *asked)
+            done = self.inputs.engine.run(solver, source)
+            return done.model(), done.grams, facts
+        stacked = StackedSolver(styles, self.wanted.standardise, *asked)
+        done = self.inputs.engine.run(stacked, source)
+        total = done.grams[0]
+        for gram in done.grams[1:]:
+            total = total.merge(gram)
+        return done.model(), total, facts
+
+
+def declare_tensor(inputs: Inputs) -> Tensor:
+    """The tensor of `analyse.hosvd`; DataError where it lacks cells under missing: error."""
+    wanted = inputs.spec.analyse.hosvd
+    names = [[m] if isinstance(m, str) else list(m) for m in wanted.modes]
+    codes = categorical(inputs.index, [n for mode in names for n in mode])
+    where = inputs.index.active.copy()
+    for factor, levels in wanted.where.items():
+        allowed = [level_code(inputs.index, factor, level) for level in levels]
+        where &= np.isin(categorical(inputs.index, [factor])[factor], allowed)
+    grid = grid_cells(names, codes, where)
+    counted = inputs.engine.sum(inputs.blocks(columns={"cells": grid.cells}), CountsOfCells())
+    counts = counted.dense(grid.n_cells)[1]
+    tensor = Tensor(inputs, wanted, grid, counts, counts)
+    empty = int((counts == 0).sum())
+    if empty and wanted.missing == "error":
+        raise DataError(
+            f"{empty!r} of {counts.size!r} cells are missing: set missing to 'drop_person' or "
+            "'complete'"
+        )
+    if empty and wanted.missing == "drop_person":
+        grid.drop_incomplete(counts)  # refuses when too few levels stay
+        lacking = (counts.reshape(len(grid.levels[0]), -1) == 0).any(axis=1)
+        tensor = tensor.without(np.flatnonzero(lacking))
+    return tensor
 
 
 def fit_hosvd(inputs: Inputs) -> Fitted:
@@ -23,31 +134,15 @@ def fit_hosvd(inputs: Inputs) -> Fitted:
     the baseline level that `mean_difference.baseline` names, or else with the mean of the others.
     The first mode (persons) gives no directions.
     """
-    wanted = inputs.spec.analyse.hosvd
-    names = [[m] if isinstance(m, str) else list(m) for m in wanted.modes]
-    codes = categorical(inputs.index, [n for mode in names for n in mode])
-    where = inputs.index.active.copy()
-    for factor, levels in wanted.where.items():
-        allowed = [level_code(inputs.index, factor, level) for level in levels]
-        where &= np.isin(categorical(inputs.index, [factor])[factor], allowed)
-    grid = grid_cells(names, codes, where)
-    columns = {"cells": grid.cells}
-    counted = inputs.engine.sum(inputs.blocks(columns=columns), CountsOfCells())
-    counts = counted.dense(grid.n_cells)[1]
-    if (counts > 0).all():
-        slabs = SlabCells(tuple(inputs.slabs(columns)), grid.shape)
-        full = inputs.engine.run(HOSVDSolver(wanted.standardise), slabs).model()
-    else:  # what to do about missing cells is decided on the whole tensor
-        sums = inputs.engine.sum(inputs.blocks(columns=columns), SumsOfCells())
-        tensor, _ = tensor_of_cells(sums, grid)
-        full = hosvd(tensor, standardise=wanted.standardise, missing=wanted.missing)
-    ranks = _ranks(wanted.ranks, full, wanted.energy)
-    model = full.truncate(ranks)
+    tensor = declare_tensor(inputs)
+    wanted, grid, counts = tensor.wanted, tensor.grid, tensor.all_counts
+    full, grams, completion = tensor.solve()
+    model = full.truncate(*tensor.ranks)
     out = Fitted(
         facts={
-            "modes": names,
-            "levels": [level_names(inputs.index, grid, i) for i in range(len(names))],
-            "ranks": list(model.ranks),
+            "modes": tensor.names,
+            "levels": [level_names(inputs.index, grid, i) for i in range(len(grid.modes))],
+            "ranks": [list(r) if isinstance(r, tuple) else r for r in model.ranks],
             "shape": list(model.shape),
             "relative_error": model.relative_error,
             "cells": int(counts.size),
@@ -56,24 +151,36 @@ def fit_hosvd(inputs: Inputs) -> Fitted:
             "repeated_cells": int((counts > 1).sum()),
         }
     )
-    for i, (factor, energy) in enumerate(zip(full.factors, full.energies, strict=True)):
-        out.arrays[f"factor{i}"] = factor
-        out.arrays[f"energies{i}"] = energy
-        out.arrays[f"kept{i}"] = full.kept[i]
-        out.arrays[f"subspace{i}"] = full.subspace_coordinates(i, 3)
-    out.arrays |= {"core": full.core, "mean": full.mean, "scale": full.scale}
+    if completion:
+        out.facts["completion"] = completion
+    if isinstance(model, StackedHOSVD):  # the report and the evaluation name one rank a mode
+        out.facts["ranks_by_layer"] = out.facts["ranks"]
+        out.facts["ranks"] = [int(max(r)) for r in zip(*model.ranks, strict=True)]
+    if wanted.folds:
+        out.facts["penalties"] = validate(tensor)
+    _store_arrays(full, grams, out)
     measured = {n for m in inputs.measurements("scores") for n in m.names}
-    for mode in range(1, len(names)):
-        for position, factor in enumerate(names[mode]):
-            _hosvd_directions(inputs, model, grid, mode, position, factor, measured, out)
+    for mode in range(1, len(grid.modes)):
+        for position, factor in enumerate(grid.modes[mode]):
+            found = _level_vectors(inputs, model, grid, mode, position, factor)
+            found |= _pair_vectors(inputs, model, grid, mode, position, factor)
+            _add_directions(inputs, model, factor, found, measured, out)
+        _add_apathy(model, grid, mode, out)
     return out
 
 
-def _ranks(given: Sequence[int | None] | None, full: HOSVD, energy: float) -> tuple[int, ...]:
-    by_energy = full.truncate(energy=energy).ranks
-    if given is None:
-        return by_energy
-    return tuple(e if r is None else r for r, e in zip(given, by_energy, strict=True))
+def _store_arrays(full: HOSVD | StackedHOSVD, grams: ModeGrams, out: Fitted) -> None:
+    """Models by name; of a stacked one, each layer's with its number."""
+    parts = full.models if isinstance(full, StackedHOSVD) else [full]
+    for layer, part in enumerate(parts):
+        suffix = f".{layer:02d}" if isinstance(full, StackedHOSVD) else ""
+        for i, (factor, energy) in enumerate(zip(part.factors, part.energies, strict=True)):
+            out.arrays[f"factor{i}{suffix}"] = factor
+            out.arrays[f"energies{i}{suffix}"] = energy
+        out.arrays |= {f"{name}{suffix}": getattr(part, name) for name in ("core", "mean", "scale")}
+    for i, (factor, energy) in enumerate(zip(*solve_modes(grams), strict=True)):
+        out.arrays[f"kept{i}"] = np.arange(len(factor))
+        out.arrays[f"subspace{i}"] = factor[:, :3] * np.sqrt(energy[:3])
 
 
 def level_names(index: DatasetIndex, grid: CellGrid, mode: int) -> list[str]:
@@ -82,47 +189,134 @@ def level_names(index: DatasetIndex, grid: CellGrid, mode: int) -> list[str]:
     return grid.level_names(mode, categories)
 
 
-def _hosvd_directions(
+Vectors = dict[str, tuple[np.ndarray, dict[str, Any]]]
+
+
+def _level_vectors(
     inputs: Inputs,
-    model: HOSVD,
+    model: HOSVD | StackedHOSVD,
     grid: CellGrid,
     mode: int,
     position: int,
     factor: str,
-    measured: set[str],
-    out: Fitted,
-) -> None:
-    kept = grid.levels[mode][model.kept[mode]][:, position]
+) -> Vectors:
+    """Level -> (vector, provenance), for a factor that is its mode or leads a composite one."""
+    codes = grid.levels[mode][:, position]
+    present = np.unique(codes)
+    if len(present) < 2 or (len(grid.modes[mode]) > 1 and position > 0):
+        return {}
+    categories = inputs.index.categorical(factor)[1]
+    intensity = inputs.spec.analyse.hosvd.intensity.get(factor)
+    if intensity is not None:
+        vectors, _ = model.intensity_directions(mode, grid.mode_index(intensity))
+        facts = {"factor": factor, "intensity": intensity}
+        return {
+            categories[code]: (vector, facts | {"level": categories[code]})
+            for code, vector in zip(codes.tolist(), vectors, strict=True)
+        }
     md = inputs.spec.analyse.mean_difference
     baseline = md.baseline.get(factor) if md is not None else None
     reference = None if baseline is None else level_code(inputs.index, factor, baseline)
-    categories = inputs.index.categorical(factor)[1]
-    present = np.unique(kept)
-    if len(present) < 2 or (len(grid.modes[mode]) > 1 and position > 0):
-        return
+    found: Vectors = {}
     for code in present.tolist():
         if code == reference:
             continue
-        inside = kept == code
-        other = kept == reference if reference is not None else ~inside
-        parameters = model.mean_parameters()
-        u = model.factors[mode]
-        parameters[mode] = u[inside].mean(axis=0) - u[other].mean(axis=0)
-        vector = model.contract(parameters)
+        inside = codes == code
+        other = codes == reference if reference is not None else ~inside
+        facts = {"factor": factor, "level": categories[code], "baseline": baseline}
+        found[categories[code]] = (model.contrast(mode, inside, other), facts)
+    return found
+
+
+def _pair_vectors(
+    inputs: Inputs,
+    model: HOSVD | StackedHOSVD,
+    grid: CellGrid,
+    mode: int,
+    position: int,
+    factor: str,
+) -> Vectors:
+    codes, found = grid.levels[mode][:, position], {}
+    for first, second in inputs.spec.analyse.hosvd.pairs.get(factor, ()):
+        a, b = (codes == level_code(inputs.index, factor, level) for level in (first, second))
+        if not (a.any() and b.any()):
+            raise DataError(
+                f"pair {(first, second)!r} of factor {factor!r} has a level without cells: correct "
+                "'pairs' or 'where'"
+            )
+        facts = {"factor": factor, "level": second, "baseline": first}
+        found[f"{first}-to-{second}"] = (model.contrast(mode, b, a), facts)
+    return found
+
+
+def _add_directions(
+    inputs: Inputs,
+    model: HOSVD | StackedHOSVD,
+    factor: str,
+    vectors: Vectors,
+    measured: set[str],
+    out: Fitted,
+) -> None:
+    for label, (vector, facts) in vectors.items():
         if not vector.any():
             continue
-        level = categories[code]
-        target = target_of(level, factor, measured)
+        target = target_of(label, factor, measured)
         out.directions.append(
             inputs.direction(
-                f"hosvd.{target or f'{factor}-{level}'}",
+                f"hosvd.{target or f'{factor}-{label}'}",
                 vector,
                 "hosvd",
                 target,
-                quality={"ranks": list(model.ranks), "norm": float(np.linalg.norm(vector))},
-                provenance={"factor": factor, "level": level, "baseline": baseline},
+                quality={"ranks": out.facts["ranks"], "norm": float(np.linalg.norm(vector))},
+                provenance=facts,
             )
         )
+
+
+def _add_apathy(model: HOSVD | StackedHOSVD, grid: CellGrid, mode: int, out: Fitted) -> None:
+    """The origin of a composite mode's trajectories, one for each level of its first factor."""
+    if len(grid.modes[mode]) < 2:
+        return
+    leading = grid.levels[mode][:, 0]
+    lines = [np.flatnonzero(leading == code) for code in np.unique(leading)]
+    lines = [levels for levels in lines if len(levels) > 1]
+    if len(lines) < 2:
+        return
+    codes = []
+    for part in model.models if isinstance(model, StackedHOSVD) else [model]:
+        parameters = part.mean_parameters()
+        parameters[mode] = apathy_parameters(part, mode, lines)
+        codes.append(part.code(parameters))
+    out.arrays[f"apathy{mode}"] = np.concatenate(codes)
+
+
+def validate(tensor: Tensor) -> dict[str, Any]:
+    """Cross-validated penalties of parameter fits, with the errors of each (Paper I, IV.E)."""
+    inputs = tensor.inputs
+    rest = tensor.grid.n_cells // len(tensor.grid.levels[0])
+
+    def fold(left_out: np.ndarray) -> tuple[HOSVD, np.ndarray, np.ndarray]:
+        model = tensor.without(left_out).solve()[0].truncate(*tensor.ranks)
+        out = np.isin(tensor.grid.cells // rest, left_out) & (tensor.grid.cells >= 0)
+        rng = np.random.default_rng(np.random.SeedSequence([29, *left_out.tolist()]))
+        chosen = np.zeros(len(out), bool)
+        chosen[rng.permutation(np.flatnonzero(out))[:VALIDATION_ROWS]] = True
+        source = inputs.blocks(columns={"cells": tensor.grid.cells}, where=chosen)
+        read = [source.read(b)[1] for b in range(source.n_blocks)]
+        rows = np.concatenate([r["x"] for r in read])
+        cells = np.concatenate([r["cells"] for r in read])
+        levels = np.stack(np.unravel_index(cells, tensor.grid.shape)[1:], axis=1)
+        return model, rows, levels.reshape(len(rows), -1)
+
+    folds = validation_folds(len(tensor.grid.levels[0]), tensor.wanted.folds, seed=0)
+    found = choose_penalties(folds, fold)
+    return {
+        "ridge": found.best[0],
+        "tried": [ridge for ridge, _ in found.penalties],
+        "approximation_error": found.errors[:, 0].tolist(),
+        "transfer_errors": found.errors[:, 1:].tolist(),
+        "rows": found.n_rows,
+    }
 
 
 def compare(directions: Mapping[str, Direction], ranks: Mapping[str, Any]) -> list[dict[str, Any]]:
