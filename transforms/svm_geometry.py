@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
-from scipy.linalg import eigh
 
 from schemas.errors import UsageError
 from transforms.svm_passes import LabelledMoments
+from transforms.svm_sample import principal_axes
 
 
 @dataclass(frozen=True)
@@ -19,7 +19,7 @@ class HyperplaneOptions:
     tol : gradient norm to reach, relative to that of the all-zero normal; the estimated distance
         of the objective from its minimum must also fall below tol / 100 of it
     penalise_intercept : add b^2 / 2 (liblinear's objective with intercept_scaling 1)
-    balanced : weigh classes by n / (2 n_class)
+    balanced : weigh classes by n / (2 n_class), both counted by weight
     max_newton, max_cg : Newton steps, and conjugate gradient steps in each
     precision : 'float32' or 'float64' products; float32 turns to float64 where it stalls
     degenerate : 'raise' or 'skip' attributes that have one class only
@@ -53,27 +53,44 @@ class Geometry:
 
     Parameters are theta = (w, b) of shape (D + 1, a). Without a penalty on the intercept, b belongs
     to centred rows; with one, to rows as they are, so that the penalty is simply b^2 / 2.
+
+    values, vectors : (r,), (D + 1 or D, r), main axes of the rows' second moment (raw and with a
+        column of ones where the intercept is penalised, else centred);  rest : moment along others
     """
 
     statistic: LabelledMoments
+    centre: np.ndarray
     penalised: bool
     values: np.ndarray
-    vectors: np.ndarray | None
+    vectors: np.ndarray
+    rest: float = 0.0
 
     @classmethod
-    def of(cls, statistic: LabelledMoments, penalised: bool) -> Geometry:
-        """Eigenvectors of the rows' Gram, or its diagonal where that is all there is."""
+    def of(cls, statistic: LabelledMoments, penalised: bool, precision: str) -> Geometry:
+        """With all axes, where the whole second moment is there, else without any yet."""
         moments = statistic.moments
-        n, mean = moments.count, moments.mean
+        mean = moments.mean
+        # float32 rows minus a float32 number are rounded once
+        centre = mean.astype(np.float32).astype(np.float64) if precision == "float32" else mean
         if moments.diagonal:
-            values = moments.second + (n * mean * mean if penalised else 0.0)
-            return cls(statistic, penalised, np.append(values, n), None)
+            rest = float(moments.second.mean())
+            none = np.zeros((len(mean) + penalised, 0))
+            return cls(statistic, centre, penalised, np.zeros(0), none, rest)
         gram = moments.second
         if penalised:
             row = np.append(mean, 1.0)
-            gram = np.pad(gram, (0, 1)) + n * np.outer(row, row)
-        values, vectors = eigh(gram, check_finite=False)
-        return cls(statistic, penalised, np.maximum(values, 0.0), vectors)
+            gram = np.pad(gram, (0, 1)) + moments.count * np.outer(row, row)
+        values, vectors = np.linalg.eigh(gram)
+        return cls(statistic, centre, penalised, np.maximum(values, 0.0), vectors)
+
+    def with_sample(self, rows: np.ndarray) -> Geometry:
+        """With the main axes of sampled rows (k, D), centred."""
+        trace, n = float(self.statistic.moments.second.sum()), self.n_rows
+        if self.penalised:
+            rows = np.concatenate([rows + self.centre, np.ones((len(rows), 1))], axis=1)
+            trace += n * (float(self.mean @ self.mean) + 1)
+        values, vectors, rest = principal_axes(rows, n, trace)
+        return replace(self, values=values, vectors=vectors, rest=rest)
 
     @property
     def n_rows(self) -> int:
@@ -88,12 +105,12 @@ class Geometry:
     def centred(self, theta: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """(weights (D, a), intercepts (a,)) for centred rows."""
         weights, intercepts = theta[:-1], theta[-1]
-        return weights, intercepts + self.mean @ weights if self.penalised else intercepts
+        return weights, intercepts + self.centre @ weights if self.penalised else intercepts
 
     def pull_back(self, weights: np.ndarray, intercepts: np.ndarray) -> np.ndarray:
         """Gradient in theta of a function with the given gradient in centred coordinates."""
         if self.penalised:
-            weights = weights + np.outer(self.mean, intercepts)
+            weights = weights + np.outer(self.centre, intercepts)
         return np.concatenate([weights, intercepts[None]])
 
     def ridge(self, theta: np.ndarray) -> np.ndarray:
@@ -105,14 +122,15 @@ class Geometry:
     def precondition(self, residual: np.ndarray, active_cost: np.ndarray) -> np.ndarray:
         """Approximate inverse Hessian times residual (D + 1, a)."""
         share = 2 * active_cost / self.n_rows
-        if self.vectors is None:
-            curvature = 1 + share * self.values[:, None]
-            if not self.penalised:
-                curvature[-1] = np.where(active_cost > 0, 2 * active_cost, 1.0)
-            return residual / curvature
         size = len(self.vectors)
-        rotated = self.vectors.T @ residual[:size]
-        solved = self.vectors @ (rotated / (1 + share * self.values[:, None]))
+        head = residual[:size]
+        rotated = self.vectors.T @ head
+        along = 1 + share * self.values[:, None]
+        if self.vectors.shape[1] == size:
+            solved = self.vectors @ (rotated / along)
+        else:
+            others = 1 + share * self.rest
+            solved = head / others + self.vectors @ (rotated * (1 / along - 1 / others))
         if self.penalised:
             return solved
         intercept = residual[-1] / np.where(active_cost > 0, 2 * active_cost, 1.0)
@@ -123,7 +141,7 @@ class Geometry:
         hessian = 2 * active
         if self.penalised:
             shift = np.eye(len(hessian))
-            shift[-1, :-1] = self.mean
+            shift[-1, :-1] = self.centre
             hessian = shift.T @ hessian @ shift
         diagonal = np.einsum("ii->i", hessian)
         diagonal += 1.0
