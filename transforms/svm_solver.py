@@ -99,6 +99,8 @@ class HyperplaneSolver:
     lengths: np.ndarray = field(default_factory=lambda: np.zeros(0))
     cg: dict[str, np.ndarray] = field(default_factory=dict)
     line: LineSearch | None = None
+    pairs: tuple[tuple[np.ndarray, np.ndarray], ...] = ()
+    fresh: tuple[tuple[np.ndarray, np.ndarray], ...] = ()
 
     @property
     def done(self) -> bool:
@@ -365,7 +367,7 @@ class HyperplaneSolver:
         rare = self._rare[at] & on
         most = EXACT_BYTES // (8 * (size + 1) ** 2) if size <= EXACT_MAX_FEATURES else 0
         exact = rare & (np.cumsum(rare) <= most)
-        preconditioned = geometry.precondition(residual, self.facts["active_cost"][at])
+        preconditioned = self._precondition(residual, at)
         cg = {
             "open": on,
             "exact": exact,
@@ -378,9 +380,24 @@ class HyperplaneSolver:
         }
         return replace(self, phase="curvature", batch=at, cg=cg)
 
+    def _precondition(self, residual, at):
+        q=residual
+        hist=[]
+        for s,y in self.pairs:  # newest first
+            s,y=s[:,at],y[:,at]
+            sy=(s*y).sum(axis=0)
+            rho=np.where(sy>0,1/np.where(sy>0,sy,1),0)
+            a=rho*(s*q).sum(axis=0)
+            q=q-a*y
+            hist.append((s,y,rho,a))
+        z=self._known.precondition(q,self.facts["active_cost"][at])
+        for s,y,rho,a in reversed(hist):
+            z=z+s*(a-rho*(y*z).sum(axis=0))
+        return z
+
     def _curved(self, total: Sums) -> HyperplaneSolver:
         geometry, cg = self._known, dict(self.cg)
-        active_cost = self.facts["active_cost"][self.batch]
+        blank, pairs = np.zeros_like(self.theta), self.pairs
         still = cg["open"].copy()
         for i, at in enumerate(np.flatnonzero(cg["open"] & cg["exact"])):
             hessian = geometry.hessian(total["hessian"][i])
@@ -399,7 +416,8 @@ class HyperplaneSolver:
             usable = curvature > 0
             alpha = np.where(usable, cg["rz"][on] / np.where(usable, curvature, 1.0), 0.0)
             r = r - alpha * product
-            z = geometry.precondition(r, active_cost[on])
+            z = self._precondition(r, self.batch[on])
+            pairs += ((_columns(blank, self.batch[on], p), _columns(blank, self.batch[on], product)),)
             rz = (r * z).sum(axis=0)
             beta = rz / np.maximum(cg["rz"][on], np.finfo(float).tiny)
             cg["s"] = _columns(cg["s"], on, cg["s"][:, on] + alpha * p)
@@ -409,12 +427,14 @@ class HyperplaneSolver:
             still[on] = usable & (np.linalg.norm(r, axis=0) > cg["goal"][on])
         cg["rounds"] = cg["rounds"] + 1
         cg["open"] = still
-        state = replace(self, cg=cg)
+        state = replace(self, cg=cg, fresh=pairs[len(self.pairs):] + self.fresh)
         if still.any() and cg["rounds"] < self.options.max_cg:
             return state
         step = _columns(self.step_, self.batch, cg["s"])
         slope = (self.gradient * step).sum(axis=0)
-        downhill = replace(state, step_=step, facts=self.facts | {"slope": slope}, cg={})
+        import os
+        M=int(os.environ.get("PAIRS","8"))
+        downhill = replace(state, step_=step, facts=self.facts | {"slope": slope}, cg={}, pairs=(state.fresh+state.pairs)[:M], fresh=())
         return downhill._try_step()
 
     def result(self) -> Hyperplanes:
