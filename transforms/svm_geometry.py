@@ -52,14 +52,18 @@ class Geometry:
     """The rows' moments and the preconditioner made of them.
 
     Parameters are theta = (w, b) of shape (D + 1, a). Without a penalty on the intercept, b belongs
-    to centred rows; with one, to rows as they are, so that the penalty is simply b^2 / 2.
+    to rows minus their mean; with one, to rows as they are, so that the penalty is simply b^2 / 2.
 
+    centre : float64 (D,), what passes subtract from the rows: their mean, or nothing where that is
+        no larger than their spread, which saves a copy of the data
+    offset : float64 (D,), from theta's origin to that of the passes
     values, vectors : (r,), (D + 1 or D, r), main axes of the rows' second moment (raw and with a
         column of ones where the intercept is penalised, else centred);  rest : moment along others
     """
 
     statistic: LabelledMoments
     centre: np.ndarray
+    offset: np.ndarray
     penalised: bool
     values: np.ndarray
     vectors: np.ndarray
@@ -70,24 +74,28 @@ class Geometry:
         """With all axes, where the whole second moment is there, else without any yet."""
         moments = statistic.moments
         mean = moments.mean
-        # float32 rows minus a float32 number are rounded once
-        centre = mean.astype(np.float32).astype(np.float64) if precision == "float32" else mean
+        spread = moments.second.sum() if moments.diagonal else np.trace(moments.second)
+        centre = mean if moments.count * (mean @ mean) > spread else np.zeros_like(mean)
+        if precision == "float32":  # float32 rows minus a float32 number are rounded once
+            centre = centre.astype(np.float32).astype(np.float64)
+        offset = centre if penalised else centre - mean
         if moments.diagonal:
             rest = float(moments.second.mean())
             none = np.zeros((len(mean) + penalised, 0))
-            return cls(statistic, centre, penalised, np.zeros(0), none, rest)
+            return cls(statistic, centre, offset, penalised, np.zeros(0), none, rest)
         gram = moments.second
         if penalised:
             row = np.append(mean, 1.0)
             gram = np.pad(gram, (0, 1)) + moments.count * np.outer(row, row)
         values, vectors = np.linalg.eigh(gram)
-        return cls(statistic, centre, penalised, np.maximum(values, 0.0), vectors)
+        return cls(statistic, centre, offset, penalised, np.maximum(values, 0.0), vectors)
 
     def with_sample(self, rows: np.ndarray) -> Geometry:
-        """With the main axes of sampled rows (k, D), centred."""
+        """With the main axes of sampled rows (k, D), minus the centre."""
+        rows = rows + self.offset
         trace, n = float(self.statistic.moments.second.sum()), self.n_rows
         if self.penalised:
-            rows = np.concatenate([rows + self.centre, np.ones((len(rows), 1))], axis=1)
+            rows = np.concatenate([rows, np.ones((len(rows), 1))], axis=1)
             trace += n * (float(self.mean @ self.mean) + 1)
         values, vectors, rest = principal_axes(rows, n, trace)
         return replace(self, values=values, vectors=vectors, rest=rest)
@@ -103,14 +111,12 @@ class Geometry:
         return self.statistic.moments.mean
 
     def centred(self, theta: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """(weights (D, a), intercepts (a,)) for centred rows."""
-        weights, intercepts = theta[:-1], theta[-1]
-        return weights, intercepts + self.centre @ weights if self.penalised else intercepts
+        """(weights (D, a), intercepts (a,)) for rows minus the centre."""
+        return theta[:-1], theta[-1] + self.offset @ theta[:-1]
 
     def pull_back(self, weights: np.ndarray, intercepts: np.ndarray) -> np.ndarray:
-        """Gradient in theta of a function with the given gradient in centred coordinates."""
-        if self.penalised:
-            weights = weights + np.outer(self.centre, intercepts)
+        """Gradient in theta of a function with the given gradient in the passes' coordinates."""
+        weights = weights + np.outer(self.offset, intercepts)
         return np.concatenate([weights, intercepts[None]])
 
     def ridge(self, theta: np.ndarray) -> np.ndarray:
@@ -137,11 +143,11 @@ class Geometry:
         return np.concatenate([solved, intercept[None]])
 
     def hessian(self, active: np.ndarray) -> np.ndarray:
-        """Hessian in theta from a cost-weighted active Gram in centred coordinates."""
+        """Hessian in theta from a cost-weighted active Gram in the passes' coordinates."""
         hessian = 2 * active
-        if self.penalised:
+        if self.offset.any():
             shift = np.eye(len(hessian))
-            shift[-1, :-1] = self.centre
+            shift[-1, :-1] = self.offset
             hessian = shift.T @ hessian @ shift
         diagonal = np.einsum("ii->i", hessian)
         diagonal += 1.0

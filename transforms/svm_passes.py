@@ -20,7 +20,7 @@ from transforms.moments import Moments, second_moment
 
 _CHUNK_ROWS = 1024
 _MOMENT_ROWS = 8192
-_GRAM_ROWS_PER_FEATURE = 4
+_GRAM_ROWS_PER_FEATURE = 16
 
 
 @dataclass(frozen=True)
@@ -195,9 +195,10 @@ class CentredRequest:
         # Where rows and centre are float32 numbers, their float32 difference is rounded once.
         narrow = self.precision == "float32" and x.dtype == np.float32
         centre = self.centre.astype(np.float32) if narrow else self.centre
-        centred = (x if narrow else x.astype(np.float64)) - centre
+        x = x if narrow else x.astype(np.float64, copy=False)
+        x = x - centre if centre.any() else x
         prepared = {
-            "x": centred.astype(self.precision, copy=False),
+            "x": x.astype(self.precision, copy=False),
             "y": y.astype(self.precision),
             "unlabelled": (y == 0).any(axis=0),
             "active": np.zeros(y.shape, bool),

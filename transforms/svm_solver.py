@@ -31,6 +31,8 @@ GRAM_MAX_FEATURES = 2048
 EXACT_MAX_FEATURES = 2048
 EXACT_BYTES = 1 << 28
 RARE_ACTIVE = 0.1
+MOST_PAIRS = 4
+PAIR_BYTES = 1 << 27
 
 Phase = Literal["moments", "sample", "evaluate", "curvature", "line", "done"]
 
@@ -375,29 +377,39 @@ class HyperplaneSolver:
             "r": residual,
             "p": preconditioned,
             "rz": (residual * preconditioned).sum(axis=0),
-            "goal": 0.1 * np.linalg.norm(residual, axis=0),
+            "goal": self._forcing[at] * np.linalg.norm(residual, axis=0),
             "rounds": np.zeros(()),
         }
         return replace(self, phase="curvature", batch=at, cg=cg)
 
-    def _precondition(self, residual, at):
-        q=residual
-        hist=[]
-        for s,y in self.pairs:  # newest first
-            s,y=s[:,at],y[:,at]
-            sy=(s*y).sum(axis=0)
-            rho=np.where(sy>0,1/np.where(sy>0,sy,1),0)
-            a=rho*(s*q).sum(axis=0)
-            q=q-a*y
-            hist.append((s,y,rho,a))
-        z=self._known.precondition(q,self.facts["active_cost"][at])
-        for s,y,rho,a in reversed(hist):
-            z=z+s*(a-rho*(y*z).sum(axis=0))
-        return z
+    @property
+    def _forcing(self) -> np.ndarray:
+        """How far each Newton system's residual is reduced, (A,): just enough for the last step."""
+        needed = 0.5 * self.options.tol / np.maximum(self.relative_gradient, 1e-300)
+        return np.where(needed < 0.02, 0.1, np.minimum(needed, 0.5))
+
+    def _precondition(self, residual: np.ndarray, at: np.ndarray) -> np.ndarray:
+        """Approximate inverse Hessian of attributes `at` times residual (D + 1, a).
+
+        The moments' inverse, corrected by the latest Hessian products as in L-BFGS (Morales and
+        Nocedal 2000, "Automatic preconditioning by limited memory quasi-Newton updating").
+        """
+        corrections = []
+        for step, product in self.pairs:
+            step, product = step[:, at], product[:, at]
+            curvature = (step * product).sum(axis=0)
+            scale = np.where(curvature > 0, 1 / np.where(curvature > 0, curvature, 1.0), 0.0)
+            along = scale * (step * residual).sum(axis=0)
+            residual = residual - along * product
+            corrections.append((step, product, scale, along))
+        solved = self._known.precondition(residual, self.facts["active_cost"][at])
+        for step, product, scale, along in reversed(corrections):
+            solved = solved + step * (along - scale * (product * solved).sum(axis=0))
+        return solved
 
     def _curved(self, total: Sums) -> HyperplaneSolver:
         geometry, cg = self._known, dict(self.cg)
-        blank, pairs = np.zeros_like(self.theta), self.pairs
+        blank, fresh = np.zeros_like(self.theta), self.fresh
         still = cg["open"].copy()
         for i, at in enumerate(np.flatnonzero(cg["open"] & cg["exact"])):
             hessian = geometry.hessian(total["hessian"][i])
@@ -417,7 +429,9 @@ class HyperplaneSolver:
             alpha = np.where(usable, cg["rz"][on] / np.where(usable, curvature, 1.0), 0.0)
             r = r - alpha * product
             z = self._precondition(r, self.batch[on])
-            pairs += ((_columns(blank, self.batch[on], p), _columns(blank, self.batch[on], product)),)
+            columns = self.batch[on]
+            pair = _columns(blank, columns, p), _columns(blank, columns, product)
+            fresh = (pair, *fresh)[:MOST_PAIRS]
             rz = (r * z).sum(axis=0)
             beta = rz / np.maximum(cg["rz"][on], np.finfo(float).tiny)
             cg["s"] = _columns(cg["s"], on, cg["s"][:, on] + alpha * p)
@@ -427,14 +441,14 @@ class HyperplaneSolver:
             still[on] = usable & (np.linalg.norm(r, axis=0) > cg["goal"][on])
         cg["rounds"] = cg["rounds"] + 1
         cg["open"] = still
-        state = replace(self, cg=cg, fresh=pairs[len(self.pairs):] + self.fresh)
+        state = replace(self, cg=cg, fresh=fresh)
         if still.any() and cg["rounds"] < self.options.max_cg:
             return state
         step = _columns(self.step_, self.batch, cg["s"])
         slope = (self.gradient * step).sum(axis=0)
-        import os
-        M=int(os.environ.get("PAIRS","8"))
-        downhill = replace(state, step_=step, facts=self.facts | {"slope": slope}, cg={}, pairs=(state.fresh+state.pairs)[:M], fresh=())
+        most = max(1, min(MOST_PAIRS, PAIR_BYTES // (2 * step.nbytes)))
+        facts, pairs = self.facts | {"slope": slope}, (state.fresh + state.pairs)[:most]
+        downhill = replace(state, step_=step, facts=facts, cg={}, pairs=pairs, fresh=())
         return downhill._try_step()
 
     def result(self) -> Hyperplanes:
