@@ -15,28 +15,32 @@ from scipy.linalg import eigh
 from transforms.blocks import Arrays
 from transforms.svm_passes import CentredRequest
 
+ALL_ROWS = 2048
 SAMPLE_ROWS = 1024
 SAMPLE_RANK = 256
 
 
 @dataclass(frozen=True)
 class RowSample:
-    """Sampled rows, float (k, D), centred."""
+    """Sampled rows (k, D), minus the centre, their labels (k, A) and weights (k,)."""
 
     rows: np.ndarray
+    labels: np.ndarray
+    weights: np.ndarray
 
     def merge(self, other: RowSample) -> RowSample:
         """Rows of both."""
-        return RowSample(np.concatenate([self.rows, other.rows]))
+        mine, others = self.to_arrays(), other.to_arrays()
+        return self.from_arrays({k: np.concatenate([mine[k], others[k]]) for k in mine})
 
     def to_arrays(self) -> Arrays:
-        """The rows."""
-        return {"rows": self.rows}
+        """rows, labels, weights."""
+        return {"rows": self.rows, "labels": self.labels, "weights": self.weights}
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, np.ndarray]) -> RowSample:
         """Inverse of `to_arrays`."""
-        return cls(np.asarray(arrays["rows"]))
+        return cls(arrays["rows"], arrays["labels"], arrays["weights"])
 
 
 def hash_rows(x: np.ndarray) -> np.ndarray:
@@ -53,16 +57,18 @@ def hash_rows(x: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class SampleRequest(CentredRequest):
-    """Take about the share `share` of the rows."""
+    """All rows, or about `SAMPLE_ROWS` of them where there are more than `ALL_ROWS`."""
 
-    share: float
+    n_rows: int
 
     def statistic(self, prepared: Arrays) -> RowSample:
         """`RowSample` of the block."""
-        x = prepared["x"]
-        if self.share >= 1:
-            return RowSample(x)
-        return RowSample(x[hash_rows(x) < self.share * 2.0**32])
+        x, y = prepared["x"], prepared["y"].astype(np.int8)
+        weight = prepared.get("weight", np.ones(len(x)))
+        if self.n_rows <= ALL_ROWS:
+            return RowSample(x, y, weight)
+        taken = hash_rows(x) < 2.0**32 * SAMPLE_ROWS / self.n_rows
+        return RowSample(x[taken], y[taken], weight[taken])
 
 
 def principal_axes(

@@ -14,8 +14,8 @@ import numpy as np
 from scipy.linalg import LinAlgError, cho_factor, cho_solve
 
 from schemas.errors import DataError, UsageError
-from transforms.blocks import Accumulator, Sums
-from transforms.passes import PassRequest
+from transforms.blocks import Accumulator, ArrayBlocks, Sums
+from transforms.passes import PassRequest, run_passes
 from transforms.svm_geometry import Geometry, HyperplaneOptions
 from transforms.svm_line import LineSearch
 from transforms.svm_passes import (
@@ -25,7 +25,7 @@ from transforms.svm_passes import (
     LineRequest,
     MomentsRequest,
 )
-from transforms.svm_sample import SAMPLE_ROWS, RowSample, SampleRequest
+from transforms.svm_sample import RowSample, SampleRequest, principal_axes
 
 GRAM_MAX_FEATURES = 2048
 EXACT_MAX_FEATURES = 2048
@@ -86,6 +86,7 @@ class HyperplaneSolver:
     """
 
     options: HyperplaneOptions
+    gram_features: int | None = None
     phase: Phase = "moments"
     geometry: Geometry | None = None
     precision: str = "float32"
@@ -118,11 +119,10 @@ class HyperplaneSolver:
     def request(self) -> PassRequest:
         """What the next pass computes."""
         if self.phase == "moments":
-            return MomentsRequest(GRAM_MAX_FEATURES)
+            return MomentsRequest(self.gram_features or GRAM_MAX_FEATURES)
         geometry, at = self._known, self.batch
         if self.phase == "sample":
-            share = SAMPLE_ROWS / geometry.n_rows
-            return SampleRequest(geometry.centre, self.precision, share)
+            return SampleRequest(geometry.centre, self.precision, geometry.n_rows)
         common = (geometry.centre, self.precision, at)
         if self.phase == "evaluate":
             trial = self.theta[:, at] + self.lengths[at] * self.step_[:, at]
@@ -143,7 +143,9 @@ class HyperplaneSolver:
             return counted._start(total)
         if isinstance(total, RowSample):
             geometry = self._known.with_sample(total.rows)
-            return replace(counted, geometry=geometry)._begin()
+            state = replace(counted, geometry=geometry)._begin()
+            complete = len(total.rows) == geometry.n_rows
+            return state._continue_at(_solve_in_span(state, total)) if complete else state
         if not isinstance(total, Sums):
             raise UsageError(f"a pass returned {type(total).__name__!r}: give it this request")
         if self.phase == "evaluate":
@@ -229,11 +231,12 @@ class HyperplaneSolver:
         )  # fmt: skip
         none = np.zeros(len(state.alive))
         reference = self.facts["reference"] * (c / self.options.c)
-        state = replace(
-            state,
-            facts=self.facts | {"reference": reference, "newton": none, "stalls": none},
-            step_=np.zeros_like(self.theta),
-        )
+        facts = self.facts | {"reference": reference, "newton": none, "stalls": none}
+        return replace(state, facts=facts)._continue_at(self.theta)
+
+    def _continue_at(self, theta: np.ndarray) -> HyperplaneSolver:
+        """Go on from theta (D + 1, A), whatever its objective."""
+        state = replace(self, theta=theta, step_=np.zeros_like(theta))
         return replace(state._try_step(), forced=True)
 
     # ---- between steps
@@ -300,7 +303,7 @@ class HyperplaneSolver:
         slope = (gradient * self.step_[:, at]).sum(axis=0)
         start, before = self.facts["slope"][at], self.facts["objective"][at]
         noise = 1e-6 if self.precision == "float32" else 1e-12
-        good = (np.abs(slope) <= 0.25 * np.abs(start)) & (objective <= before + noise * before)
+        good = (np.abs(slope) <= 0.5 * np.abs(start)) & (objective <= before + noise * before)
         if self.forced:
             good[:] = True
         took = at[good]
@@ -366,8 +369,9 @@ class HyperplaneSolver:
         on = self.alive[at]
         residual = -self.gradient[:, at]
         size = len(geometry.mean)
-        rare = self._rare[at] & on
-        most = EXACT_BYTES // (8 * (size + 1) ** 2) if size <= EXACT_MAX_FEATURES else 0
+        few = geometry.n_rows < 2 * size
+        rare = (self._rare[at] | few) & on
+        most = _exact_at_once(size)
         exact = rare & (np.cumsum(rare) <= most)
         preconditioned = self._precondition(residual, at)
         cg = {
@@ -480,3 +484,33 @@ class HyperplaneSolver:
             n_passes=self.n_passes,
         )
 
+
+def _exact_at_once(n_features: int) -> int:
+    """How many whole Hessians a pass may return."""
+    if n_features > EXACT_MAX_FEATURES:
+        return 0
+    return max(1, EXACT_BYTES // (8 * (n_features + 1) ** 2))
+
+
+def _solve_in_span(solver: HyperplaneSolver, sample: RowSample) -> np.ndarray:
+    """theta (D + 1, A) that solves the problem of the sampled rows, in coordinates of their span.
+
+    The normals are combinations of the rows (the representer theorem), so k rows need k
+    coordinates; there the whole Hessians are small enough to be had.
+    """
+    geometry, options = solver._known, solver.options
+    rows = sample.rows.astype(np.float64)
+    rows += geometry.centre if options.penalise_intercept else geometry.offset
+    _, axes, _ = principal_axes(rows, len(rows), 0.0)
+    inner = replace(options, tol=options.tol / 2, precision="float64", degenerate="skip")
+    theta = solver.theta.copy()
+    together = _exact_at_once(axes.shape[1])
+    alive = np.flatnonzero(solver.alive)
+    for at in (alive[i : i + together] for i in range(0, len(alive), together)):
+        arrays = {"x": rows @ axes, "y": sample.labels[:, at], "weight": sample.weights}
+        found = run_passes(HyperplaneSolver(inner, axes.shape[1]), ArrayBlocks(arrays))
+        weights, intercepts = found._known.centred(found.theta)
+        origin = found._known.centre
+        theta[:-1, at] = axes @ weights
+        theta[-1, at] = intercepts - origin @ weights
+    return theta
