@@ -68,6 +68,11 @@ class Hyperplanes:
         """Scores (m, A) of rows x (m, D)."""
         return np.asarray(x, np.float64) @ self.coef.T + self.intercepts
 
+    def take(self, attributes: np.ndarray) -> Hyperplanes:
+        """Those of some attributes, by number."""
+        arrays = {k: v[attributes] for k, v in vars(self).items() if isinstance(v, np.ndarray)}
+        return replace(self, **arrays)
+
 
 def _columns(array: np.ndarray, at: np.ndarray, values: np.ndarray) -> np.ndarray:
     """Copy of `array` with the last axis' entries `at` replaced."""
@@ -454,6 +459,16 @@ class HyperplaneSolver:
         facts, pairs = self.facts | {"slope": slope}, (state.fresh + state.pairs)[:most]
         downhill = replace(state, step_=step, facts=facts, cg={}, pairs=pairs, fresh=())
         return downhill._try_step()
+
+    @property
+    def rows_seen(self) -> tuple[np.ndarray, str]:
+        """(what the passes subtract from rows (D,), precision): how blocks are prepared now."""
+        return self._known.centre, self.precision
+
+    @property
+    def hyperplanes(self) -> tuple[np.ndarray, np.ndarray]:
+        """(weights (D, A), intercepts (A,)) as they stand, for rows as the passes see them."""
+        return self._known.centred(self.theta)
 
     def result(self) -> Hyperplanes:
         """The hyperplanes as they stand; attributes without both classes are NaN."""
