@@ -183,7 +183,7 @@ class HyperplaneSolver:
         totals = self._known.statistic.weights
         costs = np.full(totals.shape, float(self.options.c))
         if self.options.balanced:
-            costs *= totals.sum(axis=0) / (2 * np.maximum(totals, np.finfo(float).tiny))
+            costs *= totals.sum(axis=0) / (2 * np.where(totals > 0, totals, 1.0))
         return np.where(self._known.statistic.counts > 0, costs, 0.0)
 
     def _begin(self) -> HyperplaneSolver:
