@@ -104,7 +104,7 @@ def test_hyperplanes_take_the_best_c_of_a_path(made):
         entry = fitted.facts["held_out"][i]
         assert (entry["rows"], entry["folds"]) == (N, 3) and entry["auc"] == auc[:, i].max()
     margins = fitted.arrays["margins"]
-    assert margins.shape == (2, 3, 64) and margins[:, 0].sum() == N
+    assert margins.shape == (3, 2, 64) and margins[0].sum() == N
 
 
 def test_without_folds_the_held_out_rows_are_measured_once(made):

@@ -12,7 +12,8 @@ import numpy as np
 from transforms.blocks import DEFAULT_BLOCK_ROWS, ArrayBlocks, flatten_rows
 from transforms.passes import run_passes
 from transforms.svm_geometry import HyperplaneOptions
-from transforms.svm_solver import Hyperplanes, HyperplaneSolver
+from transforms.svm_model import Hyperplanes
+from transforms.svm_solver import HyperplaneSolver
 
 __all__ = ["HyperplaneOptions", "HyperplaneSolver", "Hyperplanes", "fit_hyperplanes"]
 

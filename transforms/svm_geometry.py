@@ -88,6 +88,8 @@ class Geometry:
             row = np.append(mean, 1.0)
             gram = np.pad(gram, (0, 1)) + moments.count * np.outer(row, row)
         values, vectors = np.linalg.eigh(gram)
+        diagonal = replace(moments, second=np.diagonal(moments.second).copy())
+        statistic = replace(statistic, moments=diagonal)  # the axes say the rest: a small state
         return cls(statistic, centre, offset, penalised, np.maximum(values, 0.0), vectors)
 
     def with_sample(self, rows: np.ndarray) -> Geometry:

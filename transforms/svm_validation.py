@@ -23,8 +23,9 @@ from transforms.blocks import (
 )
 from transforms.passes import PassRequest, run_passes
 from transforms.svm_geometry import HyperplaneOptions
+from transforms.svm_model import Hyperplanes
 from transforms.svm_passes import CentredRequest
-from transforms.svm_solver import Hyperplanes, HyperplaneSolver
+from transforms.svm_solver import HyperplaneSolver
 
 RANK_BINS = 4096
 MARGIN_EDGES = np.linspace(-4.0, 4.0, 65)
