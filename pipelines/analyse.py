@@ -19,7 +19,7 @@ from pipelines.fits.weights import fit_jacobian, fit_sefa
 from schemas.directions import DirectionSet
 from schemas.errors import StoreError, UsageError
 from schemas.fingerprint import digest
-from schemas.index import CATEGORICAL, DatasetIndex
+from schemas.index import CATEGORICAL, CONTINUOUS, DatasetIndex
 from schemas.spec import RunSpec
 from schemas.store import LatentStore
 
@@ -55,7 +55,8 @@ def analysis_fp(name: str, spec: RunSpec, store: LatentStore, index: DatasetInde
     if name in ("mean_difference", "hosvd"):
         md = spec.analyse.mean_difference
         parameters["baseline"] = md.baseline if md is not None else {}
-        factors = {n: index.factor_fp(n) for n, f in index.factors.items() if f.kind == CATEGORICAL}
+        kinds = (CATEGORICAL, CONTINUOUS) if name == "mean_difference" else (CATEGORICAL,)
+        factors = {n: index.factor_fp(n) for n, f in index.factors.items() if f.kind in kinds}
         parameters["factors"] = factors
     if name == "svm":
         holdout = spec.evaluate.holdout

@@ -19,18 +19,29 @@ class PcaSpec(SpecModel):
 
 
 class MeanDifferenceSpec(SpecModel):
-    """Difference of class means, one direction a factor level."""
+    """Difference of class means, one direction a factor level; regressions of quantities."""
 
     space: Space = Field(default="w_plus", description="Latent array to read.")
     factors: Strings | None = Field(
         default=None,
-        description="Factors and annotated attributes to use. Default: all categorical "
-        "factors and all annotated attributes.",
+        description="Factors and annotated attributes to use. Default: all factors and all "
+        "annotated attributes.",
     )
     baseline: dict[str, Level] = Field(
         default={},
         description="Factor -> level the others are compared with (expression: "
         "neutral). Without one, a level is compared with the mean of the other levels.",
+    )
+    pair_by: Strings = Field(
+        default=[],
+        description="Factors within whose combinations levels are compared, such as [person]: "
+        "the mean of per-person differences. Default: rows count once, whoever they show.",
+    )
+    ridge: Number = Field(
+        default=1e-3,
+        ge=0,
+        description="Penalty of the predictions of measured angles and continuous factors, as a "
+        "multiple of the mean variance of a coordinate.",
     )
 
 
@@ -46,6 +57,21 @@ class SvmSpec(SpecModel):
     )
     threshold: Number = Field(default=0.5, description="Scores above it count as +1, others as -1.")
     c: Number = Field(default=1.0, gt=0, description="Weight C of the squared hinge loss.")
+    path: list[Annotated[Number, Field(gt=0)]] | None = Field(
+        default=None,
+        min_length=1,
+        description="Values of C to try instead of 'c'. Each attribute takes the one with the "
+        "largest area under the ROC curve over the rows kept back.",
+    )
+    folds: Integer | None = Field(
+        default=None,
+        ge=2,
+        description="Measure by cross-validation in this many folds, which keep the levels of "
+        "'evaluate.holdout.factor' whole. Default: once, on the rows of 'evaluate.holdout'.",
+    )
+    balanced: bool = Field(
+        default=False, description="Weigh both classes of an attribute alike, however rare one is."
+    )
     tolerance: Number = Field(
         default=1e-5,
         gt=0,

@@ -8,7 +8,6 @@ import torch
 from scipy.stats import spearmanr
 
 from pipelines.evaluate import Meter, describe_effect, evaluate_directions, prior_codes, spearman
-from pipelines.fits.hyperplanes import area_under_roc
 from pipelines.fits.inputs import hold_out
 from schemas.directions import Direction, DirectionSet
 from schemas.errors import UsageError
@@ -103,14 +102,6 @@ def test_prior_codes_do_not_depend_on_how_many_are_drawn():
     assert prior_codes(generator, "w_plus", 2, 0, 1.0).shape == (2, 2, 3)
     with pytest.raises(UsageError, match="'s'"):
         prior_codes(generator, "s", 2, 0, 1.0)
-
-
-def test_area_under_roc_is_scikit_learn_s(rng):
-    from sklearn.metrics import roc_auc_score
-
-    scores, positive = rng.normal(size=200).round(1), rng.uniform(size=200) < 0.3
-    assert area_under_roc(scores, positive) == pytest.approx(roc_auc_score(positive, scores))
-    assert area_under_roc(scores, np.ones(200, bool)) is None
 
 
 def test_whole_levels_are_held_out():

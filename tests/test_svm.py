@@ -5,7 +5,7 @@ import pytest
 from sklearn.svm import LinearSVC
 
 from schemas.errors import DataError, UsageError
-from transforms import svm
+from transforms import svm_sample, svm_solver
 from transforms.blocks import ArrayBlocks
 from transforms.passes import run_passes
 from transforms.svm import HyperplaneOptions, HyperplaneSolver, fit_hyperplanes
@@ -127,19 +127,21 @@ def test_balanced_equals_scikit_learn():
 def test_many_features_without_the_gram(monkeypatch):
     x, y = problem(200, 30, 2)
     exact = fit_hyperplanes(x, y, tol=1e-9)
-    monkeypatch.setattr(svm, "GRAM_MAX_FEATURES", 20)
+    monkeypatch.setattr(svm_solver, "GRAM_MAX_FEATURES", 20)
     for penalise in (False, True):
         found = fit_hyperplanes(x, y, tol=1e-9, penalise_intercept=penalise)
-        assert found.converged.all() and np.isnan(found.sd).all()
+        assert found.converged.all()
+        sd = (x @ found.normals.T).std(axis=0, ddof=1)
+        np.testing.assert_allclose(found.sd, sd, rtol=1e-9)
         if not penalise:
             np.testing.assert_allclose(found.coef, exact.coef, rtol=1e-5, atol=1e-7)
 
 
 def test_conjugate_gradients_and_exact_hessians_agree(monkeypatch):
     x, y = problem(1500, 10, 1, noise=0.3)
-    monkeypatch.setattr(svm, "RARE_ACTIVE", 0.0)
+    monkeypatch.setattr(svm_solver, "RARE_ACTIVE", 0.0)
     iterated = fit_hyperplanes(x, y, 10.0, tol=1e-8)
-    monkeypatch.setattr(svm, "RARE_ACTIVE", 1.1)
+    monkeypatch.setattr(svm_solver, "RARE_ACTIVE", 1.1)
     exact = fit_hyperplanes(x, y, 10.0, tol=1e-8)
     assert iterated.converged.all() and exact.converged.all()
     np.testing.assert_allclose(iterated.coef, exact.coef, rtol=1e-4, atol=1e-6)
@@ -229,3 +231,86 @@ def test_line_search_finds_the_minima_of_piecewise_quadratics():
     assert improved.all()
     value, slope = evaluate(step)
     assert (np.abs(slope) <= 0.1 * np.abs(slope0)).all() and (value < value0).all()
+
+
+@pytest.mark.parametrize("balanced", [False, True])
+def test_sample_weights_equal_scikit_learn(balanced):
+    x, y = problem(300, noise=1.0)
+    weight = np.random.default_rng(1).uniform(0.2, 3, 300)
+    weight[::7] = 0
+    found = fit_hyperplanes(
+        x, y, sample_weight=weight, penalise_intercept=True, tol=1e-9, balanced=balanced
+    )
+    used = weight > 0
+    for a in range(y.shape[1]):
+        v = weight.copy()
+        if balanced:
+            sides = [weight[y[:, a] == sign].sum() for sign in (-1, 1)]
+            v = v * np.where(y[:, a] > 0, *(weight.sum() / (2 * s) for s in sides[::-1]))
+        peer = LinearSVC(dual=False, tol=1e-10, max_iter=10_000)
+        peer.fit(x[used], y[used, a], sample_weight=v[used])
+        np.testing.assert_allclose(found.coef[a], peer.coef_[0], rtol=1e-4, atol=1e-5)
+    assert (found.n_positive + found.n_negative == used.sum()).all()
+
+
+def test_a_weight_of_two_is_two_rows():
+    x, y = problem(200)
+    weight = np.arange(200) % 3
+    found = fit_hyperplanes(x, y, 0.3, sample_weight=weight, tol=1e-9, block_rows=70)
+    rows = np.repeat(np.arange(200), weight)
+    twice = fit_hyperplanes(x[rows], y[rows], 0.3, tol=1e-9)
+    np.testing.assert_allclose(found.coef, twice.coef, rtol=1e-4, atol=1e-7)
+    for bad in (-1.0, np.nan):
+        with pytest.raises(DataError, match="weight"):
+            fit_hyperplanes(x, y, sample_weight=np.full(200, bad))
+
+
+@pytest.mark.parametrize("penalise", [False, True])
+def test_more_features_than_a_second_moment_can_hold(penalise):
+    rng = np.random.default_rng(2)
+    x = (rng.standard_normal((90, 2500)) + 5).astype(np.float32)
+    y = np.where(x[:, :2] + rng.standard_normal((90, 2)) > 5, 1, -1)
+    found = fit_hyperplanes(x, y, 0.01, block_rows=40, penalise_intercept=penalise)
+    assert found.converged.all() and (found.accuracy == 1).all() and found.n_passes < 8
+    sd = (x.astype(float) @ found.normals.T).std(axis=0, ddof=1)
+    np.testing.assert_allclose(found.sd, sd, rtol=1e-5)
+    wide = x.astype(float)
+    if penalise:
+        for a in range(2):
+            axes = np.linalg.qr(wide.T)[0]  # the rows' span, where the problem is the same
+            peer = LinearSVC(C=0.01, dual=False, tol=1e-10, max_iter=10_000)
+            peer.fit(wide @ axes, y[:, a])
+            w, b = axes @ peer.coef_[0], peer.intercept_[0]
+            theirs = objective(wide, y[:, a], w, b, 0.01, True)
+            ours = objective(wide, y[:, a], found.coef[a], found.intercepts[a], 0.01, True)
+            assert ours <= theirs * (1 + 1e-6)
+
+
+def test_a_sample_of_rows_preconditions_and_does_not_depend_on_blocks(monkeypatch):
+    monkeypatch.setattr(svm_solver, "GRAM_MAX_FEATURES", 20)
+    for name, rows in (("ALL_ROWS", 100), ("SAMPLE_ROWS", 200)):
+        monkeypatch.setattr(svm_sample, name, rows)
+    x, y = problem(1500, 60, 2)
+    exact = fit_hyperplanes(x, y, tol=1e-9)
+    whole = fit_hyperplanes(x, y, tol=1e-9, block_rows=77)
+    assert whole.converged.all()
+    np.testing.assert_allclose(whole.coef, exact.coef, rtol=1e-5, atol=1e-7)
+    hashed = svm_sample.hash_rows(x)
+    assert abs((hashed < 2**31).mean() - 0.5) < 0.05 and len(set(hashed.tolist())) > 1490
+
+
+def test_a_restart_at_another_c_is_where_the_last_ended():
+    x, y = problem()
+    source = ArrayBlocks({"x": x, "y": y}, 200)
+    solver = run_passes(HyperplaneSolver(HyperplaneOptions(precision="float64")), source)
+    again = run_passes(solver.restart(solver.options.c), source)
+    assert again.n_passes == 1  # evaluated once: it has converged already
+    other = run_passes(solver.restart(5.0), source).result()
+    np.testing.assert_allclose(other.objective, fit_hyperplanes(x, y, 5.0).objective, rtol=1e-6)
+
+
+def test_a_constant_feature_has_no_part_in_the_normal():
+    x, y = problem()
+    x = np.c_[x, np.full(len(x), 7.0), np.zeros(len(x))]
+    found = fit_hyperplanes(x, y, tol=1e-9)
+    assert found.converged.all() and np.abs(found.coef[:, -2:]).max() < 1e-9

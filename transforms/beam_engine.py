@@ -46,9 +46,11 @@ from transforms.requests import (
 )
 from transforms.svm import HyperplaneOptions, Hyperplanes, HyperplaneSolver
 from transforms.svm_passes import LabelledMoments
+from transforms.svm_sample import RowSample
 
 _KINDS: dict[str, Any] = {
-    kind.__name__: kind for kind in (Moments, Sums, CellSums, LabelledMoments, ModeGrams, CoreSlabs)
+    kind.__name__: kind
+    for kind in (Moments, Sums, CellSums, LabelledMoments, RowSample, ModeGrams, CoreSlabs)
 }
 S = TypeVar("S", bound=PassSolver)
 

@@ -1,419 +1,21 @@
 """Linear support vector machines for all attributes in one solve.
 
-Minimises, for every attribute at once, 1/2 |w|^2 + C sum max(0, 1 - y (w.x + b))^2 (the L2 loss
-of Keerthi and DeCoste 2005, "A modified finite Newton method") by Newton steps whose systems are
-solved by conjugate gradients. The preconditioner is the Gram matrix of the centred rows,
-G = V diag(s) V': the Hessian I + 2 C X_a' X_a over active rows is close to V diag(1 + 2 C f s) V'
-with f the active fraction. The separating plane's unit normal is the attribute's editing direction
-(Shen et al. 2020, InterFaceGAN).
+Minimises, for every attribute at once, 1/2 |w|^2 + C sum v max(0, 1 - y (w.x + b))^2 over rows of
+weight v. The separating plane's unit normal is the attribute's editing direction (Shen et al. 2020,
+InterFaceGAN). The solver is that of `transforms.svm_solver`.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
-from typing import Literal
-
 import numpy as np
-from scipy.linalg import LinAlgError, cho_factor, cho_solve
 
-from schemas.errors import DataError, UsageError
-from transforms.blocks import DEFAULT_BLOCK_ROWS, Accumulator, ArrayBlocks, Sums, flatten_rows
-from transforms.passes import PassRequest, run_passes
-from transforms.svm_geometry import Geometry, HyperplaneOptions
-from transforms.svm_line import LineSearch
-from transforms.svm_passes import (
-    CurvatureRequest,
-    EvaluateRequest,
-    LabelledMoments,
-    LineRequest,
-    MomentsRequest,
-)
+from transforms.blocks import DEFAULT_BLOCK_ROWS, ArrayBlocks, flatten_rows
+from transforms.passes import run_passes
+from transforms.svm_geometry import HyperplaneOptions
+from transforms.svm_model import Hyperplanes
+from transforms.svm_solver import HyperplaneSolver
 
-GRAM_MAX_FEATURES = 4096
-EXACT_MAX_FEATURES = 2048
-EXACT_BYTES = 1 << 28
-RARE_ACTIVE = 0.1
-
-Phase = Literal["moments", "evaluate", "curvature", "line", "done"]
-
-
-@dataclass(frozen=True)
-class Hyperplanes:
-    """Separating hyperplanes of A attributes; the positive side is where the attribute is +1.
-
-    normals : float64 (A, D), unit norm;  coef : float64 (A, D), w
-    intercepts : float64 (A,), b for rows that are not centred: the score is x . w + b
-    objective : float64 (A,);  relative_gradient : float64 (A,);  converged : bool (A,)
-    n_positive, n_negative : int64 (A,);  accuracy : float64 (A,), of the fit's labelled rows
-    sd : float64 (A,), standard deviation of the fit's rows along the normals; NaN where features
-        are too many for their second moment
-    n_rows : rows read;  n_passes : passes over the data
-
-    A degenerate attribute (see `fit_hyperplanes`) has NaN vectors and converged False.
-    """
-
-    normals: np.ndarray
-    coef: np.ndarray
-    intercepts: np.ndarray
-    objective: np.ndarray
-    relative_gradient: np.ndarray
-    converged: np.ndarray
-    n_positive: np.ndarray
-    n_negative: np.ndarray
-    accuracy: np.ndarray
-    sd: np.ndarray
-    n_rows: int
-    n_passes: int
-
-    def decision_function(self, x: np.ndarray) -> np.ndarray:
-        """Scores (m, A) of rows x (m, D)."""
-        return np.asarray(x, np.float64) @ self.coef.T + self.intercepts
-
-
-def _columns(array: np.ndarray, at: np.ndarray, values: np.ndarray) -> np.ndarray:
-    """Copy of `array` with the last axis' entries `at` replaced."""
-    array = array.copy()
-    array[..., at] = values
-    return array
-
-
-@dataclass(frozen=True)
-class HyperplaneSolver:
-    """The Newton-CG machine (a `PassSolver`).
-
-    A Newton step is: one pass that evaluates the trial point (loss, gradient); passes that return
-    Hessian products, or whole active Hessians where few rows are active; and, where the full step
-    is not good, passes along the ray. Attributes that meet the tolerance leave the batch.
-    """
-
-    options: HyperplaneOptions
-    phase: Phase = "moments"
-    geometry: Geometry | None = None
-    precision: str = "float32"
-    n_passes: int = 0
-    costs: np.ndarray = field(default_factory=lambda: np.zeros((2, 0)))
-    theta: np.ndarray = field(default_factory=lambda: np.zeros((1, 0)))
-    gradient: np.ndarray = field(default_factory=lambda: np.zeros((1, 0)))
-    step_: np.ndarray = field(default_factory=lambda: np.zeros((1, 0)))
-    facts: dict[str, np.ndarray] = field(default_factory=dict)
-    alive: np.ndarray = field(default_factory=lambda: np.zeros(0, bool))
-    batch: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
-    forced: bool = False
-    lengths: np.ndarray = field(default_factory=lambda: np.zeros(0))
-    cg: dict[str, np.ndarray] = field(default_factory=dict)
-    line: LineSearch | None = None
-
-    @property
-    def done(self) -> bool:
-        """Every attribute has converged or been given up."""
-        return self.phase == "done"
-
-    @property
-    def _known(self) -> Geometry:
-        if self.geometry is None:
-            raise UsageError("the solver has made no pass yet: drive it with run_passes")
-        return self.geometry
-
-    def request(self) -> PassRequest:
-        """What the next pass computes."""
-        if self.phase == "moments":
-            return MomentsRequest(GRAM_MAX_FEATURES)
-        geometry, at = self._known, self.batch
-        common = (geometry.mean, self.precision, at)
-        if self.phase == "evaluate":
-            trial = self.theta[:, at] + self.lengths[at] * self.step_[:, at]
-            return EvaluateRequest(*common, *geometry.centred(trial), self.costs[:, at])
-        here = (*geometry.centred(self.theta[:, at]), self.costs[:, at])
-        if self.phase == "line" and self.line is not None:
-            ray = geometry.centred(self.step_[:, at])
-            return LineRequest(*common, *here, *ray, self.line.lengths)
-        products = np.flatnonzero(self.cg["open"] & ~self.cg["exact"])
-        exact = np.flatnonzero(self.cg["open"] & self.cg["exact"])
-        along = geometry.centred(self.cg["p"][:, products])
-        return CurvatureRequest(*common, *here, products, *along, exact)
-
-    def step(self, total: Accumulator) -> HyperplaneSolver:
-        """State after a pass with the summed statistic `total`."""
-        counted = replace(self, n_passes=self.n_passes + 1)
-        if isinstance(total, LabelledMoments):
-            return counted._start(total)
-        if not isinstance(total, Sums):
-            raise UsageError(f"a pass returned {type(total).__name__!r}: give it this request")
-        if self.phase == "evaluate":
-            return counted._evaluated(total)
-        return counted._walked(total) if self.phase == "line" else counted._curved(total)
-
-    # ---- start
-
-    def _start(self, statistic: LabelledMoments) -> HyperplaneSolver:
-        statistic.moments.check(2)
-        counts = statistic.counts.astype(np.float64)
-        one_class = (counts == 0).any(axis=0)
-        if one_class.any() and (self.options.degenerate == "raise" or one_class.all()):
-            raise DataError(
-                f"attributes {np.flatnonzero(one_class).tolist()!r} have rows of one class only: "
-                "leave them out, or choose another threshold"
-            )
-        n_attributes = counts.shape[1]
-        costs = np.full((2, n_attributes), float(self.options.c))
-        if self.options.balanced:
-            costs *= counts.sum(axis=0) / (2 * np.maximum(counts, 1))
-        geometry = Geometry.of(statistic, self.options.penalise_intercept)
-        weighted = costs * counts
-        active_cost = weighted.sum(axis=0)
-        b = (weighted[1] - weighted[0]) / np.maximum(active_cost, np.finfo(float).tiny)
-        pulls = np.stack([-(1 + b), 1 - b])  # y (1 - y b) of the two classes at w = 0
-        centred = statistic.sums - counts[:, :, None] * geometry.mean
-        pulled = np.einsum("ca,cad->da", costs * pulls, centred)
-        theta = np.zeros((len(geometry.mean) + 1, n_attributes))
-        theta[-1] = b
-        data = geometry.pull_back(-2 * pulled, -2 * (weighted * pulls).sum(axis=0))
-        gradient = geometry.ridge(theta) + data
-        reference = np.linalg.norm(data, axis=0)
-        if self.options.penalise_intercept:  # liblinear's reference: the gradient at theta = 0
-            signs = costs * np.array([[-1.0], [1.0]])
-            sums = np.einsum("ca,cad->da", signs, centred)
-            origin = geometry.pull_back(2 * sums, 2 * (signs * counts).sum(axis=0))
-            reference = np.linalg.norm(origin, axis=0)
-        second = statistic.moments.second
-        trace = second.sum() if statistic.moments.diagonal else np.trace(second)
-        floor = 1e-6 * active_cost * np.sqrt(max(float(trace), 0.0) / geometry.n_rows)
-        facts = {
-            "objective": (weighted * pulls**2).sum(axis=0)
-            + (b * b / 2 if self.options.penalise_intercept else 0.0),
-            "active": counts.sum(axis=0),
-            "active_cost": active_cost,
-            "correct": counts.max(axis=0),
-            "reference": np.maximum(reference, np.maximum(floor, np.finfo(float).tiny)),
-            "newton": np.zeros(n_attributes),
-            "stalls": np.zeros(n_attributes),
-        }
-        step = -geometry.precondition(gradient, active_cost)
-        facts["slope"] = (gradient * step).sum(axis=0)
-        state = replace(
-            self,
-            geometry=geometry,
-            precision=self.options.precision,
-            costs=costs,
-            theta=theta,
-            gradient=gradient,
-            step_=step,
-            facts=facts,
-            alive=~one_class,
-        )
-        # Where the first gradient is zero already (equal class means), w = 0 is the solution.
-        return state._retire()._try_step()
-
-    # ---- between steps
-
-    @property
-    def relative_gradient(self) -> np.ndarray:
-        """Gradient norm over the reference, (A,)."""
-        return np.linalg.norm(self.gradient, axis=0) / self.facts["reference"]
-
-    @property
-    def _rare(self) -> np.ndarray:
-        return self.facts["active"] < RARE_ACTIVE * self._known.n_rows
-
-    @property
-    def _met(self) -> np.ndarray:
-        """Whether gradient and estimated gap to the minimum meet the tolerance, bool (A,).
-
-        The gradient alone says little where C is large and classes separate: its reference grows
-        with C while the solution does not. The gap is about g' H^-1 g / 2; where few rows are
-        active the Gram is no model of H, and H >= I bounds it by |g|^2 / 2.
-        """
-        met = self.relative_gradient <= self.options.tol
-        at = np.flatnonzero(met)
-        if len(at):
-            gradient = self.gradient[:, at]
-            model = self._known.precondition(gradient, self.facts["active_cost"][at])
-            gap = np.where(
-                self._rare[at], (gradient**2).sum(axis=0), (gradient * model).sum(axis=0)
-            )
-            met[at] = gap / 2 <= 0.01 * self.options.tol * self.facts["objective"][at]
-        return met
-
-    def _retire(self) -> HyperplaneSolver:
-        finished = self._met
-        given_up = (self.facts["newton"] >= self.options.max_newton) | (self.facts["stalls"] >= 3)
-        alive = self.alive & ~finished & ~given_up
-        # A small gradient with a gap left is at the rounding of float32 products.
-        rounded = (alive & (self.relative_gradient <= self.options.tol)).any()
-        return replace(self, alive=alive, precision="float64" if rounded else self.precision)
-
-    def _try_step(self) -> HyperplaneSolver:
-        """Evaluate theta + step for every attribute that is still in the batch."""
-        if not self.alive.any():
-            return replace(self, phase="done")
-        facts = self.facts | {"newton": self.facts["newton"] + self.alive}
-        return replace(
-            self,
-            phase="evaluate",
-            facts=facts,
-            batch=np.flatnonzero(self.alive),
-            lengths=np.ones(len(self.alive)),
-            forced=False,
-        )
-
-    # ---- evaluate
-
-    def _evaluated(self, total: Sums) -> HyperplaneSolver:
-        geometry, at = self._known, self.batch
-        trial = self.theta[:, at] + self.lengths[at] * self.step_[:, at]
-        penalty = geometry.ridge(trial)
-        objective = (penalty * trial).sum(axis=0) / 2 + total["loss"]
-        data = geometry.pull_back(-2 * total["gradient"], -2 * total["gradient_intercept"])
-        gradient = penalty + data
-        slope = (gradient * self.step_[:, at]).sum(axis=0)
-        start, before = self.facts["slope"][at], self.facts["objective"][at]
-        noise = 1e-6 if self.precision == "float32" else 1e-12
-        good = (np.abs(slope) <= 0.25 * np.abs(start)) & (objective <= before + noise * before)
-        if self.forced:
-            good[:] = True
-        took = at[good]
-        facts = dict(self.facts)
-        for name, values in (
-            ("objective", objective),
-            ("active", total["active"]),
-            ("active_cost", total["active_cost"]),
-            ("correct", total["correct"]),
-        ):
-            facts[name] = _columns(facts[name], took, values[good])
-        state = replace(
-            self,
-            facts=facts,
-            theta=_columns(self.theta, took, trial[:, good]),
-            gradient=_columns(self.gradient, took, gradient[:, good]),
-        )
-        if good.all():
-            return state._retire()._begin_newton()
-        line = LineSearch.start(start[~good], before[~good], slope[~good])
-        return replace(state, phase="line", batch=at[~good], line=line)
-
-    # ---- along the ray
-
-    def _walked(self, total: Sums) -> HyperplaneSolver:
-        if self.line is None:
-            raise UsageError("no line search is under way: drive the solver with run_passes")
-        geometry, at, lengths = self._known, self.batch, self.line.lengths
-        theta, step = self.theta[:, at], self.step_[:, at]
-        along = geometry.ridge(step)
-        straight = (geometry.ridge(theta) * theta).sum(axis=0) / 2
-        slope0, bend = (along * theta).sum(axis=0), (along * step).sum(axis=0)
-        objective = straight + lengths * slope0 + lengths**2 * bend / 2 + total["loss"]
-        slope = slope0 + lengths * bend + total["slope"]
-        line = self.line.narrow(objective, slope)
-        if not line.settled:
-            return replace(self, line=line)
-        chosen, improved = line.choice()
-        stalls = self.facts["stalls"].copy()
-        stalls[at[~improved]] += 1
-        chosen = np.where(improved, chosen, 0.0)
-        return replace(
-            self,
-            phase="evaluate",
-            forced=True,
-            line=None,
-            facts=self.facts | {"stalls": stalls},
-            lengths=_columns(self.lengths, at, chosen),
-            precision="float64" if not improved.all() else self.precision,
-        )
-
-    # ---- Newton direction
-
-    def _begin_newton(self) -> HyperplaneSolver:
-        if not self.alive.any():
-            return replace(self, phase="done")
-        geometry, at = self._known, np.flatnonzero(self.alive)
-        residual = -self.gradient[:, at]
-        size = len(geometry.mean)
-        rare = self._rare[at]
-        most = EXACT_BYTES // (8 * (size + 1) ** 2) if size <= EXACT_MAX_FEATURES else 0
-        exact = rare & (np.cumsum(rare) <= most)
-        preconditioned = geometry.precondition(residual, self.facts["active_cost"][at])
-        cg = {
-            "open": np.ones(len(at), bool),
-            "exact": exact,
-            "s": np.zeros_like(residual),
-            "r": residual,
-            "p": preconditioned,
-            "rz": (residual * preconditioned).sum(axis=0),
-            "goal": 0.1 * np.linalg.norm(residual, axis=0),
-            "rounds": np.zeros(()),
-        }
-        return replace(self, phase="curvature", batch=at, cg=cg)
-
-    def _curved(self, total: Sums) -> HyperplaneSolver:
-        geometry, cg = self._known, dict(self.cg)
-        active_cost = self.facts["active_cost"][self.batch]
-        still = cg["open"].copy()
-        for i, at in enumerate(np.flatnonzero(cg["open"] & cg["exact"])):
-            hessian = geometry.hessian(total["hessian"][i])
-            try:
-                solved = cho_solve(cho_factor(hessian), cg["r"][:, at])
-            except LinAlgError:
-                solved = cg["p"][:, at]
-            cg["s"] = _columns(cg["s"], at, solved)
-            still[at] = False
-        on = np.flatnonzero(cg["open"] & ~cg["exact"])
-        if len(on):
-            p, r = cg["p"][:, on], cg["r"][:, on]
-            data = geometry.pull_back(2 * total["product"], 2 * total["product_intercept"])
-            product = geometry.ridge(p) + data
-            curvature = (p * product).sum(axis=0)
-            usable = curvature > 0
-            alpha = np.where(usable, cg["rz"][on] / np.where(usable, curvature, 1.0), 0.0)
-            r = r - alpha * product
-            z = geometry.precondition(r, active_cost[on])
-            rz = (r * z).sum(axis=0)
-            beta = rz / np.maximum(cg["rz"][on], np.finfo(float).tiny)
-            cg["s"] = _columns(cg["s"], on, cg["s"][:, on] + alpha * p)
-            cg["r"] = _columns(cg["r"], on, r)
-            cg["p"] = _columns(cg["p"], on, z + beta * p)
-            cg["rz"] = _columns(cg["rz"], on, rz)
-            still[on] = usable & (np.linalg.norm(r, axis=0) > cg["goal"][on])
-        cg["rounds"] = cg["rounds"] + 1
-        cg["open"] = still
-        state = replace(self, cg=cg)
-        if still.any() and cg["rounds"] < self.options.max_cg:
-            return state
-        step = _columns(self.step_, self.batch, cg["s"])
-        slope = (self.gradient * step).sum(axis=0)
-        downhill = replace(state, step_=step, facts=self.facts | {"slope": slope}, cg={})
-        return downhill._try_step()
-
-    def result(self) -> Hyperplanes:
-        """The hyperplanes as they stand; attributes without both classes are NaN."""
-        geometry = self._known
-        weights, intercepts = geometry.centred(self.theta)
-        counts = geometry.statistic.counts
-        missing = (counts == 0).any(axis=0)
-        coef = weights.T.copy()
-        coef[missing] = np.nan
-        norms = np.linalg.norm(coef, axis=1)
-        normals = coef / np.where(norms > 0, norms, np.nan)[:, None]
-        if geometry.statistic.moments.diagonal:
-            sd = np.full(len(coef), np.nan)
-        else:
-            filled = np.nan_to_num(normals)
-            sd = np.sqrt(geometry.statistic.moments.variance_along(filled))
-            sd = np.where(np.isnan(norms), np.nan, sd)
-        relative = np.where(missing, np.nan, self.relative_gradient)
-        return Hyperplanes(
-            normals=normals,
-            coef=coef,
-            intercepts=np.where(missing, np.nan, intercepts - coef @ geometry.mean),
-            objective=np.where(missing, np.nan, self.facts["objective"]),
-            relative_gradient=relative,
-            converged=self._met & ~missing,
-            n_positive=counts[1],
-            n_negative=counts[0],
-            accuracy=self.facts["correct"] / np.maximum(counts.sum(axis=0), 1),
-            sd=sd,
-            n_rows=geometry.n_rows,
-            n_passes=self.n_passes,
-        )
+__all__ = ["HyperplaneOptions", "HyperplaneSolver", "Hyperplanes", "fit_hyperplanes"]
 
 
 def fit_hyperplanes(
@@ -421,6 +23,7 @@ def fit_hyperplanes(
     y: np.ndarray,
     c: float = 1.0,
     *,
+    sample_weight: np.ndarray | None = None,
     tol: float = 1e-5,
     penalise_intercept: bool = False,
     balanced: bool = False,
@@ -433,6 +36,7 @@ def fit_hyperplanes(
 
     x : (n, D) or (n, ...), flattened; float32 or float64
     y : (n,) or (n, A), values -1, 0 (unlabelled) or 1
+    sample_weight : (n,), not negative; a row of weight 2 counts as two rows, of 0 as none
     c, tol, penalise_intercept, balanced, max_newton, degenerate : see `HyperplaneOptions`
     precision : of the products; default x's own
 
@@ -453,5 +57,8 @@ def fit_hyperplanes(
         precision=precision,
         degenerate=degenerate,
     )
-    source = ArrayBlocks({"x": x, "y": y}, block_rows)
+    arrays = {"x": x, "y": y}
+    if sample_weight is not None:
+        arrays["weight"] = np.asarray(sample_weight)
+    source = ArrayBlocks(arrays, block_rows)
     return run_passes(HyperplaneSolver(options), source).result()

@@ -17,8 +17,8 @@ from pipelines.fits.inputs import (
 )
 from pipelines.fits.labels import Labels, Targets
 from schemas.errors import DataError, UsageError
-from schemas.index import CATEGORICAL
-from transforms.blocks import Arrays, Sums
+from schemas.index import CATEGORICAL, CONTINUOUS
+from transforms.blocks import Arrays, BlockSource, Sums
 from transforms.cells import grid_cells
 from transforms.mean_difference import solve_mean_differences, solve_regressions
 from transforms.requests import JointMoments, SumsOfCells
@@ -49,18 +49,24 @@ class LabelSums:
 
 
 def fit_mean_differences(inputs: Inputs) -> Fitted:
-    """A direction for every level of the chosen factors, every attribute, every measured angle."""
+    """A direction for every level of the chosen factors, every attribute, every quantity.
+
+    Quantities are measured angles and continuous factors (age): their directions are regressions.
+    """
     wanted = inputs.spec.analyse.mean_difference
     out = Fitted(facts={"factors": {}, "attributes": {}})
     scores = inputs.measurements("scores")
     measured = {name for m in scores for name in m.names}
     factors = [n for n, f in inputs.index.factors.items() if f.kind == CATEGORICAL]
-    chosen = wanted.factors if wanted.factors is not None else [*factors, *sorted(measured)]
-    unknown = sorted(set(chosen) - set(factors) - measured)
+    quantities = [n for n, f in inputs.index.factors.items() if f.kind == CONTINUOUS]
+    every = [*factors, *quantities, *sorted(measured)]
+    chosen = wanted.factors if wanted.factors is not None else every
+    unknown = sorted(set(chosen) - set(every))
     if unknown:
         raise UsageError(
-            f"mean_difference.factors names {unknown!r}, which is neither a categorical factor "
-            f"{factors!r} nor a measured attribute {sorted(measured)!r}: correct the names"
+            f"mean_difference.factors names {unknown!r}, which is neither a factor "
+            f"{[*factors, *quantities]!r} nor a measured attribute {sorted(measured)!r}: correct "
+            "the names"
         )
     for factor in (f for f in chosen if f in factors):
         _factor_differences(inputs, factor, wanted.baseline.get(factor), measured, out)
@@ -68,7 +74,10 @@ def fit_mean_differences(inputs: Inputs) -> Fitted:
         if wanted.factors is None or set(m.names) & set(chosen) - set(factors):
             _label_differences(inputs, m, None if wanted.factors is None else chosen, out)
     for m in inputs.measurements("pose"):
-        _regressions(inputs, m, out)
+        _pose_regressions(inputs, m, out)
+    for name in quantities:
+        if name in chosen:
+            _factor_regression(inputs, name, out)
     if not out.directions:
         raise DataError("no factor has two levels with rows: nothing to compare")
     return out
@@ -78,22 +87,25 @@ def _factor_differences(
     inputs: Inputs, factor: str, baseline: str | None, measured: set[str], out: Fitted
 ) -> None:
     categories = inputs.index.categorical(factor)[1]
-    grid = grid_cells([factor], categorical(inputs.index, [factor]))
+    pair_by = [n for n in inputs.spec.analyse.mean_difference.pair_by if n != factor]
+    modes = [factor, *pair_by]
+    grid = grid_cells(modes, categorical(inputs.index, modes))
     if grid.shape[0] < 2:
         return
     sums = inputs.engine.sum(inputs.blocks(columns={"cells": grid.cells}), SumsOfCells())
     reference = None if baseline is None else level_code(inputs.index, factor, baseline)
-    found = solve_mean_differences(sums, grid, reference)
-    for (code,), vector, n in zip(
-        found.levels.tolist(), found.vectors, found.n_level.tolist(), strict=True
-    ):
+    found = solve_mean_differences(sums, grid, reference, paired=bool(pair_by))
+    for i, ((code,), vector) in enumerate(zip(found.levels.tolist(), found.vectors, strict=True)):
         level = categories[code]
         if not np.isfinite(vector).all() or not vector.any():
             continue
         target = target_of(level, factor, measured)
         name = f"mean.{target or f'{factor}-{level}'}"
-        quality = {"rows": int(n), "norm": float(np.linalg.norm(vector))}
+        quality = {"rows": int(found.n_level[i]), "norm": float(np.linalg.norm(vector))}
         facts = {"factor": factor, "level": level, "baseline": baseline}
+        if pair_by:
+            quality |= {"pairs": int(found.n_pairs[i]), "agreement": float(found.agreement[i])}
+            facts["pair_by"] = pair_by
         out.directions.append(
             inputs.direction(
                 name, vector, "mean_difference", target, quality=quality, provenance=facts
@@ -126,19 +138,34 @@ def _label_differences(
         )
 
 
-def _regressions(inputs: Inputs, m: Measured, out: Fitted) -> None:
+def _pose_regressions(inputs: Inputs, m: Measured, out: Fitted) -> None:
     source = inputs.blocks(m, Targets(tuple(range(len(m.names)))))
+    _regressions(inputs, source, m.names, {"targets": m.array}, out)
+
+
+def _factor_regression(inputs: Inputs, name: str, out: Fitted) -> None:
+    """Each continuous factor by itself: those of one dataset are often functions of one another."""
+    values = inputs.index.continuous(name)[:, None]
+    if np.unique(values[np.isfinite(values)]).size < 2:
+        return
+    source = inputs.blocks(columns={"targets": values})
+    taken = {d.name for d in out.directions}
+    label = name if f"linear.{name}" not in taken else f"{name}-factor"
+    _regressions(inputs, source, (label,), {"factor": name}, out)
+
+
+def _regressions(
+    inputs: Inputs, source: BlockSource, names: Sequence[str], facts: dict[str, str], out: Fitted
+) -> None:
     joint = inputs.engine.sum(source, JointMoments())
-    found = solve_regressions(joint, len(m.names))
-    for i, name in enumerate(m.names):
+    ridge = inputs.spec.analyse.mean_difference.ridge
+    found = solve_regressions(joint, len(names), ridge)
+    for i, name in enumerate(names):
         quality = {"r2": float(found.r2[i]), "rows": int(found.n_rows)}
+        label = f"linear.{name}"
         out.directions.append(
             inputs.direction(
-                f"linear.{name}",
-                found.slopes[i],
-                "regression",
-                name,
-                quality=quality,
-                provenance={"targets": m.array},
+                label, found.slopes[i], "regression", name, quality=quality, provenance=facts
             )
         )
+        out.arrays[f"ridge-{name}"] = np.append(found.coefficients[i], found.intercepts[i])

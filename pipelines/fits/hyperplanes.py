@@ -5,23 +5,29 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from scipy.stats import rankdata
 
-from pipelines.fits.inputs import Fitted, Inputs, Measured
+from pipelines.fits.inputs import Fitted, Inputs, Measured, categorical
 from pipelines.fits.labels import Labels
 from schemas.errors import DataError, UsageError
-from transforms.blocks import BlockSource
-from transforms.svm import HyperplaneOptions, Hyperplanes, HyperplaneSolver
+from transforms.svm import HyperplaneOptions
+from transforms.svm_validation import (
+    MARGIN_EDGES,
+    FoldBlocks,
+    Validated,
+    ValidationSolver,
+    assign_folds,
+)
 
 
 def fit_hyperplanes(inputs: Inputs) -> Fitted:
     """A hyperplane for every chosen attribute, fitted on all rows.
 
-    Accuracy and area under the ROC curve are measured on held-out rows by a second fit that does
-    not see them. Attributes without two classes are named in the facts and give no direction.
+    Accuracy and area under the ROC curve are those of fits that have not seen the rows measured:
+    one that leaves the held-out rows out, or one a fold. Attributes without two classes are named
+    in the facts and give no direction.
     """
     wanted = inputs.spec.analyse.svm
-    out = Fitted(facts={"skipped": {}, "held_out": []})
+    out = Fitted(facts={"skipped": {}, "held_out": [], "margin_edges": MARGIN_EDGES.tolist()})
     found_any = False
     for m in inputs.measurements("scores", wanted.labels):
         columns = _columns(m, wanted.attributes)
@@ -31,40 +37,22 @@ def fit_hyperplanes(inputs: Inputs) -> Fitted:
         labels = Labels(tuple(columns), wanted.threshold)
         names = [m.names[i] for i in columns]
         try:
-            found = _solve(inputs, inputs.blocks(m, labels))
+            path = _solve(inputs, m, labels)
         except DataError as e:  # no attribute has rows of both classes
             out.facts["skipped"] |= dict.fromkeys(names, str(e))
             continue
-        measured = _held_out(inputs, m, labels, names)
-        out.facts["held_out"] += list(measured.values())
+        chosen = best_of_path(path)
         for i, name in enumerate(names):
-            n = (int(found.n_positive[i]), int(found.n_negative[i]))
-            if min(n) == 0:
-                out.facts["skipped"][name] = f"{n[0]} positive and {n[1]} negative rows"
-                continue
-            quality = {
-                "positive": n[0],
-                "negative": n[1],
-                "accuracy": float(found.accuracy[i]),
-                "objective": float(found.objective[i]),
-                "relative_gradient": float(found.relative_gradient[i]),
-                "passes": found.n_passes,
-            }
-            kept_back = measured.get(name, {})
-            quality |= {f"held_out_{k}": v for k, v in kept_back.items() if k != "attribute"}
-            out.directions.append(
-                inputs.direction(
-                    f"svm.{name}",
-                    found.coef[i],
-                    "svm",
-                    name,
-                    intercept=float(found.intercepts[i]),
-                    quality=quality,
-                    converged=bool(found.converged[i]),
-                    provenance={"labels": m.array, "threshold": wanted.threshold, "c": wanted.c},
-                )
-            )
-        out.arrays |= {"coef": found.coef, "intercepts": found.intercepts}
+            _add(inputs, m, name, path[chosen[i]], i, out)
+        each = range(len(names))
+        out.arrays |= {
+            "coef": np.stack([path[chosen[i]].model.coef[i] for i in each]),
+            "intercepts": np.stack([path[chosen[i]].model.intercepts[i] for i in each]),
+            "margins": np.stack([path[chosen[i]].margins[:, i] for i in each]),
+            "path_c": np.array([validated.c for validated in path]),
+            "path_auc": np.stack([validated.mean_auc for validated in path]),
+            "path_accuracy": np.stack([validated.mean_accuracy for validated in path]),
+        }
     if not found_any:
         raise UsageError(
             "no annotator of kind 'scores' measured the attributes "
@@ -73,62 +61,89 @@ def fit_hyperplanes(inputs: Inputs) -> Fitted:
     return out
 
 
+def best_of_path(path: tuple[Validated, ...]) -> np.ndarray:
+    """For each attribute the place in the path with the largest mean AUC, the first of equals."""
+    auc = np.stack([validated.mean_auc for validated in path])
+    return np.where(np.isfinite(auc), auc, -1.0).argmax(axis=0)
+
+
+def _add(inputs: Inputs, m: Measured, name: str, found: Validated, i: int, out: Fitted) -> None:
+    """Attribute i's direction and what was measured of it."""
+    wanted, model = inputs.spec.analyse.svm, found.model
+    n = (int(model.n_positive[i]), int(model.n_negative[i]))
+    if min(n) == 0:
+        out.facts["skipped"][name] = f"{n[0]} positive and {n[1]} negative rows"
+        return
+    quality = {
+        "positive": n[0],
+        "negative": n[1],
+        "accuracy": float(model.accuracy[i]),
+        "objective": float(model.objective[i]),
+        "relative_gradient": float(model.relative_gradient[i]),
+        "passes": model.n_passes,
+    }
+    measured = _measured(found, i)
+    if measured is not None:
+        out.facts["held_out"].append({"attribute": name, **measured})
+        quality |= {f"held_out_{k}": v for k, v in measured.items()}
+    provenance = {"labels": m.array, "threshold": wanted.threshold, "c": found.c}
+    out.directions.append(
+        inputs.direction(
+            f"svm.{name}",
+            model.coef[i],
+            "svm",
+            name,
+            intercept=float(model.intercepts[i]),
+            quality=quality,
+            converged=bool(model.converged[i]),
+            provenance=provenance,
+        )
+    )
+
+
+def _measured(found: Validated, i: int) -> dict[str, Any] | None:
+    """Accuracy, auc and row counts of attribute i on the rows kept back, None without any."""
+    accuracy, auc = float(found.mean_accuracy[i]), float(found.mean_auc[i])
+    if not np.isfinite(accuracy):
+        return None
+    out = {
+        "accuracy": accuracy,
+        "auc": auc if np.isfinite(auc) else None,
+        "rows": int(found.n_rows[:, :, i].sum()),
+        "positive": int(found.n_rows[:, 1, i].sum()),
+    }
+    return out | ({"folds": len(found.accuracy)} if len(found.accuracy) > 1 else {})
+
+
 def _columns(m: Measured, attributes: list[str] | None) -> list[int]:
     return [i for i, n in enumerate(m.names) if attributes is None or n in attributes]
 
 
-def _solve(inputs: Inputs, source: BlockSource) -> Hyperplanes:
+def _solve(inputs: Inputs, m: Measured, labels: Labels) -> tuple[Validated, ...]:
     wanted = inputs.spec.analyse.svm
     options = HyperplaneOptions(
-        c=wanted.c,
         tol=wanted.tolerance,
         penalise_intercept=wanted.penalise_intercept,
+        balanced=wanted.balanced,
         max_newton=wanted.max_passes,
         degenerate="skip",
     )
-    return inputs.engine.run(HyperplaneSolver(options), source).result()
+    path = sorted(set(wanted.path)) if wanted.path else [wanted.c]
+    n_folds = wanted.folds or 1
+    source = FoldBlocks(inputs.blocks(m, labels, {"fold": _folds(inputs)}), n_folds)
+    return inputs.engine.run(ValidationSolver.start(options, path, n_folds), source).found
 
 
-def _held_out(
-    inputs: Inputs, m: Measured, labels: Labels, names: list[str]
-) -> dict[str, dict[str, Any]]:
-    """Per attribute: accuracy, auc and row counts on the rows kept back."""
-    if inputs.held_out is None or not inputs.held_out.any() or inputs.held_out.all():
-        return {}
-    try:
-        fitted = _solve(inputs, inputs.blocks(m, labels, where=~inputs.held_out))
-    except DataError:
-        return {}
-    kept_back = inputs.blocks(m, labels, where=inputs.held_out)
-    scores, labels = [], []
-    for block in range(kept_back.n_blocks):
-        _, arrays = kept_back.read(block)
-        scores.append(fitted.decision_function(arrays["x"]))
-        labels.append(arrays["y"])
-    score, label = np.concatenate(scores), np.concatenate(labels)
-    out: dict[str, dict[str, Any]] = {}
-    for i, name in enumerate(names):
-        used = (label[:, i] != 0) & np.isfinite(score[:, i])
-        if not used.any():
-            continue
-        y, s = label[used, i], score[used, i]
-        out[name] = {
-            "attribute": name,
-            "accuracy": float(((s > 0) == (y > 0)).mean()),
-            "auc": area_under_roc(s, y > 0),
-            "rows": int(used.sum()),
-            "positive": int((y > 0).sum()),
-        }
-    return out
-
-
-def area_under_roc(scores: np.ndarray, positive: np.ndarray) -> float | None:
-    """Probability that a positive row scores above a negative one, ties counting one half.
-
-    None where one of the classes has no rows.
-    """
-    n_positive, n_negative = int(positive.sum()), int((~positive).sum())
-    if n_positive == 0 or n_negative == 0:
-        return None
-    ranks = rankdata(scores)[positive].sum()
-    return float((ranks - n_positive * (n_positive + 1) / 2) / (n_positive * n_negative))
+def _folds(inputs: Inputs) -> np.ndarray:
+    """Fold of every row of the store: of the cross-validation, else 0 for held-out rows, or -1."""
+    wanted, holdout = inputs.spec.analyse.svm, inputs.spec.evaluate.holdout
+    if wanted.folds is None:
+        held_out = inputs.held_out
+        if held_out is None or held_out.all():
+            return np.full(inputs.store.n_rows, -1)
+        return np.where(held_out, 0, -1)
+    groups = None
+    if holdout.factor is not None and holdout.factor in inputs.index.factors:
+        groups = categorical(inputs.index, [holdout.factor])[holdout.factor]
+    seed = inputs.spec.evaluate_seed
+    return assign_folds(inputs.store.n_rows, wanted.folds, seed, groups)
