@@ -95,6 +95,8 @@ def choose_solver(n_rows: int, n_features: int, n_components: int | None = None)
     Raises UsageError where none fits: all components of many rows of many features.
     """
     costs = solver_costs(n_rows, n_features, n_components)
+    if not costs and n_features <= GRAM_MAX_ROWS:
+        return "covariance"
     if not costs:
         raise UsageError(
             f"all components of {n_rows!r} rows of {n_features!r} features are too many for a "
@@ -135,9 +137,7 @@ def fit_pca(
     if n_components is not None:
         check_components(n_components, min(x.shape))
     if solver not in ("auto", "covariance", "gram", "randomised"):
-        raise UsageError(
-            f"solver is {solver!r}: give 'auto', 'covariance', 'gram' or 'randomised'"
-        )
+        raise UsageError(f"solver is {solver!r}: give 'auto', 'covariance', 'gram' or 'randomised'")
     source = ArrayBlocks({"x": x}, block_rows)
     return fit_source(source, x.shape[1], n_components, solver, len(x), seed)
 
@@ -153,7 +153,8 @@ def fit_source(
     """As `fit_pca`, of the array x of a source; n_rows and n_features choose the solver."""
     chosen = choose_solver(n_rows, n_features, n_components) if solver == "auto" else solver
     if chosen == "gram":
-        return run_passes(GramSolver(n_components), slabs_of(source, n_features), keep=False).result()
+        slabs = slabs_of(source, n_features)
+        return run_passes(GramSolver(n_components), slabs, keep=False).result()
     if chosen == "randomised":
         wanted = min(n_rows, n_features) if n_components is None else n_components
         iteration = RandomisedSolver(n_features, wanted, seed=seed)

@@ -197,7 +197,10 @@ class RandomisedSolver:
         if self.first is None:
             n_random = min(RANDOM_DIRECTIONS, block.shape[1])
             squares = np.einsum("ij,ij->j", block, total.products)[:n_random]
-            changes = {"first": replace(total, products=np.zeros((0, 0))), "random_squares": squares}
+            changes = {
+                "first": replace(total, products=np.zeros((0, 0))),
+                "random_squares": squares,
+            }
         basis = block if self.basis is None else np.hstack([self.basis, block])
         images = total.products if self.images is None else np.hstack([self.images, total.products])
         ritz = basis.T @ images
