@@ -262,7 +262,8 @@ def test_merging_truncated_results_keeps_the_total_variance():
     assert ours.total_variance == pytest.approx(x.var(axis=0, ddof=1, dtype=float).sum())
     whole = fit_pca(x, 6)
     assert len(ours.components) == 6
-    np.testing.assert_allclose(ours.explained_variance[:2], whole.explained_variance[:2], rtol=0.02)
+    share = ours.explained_variance[:2] / whole.explained_variance[:2]
+    assert ((share > 0.95) & (share <= 1)).all()  # what was left out is missing, nothing is added
 
 
 def test_new_rows_cost_only_their_groups():

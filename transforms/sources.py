@@ -112,7 +112,7 @@ class ZarrBlocks:
     block_rows: int = DEFAULT_BLOCK_ROWS
 
     def __post_init__(self) -> None:
-        lengths = {name: len(array) for name, array in self._arrays.items()}
+        lengths = {name: array.shape[0] for name, array in self._arrays.items()}
         if len(set(lengths.values())) != 1 or self.block_rows < 1:
             raise UsageError(
                 f"arrays have {lengths!r} rows and block_rows is {self.block_rows!r}: give at "
