@@ -7,11 +7,14 @@ import pytest
 from pydantic import ValidationError
 from stores import create, flags, fp_of, n_of
 
+from pipelines.analyse import analyse
 from pipelines.fits.components import fit_pca as fit_store
 from pipelines.fits.components import selections
 from pipelines.fits.inputs import Inputs
 from schemas.directions import DirectionSet
 from schemas.errors import UsageError
+from schemas.index import DatasetIndex
+from schemas.spec import parse_spec
 from schemas.spec_analyses import PcaSpec
 from schemas.store import ArraySpec
 from transforms.beam_engine import BeamEngine, statistic_bytes, statistic_of_bytes
@@ -156,7 +159,7 @@ def test_another_number_of_components_reads_nothing_and_new_rows_their_groups(tm
 
 
 def test_large_moments_are_kept_as_their_total(store, tmp_path, monkeypatch):
-    monkeypatch.setattr("pipelines.fits.components.KEPT_BYTES", 24 * 24 * 8)
+    monkeypatch.setattr("pipelines.fits.components.KEPT_BYTES", 0)
     path = tmp_path / "set"
     DirectionSet("ab" * 32, "w_plus").save(path)
     first = fit_store(inputs_of(store, path))
@@ -165,7 +168,11 @@ def test_large_moments_are_kept_as_their_total(store, tmp_path, monkeypatch):
     again = inputs_of(store, path, n_components=2)
     found = fit_store(again)
     assert again.engine.blocks == 0
-    np.testing.assert_array_equal(found.arrays["components"], first.arrays["components"][:2])
+    same(found.arrays["components"], first.arrays["components"][:2])
+    monkeypatch.undo()
+    plain = fit_store(inputs_of(store))
+    assert plain.facts["selections"][0]["groups"] != first.facts["selections"][0]["groups"]
+    np.testing.assert_array_equal(plain.arrays["components"], first.arrays["components"])
 
 
 def test_components_are_carried_back_to_z(store):
@@ -177,6 +184,29 @@ def test_components_are_carried_back_to_z(store):
     assert 0.9 < found.facts["selections"][0]["latent_r2"] <= 1
     with pytest.raises(UsageError, match="latents/w"):
         fit_store(inputs_of(store, regress_to="w"))
+
+
+def test_a_run_s_analysis_solves_again_without_reading(store, tmp_path):
+    index = DatasetIndex.sampled("ab" * 32, {"seed": 0}, 148, 64)
+    path, x = tmp_path / "set", codes_of(148)[1].reshape(148, -1)
+
+    def run(keys):
+        spec = parse_spec("name: a\ndataset: {path: .}\nanalyse:\n  pca: " + keys, tmp_path)
+        engine = Counting()
+        report = analyse(spec, store, index, "ab" * 32, path, engine)["pca"]
+        return DirectionSet.load(path), engine.blocks, report
+
+    found, blocks, _ = run("{n_components: 3}")
+    assert blocks == store.n_blocks  # one pass: the standard deviations are known from it
+    again, blocks, report = run("{n_components: 12, n_directions: 2}")
+    assert blocks == 0 and not report["skipped"]
+    assert found.names() == ["pca.000", "pca.001", "pca.002"] and len(again) == 2
+    for direction in again:
+        along = (x @ direction.vector.ravel()).std(ddof=1)
+        assert direction.sd == pytest.approx(along, rel=1e-6)
+        assert direction.quality["random_sd"] < direction.sd
+        assert direction.provenance["fingerprint"] == report["fingerprint"]
+    assert run("{n_components: 12, n_directions: 2}")[2]["skipped"]
 
 
 # ---- through Beam
