@@ -12,7 +12,7 @@ from pipelines.fits.components import fit_pca as fit_store
 from pipelines.fits.components import selections
 from pipelines.fits.inputs import Inputs
 from schemas.directions import DirectionSet
-from schemas.errors import UsageError
+from schemas.errors import StoreError, UsageError
 from schemas.index import DatasetIndex
 from schemas.spec import parse_spec
 from schemas.spec_analyses import PcaSpec
@@ -256,3 +256,5 @@ def test_plain_zarr_arrays(x, tmp_path):
     assert BeamEngine().fit_pca(source, 2).n_rows == 90
     with pytest.raises(UsageError, match="block_rows"):
         ZarrBlocks({"x": path}, 0)
+    with pytest.raises(StoreError, match="no Zarr array"):
+        ZarrBlocks({"x": str(tmp_path / "other")})

@@ -9,10 +9,10 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
-import zarr
 
 from schemas.errors import UsageError
 from schemas.fingerprint import digest
+from schemas.handle import open_array
 from schemas.store import LatentStore
 from transforms.blocks import DEFAULT_BLOCK_ROWS, Arrays, BlockSource, flatten_rows
 from transforms.cameras import points_of_landmarks
@@ -104,7 +104,7 @@ class StoreBlocks:
 class ZarrBlocks:
     """Plain Zarr arrays (n, ...) cut into blocks; only the paths travel to workers.
 
-    paths : name for the analysis -> path or URL of an array, which is not to change meanwhile
+    paths : name for the analysis -> absolute path or URL of an array that does not change meanwhile
     block_rows : best a multiple of the arrays' chunk
     """
 
@@ -120,8 +120,8 @@ class ZarrBlocks:
             )
 
     @cached_property
-    def _arrays(self) -> dict[str, zarr.Array[Any]]:
-        return {name: zarr.open_array(path, mode="r") for name, path in self.paths.items()}
+    def _arrays(self) -> dict[str, Any]:
+        return {name: open_array(path) for name, path in self.paths.items()}
 
     def __getstate__(self) -> dict[str, object]:
         return {k: v for k, v in self.__dict__.items() if k != "_arrays"}
