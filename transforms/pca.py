@@ -39,7 +39,7 @@ __all__ = [
 COVARIANCE_MAX_FEATURES = 4096
 """Above this the second moment (134 MB) is no longer a small statistic."""
 GRAM_MAX_ROWS = 12_000
-_RANDOMISED_PASSES = 12
+_RANDOMISED_PASSES = 8
 _SLOWER_PRODUCTS = 3
 """How much longer eigenvectors take than their number of multiplications suggests."""
 

@@ -30,7 +30,7 @@ from transforms.pca_result import (
 )
 from transforms.signs import fix_signs
 
-TOLERANCE = 1e-8
+TOLERANCE = 1e-10
 MAX_PASSES = 60
 _BASIS_BLOCKS = 8
 """Blocks of directions that the search space holds before it restarts."""
