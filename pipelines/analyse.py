@@ -117,7 +117,7 @@ def analyse(
         index, spec.evaluate.holdout.factor, spec.evaluate.holdout.fraction, spec.evaluate_seed
     )
     shape = store.array(f"latents/{space}").shape[1:]
-    inputs = Inputs(store, index, spec, engine, space, tuple(shape), held_out)
+    inputs = Inputs(store, index, spec, engine, space, tuple(shape), held_out, path)
     directions = _existing(path, generator_fp, space)
     report: dict[str, dict[str, Any]] = {}
     for done, name in enumerate(requested(spec)):
@@ -127,16 +127,16 @@ def analyse(
             continue
         started = time.monotonic()
         fitted = FITS[name](inputs)
-        if fitted.directions:
-            sds = measure_sd(inputs, fitted.directions)
-            fitted.directions = [
-                dataclasses.replace(
-                    d,
-                    sd=float(sd),
-                    provenance={**d.provenance, "analysis": name, "fingerprint": todo[name]},
-                )
-                for d, sd in zip(fitted.directions, sds, strict=True)
-            ]
+        unmeasured = [d for d in fitted.directions if d.sd == 0]
+        measured = measure_sd(inputs, unmeasured) if unmeasured else []
+        sds = {d.name: float(sd) for d, sd in zip(unmeasured, measured, strict=True)}
+        provenance = {"analysis": name, "fingerprint": todo[name]}
+        fitted.directions = [
+            dataclasses.replace(
+                d, sd=sds.get(d.name, d.sd), provenance={**d.provenance, **provenance}
+            )
+            for d in fitted.directions
+        ]
         directions = _replaced(directions, name, fitted, requested(spec))
         directions.save(path)
         left_out = inputs.left_out()

@@ -124,6 +124,9 @@ def edit(
     rows: Annotated[str, typer.Option(help="Rows of the dataset: '0,5,9' or '0-3'.")] = "0-3",
     strengths: Annotated[str, typer.Option(help="Comma-separated strengths.")] = "-3,-1.5,0,1.5,3",
     unit: Annotated[str, typer.Option(help="'sd' (standard deviations) or 'raw'.")] = "sd",
+    layers: Annotated[
+        str | None, typer.Option(help="Layers to edit: '0,5,9' or '0-3'. Default: all.")
+    ] = None,
 ) -> None:
     """Draw strips: rows edited along a direction of the run's direction set."""
     import generators
@@ -132,6 +135,7 @@ def edit(
     from schemas.spec import load_spec
 
     amounts, chosen = _numbers(strengths, "--strengths"), _rows(rows)
+    only = None if layers is None else _rows(layers, "--layers")
     finished = FinishedRun.of(load_spec(spec))
     codes = finished.codes(chosen)
     generator = generators.load(finished.spec.generator)
@@ -140,13 +144,22 @@ def edit(
         path.parent.mkdir(parents=True, exist_ok=True)
         labels = [f"row {row}" for row in chosen]
         found = finished.direction(name)
+        given = codes
         if found.space == "s":
             from pipelines.fits.channels import codes_of_styles
 
             given = codes_of_styles(generator, codes)
-        else:
-            given = codes
-        draw_strips(generator, given, found, amounts, unit, path, space=found.space, labels=labels)
+        draw_strips(
+            generator,
+            given,
+            found,
+            amounts,
+            unit,
+            path,
+            space=found.space,
+            labels=labels,
+            layers=only,
+        )
         console.print(f"strip: {path}", markup=False)
 
 
@@ -264,7 +277,7 @@ def _numbers(text: str, flag: str) -> list[float]:
         raise UsageError(f"{flag} is {text!r}: give numbers with commas between") from e
 
 
-def _rows(text: str) -> list[int]:
+def _rows(text: str, option: str = "--rows") -> list[int]:
     try:
         rows: list[int] = []
         for part in text.split(","):
@@ -272,7 +285,7 @@ def _rows(text: str) -> list[int]:
             rows += range(int(first), int(last or first) + 1)
         return rows
     except ValueError as e:
-        raise UsageError(f"--rows is {text!r}: give row numbers like '0,5,9' or '0-3'") from e
+        raise UsageError(f"{option} is {text!r}: give numbers like '0,5,9' or '0-3'") from e
 
 
 def main(arguments: list[str] | None = None) -> None:

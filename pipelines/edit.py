@@ -34,6 +34,7 @@ def edit_images(
     unit: str = "sd",
     *,
     space: str = "w_plus",
+    layers: Sequence[int] | None = None,
     batch_size: int = 16,
 ) -> np.ndarray:
     """Pictures of every code at every strength, uint8 (rows, strengths, R, R, 3).
@@ -41,6 +42,7 @@ def edit_images(
     codes : float32 (rows, *row_shape) in ``space``. strengths : in standard deviations, or with
         ``unit="raw"`` in units of the space; relative to each row (DESIGN section 2).
     direction : of the same space; a direction of w also edits w_plus codes, in all layers.
+    layers : edit only these layers, by the amount by which the whole direction would edit them.
 
     Raises DirectionMismatchError when the direction was made for another generator or space, or
     the codes do not have that space's shape; UsageError for another unit or for no strengths.
@@ -59,7 +61,7 @@ def edit_images(
             f"{len(codes)!r} codes at {len(amounts)!r} strengths are more than {MAX_CELLS!r} "
             "pictures; draw several strips"
         )
-    edited = np.stack([apply(codes, direction, amount, unit) for amount in amounts], axis=1)
+    edited = np.stack([apply(codes, direction, amount, unit, layers) for amount in amounts], axis=1)
     flat = edited.reshape(-1, *codes.shape[1:]).astype(np.float32)
     device = getattr(generator, "device", "cpu")
     pictures = []
@@ -107,6 +109,7 @@ def draw_strips(
     *,
     space: str = "w_plus",
     labels: Sequence[str] | None = None,
+    layers: Sequence[int] | None = None,
     batch_size: int = 16,
 ) -> Path:
     """Draw a labelled strip to a PNG file and return its path. See ``edit_images``.
@@ -120,12 +123,22 @@ def draw_strips(
             f"strips are written as PNG, not as {path.suffix!r}; end {str(path)!r} in '.png'"
         )
     images = edit_images(
-        generator, codes, direction, strengths, unit, space=space, batch_size=batch_size
+        generator,
+        codes,
+        direction,
+        strengths,
+        unit,
+        space=space,
+        layers=layers,
+        batch_size=batch_size,
     )
     if labels is None:
         labels = [str(row) for row in range(len(images))]
     picture = strip_grid(images, strengths, labels, unit=unit, title=direction.name)
-    write_bytes(path, _png(picture, _facts(generator, direction, strengths, unit, space)))
+    facts = _facts(generator, direction, strengths, unit, space)
+    if layers is not None:
+        facts["layers"] = sorted({int(layer) for layer in layers})
+    write_bytes(path, _png(picture, facts))
     return path
 
 

@@ -186,6 +186,9 @@ def _reconstruction(folder: RunFolder) -> dict[str, Any]:
 
 def _spectrum(folder: RunFolder) -> dict[str, Any]:
     arrays, attrs = _model(folder, "pca", "PCA")
+    parts = [str(_mapping(s).get("name")) for s in attrs.get("selections") or []]
+    if parts and "" not in parts:
+        raise AbsentError(f"the PCA is of {', '.join(parts)} only; the model has each spectrum")
     ratio = np.asarray(arrays.get("explained_variance_ratio", []), dtype=np.float64).ravel()
     if len(ratio) == 0 or not np.isfinite(ratio).all():
         raise AbsentError("the PCA has no explained variance ratios (constant latents)")

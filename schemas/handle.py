@@ -175,3 +175,11 @@ def exists(path: str | os.PathLike[str]) -> bool:
     except FileNotFoundError:
         return False
     return True
+
+
+def open_array(path: str | os.PathLike[str]) -> zarr.Array[Any]:
+    """A plain Zarr array, of any maker, to read. Raises StoreError when there is none."""
+    try:
+        return zarr.open_array(target(path), mode="r")
+    except (ValueError, FileNotFoundError) as e:
+        raise StoreError(f"there is no Zarr array at {os.fspath(path)!r}; check the path") from e

@@ -16,6 +16,36 @@ class PcaSpec(SpecModel):
     n_components: Integer | None = Field(
         default=64, ge=1, description="Components to keep; null keeps all there are."
     )
+    layers: Literal["each"] | list[tuple[Integer, Integer]] | None = Field(
+        default=None,
+        description="Layers with a PCA of their own: 'each', or ranges [start, stop) such as "
+        "[[0, 4], [4, 8]]; null is one PCA over all layers.",
+    )
+    solver: Literal["auto", "covariance", "gram", "randomised"] = Field(
+        default="auto", description="How to solve; 'auto' takes the cheapest."
+    )
+    n_directions: Integer = Field(
+        default=8,
+        ge=0,
+        description="Components of each PCA that become directions of the set; the model has all.",
+    )
+    regress_to: Literal["z", "w"] | None = Field(
+        default=None,
+        description="Latent of the same store that each component is regressed back to (GANSpace).",
+    )
+
+    @model_validator(mode="after")
+    def _ranges(self) -> Self:
+        if isinstance(self.layers, list):
+            wrong = [r for r in self.layers if not 0 <= r[0] < r[1]]
+            if wrong or not self.layers:
+                raise ValueError(
+                    f"'layers' has ranges {wrong!r}: give [start, stop) with 0 <= start < stop, "
+                    "at least one"
+                )
+            if len(set(self.layers)) < len(self.layers):
+                raise ValueError(f"'layers' names a range twice in {self.layers!r}: keep each once")
+        return self
 
 
 class MeanDifferenceSpec(SpecModel):

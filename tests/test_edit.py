@@ -94,6 +94,16 @@ def test_a_direction_of_w_edits_all_layers(generator, codes):
     )
 
 
+def test_only_the_layers_asked_for_are_edited(generator, codes):
+    d = direction()
+    some = edit_images(generator, codes, d, [2.0], layers=[0, 2])
+    by_hand = np.array(codes, np.float64)
+    by_hand[:, [0, 2]] += 2.0 * d.sd * d.vector[[0, 2]]
+    expected = edit_images(generator, by_hand.astype(np.float32), d, [0.0])
+    np.testing.assert_array_equal(some, expected)
+    assert (some != edit_images(generator, codes, d, [2.0])).any()
+
+
 def test_layers_outside_the_directions_stay(generator, codes):
     images = edit_images(generator, codes, direction(layers=[1]), [0.0, 2.0])
     assert (images[:, 1, 0, 0, 0] > images[:, 0, 0, 0, 0]).all()

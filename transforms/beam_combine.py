@@ -45,8 +45,8 @@ def block_ranges(n_blocks: int, per_group: bool | None = None) -> list[Range]:
 class SumInOrder(beam.CombineFn):  # type: ignore[misc]
     """Combine (range, partial statistic) into the statistic of all blocks.
 
-    The accumulator holds the partials by range; a group whose blocks have all arrived is summed at
-    once. Neither the order of arrival nor the split into bundles can change a bit of the result.
+    The accumulator holds the partials by range; what has arrived of a group without a gap is summed
+    at once. Neither the order of arrival nor the split into bundles can change a bit of the result.
     """
 
     def __init__(self, n_blocks: int) -> None:
@@ -68,7 +68,7 @@ class SumInOrder(beam.CombineFn):  # type: ignore[misc]
         return merged
 
     def compact(self, accumulator: Partials) -> Partials:
-        """The accumulator: complete groups are summed already."""
+        """The accumulator: what can be summed already is."""
         return accumulator
 
     def extract_output(self, accumulator: Partials) -> Any:
@@ -90,11 +90,17 @@ class SumInOrder(beam.CombineFn):  # type: ignore[misc]
                 raise UsageError(f"blocks {start!r} to {stop!r} arrived twice: give each once")
             partials[start, stop] = partial
             first = start - start % GROUP_BLOCKS
-            group = range(first, min(first + GROUP_BLOCKS, self.n_blocks))
-            singles = [(block, block + 1) for block in group]
-            if len(group) > 1 and all(single in partials for single in singles):
-                partials[first, group.stop] = _sum([partials.pop(s) for s in singles])
+            self._fold(partials, first, min(first + GROUP_BLOCKS, self.n_blocks))
         return partials
+
+    def _fold(self, partials: Partials, first: int, last: int) -> None:
+        """Sum what has arrived of a group from its first block on without a gap, in order."""
+        head = next((r for r in partials if r[0] == first), None)
+        while head is not None and head[1] < last and (head[1], head[1] + 1) in partials:
+            following = (head[1], head[1] + 1)
+            pair = [partials.pop(head), partials.pop(following)]
+            head = (first, following[1])
+            partials[head] = _sum(pair)
 
 
 def _sum(partials: list[Any]) -> Any:

@@ -35,7 +35,10 @@ from transforms.mean_difference import (
 from transforms.moments import Moments
 from transforms.nrsfm import NRSfMSolver, ShapeModel
 from transforms.passes import PassRequest, PassSolver
-from transforms.pca import PCA, solve_pca
+from transforms.pca import PCA, GramSolver, RandomisedSolver, solve_pca
+from transforms.pca_gram import SlabParts
+from transforms.pca_partials import MomentsByGroup
+from transforms.pca_randomised import MomentProducts
 from transforms.pinned import DEFAULT_CACHE_BYTES, PINNED
 from transforms.requests import (
     CountsOfCells,
@@ -50,7 +53,18 @@ from transforms.svm_sample import RowSample
 
 _KINDS: dict[str, Any] = {
     kind.__name__: kind
-    for kind in (Moments, Sums, CellSums, LabelledMoments, RowSample, ModeGrams, CoreSlabs)
+    for kind in (
+        Moments,
+        Sums,
+        CellSums,
+        LabelledMoments,
+        RowSample,
+        ModeGrams,
+        CoreSlabs,
+        MomentProducts,
+        MomentsByGroup,
+        SlabParts,
+    )
 }
 S = TypeVar("S", bound=PassSolver)
 
@@ -145,25 +159,33 @@ class BeamEngine:
             FileSystems.delete([folder])
 
     def sum(self, source: BlockSource, request: PassRequest) -> Any:
-        """Statistic of a whole source: one pass, one pipeline."""
+        """Statistic of a whole source: one pass, one pipeline; no block is kept in memory."""
+        return self._sum(source, request, 0)
+
+    def _sum(self, source: BlockSource, request: PassRequest, cache_bytes: int) -> Any:
         with self._folder() as folder:
             files = StatisticFiles(folder)
-            try:
-                with self.pipeline() as p:
-                    ranges = p | "Blocks" >> CreateBlocks(source.n_blocks, self.per_group)
-                    total = ranges | "Sum" >> SumKeyed(source, request, self.cache_bytes)
-                    _ = total | "Write" >> beam.MapTuple(files)
-                return files.read(0)
-            finally:
-                PINNED.release(source.key)
+            with self.pipeline() as p:
+                ranges = p | "Blocks" >> CreateBlocks(source.n_blocks, self.per_group)
+                total = ranges | "Sum" >> SumKeyed(source, request, cache_bytes)
+                _ = total | "Write" >> beam.MapTuple(files)
+            return files.read(0)
 
     def run(self, solver: S, source: BlockSource, max_passes: int = 10_000) -> S:
-        """Drive a solver until it is done; NotConvergedError after `max_passes` passes."""
+        """Drive a solver until it is done; NotConvergedError after `max_passes` passes.
+
+        A solver with an attribute `passes_per_pipeline` of 1 has a state too large to be data of a
+        pipeline: it stays here, and only its requests travel.
+        """
+        chunk = min(self.passes_per_pipeline, getattr(solver, "passes_per_pipeline", max_passes))
         try:
-            for _ in range(0, max_passes, self.passes_per_pipeline):
+            for _ in range(0, max_passes, chunk):
                 if solver.done:
                     return solver
-                solver = self._run_chunk(solver, source)
+                if chunk == 1:
+                    solver = solver.step(self._sum(source, solver.request(), self.cache_bytes))
+                else:
+                    solver = self._run_chunk(solver, source)
         finally:
             PINNED.release(source.key)
         if not solver.done:
@@ -188,8 +210,18 @@ class BeamEngine:
 
     # ---- analyses: sources have the arrays that the requests in transforms.requests name
 
-    def fit_pca(self, source: BlockSource, n_components: int | None = None) -> PCA:
-        """Principal components of array x."""
+    def fit_pca(
+        self,
+        source: BlockSource,
+        n_components: int | None = None,
+        solver: GramSolver | RandomisedSolver | None = None,
+    ) -> PCA:
+        """Principal components of array x, by default from its second moment.
+
+        solver : a `RandomisedSolver`, or a `GramSolver` whose source is `RowSlabs`
+        """
+        if solver is not None:
+            return self.run(solver, source).result()
         return solve_pca(self.sum(source, MomentsOfRows()), n_components)
 
     def fit_mean_differences(

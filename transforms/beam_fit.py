@@ -20,7 +20,7 @@ from transforms.hosvd import HOSVDSolver
 from transforms.mean_difference import solve_mean_differences, solve_regressions
 from transforms.nrsfm import NRSfMSolver
 from transforms.passes import PassRequest, PassSolver
-from transforms.pca import solve_pca
+from transforms.pca import GramSolver, RandomisedSolver, solve_pca
 from transforms.pinned import DEFAULT_CACHE_BYTES
 from transforms.requests import JointMoments, MomentsOfRows, SumsOfCells
 from transforms.svm import HyperplaneOptions, HyperplaneSolver
@@ -28,20 +28,34 @@ from transforms.svm import HyperplaneOptions, HyperplaneSolver
 
 @dataclass(eq=False)
 class FitPCA(beam.PTransform):  # type: ignore[misc]
-    """Principal components of array x: PCollection[(start, stop)] -> PCollection[PCA]."""
+    """Principal components of array x: PCollection[(start, stop)] -> PCollection[PCA].
+
+    solver : by default the second moment; a `RandomisedSolver`, or a `GramSolver` whose source is
+        `RowSlabs`, within `n_passes` passes (`PCA.converged` tells whether these were enough)
+    """
 
     source: BlockSource
     n_components: int | None = None
     cache_bytes: int = DEFAULT_CACHE_BYTES
+    solver: GramSolver | RandomisedSolver | None = None
+    n_passes: int = 20
 
     def __post_init__(self) -> None:
         super().__init__()
         if self.n_components is not None and self.n_components < 1:
             raise UsageError(f"n_components is {self.n_components!r}: give at least 1")
+        if self.solver is not None and self.n_components is not None:
+            raise UsageError(
+                f"n_components {self.n_components!r} and a solver were given: the solver has its "
+                "own n_components, leave the other out"
+            )
 
     def expand(self, ranges: Any) -> Any:
-        """Moments, then the eigenvectors of the second moment."""
-        total = ranges | "Moments" >> SumBlocks(self.source, MomentsOfRows(), self.cache_bytes)
+        """One pass over the moments, or the solver's passes; then the components."""
+        if self.solver is not None:
+            passes = RunPasses(self.source, self.solver, self.n_passes, self.cache_bytes)
+            return ranges | "Passes" >> passes | "Result" >> beam.Map(lambda s: s.result())
+        total = ranges | "Moments" >> SumBlocks(self.source, MomentsOfRows(), 0)
         return total | "Solve" >> beam.Map(solve_pca, self.n_components)
 
 

@@ -6,13 +6,15 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 
 from schemas.errors import UsageError
 from schemas.fingerprint import digest
+from schemas.handle import open_array
 from schemas.store import LatentStore
-from transforms.blocks import Arrays, BlockSource, flatten_rows
+from transforms.blocks import DEFAULT_BLOCK_ROWS, Arrays, BlockSource, flatten_rows
 from transforms.cameras import points_of_landmarks
 
 
@@ -96,6 +98,56 @@ class StoreBlocks:
             for cause, count in found.left_out.items():
                 total[cause] = total.get(cause, 0) + count
         return total
+
+
+@dataclass(frozen=True)
+class ZarrBlocks:
+    """Plain Zarr arrays (n, ...) cut into blocks; only the paths travel to workers.
+
+    paths : name for the analysis -> absolute path or URL of an array that does not change meanwhile
+    block_rows : best a multiple of the arrays' chunk
+    """
+
+    paths: Mapping[str, str]
+    block_rows: int = DEFAULT_BLOCK_ROWS
+
+    def __post_init__(self) -> None:
+        lengths = {name: array.shape[0] for name, array in self._arrays.items()}
+        if len(set(lengths.values())) != 1 or self.block_rows < 1:
+            raise UsageError(
+                f"arrays have {lengths!r} rows and block_rows is {self.block_rows!r}: give at "
+                "least one array, equal lengths, and at least 1"
+            )
+
+    @cached_property
+    def _arrays(self) -> dict[str, Any]:
+        return {name: open_array(path) for name, path in self.paths.items()}
+
+    def __getstate__(self) -> dict[str, object]:
+        return {k: v for k, v in self.__dict__.items() if k != "_arrays"}
+
+    @cached_property
+    def key(self) -> str:
+        """Paths, shapes and types."""
+        arrays = {n: [str(a.store), list(a.shape), str(a.dtype)] for n, a in self._arrays.items()}
+        return digest({"zarr": arrays, "paths": dict(self.paths), "block_rows": self.block_rows})
+
+    @property
+    def n_rows(self) -> int:
+        """Rows in all blocks."""
+        return int(next(iter(self._arrays.values())).shape[0])
+
+    @property
+    def n_blocks(self) -> int:
+        """Number of blocks, the last one possibly short."""
+        return -(-self.n_rows // self.block_rows)
+
+    def read(self, block: int) -> tuple[np.ndarray, Arrays]:
+        """Rows ``block * block_rows`` onward, read into memory."""
+        start = block * self.block_rows
+        stop = min(start + self.block_rows, self.n_rows)
+        arrays = {name: np.asarray(array[start:stop]) for name, array in self._arrays.items()}
+        return np.arange(start, stop), arrays
 
 
 @dataclass(frozen=True)

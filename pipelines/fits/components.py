@@ -1,46 +1,231 @@
-"""Principal components of the codes."""
+"""Principal components of the codes: of all layers, of each, or of ranges of them."""
 
 from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from pipelines.fits.inputs import Fitted, Inputs
 from schemas.errors import UsageError
-from transforms.pca import COVARIANCE_MAX_FEATURES, solve_pca
-from transforms.requests import MomentsOfRows
+from schemas.fingerprint import digest
+from transforms.blocks import BlockSource, group_blocks
+from transforms.moments import Moments
+from transforms.pca import PCA, GramSolver, RandomisedSolver, RowSlabs, choose_solver, solve_pca
+from transforms.pca_latent import LatentComponents, MomentsOfScores, solve_latent_components
+from transforms.pca_partials import (
+    GroupsOfBlocks,
+    MomentsByGroup,
+    MomentsOfGroups,
+    stale_groups,
+)
+from transforms.sources import SelectBlocks, StoreBlocks
 
-SHOWN_COMPONENTS = 8
-"""Components that become directions of the set; all that were asked for stand in the model."""
+STATISTIC_VERSION = 1
+KEPT_BYTES = 256 * 2**20
+"""Moments of single groups of blocks are kept up to this size, above it only their total."""
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Codes that one PCA is about.
+
+    layers : (start, stop), or None for all of them
+    """
+
+    layers: tuple[int, int] | None = None
+
+    @property
+    def name(self) -> str:
+        """'', 'layer03' or 'layers00-03' (both included)."""
+        if self.layers is None:
+            return ""
+        start, last = self.layers[0], self.layers[1] - 1
+        return f"layer{start:02d}" if start == last else f"layers{start:02d}-{last:02d}"
+
+
+def selections(layers: Any, code_shape: tuple[int, ...]) -> list[Selection]:
+    """What 'layers' of the specification asks for, of codes of that shape.
+
+    A range of all layers is the PCA over all. Raises UsageError for layers that are not there.
+    """
+    if layers is None:
+        return [Selection()]
+    n_layers = code_shape[0] if len(code_shape) > 1 else 0
+    if n_layers == 0:
+        raise UsageError(
+            f"'pca.layers' is {layers!r} but codes have shape {code_shape!r} and no layers: "
+            "leave it out, or analyse space 'w_plus'"
+        )
+    ranges = [(i, i + 1) for i in range(n_layers)] if layers == "each" else list(layers)
+    beyond = [r for r in ranges if r[1] > n_layers]
+    if beyond:
+        raise UsageError(
+            f"'pca.layers' has ranges {beyond!r} but codes have {n_layers!r} layers: end them at "
+            f"{n_layers!r}"
+        )
+    return [Selection(None if r == (0, n_layers) else (int(r[0]), int(r[1]))) for r in ranges]
 
 
 def fit_pca(inputs: Inputs) -> Fitted:
-    """Principal components by the centred second moment, which is kept beside them."""
+    """Principal components of every selection of layers, and what they were solved from.
+
+    Moments stay beside the components, by group of blocks: another number of components is solved
+    from them without reading a code, and new or changed rows cost the groups they are in.
+    """
     wanted = inputs.spec.analyse.pca
-    n_features = int(np.prod(inputs.code_shape))
-    if n_features > COVARIANCE_MAX_FEATURES:
-        raise UsageError(
-            f"codes of space {inputs.space!r} have {n_features!r} coordinates, more than the "
-            f"{COVARIANCE_MAX_FEATURES!r} of a covariance solve: analyse space 'w'"
-        )
-    moments = inputs.engine.sum(inputs.blocks(), MomentsOfRows())
-    most = min(n_features, moments.count)
-    wanted_components = wanted.n_components or most
-    found = solve_pca(moments, min(wanted_components, most))
-    out = Fitted(
-        arrays={
-            "mean": found.mean,
-            "components": found.components,
-            "explained_variance": found.explained_variance,
-            "explained_variance_ratio": found.explained_variance_ratio,
-            "singular_values": found.singular_values,
-            **{f"moments_{name}": value for name, value in moments.to_arrays().items()},
-        },
-        facts={"noise_variance": found.noise_variance, "rows": found.n_rows},
-    )
-    for i, component in enumerate(found.components[:SHOWN_COMPONENTS]):
-        ratio = float(found.explained_variance_ratio[i])
-        quality = {"explained_variance_ratio": ratio}
-        out.directions.append(
-            inputs.direction(f"pca.{i:03d}", component, "pca", None, quality=quality)
-        )
+    former = inputs.previous("pca")
+    n_rows = inputs.store.n_rows - sum(inputs.left_out().values())
+    out = Fitted(facts={"rows": n_rows, "selections": []})
+    for selection in selections(wanted.layers, inputs.code_shape):
+        _fit_selection(inputs, selection, n_rows, former, out)
+    first = out.facts["selections"][0]
+    out.facts |= {name: first[name] for name in ("rows", "noise_variance")}
     return out
+
+
+def _fit_selection(
+    inputs: Inputs, selection: Selection, n_rows: int, former: Any, out: Fitted
+) -> None:
+    wanted = inputs.spec.analyse.pca
+    shape = inputs.code_shape
+    if selection.layers is not None:
+        shape = (selection.layers[1] - selection.layers[0], *shape[1:])
+    n_features = math.prod(shape)
+    most = max(min(n_features, n_rows), 1)
+    n_components = None if wanted.n_components is None else min(wanted.n_components, most)
+    solver = wanted.solver
+    if solver == "auto":
+        solver = choose_solver(n_rows, n_features, n_components)
+    facts: dict[str, Any] = {"name": selection.name, "solver": solver}
+    prefix = f"{selection.name}_" if selection.name else ""
+    if solver == "gram":
+        found = inputs.engine.run(GramSolver(n_components), _slabs(inputs, selection)).result()
+    elif solver == "randomised":
+        iteration = RandomisedSolver(n_features, n_components or most)
+        found = inputs.engine.run(iteration, _source(inputs, selection)).result()
+    else:
+        groups, facts["groups"] = _moments(inputs, selection, former)
+        found = solve_pca(groups.total(), n_components)
+        kept = {f"{prefix}moments_{name}": value for name, value in groups.to_arrays().items()}
+        out.arrays |= kept
+    facts |= {
+        "layers": list(range(*selection.layers)) if selection.layers else None,
+        "rows": found.n_rows,
+        "noise_variance": found.noise_variance,
+        "converged": found.converged,
+    }
+    arrays = found.to_arrays()
+    for name in ("n_rows", "noise_variance", "converged"):
+        del arrays[name]
+    if wanted.regress_to is not None:
+        latent = _regress(inputs, selection, found)
+        facts["latent_r2"] = latent.r2
+        arrays |= {
+            f"{wanted.regress_to}_{name}": getattr(latent, name)
+            for name in ("mean", "coefficients", "directions", "sd")
+        }
+    out.arrays |= {f"{prefix}{name}": value for name, value in arrays.items()}
+    out.facts["selections"].append(facts)
+    _add_directions(inputs, selection, found, out)
+
+
+def _add_directions(inputs: Inputs, selection: Selection, found: PCA, out: Fitted) -> None:
+    label = f"{selection.name}." if selection.name else ""
+    baseline = float(np.mean(found.random_sd)) if found.random_sd is not None else None
+    for i, component in enumerate(found.components[: inputs.spec.analyse.pca.n_directions]):
+        vector, layers = component.reshape(-1), None
+        if selection.layers is not None:
+            layers = list(range(*selection.layers))
+            whole = np.zeros(inputs.code_shape)
+            whole[layers] = component.reshape(len(layers), *inputs.code_shape[1:])
+            vector = whole
+        quality = {
+            "explained_variance_ratio": float(found.explained_variance_ratio[i]),
+            "random_sd": baseline,
+        }
+        sd = float(found.sd[i])
+        direction = inputs.direction(
+            f"pca.{label}{i:03d}", vector, "pca", None, quality=quality, sd=sd, layers=layers
+        )
+        out.directions.append(direction)
+
+
+def _array(inputs: Inputs) -> str:
+    return f"latents/{inputs.space}"
+
+
+def _source(inputs: Inputs, selection: Selection) -> SelectBlocks:
+    array = _array(inputs)
+    source = StoreBlocks(inputs.store.path, (array,), ("invert",), selection.layers)
+    return SelectBlocks(source, {"x": array})
+
+
+def _slabs(inputs: Inputs, selection: Selection) -> RowSlabs:
+    """All rows, a layer at a time."""
+    if len(inputs.code_shape) == 1:
+        return RowSlabs((_source(inputs, selection),), (0, inputs.code_shape[0]))
+    layers = range(*(selection.layers or (0, inputs.code_shape[0])))
+    width = math.prod(inputs.code_shape[1:])
+    slabs = tuple(_source(inputs, Selection((i, i + 1))) for i in layers)
+    return RowSlabs(slabs, tuple(width * i for i in range(len(layers) + 1)))
+
+
+def _moments(inputs: Inputs, selection: Selection, former: Any) -> tuple[MomentsByGroup, list[str]]:
+    """Moments by group and the groups' fingerprints; only groups that changed are read."""
+    source = _source(inputs, selection)
+    fingerprints = _group_fingerprints(inputs, selection, source)
+    total_fingerprint = digest(["total", fingerprints])
+    known = _known(selection, former)
+    if total_fingerprint in known:
+        return MomentsByGroup({0: known[total_fingerprint]}), [total_fingerprint]
+    stale = stale_groups(fingerprints, known)
+    groups = MomentsByGroup({i: known[f] for i, f in enumerate(fingerprints) if f in known})
+    if stale:
+        groups = groups.merge(inputs.engine.sum(GroupsOfBlocks(source, stale), MomentsOfGroups()))
+    n_features = len(groups.total().mean)
+    if len(groups.groups) * n_features**2 * 8 > KEPT_BYTES:
+        return MomentsByGroup({0: groups.total()}), [total_fingerprint]
+    return groups, fingerprints
+
+
+def _group_fingerprints(inputs: Inputs, selection: Selection, source: BlockSource) -> list[str]:
+    commits = inputs.store.committed("invert")
+    what = [STATISTIC_VERSION, inputs.store.store_fp, _array(inputs), selection.layers]
+    return [
+        digest(["pca-moments", *what, commits[group.start : group.stop].tobytes()])
+        for group in group_blocks(source.n_blocks)
+    ]
+
+
+def _known(selection: Selection, former: Any) -> Mapping[str, Moments]:
+    """Moments of a former fit of the same selection, by fingerprint."""
+    if former is None:
+        return {}
+    arrays, facts = former
+    prefix = f"{selection.name}_moments_" if selection.name else "moments_"
+    for entry in facts.get("selections", []):
+        found = {n.removeprefix(prefix): a for n, a in arrays.items() if n.startswith(prefix)}
+        if entry["name"] == selection.name and "groups" in entry and found:
+            groups = MomentsByGroup.from_arrays(found).groups
+            return {f: groups[i] for i, f in enumerate(entry["groups"])}
+    return {}
+
+
+def _regress(inputs: Inputs, selection: Selection, found: PCA) -> LatentComponents:
+    """The components as directions of another latent of the same rows."""
+    target = f"latents/{inputs.spec.analyse.pca.regress_to}"
+    stored = inputs.store.arrays("invert")
+    if target not in stored:
+        raise UsageError(
+            f"'pca.regress_to' needs {target!r} but the store has {sorted(stored)!r}: leave it "
+            "out, or use a store of sampled rows"
+        )
+    array = _array(inputs)
+    source = StoreBlocks(inputs.store.path, (array, target), ("invert",), selection.layers)
+    both = SelectBlocks(source, {"x": array, "targets": target})
+    request = MomentsOfScores(found.mean, found.components)
+    return solve_latent_components(inputs.engine.sum(both, request), len(found.components))

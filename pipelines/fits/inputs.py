@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 
 from pipelines.fits.labels import LabelledBlocks, Labels, Targets
 from schemas.direction import Direction, unit_direction
-from schemas.errors import UsageError
+from schemas.directions import DirectionSet
+from schemas.errors import StoreError, UsageError
 from schemas.index import CATEGORICAL, DatasetIndex
 from schemas.spec import RunSpec
 from schemas.store import LatentStore
@@ -54,6 +56,7 @@ class Inputs:
     """What every analysis reads.
 
     held_out : bool (n_rows,), rows kept back for measuring accuracy, or None
+    directions_path : where the set of this run lies, with the models of former fits, or None
     """
 
     store: LatentStore
@@ -63,6 +66,16 @@ class Inputs:
     space: str
     code_shape: tuple[int, ...]
     held_out: np.ndarray | None = None
+    directions_path: Path | None = None
+
+    def previous(self, name: str) -> tuple[dict[str, np.ndarray], dict[str, Any]] | None:
+        """Arrays and facts of the analysis' former fit, whatever it was fitted on, if any."""
+        if self.directions_path is None:
+            return None
+        try:
+            return DirectionSet.load(self.directions_path).load_model(name)
+        except StoreError:
+            return None
 
     def blocks(
         self,
@@ -126,14 +139,14 @@ class Inputs:
     def direction(
         self, name: str, vector: np.ndarray, method: str, target: str | None, **facts: Any
     ) -> Direction:
-        """A direction of this space; its sd is measured later, over all rows."""
+        """A direction of this space; unless given, its sd is measured later, over all rows."""
         provenance = {"target": target, **facts.pop("provenance", {})}
+        facts.setdefault("sd", 0.0)
         return unit_direction(
             name,
             self.space,
             vector.reshape(self.code_shape),
             method=method,
-            sd=0.0,
             provenance=provenance,
             **facts,
         )
