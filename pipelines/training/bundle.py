@@ -94,13 +94,13 @@ Training is **adversarial and reconstruction jointly**, then by stages (`make mo
    against an image discriminator (non-saturating loss, lazy R1). Seed 7.
 2. {stages}:
    errors weighted on eyes, brows, nose and mouth; a linear layer must read landmarks and
-   attributes from the codes (the rig's truth guides the encoder); the last two stages add the
+   attributes from the codes (the rig's truth guides the encoder); the last stage adds the
    differences that the annotators' convolutional trunk sees (perceptual loss). Seed 19.
 3. mapping: fitted so that mapping(z) has the distribution of the encoder's w (energy distance
    {fitted["distance"]:.4f}, seed 13).
 
-The rig's expressions were made stronger, and blends of two were added, before the last two
-stages; those before saw the weaker ones. Exponential moving averages of the weights are kept.
+The rig's expressions were made stronger, and blends of two were added, before the last stage;
+the stages before it saw the weaker ones. Exponential moving averages of the weights are kept.
 
 | reconstruction of persons not seen | median | 5 % quantile |
 |---|---|---|

@@ -285,11 +285,7 @@ class Trainer:
         self.step += 1
 
     def advance_detail(
-        self,
-        data: dict[str, np.ndarray],
-        scale: float,
-        features: Annotators | None = None,
-        feature_share: float = 1.0,
+        self, data: dict[str, np.ndarray], scale: float, features: Annotators | None = None
     ) -> dict[str, float]:
         """Both networks, errors weighted on the face's features and, if given, on `features`."""
         self.rates(scale)
@@ -304,7 +300,7 @@ class Trainer:
         shown = {"detail": float(detail.detach())}
         if features is not None:
             seen = feature_loss(features, y, x)
-            loss = loss + feature_share * seen
+            loss = loss + seen
             shown["features"] = float(seen.detach())
         if self.step >= GUIDE_FROM:
             guide = self.guide_loss(codes, data, rows)
@@ -382,7 +378,6 @@ STAGES = {
     "generator": (1_000, 6_000),
     "both": (4_500, 4_500),
     "expressions": (8_000, 8_000),
-    "refine": (6_000, 6_000),
 }
 """What follows the joint training: steps, and over how many steps the rate would fall to zero."""
 
@@ -395,8 +390,7 @@ def train_stage(name: str, work: Path, images: int, threads: int, seed: int = 19
     from step `GUIDE_FROM` on with a linear layer that must read landmarks and attributes from the
     codes; "encoder" trains the encoder alone to tell these, three times as fast; "generator" the
     generator alone to draw from the fixed codes; "both" trains them together again; "expressions"
-    goes on with the differences that the annotators' network sees (perceptual loss), "refine" once
-    more, with half the rates and twice that weight.
+    goes on with the differences that the annotators' network sees (perceptual loss).
     """
     torch.set_num_threads(threads)
     order = ["gan", *STAGES]
@@ -413,7 +407,7 @@ def train_stage(name: str, work: Path, images: int, threads: int, seed: int = 19
     if path.exists():
         trainer.load(path)
     features = None
-    if name in ("expressions", "refine"):
+    if name == "expressions":
         features = load_features(work).requires_grad_(False)
     started, begun = time.monotonic(), trainer.step
     while trainer.step < first + steps:
@@ -421,8 +415,6 @@ def train_stage(name: str, work: Path, images: int, threads: int, seed: int = 19
         scale = min(1.0, (trainer.step - first + 1) / 100) * (0.01 + 0.99 * (1 - t) ** 0.7)
         if name in ("detail", "both", "expressions"):
             shown = trainer.advance_detail(data, scale, features)
-        elif name == "refine":
-            shown = trainer.advance_detail(data, 0.5 * scale, features, feature_share=2.0)
         elif name == "encoder":
             shown = trainer.advance_encoder(data, codes, scale)
         else:
