@@ -19,7 +19,7 @@ from schemas.errors import DataError, UsageError
 from transforms.blocks import Arrays, BlockSource, flatten_rows, sum_blocks
 
 # A batch of centred rows in float64 stays in the processor's cache, yet is long enough for DSYRK.
-_BATCH_VALUES = 1 << 19
+_BATCH_VALUES = 1 << 20
 _BATCH_ROWS = (1024, 8192)
 _SHIFT_STRIDE = 16
 
@@ -88,7 +88,7 @@ class Moments:
         rest = np.zeros(n_features)
         second = np.zeros(n_features) if diagonal else np.zeros((n_features,) * 2, order="F")
         for _, part in centred_batches(x, shift):
-            rest += np.ones(len(part)) @ part
+            rest += part.sum(axis=0)  # not by NumPy's BLAS: its threads would fight SciPy's
             if diagonal:
                 second += np.einsum("ij,ij->j", part, part)
             elif n_features:
