@@ -25,6 +25,7 @@ Reading a description needs neither onnxruntime nor torch.
 from __future__ import annotations
 
 import json
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -247,7 +248,7 @@ def _three(value: Sequence[float] | None, key: str) -> tuple[float, ...] | None:
 # Models
 
 
-class _Annotator:
+class _Annotator(ABC):
     """What both kinds of file share: pixels in, named numbers out."""
 
     def __init__(self, card: AnnotatorCard) -> None:
@@ -290,8 +291,9 @@ class _Annotator:
             present = score >= card.presence[1]
         return Prediction(finish(values, card, images.shape[1:3]), present)
 
+    @abstractmethod
     def _run(self, batch: np.ndarray) -> list[np.ndarray]:
-        raise NotImplementedError
+        """The network's outputs for one batch."""
 
 
 class OnnxAnnotator(_Annotator):

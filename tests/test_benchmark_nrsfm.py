@@ -2,24 +2,15 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
-from pathlib import Path
-
 import numpy as np
 
 from benchmarks.nrsfm import measure
+from tests.smoke import smoke
 from transforms.cameras import rotation_of_angles
-
-ROOT = Path(__file__).parent.parent
 
 
 def test_smoke_run():
-    command = [sys.executable, "-m", "benchmarks.nrsfm", "--smoke"]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
-    result = json.loads(done.stdout.strip().splitlines()[-1])
+    _, result = smoke("nrsfm")
     assert result["name"] == "nrsfm" and result["error"] == 0 and result["peer_reached"]
     assert {"ours_s", "peer_s", "ratio", "peak_mb"} <= set(result)
     assert result["peer_value"] <= result["ours_value"] * (1 + 2e-4)

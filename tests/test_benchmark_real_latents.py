@@ -2,24 +2,11 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
-from pathlib import Path
-
-ROOT = Path(__file__).parent.parent
+from tests.smoke import benchmark, smoke
 
 
 def test_the_planted_set_is_recovered():
-    done = subprocess.run(
-        [sys.executable, "-m", "benchmarks.real_latents", "--smoke"],
-        capture_output=True,
-        text=True,
-        cwd=ROOT,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    result = json.loads(done.stdout.strip().splitlines()[-1])
+    _, result = smoke("real_latents")
     assert result["name"] == "real_latents" and result["error"] < 0.02
     assert {"ours_s", "peer_s", "ratio", "peak_mb", "rows", "cores", "threads"} <= set(result)
     by_part = {(row["part"], row["method"]): row for row in result["rows"]}
@@ -31,11 +18,5 @@ def test_the_planted_set_is_recovered():
 
 
 def test_without_the_data_it_says_what_to_give(tmp_path):
-    done = subprocess.run(
-        [sys.executable, "-m", "benchmarks.real_latents", "--data", str(tmp_path)],
-        capture_output=True,
-        text=True,
-        cwd=ROOT,
-        check=False,
-    )
+    done = benchmark("real_latents", "--data", str(tmp_path))
     assert done.returncode == 2 and "give --data, or --smoke" in done.stderr

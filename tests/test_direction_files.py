@@ -84,7 +84,7 @@ def test_idinvert_boundaries(tmp_path, rng, w_plus):
     boundary = rng.normal(size=(1, LAYERS, DIM)).astype("f4")
     for given, expected in [([1, 2], [1, 2]), ("0-1,4", [0, 1, 4]), ("", None), (None, None)]:
         value = {"boundary": boundary, "meta_data": {"manipulate_layers": given, "n": np.int64(3)}}
-        np.save(tmp_path / "age.npy", value, allow_pickle=True)
+        np.save(tmp_path / "age.npy", value, allow_pickle=True)  # as the peer writes it
         (found,) = load(tmp_path / "age.npy", space="w_plus", codes=w_plus)
         assert found.layers == expected
         kept = boundary[0].astype("f8").copy()
@@ -304,7 +304,7 @@ def test_written_torch_files_are_torch_s_own(tmp_path, rng):
         "comp": (2, 1, DIM), "mean": (1, DIM), "std": (2,),
     }  # fmt: skip
     write_directions([d], tmp_path / "x.npy", "idinvert")
-    value = np.load(tmp_path / "x.npy", allow_pickle=True)[()]
+    value = np.load(tmp_path / "x.npy", allow_pickle=True)[()]  # as the peer reads it
     assert value["boundary"].shape == (1, LAYERS, DIM)
     assert value["meta_data"]["manipulate_layers"] is None
     write_directions(made(["x"], rng), tmp_path / "x.pkl", "ganspace_direction")

@@ -10,9 +10,8 @@ from schemas.index import DatasetIndex, NewRow, continuous_column, encode_catego
 from schemas.spec import parse_spec
 from schemas.store import ArraySpec
 from tests import stores
-from transforms.blocks import sum_blocks
+from tests.in_process import InProcess
 from transforms.mean_difference import fit_regressions
-from transforms.passes import run_passes
 from transforms.svm import fit_hyperplanes
 
 N = 240
@@ -23,18 +22,6 @@ annotate: [{name: attributes, model: "bundled:faces64/attributes"}]
 output: out
 analyse:
 """
-
-
-class InProcess:
-    """Sums in this process."""
-
-    def sum(self, source, request):
-        return sum_blocks(
-            source.n_blocks, lambda b: request.statistic(request.prepare(source.read(b)[1]))
-        )
-
-    def run(self, solver, source):
-        return run_passes(solver, source)
 
 
 @pytest.fixture(scope="module")

@@ -23,10 +23,10 @@ from schemas.index import DatasetIndex, NewRow
 from schemas.reasons import Status
 from schemas.spec import parse_spec
 from schemas.store import ArraySpec, LatentStore
+from tests.in_process import InProcess
 from tests.stylegan2_layouts import tiny
-from transforms.blocks import ArrayBlocks, sum_blocks
+from transforms.blocks import ArrayBlocks
 from transforms.moments import Moments
-from transforms.passes import run_passes
 from transforms.sefa import sefa
 from transforms.style_channels import (
     ChannelMoments,
@@ -53,18 +53,6 @@ analyse:
   s_space: {attributes: [smile]}
 output: out
 """
-
-
-class LocalEngine:
-    """Sums in this process."""
-
-    def sum(self, source, request):
-        return sum_blocks(
-            source.n_blocks, lambda b: request.statistic(request.prepare(source.read(b)[1]))
-        )
-
-    def run(self, solver, source):
-        return run_passes(solver, source)
 
 
 @pytest.fixture(scope="module")
@@ -109,7 +97,7 @@ def finished(tmp_path_factory):
     parts = {"index": "index.parquet", "store": "store", "directions": "directions"}
     (root / "out" / "run.json").write_text(json.dumps(parts))
     path = root / "out" / "directions"
-    report = analyse(spec, store, index, generator.fingerprint, path, LocalEngine())
+    report = analyse(spec, store, index, generator.fingerprint, path, InProcess())
     run = FinishedRun(spec, index, store, DirectionSet.load(path))
     file = root / "run.yaml"
     return SimpleNamespace(
@@ -224,7 +212,7 @@ def test_running_again_skips_and_imported_directions_stay(finished, tmp_path):
         update={"sefa": run.spec.analyse.sefa.model_copy(update={"n_components": 2})}
     )
     spec = run.spec.model_copy(update={"analyse": changed})
-    report = analyse(spec, run.store, run.index, fp, finished.path, LocalEngine())
+    report = analyse(spec, run.store, run.index, fp, finished.path, InProcess())
     assert {n for n, facts in report.items() if not facts["skipped"]} == {"sefa"}
     found = DirectionSet.load(finished.path)
     assert found.names()[-1] == "age" and "sefa.002" not in found and "sefa.001" in found
@@ -277,7 +265,7 @@ def test_relevance_is_that_of_the_definition_whatever_the_blocks(rng):
     found = []
     for block_rows in (7, 90):
         source = ArrayBlocks({"x": x, "y": y}, block_rows)
-        total = LocalEngine().sum(source, ChannelsOfLabels(layers, 3))
+        total = InProcess().sum(source, ChannelsOfLabels(layers, 3))
         saved = ChannelMoments.from_arrays(total.to_arrays())
         found.append(rank_channels(saved))
     np.testing.assert_allclose(found[0].relevance, found[1].relevance, rtol=1e-10)

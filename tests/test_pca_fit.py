@@ -17,8 +17,9 @@ from schemas.index import DatasetIndex
 from schemas.spec import parse_spec
 from schemas.spec_analyses import PcaSpec
 from schemas.store import ArraySpec
+from tests.in_process import InProcess
 from transforms.beam_engine import BeamEngine, statistic_bytes, statistic_of_bytes
-from transforms.blocks import ArrayBlocks, sum_blocks
+from transforms.blocks import ArrayBlocks
 from transforms.moments import Moments
 from transforms.passes import run_passes
 from transforms.pca import GramSolver, RandomisedSolver, fit_pca, slabs_of
@@ -29,22 +30,6 @@ from transforms.pca_result import random_frame
 from transforms.sources import ZarrBlocks
 
 SHAPE = (4, 6)
-
-
-class Counting:
-    """Sums in this process, and counts the blocks that are read."""
-
-    def __init__(self):
-        self.blocks = 0
-
-    def sum(self, source, request):
-        self.blocks += source.n_blocks
-        return sum_blocks(
-            source.n_blocks, lambda b: request.statistic(request.prepare(source.read(b)[1]))
-        )
-
-    def run(self, solver, source):
-        return run_passes(solver, source, keep=False)
 
 
 def codes_of(n):
@@ -79,7 +64,7 @@ def store(tmp_path_factory):
 
 def inputs_of(store, path=None, **keys):
     spec = SimpleNamespace(analyse=SimpleNamespace(pca=PcaSpec(**keys)))
-    return Inputs(store, None, spec, Counting(), "w_plus", SHAPE, directions_path=path)
+    return Inputs(store, None, spec, InProcess(keep=False), "w_plus", SHAPE, directions_path=path)
 
 
 def same(a, b, atol=1e-7):
@@ -192,7 +177,7 @@ def test_a_run_s_analysis_solves_again_without_reading(store, tmp_path):
 
     def run(keys):
         spec = parse_spec("name: a\ndataset: {path: .}\nanalyse:\n  pca: " + keys, tmp_path)
-        engine = Counting()
+        engine = InProcess(keep=False)
         report = analyse(spec, store, index, "ab" * 32, path, engine)["pca"]
         return DirectionSet.load(path), engine.blocks, report
 

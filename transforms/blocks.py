@@ -46,6 +46,30 @@ class Accumulator(Protocol):
 A = TypeVar("A", bound=Accumulator)
 
 
+@dataclass(frozen=True)
+class Parts:
+    """Named arrays of each part by its number, where parts are kept side by side, not added."""
+
+    parts: dict[int, Arrays]
+
+    def merge(self, other: Self) -> Self:
+        """Parts of both."""
+        return type(self)(self.parts | other.parts)
+
+    def to_arrays(self) -> Arrays:
+        """'<number>/<name>' -> array."""
+        return {f"{i}/{k}": v for i, part in self.parts.items() for k, v in part.items()}
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, np.ndarray]) -> Self:
+        """Inverse of `to_arrays`."""
+        parts: dict[int, Arrays] = {}
+        for name, array in arrays.items():
+            number, _, key = name.partition("/")
+            parts.setdefault(int(number), {})[key] = np.asarray(array)
+        return cls(parts)
+
+
 @runtime_checkable
 class BlockSource(Protocol):
     """Rows in blocks, read where they are needed; small and picklable."""

@@ -14,7 +14,7 @@ from typing import Self
 import numpy as np
 
 from schemas.errors import DataError, UsageError
-from transforms.blocks import Arrays, BlockSource, flatten_rows, serial_key
+from transforms.blocks import Arrays, BlockSource, Parts, flatten_rows, serial_key
 from transforms.cells import CellSums
 from transforms.signs import fix_signs
 from transforms.sources import ColumnBlocks
@@ -251,28 +251,8 @@ class ModeGramsRequest:
         return ModeGrams.of_slab(prepared["slab"])
 
 
-@dataclass(frozen=True)
-class CoreSlabs:
+class CoreSlabs(Parts):
     """What each slab gives, by the slab's index: parts of the core, or a slab's own Grams."""
-
-    parts: dict[int, Arrays]
-
-    def merge(self, other: Self) -> Self:
-        """Parts of both."""
-        return type(self)(self.parts | other.parts)
-
-    def to_arrays(self) -> Arrays:
-        """'<index>/<name>' -> array."""
-        return {f"{i}/{k}": v for i, part in self.parts.items() for k, v in part.items()}
-
-    @classmethod
-    def from_arrays(cls, arrays: Mapping[str, np.ndarray]) -> Self:
-        """Inverse of `to_arrays`."""
-        parts: dict[int, Arrays] = {}
-        for name, array in arrays.items():
-            index, _, key = name.partition("/")
-            parts.setdefault(int(index), {})[key] = array
-        return cls(parts)
 
     def assemble(
         self, indices: Sequence[int] | None = None

@@ -14,7 +14,7 @@ from typing import Literal
 
 import numpy as np
 
-from schemas.errors import DataError, UsageError
+from schemas.errors import UsageError
 from transforms.blocks import Accumulator, Arrays, Sums
 from transforms.cameras import (
     mean_rotation,
@@ -22,7 +22,7 @@ from transforms.cameras import (
     metric_upgrade,
     nearest_scaled_rotation,
 )
-from transforms.nrsfm_frames import fit_frames, loss_of, robust_scale, seen_points
+from transforms.nrsfm_frames import enough_frames, fit_frames, loss_of, robust_scale, seen_points
 from transforms.nrsfm_model import MIRROR, ShapeModel, depth_flipped
 from transforms.nrsfm_sequence import structure_sums
 from transforms.signs import signs_of
@@ -183,13 +183,7 @@ class JointSolver:
 
     def step(self, total: Accumulator) -> JointSolver:
         """The maximisation step."""
-        if not isinstance(total, Sums):
-            raise UsageError(f"a pass returned {type(total).__name__!r}: give it this request")
-        if int(total["frames"]) < 3:
-            raise DataError(
-                f"{int(total['frames'])!r} frames with enough points where at least 3 are needed: "
-                "add frames"
-            )
+        total = enough_frames(total)
         if self.phase == "metric":
             upgrade, clipped = metric_upgrade(total["failures"], total["scales"])
             model = transformed(self.best, np.linalg.inv(upgrade))

@@ -17,12 +17,13 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from schemas.errors import DataError, UsageError
+from schemas.errors import UsageError
 from transforms.blocks import Accumulator, Arrays, Sums
 from transforms.cameras import complete_rotation
 from transforms.nrsfm_frames import (
     Frames,
     completed_frames,
+    enough_frames,
     fit_cameras,
     loss_of,
     robust_scale,
@@ -167,13 +168,7 @@ class SequenceSolver:
 
     def step(self, total: Accumulator) -> SequenceSolver:
         """State after a round; a round that made the objective larger is not taken."""
-        if not isinstance(total, Sums):
-            raise UsageError(f"a pass returned {type(total).__name__!r}: give it this request")
-        if int(total["frames"]) < 3:
-            raise DataError(
-                f"{int(total['frames'])!r} frames with enough points where at least 3 are needed: "
-                "add frames"
-            )
+        total = enough_frames(total)
         cost = float(total["cost"] + (self.penalty[:, None, None] * self.terms**2).sum())
         if self.noise is not None and self.round_ < min(self.scale_rounds, self.max_rounds):
             noise = robust_scale(float(total["square"]), float(total["seen"]))

@@ -7,7 +7,6 @@ left singular vectors with the rows.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import ClassVar, Self
@@ -16,7 +15,7 @@ import numpy as np
 from scipy.linalg import eigh
 
 from schemas.errors import UsageError
-from transforms.blocks import Arrays, BlockSource, Sums, flatten_rows
+from transforms.blocks import Arrays, BlockSource, Parts, Sums, flatten_rows
 from transforms.moments import second_moment
 from transforms.passes import PassRequest
 from transforms.pca_result import (
@@ -103,28 +102,8 @@ class GramRequest:
         return Sums({"gram": second_moment(centred.T), "features": features})
 
 
-@dataclass(frozen=True)
-class SlabParts:
+class SlabParts(Parts):
     """Arrays of every slab by the feature it starts at."""
-
-    parts: dict[int, Arrays]
-
-    def merge(self, other: Self) -> Self:
-        """Parts of both."""
-        return type(self)(self.parts | other.parts)
-
-    def to_arrays(self) -> Arrays:
-        """'<start>/<name>' -> array."""
-        return {f"{i}/{k}": v for i, part in self.parts.items() for k, v in part.items()}
-
-    @classmethod
-    def from_arrays(cls, arrays: Mapping[str, np.ndarray]) -> Self:
-        """Inverse of `to_arrays`."""
-        parts: dict[int, Arrays] = {}
-        for name, array in arrays.items():
-            index, _, key = name.partition("/")
-            parts.setdefault(int(index), {})[key] = np.asarray(array)
-        return cls(parts)
 
     def join(self, name: str) -> np.ndarray:
         """One array over all features."""

@@ -23,7 +23,7 @@ from sklearn.metrics import roc_auc_score
 from torch import Tensor, nn
 
 from generators.facerig import ATTRIBUTES, EXPRESSIONS
-from pipelines.training.data import TRAIN_SEED, VALIDATION_SEED, rendered
+from pipelines.training.data import TRAIN_SEED, VALIDATION_SEED, as_input, rendered
 
 log = logging.getLogger(__name__)
 
@@ -182,10 +182,6 @@ def measure(net: Annotators, images: Tensor, truth: dict[str, np.ndarray]) -> di
     report["landmark_error_px"] = float(np.linalg.norm(error, axis=2).mean())
     degrees = np.abs(pose * 30 - truth["pose"]).mean(axis=0)
     return report | {f"{p}_error_deg": float(d) for p, d in zip(POSE, degrees, strict=True)}
-
-
-def as_input(images: np.ndarray) -> Tensor:
-    return torch.from_numpy(images).permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
 def shown(attributes: np.ndarray) -> np.ndarray:

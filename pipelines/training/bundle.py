@@ -12,7 +12,6 @@ from generators.encoder import save_encoder
 from generators.stylegan2_adapter import StyleGAN2Adapter
 from pipelines.training.data import TRAIN_SEED, VALIDATION_SEED, rendered
 from pipelines.training.gan import BATCH, STAGES, STRUCTURE_FROM, Trainer, load_pair
-from transforms.metrics import psnr, ssim
 
 BUNDLED = Path(__file__).parents[2] / "generators" / "bundled" / "faces64"
 LICENCE = "Apache-2.0"
@@ -34,7 +33,8 @@ def write_bundle(work: Path, out: Path) -> None:
         for suffix in (".onnx", ".json"):
             shutil.copyfile(work / f"{name}{suffix}", out / f"{name}{suffix}")
     measured = json.loads((work / "annotators.json").read_text())
-    last = json.loads((work / "gan.jsonl").read_text().splitlines()[-1])
+    rows = [json.loads(line) for line in (work / "gan.jsonl").read_text().splitlines()]
+    last = [row for row in rows if row["step"] == trainer.step][-1]  # of the pair that is written
     _write_cards(out, trainer, adapter.fingerprint, quality, measured, last, fitted)
 
 
@@ -47,12 +47,7 @@ def _set_w_avg(trainer: Trainer) -> None:
 
 def _reconstruction(trainer: Trainer, images: np.ndarray) -> dict[str, float]:
     """Median and 5 % quantile of PSNR and SSIM over held-out persons."""
-    x = torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2).float() / 127.5 - 1
-    with torch.no_grad():
-        drawn = [trainer.g_ema.synthesis(trainer.e_ema.encode(part)) for part in x.split(100)]
-    y = ((torch.cat(drawn) + 1) * 127.5).round().clamp(0, 255).byte()
-    y = y.permute(0, 2, 3, 1).numpy()
-    p, s = psnr(y, images), ssim(y, images)
+    p, s = trainer.quality(np.ascontiguousarray(images))
     return {
         "psnr_median": float(np.median(p)),
         "psnr_q05": float(np.quantile(p, 0.05)),

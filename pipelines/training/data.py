@@ -6,6 +6,7 @@ Persons are disjoint from every other set by the seed: a person is a function of
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from generators.facerig import random_faces, render
 
@@ -37,3 +38,8 @@ def rendered(folder: Path, seed: int, n: int, resolution: int = 64, processes: i
         for name in ("images", "landmarks", "attributes", "pose"):
             parts.setdefault(name, []).append(np.load(path / f"{name}.npy", mmap_mode="r"))
     return {name: np.concatenate(column)[:n] for name, column in parts.items()}
+
+
+def as_input(images: np.ndarray) -> torch.Tensor:
+    """uint8 (n, R, R, 3) -> float32 (n, 3, R, R) in [-1, 1], the channels last in memory."""
+    return torch.from_numpy(images).permute(0, 3, 1, 2).float() / 127.5 - 1

@@ -27,8 +27,9 @@ from generators.encoder import EncoderConfig, WPlusEncoder
 from generators.facerig import ATTRIBUTES
 from generators.stylegan2 import StyleGAN2, StyleGAN2Config
 from pipelines.training.annotators import Annotators, load_features
-from pipelines.training.data import TRAIN_SEED, VALIDATION_SEED, rendered
+from pipelines.training.data import TRAIN_SEED, VALIDATION_SEED, as_input, rendered
 from transforms.metrics import psnr, ssim
+from transforms.preprocess import to_uint8
 
 log = logging.getLogger(__name__)
 
@@ -189,8 +190,7 @@ class Trainer:
         """The step's images, float32 (BATCH, 3, 64, 64) in [-1, 1]; a function of the step."""
         rng = np.random.default_rng([self.seed, self.step])
         rows = np.sort(rng.integers(len(images), size=BATCH))
-        x = torch.from_numpy(images[rows]).permute(0, 3, 1, 2).float() / 127.5 - 1
-        return x.contiguous()
+        return as_input(images[rows]).contiguous()
 
     def advance(self, images: np.ndarray) -> dict[str, float]:
         """One optimisation step; returns the losses."""
@@ -290,7 +290,7 @@ class Trainer:
         """Both networks, errors weighted on the face's features and, if given, on `features`."""
         self.rates(scale)
         rows = self.draw(len(data["images"]), BATCH)
-        x = torch.from_numpy(data["images"][rows]).permute(0, 3, 1, 2).float() / 127.5 - 1
+        x = as_input(data["images"][rows])
         weight = feature_weight(torch.from_numpy(data["landmarks"][rows]), x.shape[-1])
         w, offsets = self.e(x)
         codes = w[:, None] + offsets
@@ -318,7 +318,7 @@ class Trainer:
         """
         self.rates(scale)
         rows = self.draw(len(data["images"]), 2 * BATCH)
-        x = torch.from_numpy(data["images"][rows]).permute(0, 3, 1, 2).float() / 127.5 - 1
+        x = as_input(data["images"][rows])
         codes = self.e.encode(x)
         guide = self.guide_loss(codes, data, rows)
         drift = (codes - anchor[torch.from_numpy(rows)]).square().mean()
@@ -331,7 +331,7 @@ class Trainer:
         """The generator alone, from the fixed codes (n, num_ws, w_dim) of all pictures."""
         self.rates(scale)
         rows = self.draw(len(data["images"]), 2 * BATCH)
-        x = torch.from_numpy(data["images"][rows]).permute(0, 3, 1, 2).float() / 127.5 - 1
+        x = as_input(data["images"][rows])
         weight = feature_weight(torch.from_numpy(data["landmarks"][rows]), x.shape[-1])
         y = self.g.synthesis(codes[torch.from_numpy(rows)])
         detail = detail_loss(y, x, weight)
@@ -343,8 +343,7 @@ class Trainer:
         """Codes of the averaged encoder, float32 (n, num_ws, w_dim)."""
         parts = []
         for start in range(0, len(images), 200):
-            x = torch.from_numpy(images[start : start + 200]).permute(0, 3, 1, 2).float()
-            parts.append(self.e_ema.encode(x / 127.5 - 1))
+            parts.append(self.e_ema.encode(as_input(images[start : start + 200])))
         return torch.cat(parts)
 
     def redraw(self, x: Tensor) -> Tensor:
@@ -361,15 +360,16 @@ class Trainer:
                 a.copy_(b)
 
     @torch.no_grad()
+    def quality(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """PSNR (dB) and SSIM of the reconstruction of each of `images`, uint8 (n, 64, 64, 3)."""
+        drawn = torch.cat([self.redraw(part) for part in as_input(images).split(100)])
+        pictures = to_uint8(drawn.numpy())
+        return psnr(pictures, images), ssim(pictures, images)
+
     def evaluate(self, images: np.ndarray) -> dict[str, float]:
-        """Median PSNR (dB) and SSIM of reconstructions of `images`, uint8 (n, 64, 64, 3)."""
-        x = torch.from_numpy(images).permute(0, 3, 1, 2).float() / 127.5 - 1
-        out = [self.g_ema.synthesis(self.e_ema.encode(part)) for part in x.split(100)]
-        y = ((torch.cat(out) + 1) * 127.5).round().clamp(0, 255).byte().permute(0, 2, 3, 1).numpy()
-        return {
-            "psnr": float(np.median(psnr(y, images))),
-            "ssim": float(np.median(ssim(y, images))),
-        }
+        """Median PSNR (dB) and SSIM of the reconstructions of `images`."""
+        p, s = self.quality(images)
+        return {"psnr": float(np.median(p)), "ssim": float(np.median(s))}
 
 
 STAGES = {
@@ -456,8 +456,7 @@ def fit_mapping(work: Path, images: int, steps: int, seed: int, threads: int) ->
     codes = []
     with torch.no_grad():
         for start in range(0, len(data), 200):
-            x = torch.from_numpy(data[start : start + 200]).permute(0, 3, 1, 2).float() / 127.5 - 1
-            codes.append(trainer.e_ema(x)[0])
+            codes.append(trainer.e_ema(as_input(data[start : start + 200]))[0])
     real = torch.cat(codes)
     mapping = StyleGAN2(CONFIG).mapping
     rate = 2e-3 / CONFIG.lr_multiplier  # stored weights are 1 / lr_multiplier times larger
