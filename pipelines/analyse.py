@@ -16,14 +16,14 @@ from pipelines.fits.inputs import Engine, Fitted, Inputs, hold_out, measure_sd
 from pipelines.fits.shape import fit_nrsfm
 from pipelines.fits.tensor import fit_hosvd
 from pipelines.fits.weights import fit_jacobian, fit_sefa
+from pipelines.lineage import compare_analyses, requested
+from pipelines.statistics import SavedStatistics
 from schemas.directions import DirectionSet
 from schemas.errors import StoreError, UsageError
 from schemas.fingerprint import digest
-from schemas.index import CATEGORICAL, CONTINUOUS, DatasetIndex
+from schemas.index import DatasetIndex
 from schemas.spec import RunSpec
 from schemas.store import LatentStore
-
-ANALYSE_VERSION = 1
 
 FITS: dict[str, Callable[[Inputs], Fitted]] = {
     "pca": fit_pca,
@@ -36,37 +36,6 @@ FITS: dict[str, Callable[[Inputs], Fitted]] = {
     "s_space": fit_s_space,
 }
 """Every analysis by its section of the specification, in the order in which they run."""
-
-
-def requested(spec: RunSpec) -> list[str]:
-    """Analyses that the specification asks for, in order."""
-    return [name for name in FITS if getattr(spec.analyse, name) is not None]
-
-
-def analysis_fp(name: str, spec: RunSpec, store: LatentStore, index: DatasetIndex) -> str:
-    """What an analysis is computed from: version, parameters, factors, the blocks it reads.
-
-    An analysis that reads measurements depends on the commits of every annotation stage.
-    """
-    stages = ["invert"]
-    if name not in ("pca", "hosvd", "sefa", "jacobian"):
-        stages += sorted(s for s in store.stages() if s != "invert")
-    parameters: dict[str, Any] = {"own": getattr(spec.analyse, name).model_dump(mode="json")}
-    if name in ("mean_difference", "hosvd"):
-        md = spec.analyse.mean_difference
-        parameters["baseline"] = md.baseline if md is not None else {}
-        kinds = (CATEGORICAL, CONTINUOUS) if name == "mean_difference" else (CATEGORICAL,)
-        factors = {n: index.factor_fp(n) for n, f in index.factors.items() if f.kind in kinds}
-        parameters["factors"] = factors
-    if name == "svm":
-        holdout = spec.evaluate.holdout
-        parameters["holdout"] = [holdout.model_dump(mode="json"), spec.evaluate_seed]
-        if holdout.factor in index.factors:
-            parameters["factor"] = index.factor_fp(holdout.factor)
-    if name == "mean_difference" and spec.analyse.svm is not None:
-        parameters["threshold"] = spec.analyse.svm.threshold
-    commits = {stage: store.committed(stage).tobytes() for stage in stages}
-    return digest(["analysis", name, ANALYSE_VERSION, parameters, store.store_fp, commits])
 
 
 def space_of(spec: RunSpec) -> str:
@@ -85,17 +54,6 @@ def space_of(spec: RunSpec) -> str:
     return spec.invert.space
 
 
-def stale(spec: RunSpec, store: LatentStore, index: DatasetIndex, path: Path) -> dict[str, str]:
-    """Requested analyses that the set at `path` does not hold for these inputs -> their fp."""
-    wanted = {name: analysis_fp(name, spec, store, index) for name in requested(spec)}
-    try:
-        found = DirectionSet.load(path)
-        held = {name: found.load_model(name)[1] for name in found.model_names()}
-    except StoreError:
-        held = {}
-    return {n: fp for n, fp in wanted.items() if held.get(n, {}).get("fingerprint") != fp}
-
-
 def analyse(
     spec: RunSpec,
     store: LatentStore,
@@ -103,34 +61,39 @@ def analyse(
     generator_fp: str,
     path: Path,
     engine: Engine,
+    statistics: Path | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> dict[str, dict[str, Any]]:
     """Compute the stale analyses and write their directions and models into the set at `path`.
 
-    Directions of analyses that are no longer asked for are taken out. Returns for every requested
-    analysis its seconds, whether it was skipped, and its facts. Killed at any moment, the next
-    call computes again what was not finished: a model's fingerprint is written last.
+    Directions and models of analyses that are no longer asked for are taken out. Statistics are
+    kept in `statistics` (default: nowhere), so that the next solve reads only what is new. Returns
+    for every requested analysis its seconds, whether it was skipped, and its facts. Killed at any
+    moment, the next call computes again what was not finished: a model's fingerprint is written
+    last.
     """
     space = space_of(spec)
-    todo = stale(spec, store, index, path)
+    found = compare_analyses(spec, store, index, path)
+    kept = None if statistics is None else SavedStatistics(engine, statistics)
     held_out = hold_out(
         index, spec.evaluate.holdout.factor, spec.evaluate.holdout.fraction, spec.evaluate_seed
     )
     shape = store.array(f"latents/{space}").shape[1:]
-    inputs = Inputs(store, index, spec, engine, space, tuple(shape), held_out, path)
+    inputs = Inputs(store, index, spec, kept or engine, space, tuple(shape), held_out)
     directions = _existing(path, generator_fp, space)
     report: dict[str, dict[str, Any]] = {}
     for done, name in enumerate(requested(spec)):
         progress(done, len(requested(spec)))
-        if name not in todo:
-            report[name] = {"seconds": 0.0, "skipped": True, **directions.load_model(name)[1]}
+        if name not in found.stale:
+            report[name] = {"seconds": 0.0, "skipped": True, **found.held[name]}
             continue
         started = time.monotonic()
         fitted = FITS[name](inputs)
         unmeasured = [d for d in fitted.directions if d.sd == 0]
         measured = measure_sd(inputs, unmeasured) if unmeasured else []
         sds = {d.name: float(sd) for d, sd in zip(unmeasured, measured, strict=True)}
-        provenance = {"analysis": name, "fingerprint": todo[name]}
+        fingerprint = digest(found.stale[name])
+        provenance = {"analysis": name, "fingerprint": fingerprint}
         fitted.directions = [
             dataclasses.replace(
                 d, sd=sds.get(d.name, d.sd), provenance={**d.provenance, **provenance}
@@ -139,10 +102,21 @@ def analyse(
         ]
         directions = _replaced(directions, name, fitted, requested(spec))
         directions.save(path)
-        left_out = inputs.left_out()
-        attrs = {**fitted.facts, "left_out": left_out, "fingerprint": todo[name]}
+        attrs = {
+            **fitted.facts,
+            "left_out": inputs.left_out(),
+            "inputs": found.stale[name],
+            "statistics": [] if kept is None else kept.take_names(),
+            "fingerprint": fingerprint,
+        }
         directions.save_model(name, fitted.arrays, attrs)
-        report[name] = {"seconds": time.monotonic() - started, "skipped": False, **attrs}
+        work = {} if kept is None else kept.take_work()
+        seconds = time.monotonic() - started
+        report[name] = {"seconds": seconds, "skipped": False, **work, **attrs}
+    if found.dropped:
+        _replaced(directions, "", Fitted(), requested(spec)).save(path)
+        for name in found.dropped:
+            DirectionSet.load(path).delete_model(name)
     progress(len(requested(spec)), len(requested(spec)))
     return report
 

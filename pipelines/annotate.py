@@ -106,6 +106,16 @@ def stages_of(models: Sequence[AnnotateSpec], trust: bool = False) -> list[Stage
     return sorted(stages, key=lambda stage: stage.render)
 
 
+def annotate_inputs(models: Sequence[AnnotateSpec], max_pixels: int) -> dict[str, Any]:
+    """Stage -> what its blocks depend on besides their rows and, of renders, their codes."""
+    inputs: dict[str, Any] = {}
+    for stage in stages_of(models, trust=True):
+        inputs[stage.name] = {"version": VERSION, "annotator": stage.card.fingerprint}
+        if not stage.render:
+            inputs[stage.name]["max_pixels"] = max_pixels
+    return inputs
+
+
 # ---------------------------------------------------------------------------------------------
 # What is to be done
 

@@ -10,7 +10,7 @@ from schemas.spec import RunSpec
 from schemas.store import LatentStore
 from transforms.beam_engine import BeamEngine
 from transforms.blocks import BlockSource
-from transforms.passes import PassRequest, PassSolver, run_passes
+from transforms.passes import PassRequest, PassSolver, Seen, run_passes
 
 EMBEDDED = "FnApiRunner"
 
@@ -29,9 +29,9 @@ class LocalIterations:
         """One pass, in Beam."""
         return self.beam.sum(source, request)
 
-    def run(self, solver: PassSolver, source: BlockSource) -> Any:
+    def run(self, solver: PassSolver, source: BlockSource, seen: Seen | None = None) -> Any:
         """All passes of a solver, in this process."""
-        return run_passes(solver, source)
+        return run_passes(solver, source, seen=seen)
 
 
 def analysis_engine(spec: RunSpec, store: LatentStore) -> BeamEngine | LocalIterations:

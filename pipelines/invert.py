@@ -196,6 +196,11 @@ def method_of(spec: InvertSpec, encoder_fp: str | None) -> dict[str, Any]:
     return method
 
 
+def invert_inputs(max_pixels: int) -> dict[str, Any]:
+    """What blocks depend on besides the store's identity and their rows."""
+    return {"version": VERSION, "max_pixels": max_pixels}
+
+
 def plan_invert(index: DatasetIndex, identity: StoreIdentity, max_pixels: int) -> InvertPlan:
     """Which blocks of the store are missing; a store that does not exist yet misses them all."""
     probe = _Outline(identity, index.n_rows)

@@ -21,6 +21,16 @@ from rich.console import Console
 
 from pipelines.index import build_index
 from pipelines.invert import identify
+from pipelines.lineage import (
+    compare_analyses,
+    evaluation_inputs,
+    note_lineage,
+    read_lineage,
+    report_inputs,
+    requested,
+    rows_fp,
+    table_fp,
+)
 from pipelines.memory import PeakMemory
 from pipelines.progress import stage_progress
 from pipelines.sources import Source, open_source
@@ -37,8 +47,11 @@ if TYPE_CHECKING:
     from pipelines.ray_engine import RayEngine
 
 STAGES = ("index", "invert", "annotate", "analyse", "evaluate", "report")
-EVALUATE_VERSION = 1
 QUARANTINED = 3
+STATISTICS = "statistics"
+SHOWN_FACTS = (
+    "seconds", "skipped", "left_out", "blocks_read", "blocks_saved", "passes", "passes_saved",
+)  # fmt: skip
 SHOWN_VERSIONS = (
     "apache-beam", "numpy", "onnxruntime", "pillow", "ray", "scipy", "torch", "zarr",
 )  # fmt: skip
@@ -181,12 +194,14 @@ def _index(state: Run, progress: Any) -> dict[str, Any]:
             f"{len(join.unmatched_rows)} images have no row, see index_report.json",
             markup=False,
         )
-    changed = report.added or report.removed or report.moved
+    rows = rows_fp(index)  # a moved file changes where a row lies, and nothing that is computed
+    changed = read_lineage(state.out).get("index") != rows
+    note_lineage(state.out, index=rows)
     return {"rows": index.n_rows, "skipped": not changed, "detail": found}
 
 
 def _invert(state: Run, progress: Any) -> dict[str, Any]:
-    from pipelines.invert import invert
+    from pipelines.invert import invert, invert_inputs
 
     spec, index = state.spec, state.index
     identity = identify(
@@ -214,6 +229,8 @@ def _invert(state: Run, progress: Any) -> dict[str, Any]:
         lock=state.lock,
     )
     state.facts["counts"] = result.counts
+    noted = {"store": Path(identity.path).name, **invert_inputs(spec.invert.max_pixels)}
+    note_lineage(state.out, invert=noted)
     detail = {
         "blocks_done": result.blocks_done,
         "blocks_skipped": result.blocks_skipped,
@@ -226,7 +243,7 @@ def _invert(state: Run, progress: Any) -> dict[str, Any]:
 def _annotate(state: Run, progress: Any) -> dict[str, Any]:
     if not state.spec.annotate:
         return {"rows": 0, "skipped": True, "detail": {}}
-    from pipelines.annotate import annotate, export_annotations
+    from pipelines.annotate import annotate, annotate_inputs, export_annotations
 
     result = annotate(
         state.index,
@@ -241,9 +258,12 @@ def _annotate(state: Run, progress: Any) -> dict[str, Any]:
         progress=progress,
         lock=state.lock,
     )
-    table = state.out / "annotations.parquet"
-    if result.blocks_done or not table.exists():
-        export_annotations(state.store, state.index, table)
+    table, store = state.out / "annotations.parquet", state.store
+    made_of = table_fp(store, state.index)
+    if not table.exists() or read_lineage(state.out).get("table") != made_of:
+        export_annotations(store, state.index, table)
+    inputs = annotate_inputs(state.spec.annotate, state.spec.invert.max_pixels)
+    note_lineage(state.out, annotate=inputs, table=made_of)
     detail = {
         "blocks_done": result.blocks_done,
         "blocks_skipped": result.blocks_skipped,
@@ -266,25 +286,29 @@ def _check_quarantine(state: Run) -> None:
 
 
 def _analyse(state: Run, progress: Any) -> dict[str, Any]:
-    from pipelines.analyse import analyse, requested, stale
-
     _check_quarantine(state)
     spec, store, index = state.spec, state.store, state.index
-    todo = stale(spec, store, index, state.directions_path)
-    engine: Any = None
-    if todo:
+    found = compare_analyses(spec, store, index, state.directions_path)
+    report = {name: {"seconds": 0.0, "skipped": True, **f} for name, f in found.held.items()}
+    if not found.current:
+        from pipelines.analyse import analyse
         from pipelines.engines import analysis_engine
 
-        engine = analysis_engine(spec, store)
-    report = analyse(
-        spec, store, index, state.generator_fp, state.directions_path, engine, progress
-    )
+        report = analyse(
+            spec,
+            store,
+            index,
+            state.generator_fp,
+            state.directions_path,
+            analysis_engine(spec, store),
+            state.out / STATISTICS,
+            progress,
+        )
     detail = {
-        name: {k: facts[k] for k in ("seconds", "skipped", "left_out") if k in facts}
-        for name, facts in report.items()
+        name: {k: facts[k] for k in SHOWN_FACTS if k in facts} for name, facts in report.items()
     }
-    done = bool(requested(spec))
-    return {"rows": index.n_rows if done else 0, "skipped": not todo, "detail": detail}
+    rows = index.n_rows if requested(spec) else 0
+    return {"rows": rows, "skipped": found.current, "detail": detail}
 
 
 def _evaluate(state: Run, progress: Any) -> dict[str, Any]:
@@ -294,17 +318,8 @@ def _evaluate(state: Run, progress: Any) -> dict[str, Any]:
         return {"rows": 0, "skipped": True, "detail": {}}
     directions = DirectionSet.load(state.directions_path)
     spec, store = state.spec, state.store
-    wanted = {
-        "version": EVALUATE_VERSION,
-        "evaluate": spec.evaluate.model_dump(mode="json"),
-        "report": spec.report.model_dump(mode="json"),
-        "seed": spec.evaluate_seed,
-        "annotate": [a.model_dump(mode="json") for a in spec.annotate],
-        "directions": [[d.name, d.sd, d.vector.tobytes()] for d in directions],
-        "commits": {s: store.committed(s).tobytes() for s in store.stages()},
-        "factors": {n: state.index.factor_fp(n) for n in state.index.factors},
-    }
-    fingerprint = digest(wanted)
+    inputs = evaluation_inputs(spec, store, state.index, directions)
+    fingerprint = digest(inputs)
     path = state.out / "evaluation.json"
     if path.exists() and (state.out / "evaluation.npz").exists():
         if json.loads(path.read_text()).get("fingerprint") == fingerprint:
@@ -316,7 +331,7 @@ def _evaluate(state: Run, progress: Any) -> dict[str, Any]:
     part = state.out / "evaluation.partial.npz"
     np.savez(part, allow_pickle=False, **pictures)
     part.replace(state.out / "evaluation.npz")
-    write_json(path, {**found, "fingerprint": fingerprint})
+    write_json(path, {**found, "fingerprint": fingerprint, "inputs": inputs})
     return {
         "rows": found["samples"],
         "skipped": False,
@@ -325,12 +340,7 @@ def _evaluate(state: Run, progress: Any) -> dict[str, Any]:
 
 
 def _report(state: Run, progress: Any) -> dict[str, Any]:
-    inputs = {
-        name: (state.out / name).stat().st_mtime_ns
-        for name in ("evaluation.json", "index.parquet")
-        if (state.out / name).exists()
-    }
-    key = digest([inputs, state.spec.report.model_dump(mode="json")])
+    key = digest(report_inputs(state.spec, state.index, state.out))
     marker = state.out / "report.json"
     fresh = all(s["skipped"] for s in state.stages) and (state.out / "report.html").exists()
     if fresh and marker.exists() and json.loads(marker.read_text()).get("inputs") == key:

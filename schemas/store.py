@@ -436,6 +436,20 @@ class LatentStore(StoreHandle):
         """uint8 (n_rows,): every row's reason; rows of uncommitted blocks have none."""
         return self._flags("reason", stage)
 
+    def contents(self, stage: str) -> list[str]:
+        """What each block of a stage holds, 32 hex digits; '' where it is not committed.
+
+        From the block's commit and from which of its rows are OK: rows that could not be read at
+        first and can be now change the block, but not its commit.
+        """
+        commits, ok = self.committed(stage), self.status(stage) == Status.OK
+        found = []
+        for block, commit in enumerate(commits):
+            rows = np.packbits(ok[self.block_slice(block)]).tobytes()
+            held = hashlib.sha256(commit.tobytes() + rows).hexdigest()[:32]
+            found.append(held if commit.any() else "")
+        return found
+
     def _flags(self, kind: str, stage: str) -> np.ndarray:
         values = np.asarray(self.array(f"{kind}/{stage}")[: self.n_rows])
         done = np.repeat(self.committed(stage).any(axis=1), self.block_rows)[: self.n_rows]

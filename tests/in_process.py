@@ -19,5 +19,5 @@ class InProcess:
             source.n_blocks, lambda b: request.statistic(request.prepare(source.read(b)[1]))
         )
 
-    def run(self, solver, source):
-        return run_passes(solver, source, keep=self.keep)
+    def run(self, solver, source, seen=None):
+        return run_passes(solver, source, keep=self.keep, seen=seen)

@@ -19,7 +19,7 @@ from transforms.beam_combine import (
     SumInOrder,
     block_ranges,
 )
-from transforms.beam_engine import BeamEngine, statistic_bytes, statistic_of_bytes
+from transforms.beam_engine import BeamEngine
 from transforms.beam_fit import (
     FitHOSVD,
     FitHyperplanes,
@@ -41,6 +41,7 @@ from transforms.pca import fit_pca
 from transforms.pinned import PINNED
 from transforms.requests import MomentsOfRows
 from transforms.sources import ColumnBlocks
+from transforms.statistics import statistic_bytes, statistic_of_bytes
 from transforms.svm import HyperplaneOptions, HyperplaneSolver, fit_hyperplanes
 from transforms.svm_passes import LabelledMoments
 

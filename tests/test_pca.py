@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.decomposition import PCA as Peer
+from transforms.pca_partials import GroupsOfBlocks, MomentsOfGroups, stale_groups
 
 from schemas.errors import DataError, UsageError
 from transforms.blocks import ArrayBlocks, sum_blocks
@@ -21,7 +22,6 @@ from transforms.pca import (
     solve_pca,
 )
 from transforms.pca_latent import regress_components
-from transforms.pca_partials import GroupsOfBlocks, MomentsOfGroups, stale_groups
 from transforms.pca_randomised import MomentProducts
 from transforms.pca_result import random_frame
 

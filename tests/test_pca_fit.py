@@ -11,6 +11,7 @@ from pipelines.analyse import analyse
 from pipelines.fits.components import fit_pca as fit_store
 from pipelines.fits.components import selections
 from pipelines.fits.inputs import Inputs
+from pipelines.statistics import SavedStatistics
 from schemas.directions import DirectionSet
 from schemas.errors import StoreError, UsageError
 from schemas.index import DatasetIndex
@@ -18,16 +19,16 @@ from schemas.spec import parse_spec
 from schemas.spec_analyses import PcaSpec
 from schemas.store import ArraySpec
 from tests.in_process import InProcess
-from transforms.beam_engine import BeamEngine, statistic_bytes, statistic_of_bytes
+from transforms.beam_engine import BeamEngine
 from transforms.blocks import ArrayBlocks
 from transforms.moments import Moments
 from transforms.passes import run_passes
 from transforms.pca import GramSolver, RandomisedSolver, fit_pca, slabs_of
 from transforms.pca_gram import SlabParts
-from transforms.pca_partials import MomentsByGroup
 from transforms.pca_randomised import MomentProducts
 from transforms.pca_result import random_frame
 from transforms.sources import ZarrBlocks
+from transforms.statistics import GroupStatistics, statistic_bytes, statistic_of_bytes
 
 SHAPE = (4, 6)
 
@@ -64,7 +65,9 @@ def store(tmp_path_factory):
 
 def inputs_of(store, path=None, **keys):
     spec = SimpleNamespace(analyse=SimpleNamespace(pca=PcaSpec(**keys)))
-    return Inputs(store, None, spec, InProcess(keep=False), "w_plus", SHAPE, directions_path=path)
+    engine = InProcess(keep=False)
+    engine = engine if path is None else SavedStatistics(engine, path)
+    return Inputs(store, None, spec, engine, "w_plus", SHAPE)
 
 
 def same(a, b, atol=1e-7):
@@ -82,7 +85,6 @@ def test_all_layers(store, solver):
     along = x.reshape(148, -1) @ found.directions[0].vector.ravel()
     assert found.directions[0].sd == pytest.approx(along.std(ddof=1), rel=1e-6)
     assert found.facts["rows"] == 148 and found.facts["selections"][0]["converged"]
-    assert ("moments_second" in found.arrays) == (solver == "covariance")
 
 
 @pytest.mark.parametrize("solver", ["covariance", "gram", "randomised"])
@@ -119,20 +121,18 @@ def test_each_layer_and_what_is_refused(store):
 
 def test_another_number_of_components_reads_nothing_and_new_rows_their_groups(tmp_path):
     store = make_store(tmp_path / "faces", 36, 2)
-    path = tmp_path / "set"
-    DirectionSet("ab" * 32, "w_plus").save(path)
 
     def fit(**keys):
-        inputs = inputs_of(store, path, layers=[(0, 4), (1, 2)], **keys)
+        inputs = inputs_of(store, tmp_path / "statistics", layers=[(0, 4), (1, 2)], **keys)
         found = fit_store(inputs)
-        DirectionSet.load(path).save_model("pca", found.arrays, found.facts)
-        return found, inputs.engine.blocks
+        assert inputs.engine.blocks_read == inputs.engine.engine.blocks
+        return found, inputs.engine.blocks_read
 
     first, blocks = fit(n_components=3)
     assert blocks == 2 * 18
     more, blocks = fit(n_components=6)
     assert blocks == 0
-    np.testing.assert_array_equal(more.arrays["moments_second"], first.arrays["moments_second"])
+    np.testing.assert_array_equal(more.arrays["mean"], first.arrays["mean"])
     same(more.arrays["components"], fit_pca(codes_of(36)[1], 6).components)
     store.grow(39)
     write(store, 18)
@@ -143,21 +143,18 @@ def test_another_number_of_components_reads_nothing_and_new_rows_their_groups(tm
     assert grown.facts["rows"] == 39
 
 
-def test_large_moments_are_kept_as_their_total(store, tmp_path, monkeypatch):
-    monkeypatch.setattr("pipelines.fits.components.KEPT_BYTES", 0)
-    path = tmp_path / "set"
-    DirectionSet("ab" * 32, "w_plus").save(path)
-    first = fit_store(inputs_of(store, path))
-    assert first.arrays["moments_second"].shape == (1, 24, 24)
-    DirectionSet.load(path).save_model("pca", first.arrays, first.facts)
-    again = inputs_of(store, path, n_components=2)
+def test_large_moments_are_kept_as_their_total(tmp_path, monkeypatch):
+    store, folder = make_store(tmp_path / "faces", 36, 2), tmp_path / "statistics"
+    monkeypatch.setattr("pipelines.statistics.SUM_BYTES", 24 * 24 * 8 + 1000)
+    first = inputs_of(store, folder)
+    whole = fit_store(first)
+    assert len(list(folder.iterdir())) == 1 and first.engine.blocks_read == 18
+    again = inputs_of(store, folder, n_components=2)
     found = fit_store(again)
-    assert again.engine.blocks == 0
-    same(found.arrays["components"], first.arrays["components"][:2])
-    monkeypatch.undo()
+    assert again.engine.blocks_read == 0
+    same(found.arrays["components"], whole.arrays["components"][:2])
     plain = fit_store(inputs_of(store))
-    assert plain.facts["selections"][0]["groups"] != first.facts["selections"][0]["groups"]
-    np.testing.assert_array_equal(plain.arrays["components"], first.arrays["components"])
+    np.testing.assert_array_equal(plain.arrays["components"], whole.arrays["components"])
 
 
 def test_components_are_carried_back_to_z(store):
@@ -178,7 +175,8 @@ def test_a_run_s_analysis_solves_again_without_reading(store, tmp_path):
     def run(keys):
         spec = parse_spec("name: a\ndataset: {path: .}\nanalyse:\n  pca: " + keys, tmp_path)
         engine = InProcess(keep=False)
-        report = analyse(spec, store, index, "ab" * 32, path, engine)["pca"]
+        folder = tmp_path / "statistics"
+        report = analyse(spec, store, index, "ab" * 32, path, engine, folder)["pca"]
         return DirectionSet.load(path), engine.blocks, report
 
     found, blocks, _ = run("{n_components: 3}")
@@ -219,7 +217,7 @@ def test_statistics_travel_as_arrays(x):
     frame = random_frame(30, 4)
     for statistic in (
         MomentProducts.of(x, frame),
-        MomentsByGroup({2: Moments.of(x), 0: Moments.of(x[:4])}),
+        GroupStatistics({2: Moments.of(x), 0: Moments.of(x[:4])}),
         SlabParts({10: {"mean": np.ones(3)}, 0: {"mean": np.zeros(10)}}),
     ):
         again = statistic_of_bytes(statistic_bytes(statistic))

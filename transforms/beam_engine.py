@@ -6,7 +6,6 @@ and steps its own solver through them, so that nothing but arrays ever crosses t
 
 from __future__ import annotations
 
-import io
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -19,26 +18,22 @@ import numpy as np
 from apache_beam.io.filesystems import FileSystems
 from apache_beam.options.pipeline_options import PipelineOptions
 
-from schemas.errors import DataError, NotConvergedError, UsageError
+from schemas.errors import NotConvergedError, UsageError
 from transforms.beam_combine import CreateBlocks, SumKeyed
 from transforms.beam_fit import RunPasses
-from transforms.blocks import Accumulator, BlockSource, Sums
-from transforms.cells import CellGrid, CellSums
+from transforms.blocks import Accumulator, BlockSource
+from transforms.cells import CellGrid
 from transforms.hosvd import HOSVD, HOSVDSolver
-from transforms.hosvd_passes import CoreSlabs, ModeGrams, SlabCells
+from transforms.hosvd_passes import SlabCells
 from transforms.mean_difference import (
     MeanDifferences,
     Regressions,
     solve_mean_differences,
     solve_regressions,
 )
-from transforms.moments import Moments
 from transforms.nrsfm import NRSfMSolver, ShapeModel
-from transforms.passes import PassRequest, PassSolver
+from transforms.passes import PassRequest, PassSolver, Seen
 from transforms.pca import PCA, GramSolver, RandomisedSolver, solve_pca
-from transforms.pca_gram import SlabParts
-from transforms.pca_partials import MomentsByGroup
-from transforms.pca_randomised import MomentProducts
 from transforms.pinned import DEFAULT_CACHE_BYTES, PINNED
 from transforms.requests import (
     CountsOfCells,
@@ -47,43 +42,10 @@ from transforms.requests import (
     MomentsOfRows,
     SumsOfCells,
 )
+from transforms.statistics import statistic_bytes, statistic_of_bytes
 from transforms.svm import HyperplaneOptions, Hyperplanes, HyperplaneSolver
-from transforms.svm_passes import LabelledMoments
-from transforms.svm_sample import RowSample
 
-_KINDS: dict[str, Any] = {
-    kind.__name__: kind
-    for kind in (
-        Moments,
-        Sums,
-        CellSums,
-        LabelledMoments,
-        RowSample,
-        ModeGrams,
-        CoreSlabs,
-        MomentProducts,
-        MomentsByGroup,
-        SlabParts,
-    )
-}
 S = TypeVar("S", bound=PassSolver)
-
-
-def statistic_bytes(statistic: Accumulator) -> bytes:
-    """A statistic as an .npz of its arrays and its kind."""
-    buffer = io.BytesIO()
-    np.savez(buffer, allow_pickle=False, kind=type(statistic).__name__, **statistic.to_arrays())
-    return buffer.getvalue()
-
-
-def statistic_of_bytes(content: bytes) -> Accumulator:
-    """Inverse of `statistic_bytes`; nothing in the bytes can run."""
-    with np.load(io.BytesIO(content), allow_pickle=False) as file:
-        arrays = {name: file[name] for name in file.files}
-    kind = str(arrays.pop("kind"))
-    if kind not in _KINDS:
-        raise DataError(f"statistic of kind {kind!r} is not one of {sorted(_KINDS)!r}")
-    return _KINDS[kind].from_arrays(arrays)  # type: ignore[no-any-return]
 
 
 @dataclass(frozen=True)
@@ -171,8 +133,12 @@ class BeamEngine:
                 _ = total | "Write" >> beam.MapTuple(files)
             return files.read(0)
 
-    def run(self, solver: S, source: BlockSource, max_passes: int = 10_000) -> S:
+    def run(
+        self, solver: S, source: BlockSource, max_passes: int = 10_000, seen: Seen | None = None
+    ) -> S:
         """Drive a solver until it is done; NotConvergedError after `max_passes` passes.
+
+        seen : called with each pass's request and summed statistic, in this process
 
         A solver with an attribute `passes_per_pipeline` of 1 has a state too large to be data of a
         pipeline: it stays here, and only its requests travel.
@@ -183,9 +149,13 @@ class BeamEngine:
                 if solver.done:
                     return solver
                 if chunk == 1:
-                    solver = solver.step(self._sum(source, solver.request(), self.cache_bytes))
+                    request = solver.request()
+                    total = self._sum(source, request, self.cache_bytes)
+                    if seen is not None:
+                        seen(request, total)
+                    solver = solver.step(total)
                 else:
-                    solver = self._run_chunk(solver, source)
+                    solver = self._run_chunk(solver, source, seen)
         finally:
             PINNED.release(source.key)
         if not solver.done:
@@ -194,7 +164,7 @@ class BeamEngine:
             )
         return solver
 
-    def _run_chunk(self, solver: S, source: BlockSource) -> S:
+    def _run_chunk(self, solver: S, source: BlockSource, seen: Seen | None) -> S:
         with self._folder() as folder:
             files = StatisticFiles(folder)
             with self.pipeline() as p:
@@ -205,7 +175,10 @@ class BeamEngine:
             for number in range(self.passes_per_pipeline):
                 if solver.done:
                     break
-                solver = solver.step(files.read(number))
+                total = files.read(number)
+                if seen is not None:
+                    seen(solver.request(), total)
+                solver = solver.step(total)
         return solver
 
     # ---- analyses: sources have the arrays that the requests in transforms.requests name

@@ -89,6 +89,15 @@ class BlockSource(Protocol):
         ...
 
 
+@runtime_checkable
+class KeyedSource(BlockSource, Protocol):
+    """A source whose content has an identity that outlives the process and the place."""
+
+    def part_key(self, blocks: range) -> str:
+        """Of what these blocks hold: computed from what they were made of, never from paths."""
+        ...
+
+
 def flatten_rows(x: np.ndarray) -> np.ndarray:
     """Rows (m, ...) as (m, D), also when m is 0."""
     return x.reshape(len(x), int(np.prod(x.shape[1:])))

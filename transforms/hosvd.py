@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -56,6 +56,8 @@ class HOSVDSolver:
     ranks, energy : see `choose_ranks`; default full. The core is only computed at these ranks: of
         full rank it is as large as the tensor
     """
+
+    saved_passes: ClassVar[int] = 2
 
     standardise: bool = False
     ranks: Sequence[int | None] | None = None

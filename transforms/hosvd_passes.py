@@ -14,6 +14,7 @@ from typing import Self
 import numpy as np
 
 from schemas.errors import DataError, UsageError
+from schemas.fingerprint import digest
 from transforms.blocks import Arrays, BlockSource, Parts, flatten_rows, serial_key
 from transforms.cells import CellSums
 from transforms.signs import fix_signs
@@ -183,6 +184,12 @@ class SlabCells:
     def key(self) -> str:
         """The slabs' keys and the shape."""
         return repr([self.shape, self.partial, [slab.key for slab in self.slabs]])
+
+    def part_key(self, blocks: range) -> str:
+        """Of these slabs, over all their rows."""
+        slabs = [self.slabs[block] for block in blocks]
+        keys = [slab.part_key(range(slab.n_blocks)) for slab in slabs]  # type: ignore[attr-defined]
+        return digest(["cells", list(self.shape), self.partial, keys])
 
     @property
     def n_blocks(self) -> int:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import ClassVar
 
 import numpy as np
 
@@ -140,6 +141,8 @@ class StackedSolver:
         coordinates
     standardise, ranks, energy : as for `HOSVDSolver`
     """
+
+    saved_passes: ClassVar[int] = 2
 
     styles: tuple[int, ...]
     standardise: bool = False

@@ -7,6 +7,7 @@ in-memory loop below and the Beam path drive the same machines, so they agree.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol, Self, TypeVar
 
 from transforms.blocks import Accumulator, Arrays, BlockSource, sum_blocks
@@ -30,7 +31,11 @@ class PassRequest(Protocol):
 
 
 class PassSolver(Protocol):
-    """State between passes."""
+    """State between passes.
+
+    A class attribute ``saved_passes`` is the number of leading passes whose statistics are worth
+    keeping, because another solve with other parameters asks for the same; default 0.
+    """
 
     @property
     def done(self) -> bool:
@@ -47,12 +52,20 @@ class PassSolver(Protocol):
 
 
 S = TypeVar("S", bound=PassSolver)
+Seen = Callable[[PassRequest, Accumulator], None]
 
 
-def run_passes(solver: S, source: BlockSource, max_passes: int = 10_000, keep: bool = True) -> S:
+def run_passes(
+    solver: S,
+    source: BlockSource,
+    max_passes: int = 10_000,
+    keep: bool = True,
+    seen: Seen | None = None,
+) -> S:
     """Drive a solver over a source in this process.
 
     keep : hold prepared blocks in memory between passes, else prepare them each time
+    seen : called with each pass's request and summed statistic
     """
     kept: dict[int, tuple[str, Arrays]] = {}
 
@@ -72,5 +85,7 @@ def run_passes(solver: S, source: BlockSource, max_passes: int = 10_000, keep: b
             source.n_blocks,
             lambda block, request=request: request.statistic(prepared(request, block)),
         )
+        if seen is not None:
+            seen(request, total)
         solver = solver.step(total)
     return solver

@@ -45,27 +45,34 @@ class StoreBlocks:
         return LatentStore.open(self.path)
 
     def __getstate__(self) -> dict[str, object]:
-        state = dict(self.__dict__)
-        state.pop("_store", None)
-        return state
+        return {k: v for k, v in self.__dict__.items() if k not in ("_store", "_contents")}
+
+    @cached_property
+    def _contents(self) -> dict[str, list[str]]:
+        return {stage: self._store.contents(stage) for stage in self.stages}
 
     @cached_property
     def key(self) -> str:
-        """Store, what is read of it, and the commits of every block."""
-        commits = {
-            stage: hashlib.sha256(self._store.committed(stage).tobytes()).hexdigest()
-            for stage in self.stages
-        }
+        """The store's path, what is read of it, and what every block holds."""
+        return digest([self.path, self.part_key(range(self.n_blocks))])
+
+    def part_key(self, blocks: range) -> str:
+        """The store, what is read of it, and what these blocks hold."""
+        part = slice(blocks.start, blocks.stop)
         return digest(
             {
                 "store": self._store.store_fp,
-                "path": self.path,
                 "arrays": list(self.arrays),
                 "layers": list(self.layers) if self.layers else None,
-                "expected": {k: list(v) for k, v in (self.expected or {}).items()},
-                "commits": commits,
+                "expected": {k: list(v[part]) for k, v in (self.expected or {}).items()},
+                "contents": {stage: held[part] for stage, held in self._contents.items()},
             }
         )
+
+    def row_range(self, blocks: range) -> slice:
+        """Row numbers that these blocks can hold."""
+        start = self._store.block_slice(blocks.start).start
+        return slice(start, self._store.block_slice(blocks.stop - 1).stop)
 
     @property
     def n_rows(self) -> int:
@@ -160,7 +167,7 @@ class SelectBlocks:
     landmarks : names of arrays (m, L, 2), y down, to be turned into points (m, 2, L), y up
     """
 
-    source: BlockSource
+    source: Any
     arrays: Mapping[str, str]
     columns: Mapping[str, np.ndarray] = field(default_factory=dict)
     where: np.ndarray | None = None
@@ -183,12 +190,25 @@ class SelectBlocks:
             "arrays": dict(self.arrays),
             "landmarks": list(self.landmarks),
         }
+        return digest(parts | self._joined(slice(None)))
+
+    def part_key(self, blocks: range) -> str:
+        """The source's, and what is made of these blocks."""
+        parts: dict[str, object] = {
+            "source": self.source.part_key(blocks),
+            "arrays": dict(self.arrays),
+            "landmarks": list(self.landmarks),
+        }
+        return digest(parts | self._joined(self.source.row_range(blocks)))
+
+    def _joined(self, rows: slice) -> dict[str, object]:
+        parts: dict[str, object] = {}
         for name, column in [*self.columns.items(), ("where", self.where)]:
             if column is not None:
-                array = np.ascontiguousarray(column)
+                array = np.ascontiguousarray(column[rows])
                 content = hashlib.sha256(array.tobytes()).hexdigest()
-                parts[f"column:{name}"] = [str(array.dtype), content]
-        return digest(parts)
+                parts[f"column:{name}"] = [str(array.dtype), list(array.shape), content]
+        return parts
 
     @property
     def n_blocks(self) -> int:
@@ -221,6 +241,10 @@ class ColumnBlocks:
     def key(self) -> str:
         """The source's key and the range."""
         return f"{self.source.key}[{self.start}:{self.stop}]"
+
+    def part_key(self, blocks: range) -> str:
+        """The source's and the range."""
+        return digest([self.source.part_key(blocks), self.start, self.stop])
 
     @property
     def n_blocks(self) -> int:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,22 +10,10 @@ import numpy as np
 
 from pipelines.fits.inputs import Fitted, Inputs
 from schemas.errors import UsageError
-from schemas.fingerprint import digest
-from transforms.blocks import BlockSource, group_blocks
-from transforms.moments import Moments
 from transforms.pca import PCA, GramSolver, RandomisedSolver, RowSlabs, choose_solver, solve_pca
 from transforms.pca_latent import LatentComponents, MomentsOfScores, solve_latent_components
-from transforms.pca_partials import (
-    GroupsOfBlocks,
-    MomentsByGroup,
-    MomentsOfGroups,
-    stale_groups,
-)
+from transforms.requests import MomentsOfRows
 from transforms.sources import SelectBlocks, StoreBlocks
-
-STATISTIC_VERSION = 1
-KEPT_BYTES = 256 * 2**20
-"""Moments of single groups of blocks are kept up to this size, above it only their total."""
 
 
 @dataclass(frozen=True)
@@ -71,25 +58,18 @@ def selections(layers: Any, code_shape: tuple[int, ...]) -> list[Selection]:
 
 
 def fit_pca(inputs: Inputs) -> Fitted:
-    """Principal components of every selection of layers, and what they were solved from.
-
-    Moments stay beside the components, by group of blocks: another number of components is solved
-    from them without reading a code, and new or changed rows cost the groups they are in.
-    """
+    """Principal components of every selection of layers."""
     wanted = inputs.spec.analyse.pca
-    former = inputs.previous("pca")
     n_rows = inputs.store.n_rows - sum(inputs.left_out().values())
     out = Fitted(facts={"rows": n_rows, "selections": []})
     for selection in selections(wanted.layers, inputs.code_shape):
-        _fit_selection(inputs, selection, n_rows, former, out)
+        _fit_selection(inputs, selection, n_rows, out)
     first = out.facts["selections"][0]
     out.facts |= {name: first[name] for name in ("rows", "noise_variance")}
     return out
 
 
-def _fit_selection(
-    inputs: Inputs, selection: Selection, n_rows: int, former: Any, out: Fitted
-) -> None:
+def _fit_selection(inputs: Inputs, selection: Selection, n_rows: int, out: Fitted) -> None:
     wanted = inputs.spec.analyse.pca
     shape = inputs.code_shape
     if selection.layers is not None:
@@ -106,12 +86,10 @@ def _fit_selection(
         found = inputs.engine.run(GramSolver(n_components), _slabs(inputs, selection)).result()
     elif solver == "randomised":
         iteration = RandomisedSolver(n_features, n_components or most)
-        found = inputs.engine.run(iteration, _source(inputs, selection)).result()
+        found = inputs.engine.run(iteration, inputs.codes(selection.layers)).result()
     else:
-        groups, facts["groups"] = _moments(inputs, selection, former)
-        found = solve_pca(groups.total(), n_components)
-        kept = {f"{prefix}moments_{name}": value for name, value in groups.to_arrays().items()}
-        out.arrays |= kept
+        moments = inputs.engine.sum(inputs.codes(selection.layers), MomentsOfRows())
+        found = solve_pca(moments, n_components)
     facts |= {
         "layers": list(range(*selection.layers)) if selection.layers else None,
         "rows": found.n_rows,
@@ -158,61 +136,14 @@ def _array(inputs: Inputs) -> str:
     return f"latents/{inputs.space}"
 
 
-def _source(inputs: Inputs, selection: Selection) -> SelectBlocks:
-    array = _array(inputs)
-    source = StoreBlocks(inputs.store.path, (array,), ("invert",), selection.layers)
-    return SelectBlocks(source, {"x": array})
-
-
 def _slabs(inputs: Inputs, selection: Selection) -> RowSlabs:
     """All rows, a layer at a time."""
     if len(inputs.code_shape) == 1:
-        return RowSlabs((_source(inputs, selection),), (0, inputs.code_shape[0]))
+        return RowSlabs((inputs.codes(),), (0, inputs.code_shape[0]))
     layers = range(*(selection.layers or (0, inputs.code_shape[0])))
     width = math.prod(inputs.code_shape[1:])
-    slabs = tuple(_source(inputs, Selection((i, i + 1))) for i in layers)
+    slabs = tuple(inputs.codes((i, i + 1)) for i in layers)
     return RowSlabs(slabs, tuple(width * i for i in range(len(layers) + 1)))
-
-
-def _moments(inputs: Inputs, selection: Selection, former: Any) -> tuple[MomentsByGroup, list[str]]:
-    """Moments by group and the groups' fingerprints; only groups that changed are read."""
-    source = _source(inputs, selection)
-    fingerprints = _group_fingerprints(inputs, selection, source)
-    total_fingerprint = digest(["total", fingerprints])
-    known = _known(selection, former)
-    if total_fingerprint in known:
-        return MomentsByGroup({0: known[total_fingerprint]}), [total_fingerprint]
-    stale = stale_groups(fingerprints, known)
-    groups = MomentsByGroup({i: known[f] for i, f in enumerate(fingerprints) if f in known})
-    if stale:
-        groups = groups.merge(inputs.engine.sum(GroupsOfBlocks(source, stale), MomentsOfGroups()))
-    n_features = len(groups.total().mean)
-    if len(groups.groups) * n_features**2 * 8 > KEPT_BYTES:
-        return MomentsByGroup({0: groups.total()}), [total_fingerprint]
-    return groups, fingerprints
-
-
-def _group_fingerprints(inputs: Inputs, selection: Selection, source: BlockSource) -> list[str]:
-    commits = inputs.store.committed("invert")
-    what = [STATISTIC_VERSION, inputs.store.store_fp, _array(inputs), selection.layers]
-    return [
-        digest(["pca-moments", *what, commits[group.start : group.stop].tobytes()])
-        for group in group_blocks(source.n_blocks)
-    ]
-
-
-def _known(selection: Selection, former: Any) -> Mapping[str, Moments]:
-    """Moments of a former fit of the same selection, by fingerprint."""
-    if former is None:
-        return {}
-    arrays, facts = former
-    prefix = f"{selection.name}_moments_" if selection.name else "moments_"
-    for entry in facts.get("selections", []):
-        found = {n.removeprefix(prefix): a for n, a in arrays.items() if n.startswith(prefix)}
-        if entry["name"] == selection.name and "groups" in entry and found:
-            groups = MomentsByGroup.from_arrays(found).groups
-            return {f: groups[i] for i, f in enumerate(entry["groups"])}
-    return {}
 
 
 def _regress(inputs: Inputs, selection: Selection, found: PCA) -> LatentComponents:

@@ -4,22 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 
 from pipelines.fits.labels import LabelledBlocks, Labels, Targets
+from pipelines.fits.measured import Measured, measurements
 from schemas.direction import Direction, unit_direction
-from schemas.directions import DirectionSet
-from schemas.errors import StoreError, UsageError
+from schemas.errors import UsageError
 from schemas.index import CATEGORICAL, DatasetIndex
 from schemas.spec import RunSpec
 from schemas.store import LatentStore
 from transforms.blocks import BlockSource
-from transforms.passes import PassRequest, PassSolver
-from transforms.requests import MomentsAlong
+from transforms.passes import PassRequest, PassSolver, Seen
+from transforms.requests import MomentsAlong, MomentsOfRows
 from transforms.sources import SelectBlocks, StoreBlocks
+
+MOMENT_FEATURES = 2048
+"""Codes of up to this many coordinates are summed as their whole second moment."""
 
 
 class Engine(Protocol):
@@ -28,18 +30,8 @@ class Engine(Protocol):
     def sum(self, source: BlockSource, request: PassRequest) -> Any:
         """Sum of the blocks' statistics, in the fixed order of `transforms.blocks`."""
 
-    def run(self, solver: PassSolver, source: BlockSource) -> Any:
-        """Drive a solver until it is done."""
-
-
-@dataclass(frozen=True, eq=False)
-class Measured:
-    """A measurement in the store: array, its stage, kind ("scores", "pose"), names."""
-
-    array: str
-    stage: str
-    kind: str
-    names: tuple[str, ...]
+    def run(self, solver: PassSolver, source: BlockSource, seen: Seen | None = None) -> Any:
+        """Drive a solver until it is done. seen : called with each pass's request and sum."""
 
 
 @dataclass(eq=False)
@@ -56,7 +48,6 @@ class Inputs:
     """What every analysis reads.
 
     held_out : bool (n_rows,), rows kept back for measuring accuracy, or None
-    directions_path : where the set of this run lies, with the models of former fits, or None
     """
 
     store: LatentStore
@@ -66,16 +57,6 @@ class Inputs:
     space: str
     code_shape: tuple[int, ...]
     held_out: np.ndarray | None = None
-    directions_path: Path | None = None
-
-    def previous(self, name: str) -> tuple[dict[str, np.ndarray], dict[str, Any]] | None:
-        """Arrays and facts of the analysis' former fit, whatever it was fitted on, if any."""
-        if self.directions_path is None:
-            return None
-        try:
-            return DirectionSet.load(self.directions_path).load_model(name)
-        except StoreError:
-            return None
 
     def blocks(
         self,
@@ -96,6 +77,13 @@ class Inputs:
         source = StoreBlocks(self.store.path, tuple(arrays.values()), tuple(stages))
         return LabelledBlocks(SelectBlocks(source, arrays, columns or {}, where), labels)
 
+    def codes(self, layers: tuple[int, int] | None = None) -> SelectBlocks:
+        """Codes of the rows that are OK; layers : only these, as (start, stop)."""
+        array = f"latents/{self.space}"
+        return SelectBlocks(
+            StoreBlocks(self.store.path, (array,), ("invert",), layers), {"x": array}
+        )
+
     def slabs(self, columns: Mapping[str, np.ndarray]) -> list[SelectBlocks]:
         """One source a layer of the codes (or one in all), with columns of all rows joined."""
         array = f"latents/{self.space}"
@@ -114,27 +102,7 @@ class Inputs:
 
     def measurements(self, kind: str, labels: str = "render") -> list[Measured]:
         """Measurements of one kind, of the render where there is one (or of the image)."""
-        found = []
-        for entry in self.spec.annotate:
-            for suffix in ("@render", "") if labels == "render" else ("",):
-                match = self.stage_of(entry.name + suffix)
-                if match is None:
-                    continue
-                stage, array = match
-                attrs = dict(self.store.array(array).attrs)
-                if attrs.get("kind") == kind:
-                    found.append(Measured(array, stage, kind, tuple(attrs["names"])))
-                break
-        return found
-
-    def stage_of(self, name: str) -> tuple[str, str] | None:
-        """(stage, array) of a model's measurement by its name in the store, None without one."""
-        for stage in self.store.stages():
-            for array in self.store.arrays(stage):
-                group, _, leaf = array.partition("/")
-                if leaf == name and group in ("annotations", "landmarks"):
-                    return stage, array
-        return None
+        return measurements(self.store, self.spec.annotate, kind, labels)
 
     def direction(
         self, name: str, vector: np.ndarray, method: str, target: str | None, **facts: Any
@@ -153,9 +121,16 @@ class Inputs:
 
 
 def measure_sd(inputs: Inputs, directions: Sequence[Direction]) -> np.ndarray:
-    """Standard deviation of the rows' projections on each direction, float64 (k,)."""
+    """Standard deviation of the rows' projections on each direction, float64 (k,).
+
+    From the codes' second moment where that is small: it serves every direction to come.
+    """
     vectors = np.stack([d.vector.ravel() for d in directions])
-    total = inputs.engine.sum(inputs.blocks(), MomentsAlong(vectors))
+    if vectors.shape[1] <= MOMENT_FEATURES:
+        moments = inputs.engine.sum(inputs.codes(), MomentsOfRows())
+        along = np.einsum("ad,ad->a", vectors @ moments.second, vectors)
+        return np.sqrt(np.maximum(along, 0.0) / max(moments.count - 1, 1))
+    total = inputs.engine.sum(inputs.codes(), MomentsAlong(vectors))
     return np.sqrt(total.second.ravel() / max(total.count - 1, 1))
 
 

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from transforms.blocks import Arrays, BlockSource, flatten_rows
+from schemas.fingerprint import digest
+from transforms.blocks import Arrays, KeyedSource, flatten_rows
 
 
 @dataclass(frozen=True)
@@ -41,13 +42,17 @@ class Targets:
 class LabelledBlocks:
     """A source with codes ``x`` flattened to (m, D), and measurements turned into labels."""
 
-    source: BlockSource
+    source: KeyedSource
     labels: Labels | Targets | None = None
 
     @property
     def key(self) -> str:
         """The source's key and what is made of its measurements."""
         return f"{self.source.key}:{self.labels!r}"
+
+    def part_key(self, blocks: range) -> str:
+        """The source's, and what is made of its measurements."""
+        return digest([self.source.part_key(blocks), repr(self.labels)])
 
     @property
     def n_blocks(self) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from pipelines.fits.inputs import Fitted, Inputs
+from pipelines.fits.measured import landmarks_of
 from schemas.errors import UsageError
 from transforms.blocks import BlockSource
 from transforms.landmark_map import parameter_names
@@ -21,18 +22,16 @@ POSE = ("pitch", "yaw", "roll")
 def landmark_blocks(inputs: Inputs) -> tuple[str, SelectBlocks]:
     """(array in the store, blocks with ``points`` (m, 2, L), y up) of the chosen landmarks."""
     wanted = inputs.spec.analyse.nrsfm
-    names = [wanted.landmarks + "@render", wanted.landmarks]
-    for name in names if wanted.labels == "render" else names[1:]:
-        match = inputs.stage_of(name)
-        if match is not None and match[1].startswith("landmarks/"):
-            stage, array = match
-            source = StoreBlocks(inputs.store.path, (array,), ("invert", stage))
-            frames = {"frame": np.arange(inputs.store.n_rows)}
-            return array, SelectBlocks(source, {"points": array}, frames, landmarks=("points",))
-    raise UsageError(
-        f"the store has no landmarks {wanted.landmarks!r}: annotate with a model of kind "
-        "'landmarks' of that name"
-    )
+    match = landmarks_of(inputs.store, wanted.landmarks, wanted.labels)
+    if match is None:
+        raise UsageError(
+            f"the store has no landmarks {wanted.landmarks!r}: annotate with a model of kind "
+            "'landmarks' of that name"
+        )
+    stage, array = match
+    source = StoreBlocks(inputs.store.path, (array,), ("invert", stage))
+    frames = {"frame": np.arange(inputs.store.n_rows)}
+    return array, SelectBlocks(source, {"points": array}, frames, landmarks=("points",))
 
 
 def fit_nrsfm(inputs: Inputs) -> Fitted:

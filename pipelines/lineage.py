@@ -1,0 +1,305 @@
+"""What every result was computed from: inputs, their fingerprint, and what changed between two.
+
+The inputs of an analysis are a small JSON value that lies beside the result; its digest is the
+analysis' fingerprint. So a plan can tell not only that something is stale, but from what to what.
+Imports nothing heavy.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pipelines.fits.measured import Measured, landmarks_of, measurements
+from schemas.atomic import write_json
+from schemas.directions import DirectionSet
+from schemas.errors import StoreError
+from schemas.fingerprint import digest
+from schemas.index import CATEGORICAL, CONTINUOUS, DatasetIndex
+from schemas.spec import RunSpec
+from schemas.store import LatentStore
+
+ANALYSE_VERSION = 2
+EVALUATE_VERSION = 2
+FILE = "lineage.json"
+SHOWN = 12
+
+Inputs = dict[str, Any]
+
+
+def requested(spec: RunSpec) -> list[str]:
+    """Analyses that the specification asks for, in the order in which they run."""
+    sections = type(spec.analyse).model_fields
+    return [name for name in sections if getattr(spec.analyse, name) is not None]
+
+
+# ---------------------------------------------------------------------------------------------
+# What an analysis reads
+
+
+def analysis_inputs(name: str, spec: RunSpec, store: LatentStore, index: DatasetIndex) -> Inputs:
+    """Version, parameters, factors and, of every stage that it reads, what the blocks hold.
+
+    All analyses read the codes, for the standard deviation along their directions at least.
+    """
+    reads = _Reads(spec, store, index)
+    own = getattr(spec.analyse, name)
+    read = _READS.get(name)
+    if read is not None:
+        read(reads, own)
+    return {
+        "analysis": name,
+        "version": ANALYSE_VERSION,
+        "parameters": {**own.model_dump(mode="json"), **reads.parameters},
+        "factors": {n: index.factor_fp(n) for n in sorted(reads.factors & set(index.factors))},
+        "store": store.store_fp,
+        "blocks": {stage: store.contents(stage) for stage in sorted(reads.stages)},
+    }
+
+
+class _Reads:
+    """Collects what one analysis reads."""
+
+    def __init__(self, spec: RunSpec, store: LatentStore, index: DatasetIndex) -> None:
+        self.spec, self.store, self.index = spec, store, index
+        self.stages = {"invert"}
+        self.factors: set[str] = set()
+        self.parameters: dict[str, Any] = {}
+
+    def measured(self, kind: str, labels: str = "render") -> list[Measured]:
+        """Measurements of one kind."""
+        return measurements(self.store, self.spec.annotate, kind, labels)
+
+    def names(self) -> list[str]:
+        """Measured attributes, which name the directions that should move them."""
+        return sorted({name for m in self.measured("scores") for name in m.names})
+
+    def mean_difference(self, own: Any) -> None:
+        """Chosen factors and quantities, their pairs, chosen attributes, every angle."""
+        factors = {n for n, f in self.index.factors.items() if f.kind in (CATEGORICAL, CONTINUOUS)}
+        self.factors = factors if own.factors is None else factors & set(own.factors)
+        self.factors |= set(own.pair_by)
+        scores = self.measured("scores")
+        if own.factors is not None:
+            attributes = set(own.factors) - set(self.index.factors)
+            scores = [m for m in scores if set(m.names) & attributes]
+        self.stages |= {m.stage for m in [*scores, *self.measured("pose")]}
+        if scores:
+            svm = self.spec.analyse.svm
+            self.parameters["threshold"] = 0.5 if svm is None else svm.threshold
+        self.parameters["attributes"] = self.names()
+
+    def svm(self, own: Any) -> None:
+        """Chosen attributes, and which rows are kept back."""
+        scores = self.measured("scores", own.labels)
+        wanted = None if own.attributes is None else set(own.attributes)
+        self.stages |= {m.stage for m in scores if wanted is None or wanted & set(m.names)}
+        holdout = self.spec.evaluate.holdout
+        self.parameters["evaluate.holdout"] = holdout.model_dump(mode="json")
+        self.parameters["evaluate.seed"] = self.spec.evaluate_seed
+        self.factors = {holdout.factor} if holdout.factor is not None else set()
+
+    def hosvd(self, own: Any) -> None:
+        """Factors of the modes and of the selection, and the baseline levels of these."""
+        self.factors = {n for m in own.modes for n in ([m] if isinstance(m, str) else m)}
+        md = self.spec.analyse.mean_difference
+        baseline = {} if md is None else md.baseline
+        self.parameters["baseline"] = {n: v for n, v in baseline.items() if n in self.factors}
+        self.parameters["attributes"] = self.names()
+        self.factors |= set(own.where)
+
+    def nrsfm(self, own: Any) -> None:
+        """The landmarks."""
+        match = landmarks_of(self.store, own.landmarks, own.labels)
+        self.stages |= set() if match is None else {match[0]}
+
+    def s_space(self, own: Any) -> None:
+        """Chosen attributes."""
+        wanted = None if own.attributes is None else set(own.attributes)
+        scores = self.measured("scores")
+        self.stages |= {m.stage for m in scores if wanted is None or wanted & set(m.names)}
+
+
+_READS = {
+    "mean_difference": _Reads.mean_difference,
+    "svm": _Reads.svm,
+    "hosvd": _Reads.hosvd,
+    "nrsfm": _Reads.nrsfm,
+    "s_space": _Reads.s_space,
+}
+
+
+def analysis_fp(name: str, spec: RunSpec, store: LatentStore, index: DatasetIndex) -> str:
+    """Fingerprint of an analysis: the digest of its inputs."""
+    return digest(analysis_inputs(name, spec, store, index))
+
+
+@dataclass(frozen=True)
+class Analyses:
+    """What the analyses of a direction set are, against what the specification asks for.
+
+    held : facts of every complete model of the set
+    stale : requested analyses that are missing or were computed from something else -> inputs now
+    dropped : analyses of the set that are no longer asked for
+    """
+
+    held: dict[str, dict[str, Any]]
+    stale: dict[str, Inputs]
+    dropped: tuple[str, ...]
+
+    @property
+    def current(self) -> bool:
+        """Nothing is to be done."""
+        return not self.stale and not self.dropped
+
+
+def compare_analyses(
+    spec: RunSpec, store: LatentStore, index: DatasetIndex, path: Path
+) -> Analyses:
+    """The set at `path` against the specification; without a whole set everything is stale."""
+    names = requested(spec)
+    wanted = {name: analysis_inputs(name, spec, store, index) for name in names}
+    try:
+        found = DirectionSet.load(path)
+        held = {name: found.model_facts(name) for name in found.model_names()}
+        made = {str(d.provenance["analysis"]) for d in found if "analysis" in d.provenance}
+    except StoreError:
+        held, made = {}, set()
+    stale = {
+        name: inputs
+        for name, inputs in wanted.items()
+        if held.get(name, {}).get("fingerprint") != digest(inputs)
+    }
+    return Analyses(held, stale, tuple(sorted((made | set(held)) - set(names))))
+
+
+def evaluation_inputs(
+    spec: RunSpec, store: LatentStore, index: DatasetIndex, directions: DirectionSet
+) -> Inputs:
+    """What the evaluation is computed from."""
+    return {
+        "version": EVALUATE_VERSION,
+        "evaluate": spec.evaluate.model_dump(mode="json"),
+        "report": spec.report.model_dump(mode="json"),
+        "seed": spec.evaluate_seed,
+        "annotate": [a.model_dump(mode="json", exclude={"model"}) for a in spec.annotate],
+        "directions": {
+            d.name: digest([d.name, d.sd, np.ascontiguousarray(d.vector).tobytes()])
+            for d in directions
+        },
+        "factors": {name: index.factor_fp(name) for name in index.factors},
+        "store": store.store_fp,
+        "blocks": {stage: store.contents(stage) for stage in store.stages()},
+    }
+
+
+def report_inputs(spec: RunSpec, index: DatasetIndex, out: Path) -> Inputs:
+    """What the report is made of, beside run.json: times and counts there change with any stage."""
+    try:
+        evaluation = json.loads((out / "evaluation.json").read_text()).get("fingerprint")
+    except (OSError, ValueError):
+        evaluation = None
+    own = spec.report.model_dump(mode="json")
+    return {"evaluation": evaluation, "index": rows_fp(index), "report": own}
+
+
+def table_fp(store: LatentStore, index: DatasetIndex) -> str:
+    """Identity of the table of annotations: the store's blocks, the rows, and where they lie."""
+    blocks = {stage: store.contents(stage) for stage in store.stages()}
+    return digest([store.store_fp, blocks, rows_fp(index), index.uris])
+
+
+def rows_fp(index: DatasetIndex) -> str:
+    """Identity of the index's rows and factors; where the files lie does not enter."""
+    factors = {name: index.factor_fp(name) for name in index.factors}
+    return digest([index.identity(), factors])
+
+
+# ---------------------------------------------------------------------------------------------
+# What finished stages were computed from
+
+
+def read_lineage(out: Path) -> dict[str, Any]:
+    """What the run's stages noted when they were last finished; empty without the file."""
+    try:
+        found = json.loads((out / FILE).read_text())
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def note_lineage(out: Path, **stages: Any) -> None:
+    """Note the inputs of finished stages beside what is noted already."""
+    known = read_lineage(out)
+    if known != known | stages:
+        write_json(out / FILE, known | stages)
+
+
+# ---------------------------------------------------------------------------------------------
+# What changed
+
+
+def changes(old: Any, new: Any, block_rows: int, n_rows: int, where: str = "") -> list[str]:
+    """Differences of two inputs, one line each: 'parameters.n_components: 16 -> 12'."""
+    if isinstance(old, Mapping) and isinstance(new, Mapping):
+        lines = []
+        for key in [*new, *(k for k in old if k not in new)]:
+            path = f"{where}.{key}" if where else str(key)
+            if where == "blocks":
+                line = changed_blocks(old.get(key, []), new.get(key, []), block_rows, n_rows)
+                lines += [f"{key}: {line}"] if line else []
+            else:
+                lines += changes(old.get(key), new.get(key), block_rows, n_rows, path)
+        return lines
+    return [] if old == new else [f"{where}: {shown(old)} -> {shown(new)}"]
+
+
+def changed_blocks(
+    old: Sequence[str], new: Sequence[str], block_rows: int, n_rows: int
+) -> str | None:
+    """'2 of 20 blocks (rows 4864-5119)' for blocks that are not as they were; None without any."""
+    different = [i for i, held in enumerate(new) if i >= len(old) or old[i] != held]
+    if not different and len(old) <= len(new):
+        return None
+    return f"{len(different)} of {len(new)} blocks ({rows_of(different, block_rows, n_rows)})"
+
+
+def rows_of(blocks: Iterable[int], block_rows: int, n_rows: int) -> str:
+    """'rows 0-255, 512-599' of some blocks."""
+    rows = [row for b in blocks for row in (b * block_rows, min((b + 1) * block_rows, n_rows) - 1)]
+    spans: list[tuple[int, int]] = []
+    for first, last in zip(rows[::2], rows[1::2], strict=True):
+        if spans and spans[-1][1] + 1 == first:
+            spans[-1] = (spans[-1][0], last)
+        else:
+            spans.append((first, last))
+    return numbers(spans)
+
+
+def row_spans(rows: np.ndarray) -> str:
+    """'rows 3, 7-9' of single rows, ascending."""
+    cuts = np.flatnonzero(np.diff(rows) != 1) + 1
+    parts = [part for part in np.split(rows, cuts) if len(part)]
+    return numbers([(int(part[0]), int(part[-1])) for part in parts])
+
+
+def numbers(spans: Sequence[tuple[int, int]]) -> str:
+    """Spans of rows as text, the first few of them."""
+    texts = [str(first) if first == last else f"{first}-{last}" for first, last in spans[:SHOWN]]
+    more = [f"{len(spans) - SHOWN} more ranges"] if len(spans) > SHOWN else []
+    return f"rows {', '.join([*texts, *more])}"
+
+
+def shown(value: Any) -> str:
+    """A value on one line: fingerprints by their first 12 digits, long ones cut."""
+    if value is None:
+        return "none"
+    text = value if isinstance(value, str) else json.dumps(value)
+    if len(text) in (32, 64) and all(c in "0123456789abcdef" for c in text):
+        return text[:12]
+    return text if len(text) <= 60 else text[:57] + "..."
