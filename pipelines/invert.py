@@ -108,16 +108,22 @@ class StoreIdentity:
     arrays: tuple[ArraySpec, ...]
 
     @property
+    def attrs(self) -> dict[str, Any]:
+        """What the store's fingerprint is made of, and the store notes in its attributes."""
+        return {
+            "name": self.name,
+            "generator_fp": self.facts.fingerprint,
+            "method": self.method,
+            "seed": self.seed,
+            "dtype": "float32",
+            "block_rows": self.block_rows,
+            "preprocess_version": PREPROCESS_VERSION,
+        }
+
+    @property
     def store_fp(self) -> str:
         """The store's fingerprint."""
-        return LatentStore.store_fp_of(
-            name=self.name,
-            generator_fp=self.facts.fingerprint,
-            method=self.method,
-            seed=self.seed,
-            block_rows=self.block_rows,
-            preprocess_version=PREPROCESS_VERSION,
-        )
+        return LatentStore.store_fp_of(**self.attrs)
 
     def create(self, n_rows: int) -> LatentStore:
         """Lay the store out, or open it (and let it grow to ``n_rows``)."""

@@ -251,7 +251,10 @@ def changes(old: Any, new: Any, block_rows: int, n_rows: int, where: str = "") -
         for key in [*new, *(k for k in old if k not in new)]:
             path = f"{where}.{key}" if where else str(key)
             if where == "blocks":
-                line = changed_blocks(old.get(key, []), new.get(key, []), block_rows, n_rows)
+                was, now = old.get(key, []), new.get(key)
+                line = "no longer read"
+                if now is not None:
+                    line = changed_blocks(was, now, block_rows, n_rows)
                 lines += [f"{key}: {line}"] if line else []
             else:
                 lines += changes(old.get(key), new.get(key), block_rows, n_rows, path)
@@ -259,13 +262,11 @@ def changes(old: Any, new: Any, block_rows: int, n_rows: int, where: str = "") -
     return [] if old == new else [f"{where}: {shown(old)} -> {shown(new)}"]
 
 
-def changed_blocks(
-    old: Sequence[str], new: Sequence[str], block_rows: int, n_rows: int
-) -> str | None:
-    """'2 of 20 blocks (rows 4864-5119)' for blocks that are not as they were; None without any."""
+def changed_blocks(old: Sequence[str], new: Sequence[str], block_rows: int, n_rows: int) -> str:
+    """'2 of 20 blocks (rows 4864-5119)' for blocks that are not as they were; '' without any."""
     different = [i for i, held in enumerate(new) if i >= len(old) or old[i] != held]
-    if not different and len(old) <= len(new):
-        return None
+    if not different:
+        return ""
     return f"{len(different)} of {len(new)} blocks ({rows_of(different, block_rows, n_rows)})"
 
 

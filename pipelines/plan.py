@@ -1,132 +1,367 @@
-"""What a run would do, told before anything is done. Writes nothing; imports no heavy library."""
+"""What a run would do and why, told before anything is done.
+
+Writes nothing and imports no heavy library. Every stage is current, stale or missing; for a stale
+one the plan says which input changed, from what to what: the inputs of what is there were noted
+when it was made (`pipelines.lineage`).
+"""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 from rich.console import Console
 from rich.filesize import decimal
 from rich.tree import Tree
 
-from pipelines.analyse import requested, stale
-from pipelines.annotate import plan_annotate, stages_of
+from pipelines.annotate import annotate_inputs, plan_annotate, stages_of
 from pipelines.index import update_index
-from pipelines.invert import StoreIdentity, identify, plan_invert
+from pipelines.invert import STAGE as INVERT
+from pipelines.invert import InvertPlan, StoreIdentity, identify, invert_inputs, plan_invert
+from pipelines.lineage import (
+    Inputs,
+    analysis_inputs,
+    changes,
+    compare_analyses,
+    evaluation_inputs,
+    read_lineage,
+    report_inputs,
+    requested,
+    row_spans,
+    rows_of,
+)
 from pipelines.sources import open_source
+from schemas.directions import DirectionSet
 from schemas.errors import StoreError
-from schemas.fingerprint import ContentHashCache
-from schemas.index import DatasetIndex
+from schemas.fingerprint import ContentHashCache, digest
+from schemas.index import ACTIVE, DatasetIndex
+from schemas.reasons import Status
 from schemas.spec import RunSpec
 from schemas.store import LatentStore
 
+CURRENT, STALE, MISSING = "current", "stale", "missing"
+
+
+@dataclass
+class Stage:
+    """A stage of a run, or a part of one.
+
+    state : "current", "stale" or "missing"
+    summary : what there is to do. causes : inputs that changed, from what to what
+    """
+
+    name: str
+    state: str
+    summary: str = ""
+    causes: list[str] = field(default_factory=list)
+    parts: list[Stage] = field(default_factory=list)
+
+    def __iter__(self) -> Iterator[Stage]:
+        yield self
+        for part in self.parts:
+            yield from part
+
+    def add_to(self, tree: Tree) -> None:
+        """As a branch of a tree of text."""
+        summary = f": {self.summary}" if self.summary else ""
+        branch = tree.add(f"{self.name}: {self.state}{summary}")
+        for cause in self.causes:
+            branch.add(cause)
+        for part in self.parts:
+            part.add_to(branch)
+
 
 def plan(spec: RunSpec, console: Console) -> None:
-    """Print the stages as a tree: what is current, what is stale or missing, what it will cost.
-
-    Time is estimated from the last run's seconds a row, where there was one.
-    """
-    out = Path(spec.output_path)
-    tree = Tree(f"{spec.name}  ({out})")
-    index = _index(spec, out, tree)
-    identity = identify(
-        out / "stores",
-        spec.invert,
-        name=spec.name,
-        seed=spec.seed,
-        generator_uri=spec.generator,
-        encoder_uri=spec.encoder,
-    )
-    rates = _rates(out)
-    store = _invert(spec, index, identity, rates, tree)
-    _annotate(spec, index, store, rates, tree)
-    _analyse(spec, index, store, out, tree)
-    console.print(tree, markup=False)
+    """Print the stages as a tree: what is current, what is stale or missing, why, and what it
+    will cost. Time is estimated from the last run's seconds a row, where there was one."""
+    tree = Tree(f"{spec.name}  ({spec.output_path})")
+    for stage in plan_stages(spec):
+        stage.add_to(tree)
+    console.print(tree, markup=False, highlight=False)
 
 
-def _index(spec: RunSpec, out: Path, tree: Tree) -> DatasetIndex:
-    path = out / "index.parquet"
-    existing = DatasetIndex.load(path) if path.exists() else DatasetIndex.empty()
-    source = open_source(spec.dataset)
-    if out.exists():
-        with ContentHashCache(out / "hashes.sqlite") as cache:
-            index, report = update_index(
-                existing, source, spec.dataset, max_pixels=spec.invert.max_pixels, cache=cache
+def plan_stages(spec: RunSpec) -> list[Stage]:
+    """The stages index, invert, annotate, analyse, evaluate and report; raises what a run would
+    raise before its first image."""
+    return _Plan(spec).stages()
+
+
+class _Plan:
+    """What is known while the stages are looked at, one after the other."""
+
+    def __init__(self, spec: RunSpec) -> None:
+        self.spec = spec
+        self.out = Path(spec.output_path)
+        self.noted = read_lineage(self.out)
+        self.rates = _rates(self.out)
+        self.index = DatasetIndex.empty()
+        self.store: LatentStore | None = None
+        self.pending: dict[str, set[int]] = {}
+        """Stage -> blocks that will be made."""
+
+    def stages(self) -> list[Stage]:
+        """All stages in order."""
+        stages = [self._index(), self._invert(), self._annotate()]
+        analyses = self._analyse()
+        stages.append(analyses)
+        stages.append(self._evaluate(analyses))
+        stages.append(self._report(stages))
+        return stages
+
+    # ---- index
+
+    def _index(self) -> Stage:
+        path, spec = self.out / "index.parquet", self.spec
+        existing = DatasetIndex.load(path) if path.exists() else DatasetIndex.empty()
+        with ContentHashCache(self.out / "hashes.sqlite", read_only=True) as cache:
+            self.index, report = update_index(
+                existing,
+                open_source(spec.dataset),
+                spec.dataset,
+                max_pixels=spec.invert.max_pixels,
+                cache=cache,
             )
-    else:
-        index, report = update_index(
-            existing, source, spec.dataset, max_pixels=spec.invert.max_pixels
+        counts = f"{report.added} new, {report.removed} gone, {report.moved} moved"
+        stage = Stage("index", MISSING, f"{report.n_active} images ({counts})")
+        if path.exists():
+            stage.causes = _index_changes(existing, self.index)
+            stage.state = STALE if stage.causes else CURRENT
+        if report.unreadable:
+            stage.causes.append(f"{len(report.unreadable)} files will be quarantined")
+        return stage
+
+    # ---- invert
+
+    def _invert(self) -> Stage:
+        spec = self.spec
+        identity = identify(
+            self.out / "stores",
+            spec.invert,
+            name=spec.name,
+            seed=spec.seed,
+            generator_uri=spec.generator,
+            encoder_uri=spec.encoder,
         )
-    changes = f"{report.added} new, {report.removed} gone, {report.moved} moved"
-    state = "missing" if not path.exists() else "stale" if report.added else "current"
-    node = tree.add(f"index: {state}: {report.n_active} images ({changes})")
-    if report.unreadable:
-        node.add(f"{len(report.unreadable)} files will be quarantined")
-    return index
+        wanted = plan_invert(self.index, identity, spec.invert.max_pixels)
+        if Path(identity.path, "zarr.json").exists():
+            self.store = LatentStore.open(identity.path)
+        rows = sum(len(work) for work in wanted.work)
+        self.pending[INVERT] = {work.block for work in wanted.work}
+        state = MISSING if self.store is None else STALE if rows else CURRENT
+        stage = Stage("invert", state, f"{len(wanted.work)} of {wanted.n_blocks} blocks to make")
+        if self.store is None:
+            stage.causes = self._identity_changes(identity)
+        elif rows:
+            stage.causes = self._row_changes(self.store, wanted)
+        stage.causes.append(f"store {identity.path}")
+        stage.causes.append(f"method {spec.invert.method} into {spec.invert.space}")
+        if rows:
+            size = decimal(rows * sum(array.row_bytes for array in identity.arrays))
+            time = _time(rows, self.rates, "invert")
+            stage.causes.append(f"{rows} rows, about {size} before compression{time}")
+        return stage
+
+    def _identity_changes(self, identity: StoreIdentity) -> list[str]:
+        """Why there is no store yet: what differs from the store of the last run."""
+        last = self.noted.get("invert", {}).get("store")
+        try:
+            old = LatentStore.open(self.out / "stores" / last).attrs if last else None
+        except StoreError:
+            old = None
+        if old is None:
+            return []
+        new = identity.attrs
+        was = {key: old.get(key) for key in new}
+        return [*changes(was, new, 1, 0), f"the store of before, {last}, stays as it is"]
+
+    def _row_changes(self, store: LatentStore, wanted: InvertPlan) -> list[str]:
+        causes = []
+        old, new = store.n_rows, self.index.n_rows
+        if new > old:
+            causes.append(f"{row_spans(np.arange(old, new))} added")
+        status = store.status(INVERT) if INVERT in store.stages() else np.zeros(old, np.uint8)
+        gone = ~self.index.active[:old] & np.isin(status, [Status.OK, Status.QUARANTINED])
+        if gone.any():
+            causes.append(f"{row_spans(np.flatnonzero(gone))} removed")
+        noted = {k: v for k, v in self.noted.get("invert", {}).items() if k != "store"}
+        if noted:
+            now = invert_inputs(self.spec.invert.max_pixels)
+            causes += changes(noted, now, store.block_rows, new)
+        again = sum(len(w.stages[INVERT].retry or ()) for w in wanted.work)
+        if again:
+            causes.append(f"{again} rows could not be read and are tried again")
+        if not causes:
+            blocks = sorted(work.block for work in wanted.work)
+            causes.append(f"{rows_of(blocks, store.block_rows, new)} were not finished")
+        return causes
+
+    # ---- annotate
+
+    def _annotate(self) -> Stage:
+        models = stages_of(self.spec.annotate, trust=True)
+        stage = Stage("annotate", CURRENT, "" if models else "nothing asked for")
+        now = annotate_inputs(self.spec.annotate, self.spec.invert.max_pixels)
+        noted = self.noted.get("annotate", {})
+        known = () if self.store is None else self.store.stages()
+        blocks: dict[str, set[int]] = {model.name: set() for model in models}
+        if self.store is not None:
+            for work in plan_annotate(
+                self.index, self.store, models, self.spec.invert.max_pixels
+            ).work:
+                for name in work.stages:
+                    blocks[name].add(work.block)
+        for model in models:
+            name = model.name
+            self.pending[name] = made = blocks[name] | self.pending[INVERT]
+            n_blocks = self._n_blocks()
+            made &= set(range(n_blocks))
+            part = Stage(name, CURRENT, f"{len(made)} of {n_blocks} blocks")
+            if name not in known:
+                part.state = MISSING
+                part.summary = "waits for invert" if self.store is None else part.summary
+                part.summary += _time(self.index.n_rows, self.rates, "annotate")
+            elif made:
+                part.state = STALE
+                part.causes = changes(noted.get(name, now[name]), now[name], 1, 0)
+                if made & self.pending[INVERT]:
+                    rows = self._rows(made & self.pending[INVERT])
+                    part.causes.append(f"{rows} are inverted anew")
+                if not part.causes:
+                    part.causes.append(f"{self._rows(made)} were not finished")
+            stage.parts.append(part)
+        stage.state = _state_of(stage.parts)
+        return stage
+
+    def _n_blocks(self) -> int:
+        if self.store is None:
+            return len(self.pending[INVERT])
+        return -(-self.index.n_rows // self.store.block_rows)
+
+    def _rows(self, blocks: set[int]) -> str:
+        block_rows = self.index.n_rows if self.store is None else self.store.block_rows
+        return rows_of(sorted(blocks), block_rows, self.index.n_rows)
+
+    # ---- analyse, evaluate, report
+
+    def _analyse(self) -> Stage:
+        names = requested(self.spec)
+        stage = Stage("analyse", CURRENT, "" if names else "nothing asked for")
+        if self.store is None:
+            stage.parts = [Stage(name, MISSING, "waits for invert") for name in names]
+        else:
+            found = compare_analyses(self.spec, self.store, self.index, self._directions())
+            for name in names:
+                now = self._expected(analysis_inputs(name, self.spec, self.store, self.index))
+                stage.parts.append(self._analysis(name, found.held.get(name), now))
+            for name in found.dropped:
+                stage.parts.append(Stage(name, STALE, "no longer asked for, will be taken out"))
+        stage.state = _state_of(stage.parts)
+        return stage
+
+    def _analysis(self, name: str, held: Mapping[str, Any] | None, now: Inputs) -> Stage:
+        if held is None:
+            return Stage(name, MISSING)
+        if held.get("fingerprint") == digest(now):
+            return Stage(name, CURRENT)
+        was = held.get("inputs")
+        if was is None:
+            return Stage(name, STALE, causes=["made by a release that did not note its inputs"])
+        block_rows = 1 if self.store is None else self.store.block_rows
+        return Stage(name, STALE, causes=changes(was, now, block_rows, self.index.n_rows))
+
+    def _expected(self, inputs: Inputs) -> Inputs:
+        """Inputs as they will be: blocks that are made first are not known yet."""
+        blocks = {}
+        for stage, held in inputs["blocks"].items():
+            pending = self.pending.get(stage, set())
+            n_blocks = self._n_blocks()
+            padded = [*held, *[""] * (n_blocks - len(held))]
+            blocks[stage] = ["to be made" if i in pending else h for i, h in enumerate(padded)]
+        return {**inputs, "blocks": blocks}
+
+    def _directions(self) -> Path:
+        name = "" if self.store is None else Path(self.store.path).name
+        return self.out / "directions" / name
+
+    def _evaluate(self, analyses: Stage) -> Stage:
+        changed = [part.name for part in analyses.parts if part.state != CURRENT]
+        try:
+            found = json.loads((self.out / "evaluation.json").read_text())
+        except (OSError, ValueError):
+            return Stage("evaluate", MISSING)
+        if self.store is None:
+            return Stage("evaluate", STALE, causes=["the store is another one"])
+        try:
+            directions = DirectionSet.load(self._directions())
+        except StoreError:
+            return Stage("evaluate", STALE, causes=["there is no direction set"])
+        now = self._expected(evaluation_inputs(self.spec, self.store, self.index, directions))
+        if found.get("fingerprint") == digest(now) and not changed:
+            return Stage("evaluate", CURRENT)
+        causes = [f"directions of {', '.join(changed)}"] if changed else []
+        was = found.get("inputs")
+        if was is not None:
+            n_rows, block_rows = self.index.n_rows, self.store.block_rows
+            if was["directions"].keys() != now["directions"].keys() and not changed:
+                causes.append("directions were added or taken away")
+            was, now = ({k: v for k, v in i.items() if k != "directions"} for i in (was, now))
+            causes += changes(was, now, block_rows, n_rows)
+        return Stage("evaluate", STALE, causes=causes or ["directions changed"])
+
+    def _report(self, before: list[Stage]) -> Stage:
+        changed = [stage.name for stage in before if stage.state != CURRENT]
+        if not (self.out / "report.html").exists():
+            return Stage("report", MISSING)
+        if changed:
+            return Stage("report", STALE, causes=[f"after {', '.join(changed)}"])
+        try:
+            noted = json.loads((self.out / "report.json").read_text()).get("inputs")
+        except (OSError, ValueError):
+            noted = None
+        now = report_inputs(self.spec, self.index, self.out)
+        if noted == now:
+            return Stage("report", CURRENT)
+        causes = changes(noted, now, 1, 0) if isinstance(noted, dict) else []
+        return Stage("report", STALE, causes=causes)
 
 
-def _invert(
-    spec: RunSpec,
-    index: DatasetIndex,
-    identity: StoreIdentity,
-    rates: dict[str, float],
-    tree: Tree,
-) -> LatentStore | None:
-    wanted = plan_invert(index, identity, spec.invert.max_pixels)
-    rows = sum(len(work) for work in wanted.work)
-    size = rows * sum(array.row_bytes for array in identity.arrays)
-    exists = Path(identity.path, "zarr.json").exists()
-    state = "current" if not rows else "stale" if exists else "missing"
-    node = tree.add(f"invert: {state}: {len(wanted.work)} of {wanted.n_blocks} blocks to make")
-    node.add(f"store {identity.path}")
-    node.add(f"method {spec.invert.method} into {spec.invert.space}")
-    if rows:
-        node.add(
-            f"{rows} rows, about {decimal(size)} before compression{_time(rows, rates, 'invert')}"
-        )
-    return LatentStore.open(identity.path) if exists else None
+def _state_of(parts: list[Stage]) -> str:
+    """Of a stage from its parts': missing only when nothing of it is there."""
+    states = {part.state for part in parts}
+    if states <= {CURRENT}:
+        return CURRENT
+    return MISSING if states == {MISSING} else STALE
 
 
-def _annotate(
-    spec: RunSpec,
-    index: DatasetIndex,
-    store: LatentStore | None,
-    rates: dict[str, float],
-    tree: Tree,
-) -> None:
-    stages = stages_of(spec.annotate, trust=True)
-    node = tree.add("annotate" if stages else "annotate: nothing asked for")
-    if store is None or store.n_rows < index.n_rows:
-        for stage in stages:
-            node.add(f"{stage.name}: waits for invert{_time(index.n_rows, rates, 'annotate')}")
-        return
-    wanted = plan_annotate(index, store, stages, spec.invert.max_pixels)
-    for stage in stages:
-        blocks = [w for w in wanted.work if stage.name in w.stages]
-        state = "current" if not blocks else "to make"
-        node.add(f"{stage.name}: {state}: {len(blocks)} of {wanted.n_blocks} blocks")
-
-
-def _analyse(
-    spec: RunSpec, index: DatasetIndex, store: LatentStore | None, out: Path, tree: Tree
-) -> None:
-    names = requested(spec)
-    node = tree.add("analyse" if names else "analyse: nothing asked for")
-    todo: dict[str, str] = dict.fromkeys(names, "")
-    if store is not None and set(store.stages()) >= {
-        s.name for s in stages_of(spec.annotate, True)
-    }:
-        path = out / "directions" / Path(store.path).name
-        todo = stale(spec, store, index, path)
-    for name in names:
-        node.add(f"{name}: {'to make' if name in todo else 'current'}")
+def _index_changes(old: DatasetIndex, new: DatasetIndex) -> list[str]:
+    causes = []
+    if new.n_rows > old.n_rows:
+        causes.append(f"{row_spans(np.arange(old.n_rows, new.n_rows))} added")
+    was, now = old.states, new.states
+    gone = [row for row in range(old.n_rows) if was[row] == ACTIVE != now[row]]
+    if gone:
+        causes.append(f"{row_spans(np.array(gone))} removed")
+    for name, info in new.factors.items():
+        if name not in old.factors:
+            causes.append(f"factor {name!r} added")
+        else:
+            values = np.asarray(new.table.column(name))[: old.n_rows]  # new rows are told above
+            same = np.array_equal(np.asarray(old.table.column(name)), values, equal_nan=True)
+            if not same or info != old.factors[name]:
+                prints = (index.factor_fp(name)[:12] for index in (old, new))
+                causes.append(f"factor {name!r}: {' -> '.join(prints)}")
+    return causes
 
 
 def _rates(out: Path) -> dict[str, float]:
     """Seconds a row of the last run's stages that did something."""
     try:
         stages = json.loads((out / "run.json").read_text())["stages"]
-    except (OSError, ValueError, KeyError, StoreError):
+    except (OSError, ValueError, KeyError):
         return {}
     return {s["name"]: s["seconds"] / s["rows"] for s in stages if s["rows"] and not s["skipped"]}
 

@@ -340,7 +340,7 @@ def _evaluate(state: Run, progress: Any) -> dict[str, Any]:
 
 
 def _report(state: Run, progress: Any) -> dict[str, Any]:
-    key = digest(report_inputs(state.spec, state.index, state.out))
+    key = report_inputs(state.spec, state.index, state.out)
     marker = state.out / "report.json"
     fresh = all(s["skipped"] for s in state.stages) and (state.out / "report.html").exists()
     if fresh and marker.exists() and json.loads(marker.read_text()).get("inputs") == key:

@@ -127,23 +127,39 @@ class ContentHashCache:
     which a program cannot set back, is part of the key. A damaged cache file is started anew.
 
     Safe to use from several threads; ``close`` (or ``with``) writes what is still in memory.
+
+    read_only : use what is there, write nothing; a file that is missing or cannot be read remembers
+        nothing
     """
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
+    def __init__(self, path: str | os.PathLike[str], read_only: bool = False) -> None:
         self.path = Path(path)
+        self.read_only = read_only
         self.hits = 0
         self.misses = 0
         self._lock = threading.Lock()
         self._unsaved = 0
+        if read_only:
+            self._db = self._connect_read_only()
+            return
         self.path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            self._db = self._connect()
+            self._db = self._connect(self.path)
         except sqlite3.DatabaseError:
             self.path.unlink(missing_ok=True)
-            self._db = self._connect()
+            self._db = self._connect(self.path)
 
-    def _connect(self) -> sqlite3.Connection:
-        db = sqlite3.connect(self.path, timeout=30.0, check_same_thread=False)
+    def _connect_read_only(self) -> sqlite3.Connection:
+        uri = f"{self.path.absolute().as_uri()}?mode=ro"
+        try:
+            db = sqlite3.connect(uri, uri=True, timeout=30.0, check_same_thread=False)
+            db.execute("SELECT count(*), min(sha256) FROM content").fetchone()
+        except sqlite3.DatabaseError:
+            return self._connect(":memory:")
+        return db
+
+    def _connect(self, path: str | os.PathLike[str]) -> sqlite3.Connection:
+        db = sqlite3.connect(path, timeout=30.0, check_same_thread=False)
         try:
             db.execute(
                 "CREATE TABLE IF NOT EXISTS content (path TEXT PRIMARY KEY, size INTEGER, "
@@ -180,7 +196,7 @@ class ContentHashCache:
         value = file_sha256(name)
         after = self._key(name)
         settled = time.time_ns() - max(after[1], after[2]) > RACY_NS
-        if before == after and settled:
+        if before == after and settled and not self.read_only:
             with self._lock:
                 self._db.execute(
                     "INSERT OR REPLACE INTO content VALUES (?, ?, ?, ?, ?, ?)",
