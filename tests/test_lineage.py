@@ -323,7 +323,7 @@ def test_another_generator_gets_a_store_of_its_own(root, tmp_path):
 
 @pytest.mark.parametrize("at", [1, 4, 9, 15])
 def test_killed_between_two_writes_of_the_analyses(root, tmp_path, monkeypatch, at):
-    """Statistics, notes and models: whatever was written last, the next run ends as from scratch."""
+    """Statistics and models: whatever was written last, the next run ends as from scratch."""
     write_image(root / "images" / f"{N:04}.png", N)
     write_factors(root, factor_rows(range(N + 1)))
     run_tiny(root / "spec.yaml", "annotate")
