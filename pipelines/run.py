@@ -289,7 +289,11 @@ def _analyse(state: Run, progress: Any) -> dict[str, Any]:
     _check_quarantine(state)
     spec, store, index = state.spec, state.store, state.index
     found = compare_analyses(spec, store, index, state.directions_path)
-    report = {name: {"seconds": 0.0, "skipped": True, **f} for name, f in found.held.items()}
+    report = {
+        name: {"seconds": 0.0, "skipped": True, **f}
+        for name, f in found.held.items()
+        if name in requested(spec)
+    }
     if not found.current:
         from pipelines.analyse import analyse
         from pipelines.engines import analysis_engine

@@ -35,6 +35,7 @@ class StoreHandle:
         self._group: zarr.Group | None = None
         self._attrs: dict[str, Any] = {}
         self._arrays: dict[str, zarr.Array[Any]] = {}
+        self._contents: dict[str, list[str]] = {}
 
     def __reduce__(self) -> tuple[Any, ...]:
         return (type(self), (self.path, self.mode))
@@ -79,6 +80,7 @@ class StoreHandle:
         self._group = None
         self._attrs = {}
         self._arrays = {}
+        self._contents = {}
 
     @property
     def attrs(self) -> dict[str, Any]:

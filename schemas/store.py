@@ -352,6 +352,7 @@ class LatentStore(StoreHandle):
         self._write_commit(stage, block, fp)
 
     def _write_commit(self, stage: str, block: int, fp: bytes) -> None:
+        self._contents.pop(stage, None)
         layout = commit_layout(stage, self.n_blocks)
         data = layout.encode(np.frombuffer(fp, dtype=np.uint8)[None])
         self._put(f"commit/{stage}/{layout.chunk_key(block)}", data)
@@ -440,15 +441,19 @@ class LatentStore(StoreHandle):
         """What each block of a stage holds, 32 hex digits; '' where it is not committed.
 
         From the block's commit and from which of its rows are OK: rows that could not be read at
-        first and can be now change the block, but not its commit.
+        first and can be now change the block, but not its commit. Remembered until this handle
+        writes, or is told to `refresh`.
         """
+        if stage in self._contents:
+            return list(self._contents[stage])
         commits, ok = self.committed(stage), self.status(stage) == Status.OK
         found = []
         for block, commit in enumerate(commits):
             rows = np.packbits(ok[self.block_slice(block)]).tobytes()
             held = hashlib.sha256(commit.tobytes() + rows).hexdigest()[:32]
             found.append(held if commit.any() else "")
-        return found
+        self._contents[stage] = found
+        return list(found)
 
     def _flags(self, kind: str, stage: str) -> np.ndarray:
         values = np.asarray(self.array(f"{kind}/{stage}")[: self.n_rows])
