@@ -61,8 +61,8 @@ def analyse(
     generator_fp: str,
     path: Path,
     engine: Engine,
-    statistics: Path | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
+    statistics: Path | None = None,
 ) -> dict[str, dict[str, Any]]:
     """Compute the stale analyses and write their directions and models into the set at `path`.
 

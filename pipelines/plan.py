@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 from rich.filesize import decimal
+from rich.text import Text
 from rich.tree import Tree
 
 from pipelines.annotate import annotate_inputs, plan_annotate, stages_of
@@ -51,13 +52,14 @@ class Stage:
     """A stage of a run, or a part of one.
 
     state : "current", "stale" or "missing"
-    summary : what there is to do. causes : inputs that changed, from what to what
+    summary : what there is to do. causes : inputs that changed, from what to what. notes : more
     """
 
     name: str
     state: str
     summary: str = ""
     causes: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
     parts: list[Stage] = field(default_factory=list)
 
     def __iter__(self) -> Iterator[Stage]:
@@ -68,9 +70,9 @@ class Stage:
     def add_to(self, tree: Tree) -> None:
         """As a branch of a tree of text."""
         summary = f": {self.summary}" if self.summary else ""
-        branch = tree.add(f"{self.name}: {self.state}{summary}")
-        for cause in self.causes:
-            branch.add(cause)
+        branch = tree.add(Text(f"{self.name}: {self.state}{summary}"))
+        for line in [*self.causes, *self.notes]:
+            branch.add(Text(line))
         for part in self.parts:
             part.add_to(branch)
 
@@ -78,10 +80,10 @@ class Stage:
 def plan(spec: RunSpec, console: Console) -> None:
     """Print the stages as a tree: what is current, what is stale or missing, why, and what it
     will cost. Time is estimated from the last run's seconds a row, where there was one."""
-    tree = Tree(f"{spec.name}  ({spec.output_path})")
+    tree = Tree(Text(f"{spec.name}  ({spec.output_path})"))
     for stage in plan_stages(spec):
         stage.add_to(tree)
-    console.print(tree, markup=False, highlight=False)
+    console.print(tree)
 
 
 def plan_stages(spec: RunSpec) -> list[Stage]:
@@ -131,7 +133,7 @@ class _Plan:
             stage.causes = _index_changes(existing, self.index)
             stage.state = STALE if stage.causes else CURRENT
         if report.unreadable:
-            stage.causes.append(f"{len(report.unreadable)} files will be quarantined")
+            stage.notes.append(f"{len(report.unreadable)} files will be quarantined")
         return stage
 
     # ---- invert
@@ -157,12 +159,12 @@ class _Plan:
             stage.causes = self._identity_changes(identity)
         elif rows:
             stage.causes = self._row_changes(self.store, wanted)
-        stage.causes.append(f"store {identity.path}")
-        stage.causes.append(f"method {spec.invert.method} into {spec.invert.space}")
+        stage.notes.append(f"store {identity.path}")
+        stage.notes.append(f"method {spec.invert.method} into {spec.invert.space}")
         if rows:
             size = decimal(rows * sum(array.row_bytes for array in identity.arrays))
             time = _time(rows, self.rates, "invert")
-            stage.causes.append(f"{rows} rows, about {size} before compression{time}")
+            stage.notes.append(f"{rows} rows, about {size} before compression{time}")
         return stage
 
     def _identity_changes(self, identity: StoreIdentity) -> list[str]:

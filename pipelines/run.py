@@ -305,8 +305,8 @@ def _analyse(state: Run, progress: Any) -> dict[str, Any]:
             state.generator_fp,
             state.directions_path,
             analysis_engine(spec, store),
-            state.out / STATISTICS,
             progress,
+            state.out / STATISTICS,
         )
     detail = {
         name: {k: facts[k] for k in SHOWN_FACTS if k in facts} for name, facts in report.items()

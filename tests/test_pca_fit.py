@@ -176,7 +176,7 @@ def test_a_run_s_analysis_solves_again_without_reading(store, tmp_path):
         spec = parse_spec("name: a\ndataset: {path: .}\nanalyse:\n  pca: " + keys, tmp_path)
         engine = InProcess(keep=False)
         folder = tmp_path / "statistics"
-        report = analyse(spec, store, index, "ab" * 32, path, engine, folder)["pca"]
+        report = analyse(spec, store, index, "ab" * 32, path, engine, statistics=folder)["pca"]
         return DirectionSet.load(path), engine.blocks, report
 
     found, blocks, _ = run("{n_components: 3}")

@@ -1,6 +1,7 @@
 """Statistics that outlive a run: the bits of a pass over everything, reading only what is new."""
 
 import os
+import shutil
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from pipelines.fits.labels import LabelledBlocks, Labels
 from pipelines.statistics import SavedStatistics, StatisticFolder, request_key
 from schemas.errors import DataError
 from schemas.reasons import Reason, Status
+from schemas.store import LatentStore
 from transforms.blocks import ArrayBlocks, Sums
 from transforms.cells import grid_cells
 from transforms.hosvd import HOSVDSolver
@@ -22,14 +24,22 @@ from transforms.requests import JointMoments, MomentsAlong, MomentsOfRows, SumsO
 from transforms.sources import SelectBlocks, StoreBlocks
 from transforms.statistics import statistic_bytes, statistic_of_bytes
 
-N, BLOCK = 70, 2  # 35 blocks, three groups of 16
+N, BLOCK = 70, 2  # 35 blocks: two groups of 16, one of 3
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """A store that nobody changes."""
+    store = create(tmp_path_factory.mktemp("made") / "store", n_rows=N, block_rows=BLOCK)
+    write_all(store)
+    return store
 
 
 @pytest.fixture
-def store(tmp_path):
-    made = create(tmp_path / "store", n_rows=N, block_rows=BLOCK)
-    write_all(made)
-    return made
+def store(made, tmp_path):
+    """A copy of it."""
+    shutil.copytree(made.path, tmp_path / "store")
+    return LatentStore.open(tmp_path / "store", "r+")
 
 
 def source_of(store, layers=None, **columns):

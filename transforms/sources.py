@@ -167,7 +167,7 @@ class SelectBlocks:
     landmarks : names of arrays (m, L, 2), y down, to be turned into points (m, 2, L), y up
     """
 
-    source: Any
+    source: BlockSource
     arrays: Mapping[str, str]
     columns: Mapping[str, np.ndarray] = field(default_factory=dict)
     where: np.ndarray | None = None
@@ -193,13 +193,14 @@ class SelectBlocks:
         return digest(parts | self._joined(slice(None)))
 
     def part_key(self, blocks: range) -> str:
-        """The source's, and what is made of these blocks."""
+        """The source's, and what is made of these blocks; of a `StoreBlocks` only."""
         parts: dict[str, object] = {
-            "source": self.source.part_key(blocks),
+            "source": self.source.part_key(blocks),  # type: ignore[attr-defined]
             "arrays": dict(self.arrays),
             "landmarks": list(self.landmarks),
         }
-        return digest(parts | self._joined(self.source.row_range(blocks)))
+        rows: slice = self.source.row_range(blocks)  # type: ignore[attr-defined]
+        return digest(parts | self._joined(rows))
 
     def _joined(self, rows: slice) -> dict[str, object]:
         parts: dict[str, object] = {}
@@ -244,7 +245,8 @@ class ColumnBlocks:
 
     def part_key(self, blocks: range) -> str:
         """The source's and the range."""
-        return digest([self.source.part_key(blocks), self.start, self.stop])
+        own: str = self.source.part_key(blocks)  # type: ignore[attr-defined]
+        return digest([own, self.start, self.stop])
 
     @property
     def n_blocks(self) -> int:
