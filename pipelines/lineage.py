@@ -146,11 +146,13 @@ class Analyses:
     held : facts of every complete model of the set
     stale : requested analyses that are missing or were computed from something else -> inputs now
     dropped : analyses of the set that are no longer asked for
+    directions : the set, None where there is no whole one
     """
 
     held: dict[str, dict[str, Any]]
     stale: dict[str, Inputs]
     dropped: tuple[str, ...]
+    directions: DirectionSet | None
 
     @property
     def current(self) -> bool:
@@ -164,18 +166,19 @@ def compare_analyses(
     """The set at `path` against the specification; without a whole set everything is stale."""
     names = requested(spec)
     wanted = {name: analysis_inputs(name, spec, store, index) for name in names}
+    found: DirectionSet | None = None
     try:
         found = DirectionSet.load(path)
         held = {name: found.model_facts(name) for name in found.model_names()}
         made = {str(d.provenance["analysis"]) for d in found if "analysis" in d.provenance}
     except StoreError:
-        held, made = {}, set()
+        found, held, made = None, {}, set()
     stale = {
         name: inputs
         for name, inputs in wanted.items()
         if held.get(name, {}).get("fingerprint") != digest(inputs)
     }
-    return Analyses(held, stale, tuple(sorted((made | set(held)) - set(names))))
+    return Analyses(held, stale, tuple(sorted((made | set(held)) - set(names))), found)
 
 
 def evaluation_inputs(

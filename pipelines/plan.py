@@ -260,7 +260,8 @@ class _Plan:
                 now = self._expected(analysis_inputs(name, self.spec, self.store, self.index))
                 stage.parts.append(self._analysis(name, found.held.get(name), now))
             for name in found.dropped:
-                stage.parts.append(Stage(name, STALE, "no longer asked for, will be taken out"))
+                cause = "no longer asked for: its directions will be taken out"
+                stage.parts.append(Stage(name, STALE, causes=[cause]))
         stage.state = _state_of(stage.parts)
         return stage
 

@@ -45,6 +45,7 @@ from schemas.store import LatentStore
 
 if TYPE_CHECKING:
     from pipelines.ray_engine import RayEngine
+    from schemas.directions import DirectionSet
 
 STAGES = ("index", "invert", "annotate", "analyse", "evaluate", "report")
 QUARANTINED = 3
@@ -84,6 +85,8 @@ class Run:
     store_path: str | None = None
     generator_fp: str | None = None
     lock: StoreLock | None = None
+    directions: DirectionSet | None = None
+    _store: LatentStore | None = None
     _ray: RayEngine | None = None
 
     @property
@@ -108,8 +111,14 @@ class Run:
 
     @property
     def store(self) -> LatentStore:
-        """The latent store, freshly opened."""
-        return LatentStore.open(self.store_path or "")
+        """The latent store as the last stage that wrote it left it."""
+        if self._store is None:
+            self._store = LatentStore.open(self.store_path or "")
+        return self._store
+
+    def written(self) -> None:
+        """The store has changed."""
+        self._store = None
 
     @property
     def directions_path(self) -> Path:
@@ -228,6 +237,7 @@ def _invert(state: Run, progress: Any) -> dict[str, Any]:
         progress=progress,
         lock=state.lock,
     )
+    state.written()
     state.facts["counts"] = result.counts
     noted = {"store": Path(identity.path).name, **invert_inputs(spec.invert.max_pixels)}
     note_lineage(state.out, invert=noted)
@@ -258,6 +268,7 @@ def _annotate(state: Run, progress: Any) -> dict[str, Any]:
         progress=progress,
         lock=state.lock,
     )
+    state.written()
     table, store = state.out / "annotations.parquet", state.store
     made_of = table_fp(store, state.index)
     if not table.exists() or read_lineage(state.out).get("table") != made_of:
@@ -294,6 +305,7 @@ def _analyse(state: Run, progress: Any) -> dict[str, Any]:
         for name, f in found.held.items()
         if name in requested(spec)
     }
+    state.directions = found.directions if found.current else None
     if not found.current:
         from pipelines.analyse import analyse
         from pipelines.engines import analysis_engine
@@ -320,7 +332,7 @@ def _evaluate(state: Run, progress: Any) -> dict[str, Any]:
 
     if not state.directions_path.exists():
         return {"rows": 0, "skipped": True, "detail": {}}
-    directions = DirectionSet.load(state.directions_path)
+    directions = state.directions or DirectionSet.load(state.directions_path)
     spec, store = state.spec, state.store
     inputs = evaluation_inputs(spec, store, state.index, directions)
     fingerprint = digest(inputs)

@@ -36,6 +36,7 @@ class StoreHandle:
         self._attrs: dict[str, Any] = {}
         self._arrays: dict[str, zarr.Array[Any]] = {}
         self._contents: dict[str, list[str]] = {}
+        self._stages: list[str] | None = None
 
     def __reduce__(self) -> tuple[Any, ...]:
         return (type(self), (self.path, self.mode))
@@ -81,6 +82,7 @@ class StoreHandle:
         self._attrs = {}
         self._arrays = {}
         self._contents = {}
+        self._stages = None
 
     @property
     def attrs(self) -> dict[str, Any]:
@@ -115,8 +117,12 @@ class StoreHandle:
 
     def stages(self) -> list[str]:
         """Names of the stages that the store has, sorted."""
-        group = self._open()
-        return sorted(group["commit"].array_keys()) if "commit" in group else []  # type: ignore[union-attr]
+        if self._stages is None:
+            group = self._open()
+            self._stages = (
+                sorted(group["commit"].array_keys()) if "commit" in group else []  # type: ignore[union-attr]
+            )
+        return list(self._stages)
 
     def arrays(self, stage: str) -> list[str]:
         """Names of the arrays that a stage writes, sorted."""

@@ -212,6 +212,7 @@ class LatentStore(StoreHandle):
         elif names != sorted(mine):
             self.array(f"commit/{stage}").attrs.put({"arrays": names})
         self._arrays = {}
+        self._stages = None
 
     def _uncommit(self, stage: str) -> None:
         """Zero the commits of all blocks of a stage, where there is one."""
