@@ -104,6 +104,39 @@ def plan(spec: Spec) -> None:
 
 
 @app.command()
+def verify(
+    path: Annotated[
+        Path,
+        typer.Argument(
+            help="Run folder, specification, latent store or direction set.",
+            metavar="STORE_OR_RUN",
+        ),
+    ],
+    repair: Annotated[
+        bool,
+        typer.Option(help="Take damaged blocks and analyses out; the next run makes them again."),
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    wait: Wait = 0.0,
+) -> None:
+    """Read everything a run stored again: checksums, fingerprints, fill values, directions, index.
+
+    Names what is damaged and the cure. Exit code 0 when all is well, 1 when something is not.
+    """
+    from pipelines.maintenance import show_verification
+    from pipelines.progress import stage_progress
+    from pipelines.verify import verify as check
+
+    with stage_progress(console, "verify") as progress:
+        found = check(path, repair, wait, progress)
+    if as_json:
+        typer.echo(json.dumps(found.to_dict(), indent=2))
+    else:
+        show_verification(found, Console())
+    raise typer.Exit(0 if found.ok else 1)
+
+
+@app.command()
 def report(spec: Spec, out: Annotated[Path | None, typer.Option(help="Copy to.")] = None) -> None:
     """Write the HTML report of a finished run again from what it stored."""
     from pipelines.report import write_report

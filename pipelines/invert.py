@@ -196,12 +196,17 @@ def method_of(spec: InvertSpec, encoder_fp: str | None) -> dict[str, Any]:
     return method
 
 
+def extra_of(max_pixels: int) -> dict[str, Any]:
+    """What a block's fingerprint holds besides its rows' identity and the store's."""
+    return {"max_pixels": max_pixels}
+
+
 def plan_invert(index: DatasetIndex, identity: StoreIdentity, max_pixels: int) -> InvertPlan:
     """Which blocks of the store are missing; a store that does not exist yet misses them all."""
     probe = _Outline(identity, index.n_rows)
     rows = Rows(index, probe)
     fps = [
-        probe.block_fp(STAGE, block, rows.identity(block), VERSION, {"max_pixels": max_pixels})
+        probe.block_fp(STAGE, block, rows.identity(block), VERSION, extra_of(max_pixels))
         for block in range(probe.n_blocks)
     ]
     known = 0

@@ -9,6 +9,7 @@ DESIGN section 2, "Direction set". A set is one Zarr group:
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import math
 import os
 from collections.abc import Iterable, Iterator, Mapping
@@ -122,6 +123,7 @@ class DirectionSet:
             "generator_fp": self.generator_fp,
             "space": self.space,
             "names": self.names(),
+            "contents": {d.name: content_of(_attrs_of(d), {"": d.vector}) for d in self},
         }
         group.attrs.put({**attrs, "complete": False})
         folder = _subgroup(group, "directions")
@@ -193,6 +195,7 @@ class DirectionSet:
         models = _subgroup(zarr.open_group(target(self._saved()), mode="r+"), "models")
         state: dict[str, Any] = {"layout_version": DIRECTIONS_LAYOUT_VERSION, "attrs": dict(attrs)}
         folder = _subgroup(models, name)
+        state["content"] = content_of(dict(attrs), arrays)
         folder.attrs.put({**state, "complete": False})
         for key in sorted(set(folder.array_keys()) - set(arrays)):
             del folder[key]
@@ -227,6 +230,20 @@ class DirectionSet:
         if self.path is None:
             raise StoreError("the set is in memory only and holds no models; save it first")
         return self.path
+
+
+def content_of(attrs: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> str:
+    """sha256 over attributes and arrays, 64 hex digits: tells when a stored one was changed.
+
+    Arrays have checksums of their own on disk; attributes do not.
+    """
+    hasher = hashlib.sha256(canonical_json(dict(attrs)))
+    for key in sorted(arrays):
+        value = np.asarray(arrays[key])
+        little = np.ascontiguousarray(value, dtype=value.dtype.newbyteorder("<"))
+        hasher.update(canonical_json([key, value.dtype.name, list(value.shape)]))
+        hasher.update(little.tobytes())
+    return hasher.hexdigest()
 
 
 def _attrs_of(direction: Direction) -> dict[str, Any]:

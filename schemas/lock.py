@@ -125,6 +125,11 @@ class StoreLock:
             holder = self._complaint(self._read())
             raise LockedError(f"this run no longer holds its lock: {holder}")
 
+    def holder(self) -> str | None:
+        """Who holds the lock now, in words; None when nobody alive does."""
+        holder = self._read()
+        return None if holder is None or self._stale(holder) else self._who(holder)
+
     def __enter__(self) -> StoreLock:
         return self if self._fd is not None else self.acquire()
 
@@ -225,7 +230,17 @@ class StoreLock:
         if holder is None:
             return f"the lock {str(self.path)!r} is gone; start the run again"
         return (
-            f"the store is locked by process {holder['pid']!r} on host {holder.get('host')!r} "
-            f"(heartbeat {self._age(holder):.0f} s ago, {str(self.path)!r}); wait for that run to "
-            f"end; a lock without heartbeat for {self.stale_s:.0f} s is taken over"
+            f"{self._who(holder)}; wait for that run to end; a lock without heartbeat for "
+            f"{self.stale_s:.0f} s is taken over"
         )
+
+    def _who(self, holder: dict[str, Any]) -> str:
+        return (
+            f"the store is locked by process {holder['pid']!r} on host {holder.get('host')!r} "
+            f"(heartbeat {self._age(holder):.0f} s ago, {str(self.path)!r})"
+        )
+
+
+def run_lock(folder: str | os.PathLike[str]) -> StoreLock:
+    """The lock of a whole run: ``run.lock`` in its folder."""
+    return StoreLock(Path(folder, "run"))

@@ -15,7 +15,7 @@ from digests import tree_digest
 from pipelines.run import run
 from schemas.directions import DirectionSet
 from schemas.errors import LockedError
-from schemas.lock import StoreLock
+from schemas.lock import run_lock
 from schemas.spec import load_spec
 from schemas.store import LatentStore
 
@@ -146,7 +146,7 @@ def test_too_many_bad_images_stop_before_the_analyses(copy):
 
 
 def test_a_locked_run_is_refused(copy):
-    with StoreLock(copy / "out" / "run.lock").acquire(), pytest.raises(LockedError):
+    with run_lock(copy / "out").acquire(), pytest.raises(LockedError):
         run(load_spec(copy / "small.yaml"), until="index")
 
 
