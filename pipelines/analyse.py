@@ -104,12 +104,14 @@ def analyse(
     path: Path,
     engine: Engine,
     progress: Callable[[int, int], None] = lambda done, total: None,
+    check: Callable[[], None] = lambda: None,
 ) -> dict[str, dict[str, Any]]:
     """Compute the stale analyses and write their directions and models into the set at `path`.
 
     Directions of analyses that are no longer asked for are taken out. Returns for every requested
     analysis its seconds, whether it was skipped, and its facts. Killed at any moment, the next
     call computes again what was not finished: a model's fingerprint is written last.
+    check : called before anything is written; raises when the run may not go on.
     """
     space = space_of(spec)
     todo = stale(spec, store, index, path)
@@ -123,7 +125,7 @@ def analyse(
     for done, name in enumerate(requested(spec)):
         progress(done, len(requested(spec)))
         if name not in todo:
-            report[name] = {"seconds": 0.0, "skipped": True, **directions.load_model(name)[1]}
+            report[name] = {**directions.load_model(name)[1], "seconds": 0.0, "skipped": True}
             continue
         started = time.monotonic()
         fitted = FITS[name](inputs)
@@ -137,14 +139,36 @@ def analyse(
             )
             for d in fitted.directions
         ]
+        check()
         directions = _replaced(directions, name, fitted, requested(spec))
         directions.save(path)
         left_out = inputs.left_out()
         attrs = {**fitted.facts, "left_out": left_out, "fingerprint": todo[name]}
         directions.save_model(name, fitted.arrays, attrs)
-        report[name] = {"seconds": time.monotonic() - started, "skipped": False, **attrs}
+        report[name] = {**attrs, "seconds": time.monotonic() - started, "skipped": False}
+    if _forget(directions, requested(spec), path):
+        check()
+        directions.save(path)
     progress(len(requested(spec)), len(requested(spec)))
     return report
+
+
+def _forget(directions: DirectionSet, wanted: list[str], path: Path) -> bool:
+    """Take analyses that are no longer asked for out: their models from the set at `path` at once,
+    their directions from `directions`. Whether the set must be saved."""
+    if directions.path is None:
+        return False
+    for name in directions.model_names():
+        if name not in wanted:
+            directions.delete_model(name)
+    gone = [
+        d.name
+        for d in directions
+        if d.method != "imported" and d.provenance.get("analysis") not in wanted
+    ]
+    for name in gone:
+        directions.remove(name)
+    return bool(gone)
 
 
 def _existing(path: Path, generator_fp: str, space: str) -> DirectionSet:

@@ -6,9 +6,11 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.filesize import decimal
+from rich.markup import escape
 from rich.table import Table
 
 if TYPE_CHECKING:
+    from pipelines.gc import Collection
     from pipelines.verify import Verification
 
 
@@ -42,3 +44,33 @@ def show_verification(found: Verification, console: Console) -> None:
     wrong = len(found.problems)
     verdict = "all is well" if found.ok else f"{wrong} problem{'s' if wrong > 1 else ''}"
     console.print(f"{verdict}, {decimal(found.bytes_read)} read", markup=False)
+
+
+def show_collection(found: Collection, console: Console) -> None:
+    """What goes, or went, and what is spared, for people."""
+    table = Table(box=None)
+    for heading in ("artefact", "kind", "size", "age", ""):
+        table.add_column(heading, overflow="fold")
+    for artefact in found.removable:
+        state = artefact.note or ("removed" if found.deleted else "")
+        table.add_row(escape(artefact.path), artefact.kind, decimal(artefact.bytes),
+                      _age(artefact.age_s), escape(state))  # fmt: skip
+    for artefact in found.young:
+        state = "spared: too young" + (f"; {artefact.note}" if artefact.note else "")
+        table.add_row(escape(artefact.path), artefact.kind, decimal(artefact.bytes),
+                      _age(artefact.age_s), escape(state))  # fmt: skip
+    if found.removable or found.young:
+        console.print(table)
+    for note in found.notes:
+        console.print(f"note: {note}", markup=False, soft_wrap=True, highlight=False)
+    verb = "removed" if found.deleted else "can be removed with --delete"
+    count = len(found.removable)
+    what = f"{count} artefact{'' if count == 1 else 's'}, {decimal(found.bytes)}, {verb}"
+    console.print(what if count else "nothing to remove", markup=False)
+
+
+def _age(seconds: float) -> str:
+    for unit, size in (("d", 86_400.0), ("h", 3600.0), ("min", 60.0)):
+        if seconds >= size:
+            return f"{seconds / size:.1f} {unit}"
+    return f"{seconds:.0f} s"

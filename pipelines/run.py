@@ -7,6 +7,7 @@ or killed, is finished by running it again. ``run.json`` tells what the last run
 from __future__ import annotations
 
 import datetime
+import hashlib
 import importlib.metadata
 import json
 import os
@@ -20,15 +21,16 @@ import numpy as np
 from rich.console import Console
 
 from pipelines.index import build_index
+from pipelines.interruption import Interruption
 from pipelines.invert import identify
 from pipelines.memory import PeakMemory
 from pipelines.progress import stage_progress
 from pipelines.sources import Source, open_source
 from schemas.atomic import write_json
 from schemas.errors import QuarantineExceededError
-from schemas.fingerprint import ContentHashCache, digest
+from schemas.fingerprint import ContentHashCache, digest, file_sha256
 from schemas.index import DatasetIndex
-from schemas.lock import StoreLock
+from schemas.lock import StoreLock, run_lock
 from schemas.reasons import Status
 from schemas.spec import RunSpec
 from schemas.store import LatentStore
@@ -37,6 +39,8 @@ if TYPE_CHECKING:
     from pipelines.ray_engine import RayEngine
 
 STAGES = ("index", "invert", "annotate", "analyse", "evaluate", "report")
+#: Stages that finish the blocks in hand before they stop.
+DRAINED = ("invert", "annotate")
 EVALUATE_VERSION = 1
 QUARANTINED = 3
 SHOWN_VERSIONS = (
@@ -70,7 +74,9 @@ class Run:
     source: Source | None = None
     store_path: str | None = None
     generator_fp: str | None = None
+    run_lock: StoreLock | None = None
     lock: StoreLock | None = None
+    stop: Interruption = field(default_factory=Interruption)
     _ray: RayEngine | None = None
 
     @property
@@ -93,6 +99,13 @@ class Run:
         if self._ray is not None:
             self._ray.stop()
 
+    def check(self) -> None:
+        """Raise when the run may not go on: its locks are another's, or it was asked to stop."""
+        for lock in (self.run_lock, self.lock):
+            if lock is not None:
+                lock.check()
+        self.stop.check()
+
     @property
     def store(self) -> LatentStore:
         """The latent store, freshly opened."""
@@ -112,21 +125,32 @@ def run(
     wait_s: float = 0.0,
     address: str | None = None,
     console: Console | None = None,
+    stop: Interruption | None = None,
 ) -> RunResult:
     """Bring everything up to the stage `until` up to date.
 
     trust : TorchScript annotators may be loaded. wait_s : how long to wait for another run's lock.
-    address : Ray cluster instead of the specification's.
+    address : Ray cluster instead of the specification's. stop : ends the run early, cleanly.
 
     Raises QuarantineExceededError (exit code 4) when more rows are quarantined than the
-    specification allows; analyses are then not run. Other errors end the run as they are.
+    specification allows; analyses are then not run. RunInterruptedError (130) when it was asked to
+    stop, LockedError (75) when another run holds the folder or took it over. Other errors end the
+    run as they are.
     """
     console = console or Console(stderr=True)
     out = Path(spec.output_path)
     out.mkdir(parents=True, exist_ok=True)
-    state = Run(spec, trust, address, console, out)
+    state = Run(spec, trust, address, console, out, stop=stop or Interruption())
     started = datetime.datetime.now(datetime.UTC)
-    with StoreLock(out / "run.lock").acquire(wait_s), PeakMemory() as memory:
+    told: list[str] = []
+
+    def waiting(holder: str) -> None:
+        state.stop.check()
+        if not told:
+            told.append(holder)
+            console.print(f"waiting: {holder}", markup=False, soft_wrap=True)
+
+    with run_lock(out).acquire(wait_s, waiting) as state.run_lock, PeakMemory() as memory:
         try:
             for name in STAGES[: STAGES.index(until) + 1]:
                 if name == "analyse":
@@ -137,7 +161,8 @@ def run(
             _write_run(state, started, memory.peak, _code(state))
         except BaseException as e:
             failed = getattr(e, "exit_code", 130 if isinstance(e, KeyboardInterrupt) else 1)
-            _write_run(state, started, memory.peak, failed)
+            if state.run_lock.owned():
+                _write_run(state, started, memory.peak, failed)
             raise
         finally:
             state.stop_ray()
@@ -152,7 +177,14 @@ def _code(state: Run) -> int:
 
 def _timed(state: Run, name: str, stage: Callable[[Run, Any], dict[str, Any]]) -> None:
     started = time.monotonic()
-    with stage_progress(state.console, name) as progress:
+    state.check()
+    with stage_progress(state.console, name) as show:
+
+        def progress(done: int, total: int) -> None:
+            show(done, total)
+            if name not in DRAINED:
+                state.check()
+
         record = stage(state, progress)
     seconds = time.monotonic() - started
     state.stages.append({"name": name, "seconds": round(seconds, 3), **record})
@@ -199,7 +231,8 @@ def _invert(state: Run, progress: Any) -> dict[str, Any]:
     )
     state.store_path, state.generator_fp = identity.path, identity.facts.fingerprint
     Path(identity.path).parent.mkdir(parents=True, exist_ok=True)
-    state.lock = StoreLock(identity.path + ".lock").acquire()
+    state.lock = StoreLock(identity.path).acquire()
+    state.stop.watch(state.lock)
     result = invert(
         index,
         state.source,
@@ -241,15 +274,37 @@ def _annotate(state: Run, progress: Any) -> dict[str, Any]:
         progress=progress,
         lock=state.lock,
     )
-    table = state.out / "annotations.parquet"
-    if result.blocks_done or not table.exists():
+    table, marker = state.out / "annotations.parquet", state.out / "annotations.json"
+    key = _table_key(state)
+    if not table.exists() or _json(marker).get("inputs") != key:
         export_annotations(state.store, state.index, table)
+        write_json(marker, {"inputs": key})
     detail = {
         "blocks_done": result.blocks_done,
         "blocks_skipped": result.blocks_skipped,
         "counts": result.counts,
     }
     return {"rows": state.index.n_rows, "skipped": result.blocks_done == 0, "detail": detail}
+
+
+def _table_key(state: Run) -> str:
+    """What the table of annotations is made from: the index with its factors, every block."""
+    hasher = hashlib.sha256(file_sha256(state.out / "index.parquet").encode())
+    store = state.store
+    for stage in store.stages():
+        hasher.update(stage.encode())
+        hasher.update(store.committed(stage).tobytes())
+        hasher.update(store.status(stage).tobytes())
+    return hasher.hexdigest()
+
+
+def _json(path: Path) -> dict[str, Any]:
+    """A small JSON object of ours; {} where there is none that can be read."""
+    try:
+        found = json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def _check_quarantine(state: Run) -> None:
@@ -275,10 +330,11 @@ def _analyse(state: Run, progress: Any) -> dict[str, Any]:
     if todo:
         from pipelines.engines import analysis_engine
 
-        engine = analysis_engine(spec, store)
+        engine = CheckedEngine(analysis_engine(spec, store), state.check)
     report = analyse(
-        spec, store, index, state.generator_fp, state.directions_path, engine, progress
-    )
+        spec, store, index, state.generator_fp, state.directions_path, engine, progress,
+        state.check,
+    )  # fmt: skip
     detail = {
         name: {k: facts[k] for k in ("seconds", "skipped", "left_out") if k in facts}
         for name, facts in report.items()
@@ -307,7 +363,7 @@ def _evaluate(state: Run, progress: Any) -> dict[str, Any]:
     fingerprint = digest(wanted)
     path = state.out / "evaluation.json"
     if path.exists() and (state.out / "evaluation.npz").exists():
-        if json.loads(path.read_text()).get("fingerprint") == fingerprint:
+        if _json(path).get("fingerprint") == fingerprint:
             return {"rows": 0, "skipped": True, "detail": {}}
     from pipelines.evaluation import Subject, evaluate
 
@@ -333,13 +389,31 @@ def _report(state: Run, progress: Any) -> dict[str, Any]:
     key = digest([inputs, state.spec.report.model_dump(mode="json")])
     marker = state.out / "report.json"
     fresh = all(s["skipped"] for s in state.stages) and (state.out / "report.html").exists()
-    if fresh and marker.exists() and json.loads(marker.read_text()).get("inputs") == key:
+    if fresh and _json(marker).get("inputs") == key:
         return {"rows": 0, "skipped": True, "detail": {}}
     from pipelines.report import write_report
 
     path = write_report(state.out)
     write_json(marker, {"inputs": key})
     return {"rows": 0, "skipped": False, "detail": {"bytes": path.stat().st_size}}
+
+
+@dataclass(frozen=True)
+class CheckedEngine:
+    """An engine of analyses that asks before every pass whether the run may go on."""
+
+    engine: Any
+    check: Callable[[], None]
+
+    def sum(self, source: Any, request: Any) -> Any:
+        """See `pipelines.fits.inputs.Engine`."""
+        self.check()
+        return self.engine.sum(source, request)
+
+    def run(self, solver: Any, source: Any) -> Any:
+        """See `pipelines.fits.inputs.Engine`."""
+        self.check()
+        return self.engine.run(solver, source)
 
 
 _STAGE_FUNCTIONS: dict[str, Callable[[Run, Any], dict[str, Any]]] = {

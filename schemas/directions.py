@@ -86,6 +86,10 @@ class DirectionSet:
                 )
         self._directions[direction.name] = direction
 
+    def remove(self, name: str) -> None:
+        """Take a direction out. Raises UsageError when there is none of that name."""
+        del self._directions[self[name].name]
+
     def names(self) -> list[str]:
         """Names of the directions, in order."""
         return list(self._directions)
@@ -218,6 +222,12 @@ class DirectionSet:
             )
         arrays = {key: np.asarray(array[...]) for key, array in sorted(folder.arrays())}
         return arrays, cast("dict[str, Any]", folder.attrs["attrs"])
+
+    def delete_model(self, name: str) -> None:
+        """Delete ``models/<name>`` from disk, where there is one."""
+        models = zarr.open_group(target(self._saved()), mode="r+").get("models")
+        if isinstance(models, zarr.Group) and name in models:
+            del models[name]
 
     def model_names(self) -> list[str]:
         """Names of the completely written models, sorted."""

@@ -8,21 +8,21 @@ from __future__ import annotations
 
 import io
 import sys
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from unittest.mock import PropertyMock, patch
 
-import generators
 import numpy as np
 import yaml
-from generators.encoder import save_encoder
 from in_process import InProcess as Sums
 from inversion_fixture import adapter, annotator, drawn, encoder_network
 from PIL import Image
 from rich.console import Console
 
+import generators
 import pipelines.run
+from generators.encoder import save_encoder
 from pipelines.run import RunResult
 from pipelines.work import InProcess
 from schemas.spec import load_spec
@@ -48,7 +48,7 @@ def spec_of(root: Path, **changes) -> dict:
         "analyse": {
             "pca": {"n_components": 6},
             "mean_difference": {"baseline": {"expression": "calm"}},
-            "svm": {"max_passes": 10, "tolerance": 1e-3},
+            "svm": {"labels": "image", "threshold": 0.1, "max_passes": 10, "tolerance": 1e-3},
             "hosvd": {"modes": ["person", "expression"], "missing": "drop_person"},
             "nrsfm": {"landmarks": "points", "n_shapes": 2, "regressor": 0.01},
         },
@@ -120,15 +120,31 @@ def make_tiny(root: Path, n: int = 90) -> Path:
     return write_spec(root, spec_of(root))
 
 
+class NoPeak(nullcontext):
+    """In place of `pipelines.memory.PeakMemory`."""
+
+    peak = 0
+
+    def __enter__(self):
+        return self
+
+
 @contextmanager
 def in_process():
     """Replaces Ray and Beam by the engines that work in this process."""
-    engines = SimpleNamespace(analysis_engine=lambda spec, store: Sums())
-    with (
-        patch.object(pipelines.run.Run, "ray", PropertyMock(return_value=InProcess())),
-        patch.dict(sys.modules, {"pipelines.engines": engines}),
-    ):
-        yield
+    name = "pipelines.engines"  # not imported for the patch: it would bring all of Beam
+    before = sys.modules.get(name)
+    sys.modules[name] = SimpleNamespace(analysis_engine=lambda spec, store: Sums())
+    try:
+        with (
+            patch.object(pipelines.run.Run, "ray", PropertyMock(return_value=InProcess())),
+            patch.object(pipelines.run, "PeakMemory", NoPeak),  # sampling costs more than the run
+        ):
+            yield
+    finally:
+        del sys.modules[name]
+        if before is not None:
+            sys.modules[name] = before
 
 
 def run_tiny(spec: Path, until: str = "analyse", **options) -> RunResult:
