@@ -46,11 +46,14 @@ def requested(spec: RunSpec) -> list[str]:
 def analysis_fp(name: str, spec: RunSpec, store: LatentStore, index: DatasetIndex) -> str:
     """What an analysis is computed from: version, parameters, factors, the blocks it reads.
 
-    An analysis that reads measurements depends on the commits of every annotation stage.
+    An analysis that reads measurements depends on the commits of every annotation stage that the
+    specification names, and not on what former annotators left in the store.
     """
     stages = ["invert"]
     if name not in ("pca", "hosvd", "sefa", "jacobian"):
-        stages += sorted(s for s in store.stages() if s != "invert")
+        named = {m.name for m in spec.annotate}
+        named |= {f"{m.name}@render" for m in spec.annotate if m.render}
+        stages += sorted(named & set(store.stages()))
     parameters: dict[str, Any] = {"own": getattr(spec.analyse, name).model_dump(mode="json")}
     if name in ("mean_difference", "hosvd"):
         md = spec.analyse.mean_difference
@@ -175,7 +178,7 @@ def _existing(path: Path, generator_fp: str, space: str) -> DirectionSet:
     try:
         return DirectionSet.load(path)
     except StoreError:
-        return DirectionSet(generator_fp, space)
+        return DirectionSet(generator_fp, space, DirectionSet.imported_in(path))
 
 
 def _replaced(old: DirectionSet, name: str, fitted: Fitted, wanted: list[str]) -> DirectionSet:

@@ -27,7 +27,7 @@ from pipelines.memory import PeakMemory
 from pipelines.progress import stage_progress
 from pipelines.sources import Source, open_source
 from schemas.atomic import write_json
-from schemas.errors import QuarantineExceededError
+from schemas.errors import QuarantineExceededError, RunInterruptedError
 from schemas.fingerprint import ContentHashCache, digest, file_sha256
 from schemas.index import DatasetIndex
 from schemas.lock import StoreLock, run_lock
@@ -161,8 +161,14 @@ def run(
             _write_run(state, started, memory.peak, _code(state))
         except BaseException as e:
             failed = getattr(e, "exit_code", 130 if isinstance(e, KeyboardInterrupt) else 1)
+            asked = state.stop.requested and failed == 1
             if state.run_lock.owned():
-                _write_run(state, started, memory.peak, failed)
+                _write_run(state, started, memory.peak, 130 if asked else failed)
+            if asked:  # a terminal's Ctrl-C reaches Beam's and Ray's processes as well
+                raise RunInterruptedError(
+                    f"the run was asked to stop, and what was in hand ended with {e!r}: run the "
+                    "same command again to go on"
+                ) from e
             raise
         finally:
             state.stop_ray()
@@ -410,10 +416,10 @@ class CheckedEngine:
         self.check()
         return self.engine.sum(source, request)
 
-    def run(self, solver: Any, source: Any) -> Any:
+    def run(self, solver: Any, source: Any, **options: Any) -> Any:
         """See `pipelines.fits.inputs.Engine`."""
         self.check()
-        return self.engine.run(solver, source)
+        return self.engine.run(solver, source, **options)
 
 
 _STAGE_FUNCTIONS: dict[str, Callable[[Run, Any], dict[str, Any]]] = {

@@ -26,7 +26,7 @@ from schemas.direction import (
     fix_sign,
     unit_direction,
 )
-from schemas.errors import DirectionMismatchError, StoreError, UsageError
+from schemas.errors import DataError, DirectionMismatchError, StoreError, UsageError
 from schemas.fingerprint import canonical_json
 from schemas.handle import target
 from schemas.layout import Layout, check_layout, check_name, default_dims
@@ -114,7 +114,7 @@ class DirectionSet:
         """Write the directions to the Zarr group at ``path``; models already there stay.
 
         The same set gives the same bytes. A set whose saving was cut short is refused by
-        ``load``; saving it again repairs it.
+        ``load``; saving it again repairs it. Directions that are stored already are not touched.
         """
         group = zarr.open_group(target(path), mode="a", zarr_format=3)
         old = dict(group.attrs)
@@ -134,6 +134,8 @@ class DirectionSet:
         for name in sorted(set(folder.array_keys()) - set(self.names())):
             del folder[name]
         for direction in self:
+            if _holds(folder, direction):  # a kill now must not cost what is there already
+                continue
             _write_array(
                 folder,
                 direction.name,
@@ -178,6 +180,25 @@ class DirectionSet:
                 ) from e
             found.add(direction)
         found.path = os.fspath(path)
+        return found
+
+    @staticmethod
+    def imported_in(path: str | os.PathLike[str]) -> list[Direction]:
+        """Imported directions that a set holds whose saving was cut short: they come from files,
+        and no analysis could make them again."""
+        try:
+            folder = zarr.open_group(target(path), mode="r", zarr_format=3).get("directions")
+        except (ValueError, FileNotFoundError):
+            return []
+        found = []
+        for name in sorted(folder.array_keys()) if isinstance(folder, zarr.Group) else []:
+            try:
+                array = folder[name]
+                facts = cast("dict[str, Any]", dict(array.attrs))
+                if facts.get("method") == "imported" and isinstance(array, zarr.Array):
+                    found.append(Direction(name=name, vector=np.asarray(array[...]), **facts))
+            except (TypeError, ValueError, RuntimeError, DataError):
+                continue  # the one that was being written
         return found
 
     def save_model(
@@ -259,6 +280,18 @@ def content_of(attrs: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> st
 def _attrs_of(direction: Direction) -> dict[str, Any]:
     fields = (f.name for f in dataclasses.fields(direction) if f.name not in ("name", "vector"))
     return {name: getattr(direction, name) for name in fields}
+
+
+def _holds(folder: zarr.Group, direction: Direction) -> bool:
+    """Whether a direction is stored already, exactly as it is."""
+    try:
+        array = folder.get(direction.name)
+        if not isinstance(array, zarr.Array):
+            return False
+        stored = content_of(dict(array.attrs), {"": np.asarray(array[...])})
+    except (TypeError, ValueError, RuntimeError):
+        return False
+    return stored == content_of(_attrs_of(direction), {"": direction.vector})
 
 
 def _open(path: str | os.PathLike[str]) -> zarr.Group:

@@ -142,7 +142,7 @@ def test_rows_that_are_not_ok_must_hold_fill_values(copy):
 
 def test_codes_of_ok_rows_must_be_finite(copy):
     store = LatentStore.open(store_of(copy), "r+")
-    store.array("latents/w_plus")[3, 2, 1] = np.nan
+    store.array("latents/w_plus")[4, 2, 1] = np.nan
     assert "not finite in 1 rows" in verify(store_of(copy)).problems[0].what
 
 

@@ -113,10 +113,10 @@ class Inputs:
         return StoreBlocks(self.store.path, (f"latents/{self.space}",), ("invert",)).left_out()
 
     def measurements(self, kind: str, labels: str = "render") -> list[Measured]:
-        """Measurements of one kind, of the render where there is one (or of the image)."""
+        """Measurements of one kind, of the render where it is asked for (or of the image)."""
         found = []
         for entry in self.spec.annotate:
-            for suffix in ("@render", "") if labels == "render" else ("",):
+            for suffix in ("@render", "") if labels == "render" and entry.render else ("",):
                 match = self.stage_of(entry.name + suffix)
                 if match is None:
                     continue

@@ -21,8 +21,9 @@ POSE = ("pitch", "yaw", "roll")
 def landmark_blocks(inputs: Inputs) -> tuple[str, SelectBlocks]:
     """(array in the store, blocks with ``points`` (m, 2, L), y up) of the chosen landmarks."""
     wanted = inputs.spec.analyse.nrsfm
+    rendered = any(m.name == wanted.landmarks and m.render for m in inputs.spec.annotate)
     names = [wanted.landmarks + "@render", wanted.landmarks]
-    for name in names if wanted.labels == "render" else names[1:]:
+    for name in names if wanted.labels == "render" and rendered else names[1:]:
         match = inputs.stage_of(name)
         if match is not None and match[1].startswith("landmarks/"):
             stage, array = match
