@@ -419,6 +419,9 @@ def _fingerprints(
     if any(not p.where.startswith(("direction ", "model ")) for p in found.problems):
         found.notes.append("analyses are not compared with the store, which has problems")
         return
+    if any(stage.waiting for stage in found.stages):
+        found.notes.append("analyses are not compared with the store, of which blocks wait")
+        return
     store = LatentStore.open(places.store)
     for name in requested(spec):
         held = checked.fingerprints.get(name)
