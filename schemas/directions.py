@@ -235,20 +235,30 @@ class DirectionSet:
 
         Raises StoreError when there is none or its saving was cut short.
         """
+        folder = self._model(name)
+        arrays = {key: np.asarray(array[...]) for key, array in sorted(folder.arrays())}
+        return arrays, cast("dict[str, Any]", folder.attrs["attrs"])
+
+    def model_facts(self, name: str) -> dict[str, Any]:
+        """Attributes of ``models/<name>`` without its arrays; errors as of `load_model`."""
+        return cast("dict[str, Any]", self._model(name).attrs["attrs"])
+
+    def delete_model(self, name: str) -> None:
+        """Take ``models/<name>`` away, complete or not; nothing happens where there is none."""
+        models = zarr.open_group(target(self._saved()), mode="r+").get("models")
+        if isinstance(models, zarr.Group) and name in models:
+            folder = models[name]
+            folder.attrs.put({**dict(folder.attrs), "complete": False})  # a crash leaves no half
+            del models[name]
+
+    def _model(self, name: str) -> zarr.Group:
         folder = _open(self._saved()).get(f"models/{name}")
         if not isinstance(folder, zarr.Group) or not folder.attrs.get("complete"):
             raise StoreError(
                 f"the set at {self.path!r} has no complete model {name!r}; it has "
                 f"{self.model_names()!r}; run the analysis again"
             )
-        arrays = {key: np.asarray(array[...]) for key, array in sorted(folder.arrays())}
-        return arrays, cast("dict[str, Any]", folder.attrs["attrs"])
-
-    def delete_model(self, name: str) -> None:
-        """Delete ``models/<name>`` from disk, where there is one."""
-        models = zarr.open_group(target(self._saved()), mode="r+").get("models")
-        if isinstance(models, zarr.Group) and name in models:
-            del models[name]
+        return folder
 
     def model_names(self) -> list[str]:
         """Names of the completely written models, sorted."""
