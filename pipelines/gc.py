@@ -21,6 +21,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from pipelines.invert import identify
 from schemas.atomic import PARTIAL_SUFFIX
 from schemas.directions import DirectionSet
@@ -129,18 +131,7 @@ def collect(
 
 
 def _unreferenced(root: Path, spec: RunSpec | None, found: Collection) -> Iterator[Artefact]:
-    facts = _json(root / "run.json")
-    stores = {str(facts["store"])} if isinstance(facts.get("store"), str) else set()
-    sets = {str(facts["directions"])} if isinstance(facts.get("directions"), str) else set()
-    if facts == {} and spec is None:
-        raise StoreError(
-            f"run folder {str(root)!r} has no readable 'run.json', so what it needs cannot be "
-            "told: give its specification, or run it first"
-        )
-    if spec is not None:
-        name = Path(_store_of(root, spec)).name
-        stores.add(f"stores/{name}")
-        sets.add(f"directions/{name}")
+    stores, sets = _referred(root, spec)
     found.kept = sorted(p for p in stores | sets if (root / p).exists())
     yield from _folders(root, "stores", "store", stores, found)
     yield from _folders(root, "directions", "directions", sets, found)
@@ -153,6 +144,30 @@ def _unreferenced(root: Path, spec: RunSpec | None, found: Collection) -> Iterat
     elif not (root / "evaluation.json").exists() and _is(root / "evaluation.npz", stat.S_ISREG):
         yield _artefact(root, root / "evaluation.npz", "evaluation")
     yield from _partials(root, stores | sets)
+
+
+def _referred(root: Path, spec: RunSpec | None) -> tuple[set[str], set[str]]:
+    """Relative paths of the stores and direction sets that the run folder's last run names, the
+    last one that finished, and the ones that the specifications write to now."""
+    facts = _json(root / "run.json")
+    last = facts.get("last_finished")
+    named = [facts, last if isinstance(last, dict) else {}]
+    stores = {str(f["store"]) for f in named if isinstance(f.get("store"), str)}
+    sets = {str(f["directions"]) for f in named if isinstance(f.get("directions"), str)}
+    wanted = [] if spec is None else [spec]
+    if not isinstance(facts.get("store"), str) and spec is None:  # it failed before its store
+        try:
+            wanted.append(RunSpec.model_validate(facts.get("spec")))
+        except ValidationError as e:
+            raise StoreError(
+                f"run folder {str(root)!r} has no readable 'run.json', so what it needs cannot be "
+                "told: give its specification, or run it first"
+            ) from e
+    for one in wanted:
+        name = Path(_store_of(root, one)).name
+        stores.add(f"stores/{name}")
+        sets.add(f"directions/{name}")
+    return stores, sets
 
 
 def _store_of(root: Path, spec: RunSpec) -> str:

@@ -439,6 +439,9 @@ def _write_run(state: Run, started: datetime.datetime, peak: int, code: int) -> 
     if state.store_path is not None:
         relative["store"] = os.path.relpath(state.store_path, state.out)
         relative["directions"] = os.path.relpath(state.directions_path, state.out)
+    last = dict(relative)  # what 'latentflow gc' keeps although a later run failed before it
+    if not relative or code not in (0, QUARANTINED):
+        last = _json(state.out / "run.json").get("last_finished", {})
     write_json(
         state.out / "run.json",
         {
@@ -446,6 +449,7 @@ def _write_run(state: Run, started: datetime.datetime, peak: int, code: int) -> 
             "spec": state.spec.model_dump(mode="json"),
             "index": "index.parquet",
             **relative,
+            "last_finished": last,
             "generator_fp": state.generator_fp,
             "stages": state.stages,
             "counts": state.facts.get("counts", {}),

@@ -176,6 +176,8 @@ def _places(path: Path, found: Verification) -> _Places:
             "no readable 'run.json'; check the path"
         )
     places = _Places(run, spec=_spec(facts), current=True)
+    if "store" not in facts:
+        found.notes.append("the last run ended before it came to its store; run it again")
     for part in ("store", "directions"):
         if isinstance(facts.get(part), str):
             place = run / facts[part]

@@ -136,6 +136,19 @@ def test_a_specification_keeps_the_store_that_it_writes_to_now(copy):
         collect(copy / "out")
 
 
+def test_a_run_that_failed_early_costs_nothing(copy):
+    facts = json.loads((copy / "out/run.json").read_text())
+    stores = {facts.pop("store"), facts.pop("directions")}
+    facts["spec"]["generator"] = str(copy / "generator.safetensors")
+    facts["spec"]["encoder"] = str(copy / "encoder.safetensors")
+    for last in (facts["last_finished"], {}):  # named there, or told from the specification
+        (copy / "out/run.json").write_text(json.dumps({**facts, "last_finished": last}))
+        assert set(collect(copy / "out").kept) == stores
+    facts["spec"]["seed"] = 7
+    (copy / "out/run.json").write_text(json.dumps(facts))
+    assert set(collect(copy / "out").kept) == stores  # those of the last one that finished
+
+
 def test_links_are_never_followed(copy, tmp_path):
     elsewhere = tmp_path / "elsewhere"
     shutil.copytree(copy / "out/stores/tiny-0123456789ab", elsewhere / "store")
