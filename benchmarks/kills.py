@@ -1,14 +1,17 @@
-"""Random SIGKILLs of driver and actors over a run, against the undisturbed run.
+"""Random SIGKILLs over a whole run, against the undisturbed run.
 
-``python -m benchmarks.kills`` kills 20 times, ``--smoke`` 2 times. A run inverts (hybrid) and (not
-for the smoke test) annotates a small folder of images on a local Ray with two actors, in a driver
-process of its own.
-While it goes on, at random moments, either the driver or one of its actors is killed; a killed
-driver is started again, until a run ends by itself. Then the store must equal, byte for byte, the
-one that an undisturbed run wrote.
+``python -m benchmarks.kills`` kills 50 times, ``--smoke`` 2 times. The run is ``latentflow run``
+on tiny models and a small folder of pictures: index, invert (hybrid) and annotate on a local Ray
+with two actors, analyse on Beam with worker processes, evaluate, report. At random moments its
+driver, one of its Ray actors or one of its Beam workers is killed, up to three times in a trial; a
+driver that was killed, or that ended for it, is started again, until a run ends by itself. Then
+index, store and directions must equal, byte for byte, those of the undisturbed run. For the next
+trial a part of what was made is taken away again, so that there is something to do.
 
-``error`` is the number of files that differ. ``ours_s`` is the disturbed runs' time and
-``peer_s`` the undisturbed run's, so that ``ratio`` shows what the kills cost.
+``survived`` of ``tried`` kills belong to trials that ended so; a run that hangs until it is killed
+for it is counted under ``hung`` and its trial's kills did not survive. ``error`` is the number of
+files that differ. ``ours_s`` is the disturbed runs' time and ``peer_s`` the undisturbed run's
+times the number of trials, so that ``ratio`` shows what the kills cost.
 """
 
 from __future__ import annotations
@@ -22,162 +25,267 @@ import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import psutil
 
 ROOT = Path(__file__).resolve().parent.parent
-NAMES = ["smile", "glasses", "beard"]
+sys.path[:0] = [str(ROOT / "tests"), str(ROOT)]
+
+#: Part of the command lines of the processes that are killed.
+VICTIMS = {"actor": "MapWorker", "beam": "sdk_worker_main"}
+FINISHED = (0, 3)
+
+
+@dataclass
+class Tally:
+    """What has been killed, and what became of it."""
+
+    kills: dict[str, int] = field(default_factory=lambda: {"driver": 0, "actor": 0, "beam": 0})
+    during: dict[str, int] = field(default_factory=dict)
+    runs: int = 0
+    ended_early: int = 0
+    hung: int = 0
+    survived: int = 0
+    differing: list[str] = field(default_factory=list)
+
+    @property
+    def tried(self) -> int:
+        """All kills."""
+        return sum(self.kills.values())
 
 
 def main() -> int:
-    """Parse the arguments and run; the exit code is 1 when a file differs."""
+    """Parse the arguments and run; the exit code is 1 when a kill was not survived."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--smoke", action="store_true", help="2 kills on a few blocks")
-    parser.add_argument("--kills", type=int, default=None, help="number of kills (default 20)")
+    parser.add_argument("--smoke", action="store_true", help="2 kills, up to the analyses")
+    parser.add_argument("--kills", type=int, default=None, help="number of kills (default 50)")
     parser.add_argument("--seed", type=int, default=0, help="seed of the moments and victims")
-    parser.add_argument("--drive", nargs=2, metavar=("DATA", "STORES"), help=argparse.SUPPRESS)
+    parser.add_argument("--rows", type=int, default=None, help="pictures (default 600)")
     options = parser.parse_args()
-    if options.drive:
-        drive(Path(options.drive[0]), Path(options.drive[1]))
-        return 0
-    kills = options.kills if options.kills is not None else (2 if options.smoke else 20)
-    rows, steps = (400, 30) if options.smoke else (2000, 30)
+    kills = options.kills if options.kills is not None else (2 if options.smoke else 50)
+    rows = options.rows if options.rows is not None else (130 if options.smoke else 600)
     with tempfile.TemporaryDirectory(prefix="kills-") as folder:
-        plan = {"steps": steps, "annotate": not options.smoke}
-        result = compare(Path(folder), rows, plan, kills, options.seed)
+        whole = not options.smoke
+        result = compare(Path(folder), rows, kills, options.seed, whole)
     print(f"{'':14}{'seconds':>10}{'runs':>7}")
-    print(f"{'undisturbed':14}{result['peer_s']:>10.1f}{1:>7}")
-    print(f"{'killed':14}{result['ours_s']:>10.1f}{result['driver_kills'] + 1:>7}")
+    print(f"{'undisturbed':14}{result['peer_s']:>10.1f}{result['trials']:>7}")
+    print(f"{'killed':14}{result['ours_s']:>10.1f}{result['runs']:>7}")
+    killed = ", ".join(f"{n} {kind}" for kind, n in result["kills"].items())
     print(
-        f"{result['driver_kills']} kills of the driver, {result['actor_kills']} of actors; "
+        f"{result['survived']} of {result['tried']} kills survived ({killed}); "
         f"{result['files']} files, {result['error']} differ"
     )
     print(json.dumps(result))
-    return int(result["error"] != 0)
+    return int(result["survived"] != result["tried"])
 
 
-def compare(
-    folder: Path, rows: int, plan: dict[str, object], kills: int, seed: int
-) -> dict[str, object]:
-    """Make the data, run undisturbed and disturbed, compare the stores."""
-    sys.path.insert(0, str(ROOT / "tests"))
-    from inversion_fixture import annotator, make, tree
+def compare(folder: Path, rows: int, kills: int, seed: int, whole: bool) -> dict[str, Any]:
+    """Make the data, run undisturbed and disturbed, compare what is left.
 
-    data = folder / "data"
-    setting = make(data, rows)
-    annotator(data, "attributes", "scores", NAMES)
-    annotator(data, "points", "landmarks", NAMES)
-    setting.index.save(data / "index.parquet")
-    (data / "plan.json").write_text(json.dumps(plan))
-
+    whole : the whole path, with Beam workers; else up to the analyses, which the driver makes.
+    """
+    command = "run" if whole else "analyse"
+    spec = prepare(folder / "data", rows, whole)
     started = time.monotonic()
-    undisturbed = start_driver(data, folder / "undisturbed")
+    undisturbed = start(spec, "undisturbed", command)
     peak = watch(undisturbed)
-    peer_s = time.monotonic() - started
+    alone_s = time.monotonic() - started
+    expected = results(folder / "data/undisturbed")
 
+    rng, tally, trials = random.Random(seed), Tally(), 0
+    out = folder / "data/killed"
     started = time.monotonic()
-    counts = disturb(data, folder / "killed", kills, peer_s, random.Random(seed))
+    while tally.tried < kills:
+        before, hung = tally.tried, tally.hung
+        if trials:
+            take_away(out, rng)
+        disturb(spec, out, min(rng.randint(1, 3), kills - before), alone_s, rng, tally, command)
+        trials += 1
+        found = results(out)
+        wrong = sorted(n for n in expected | found if expected.get(n) != found.get(n))
+        if not wrong and tally.hung == hung:
+            tally.survived += tally.tried - before
+        for name in wrong[:10]:
+            print(f"trial {trials} differs: {name}", flush=True)
+        tally.differing += wrong
     ours_s = time.monotonic() - started
-
-    expected, found = tree(folder / "undisturbed"), tree(folder / "killed")
-    differing = sorted(name for name in expected | found if expected.get(name) != found.get(name))
-    for name in differing[:20]:
-        print(f"differs: {name}")
     return {
         "name": "kills",
         "ours_s": round(ours_s, 2),
-        "peer_s": round(peer_s, 2),
-        "ratio": round(peer_s / ours_s, 3),
+        "peer_s": round(alone_s * trials, 2),
+        "ratio": round(alone_s * trials / ours_s, 3),
         "peak_mb": round(peak / 1e6),
-        "error": len(differing),
+        "error": len(tally.differing),
         "files": len(expected),
-        "rows": [{"images": rows, **plan, "kills": kills, "seed": seed}],
-        **counts,
+        "tried": tally.tried,
+        "survived": tally.survived,
+        "kills": tally.kills,
+        "during": tally.during,
+        "trials": trials,
+        "runs": tally.runs,
+        "ended_early": tally.ended_early,
+        "hung": tally.hung,
+        "rows": [{"images": rows, "seed": seed, "beam_processes": whole}],
         "cores": os.cpu_count(),
         "threads": 1,
     }
 
 
+def prepare(data: Path, rows: int, beam: bool) -> Path:
+    """Pictures, models and the specification; its output folder is put in by ``start``."""
+    from tiny_run import make_tiny, spec_of, write_spec
+
+    make_tiny(data, rows)
+    analyse = spec_of(data)["analyse"]
+    changes: dict[str, Any] = {
+        "invert": {"method": "hybrid", "steps": 30, "batch_size": 16, "block_rows": 64},
+        "ray": {"actors": 2, "object_store_mb": 80},
+        "analyse": {name: analyse[name] for name in ("pca", "mean_difference", "hosvd")},
+    }
+    if beam:
+        changes["beam"] = {
+            "options": ["--direct_num_workers=2", "--direct_running_mode=multi_processing"]
+        }
+    return write_spec(data, spec_of(data, **changes))
+
+
+def start(spec: Path, output: str, command: str) -> subprocess.Popen[bytes]:
+    """``latentflow run`` (or another command) in a process of its own."""
+    given = spec.read_text().replace("output: out", f"output: {output}")
+    own = spec.with_name(f"{output}.yaml")
+    own.write_text(given)
+    command = [sys.executable, "-m", "pipelines", "run", str(own)]
+    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+
+def results(out: Path) -> dict[str, str]:
+    """sha256 of every file of the index, the store and the directions of a run."""
+    from inversion_fixture import tree
+
+    facts = json.loads((out / "run.json").read_text())
+    found = {}
+    for part in ("store", "directions"):
+        found |= {f"{part}/{n}": digest for n, digest in tree(out / facts[part]).items()}
+    found |= {n: digest for n, digest in tree(out).items() if n == "index.parquet"}
+    return found
+
+
+# ---------------------------------------------------------------------------------------------
+# Killing
+
+
 def disturb(
-    data: Path, stores: Path, kills: int, alone_s: float, rng: random.Random
-) -> dict[str, int]:
-    """Run until a driver ends by itself, killing ``kills`` times on the way.
+    spec: Path,
+    out: Path,
+    kills: int,
+    alone_s: float,
+    rng: random.Random,
+    tally: Tally,
+    command: str,
+) -> None:
+    """Run until a driver ends well by itself, killing up to ``kills`` times on the way.
 
-    Kills come after a random share of the undisturbed run's time, counted from the driver's start
-    or the kill before, so that they fall into starting, loading, working and committing alike.
-    The last driver is left alone. Victims that happen to be gone are not counted.
+    The moments are spread over the undisturbed run's time. The last driver is left alone.
     """
-    done = {"driver_kills": 0, "actor_kills": 0}
-    planned = ["driver" if rng.random() < 0.4 else "actor" for _ in range(kills)]
-    if kills >= 2 and len(set(planned)) == 1:
-        planned[0] = "driver" if planned[0] == "actor" else "actor"
-    driver = start_driver(data, stores)
-    while True:
-        pending = done["driver_kills"] + done["actor_kills"] < kills
-        wait = rng.uniform(0.2, 0.8) * alone_s if pending else None
+    limit_s = max(120.0, 6 * alone_s)
+    for _ in range(kills):
+        driver = start(spec, out.name, command)
+        tally.runs += 1
         try:
-            code = driver.wait(wait)
+            driver.wait(rng.uniform(0.05, 0.95) * alone_s)
+            continue  # it was done before it could be killed
         except subprocess.TimeoutExpired:
-            kind = planned[done["driver_kills"] + done["actor_kills"]]
-            if kind == "driver":
-                driver.kill()
-                driver.wait()
-                done["driver_kills"] += 1
-                driver = start_driver(data, stores)
-            elif kill_actor(driver, rng):
-                done["actor_kills"] += 1
-            continue
-        if code != 0:
-            raise SystemExit(f"a driver ended with code {code}")
-        if not pending:
-            return done
-        remove_some(stores, rng)  # all done before all kills: give it something to do
-        driver = start_driver(data, stores)
+            kill_one(driver, out, rng, tally)
+        if finish(driver, limit_s, tally) in FINISHED:
+            return
+    driver = start(spec, out.name, command)
+    tally.runs += 1
+    code = finish(driver, limit_s, tally)
+    if code not in FINISHED:
+        tally.differing.append(f"the last run ended with code {code}")
 
 
-def kill_actor(driver: subprocess.Popen[bytes], rng: random.Random) -> bool:
-    """SIGKILL one of the driver's actors; waits a little for one to be there."""
-    deadline = time.monotonic() + 20.0
-    while time.monotonic() < deadline and driver.poll() is None:
-        actors = []
-        for process in psutil.Process(driver.pid).children(recursive=True):
+def finish(driver: subprocess.Popen[bytes], limit_s: float, tally: Tally) -> int:
+    """Wait for a driver; one that hangs is killed, with everything below it."""
+    try:
+        code = driver.wait(limit_s)
+    except subprocess.TimeoutExpired:
+        tally.hung += 1
+        children = psutil.Process(driver.pid).children(recursive=True)
+        driver.kill()
+        for child in children:
+            if child.is_running():
+                child.kill()
+        return driver.wait()
+    if code not in (*FINISHED, -signal.SIGKILL):
+        tally.ended_early += 1
+    return code
+
+
+def kill_one(driver: subprocess.Popen[bytes], out: Path, rng: random.Random, tally: Tally) -> None:
+    """SIGKILL the driver, an actor or a Beam worker: each kind that is there is as likely."""
+    there: dict[str, list[psutil.Process]] = {}
+    try:
+        top = psutil.Process(driver.pid)
+        there["driver"] = [top]
+        for process in top.children(recursive=True):
             try:
-                if "MapWorker" in " ".join(process.cmdline()):
-                    actors.append(process)
+                line = " ".join(process.cmdline())
             except psutil.Error:
                 continue
-        if actors:
-            try:
-                rng.choice(actors).send_signal(signal.SIGKILL)
-            except psutil.NoSuchProcess:
+            if line.startswith(("/bin/sh ", "sh ")):  # Beam starts its workers through a shell
                 continue
-            return True
-        time.sleep(0.05)
-    return False
+            for kind, part in VICTIMS.items():
+                if part in line:
+                    there.setdefault(kind, []).append(process)
+        kind = rng.choice(sorted(there))
+        rng.choice(there[kind]).kill()
+    except psutil.NoSuchProcess:
+        return
+    tally.kills[kind] += 1
+    stage = progress_of(out)
+    tally.during[stage] = tally.during.get(stage, 0) + 1
 
 
-def remove_some(stores: Path, rng: random.Random) -> None:
-    """Take the commits of half the blocks of every stage away, as if they had never been made."""
+def progress_of(out: Path) -> str:
+    """How far the killed run had come, by what lies in its folder."""
+    from schemas.errors import LatentflowError
     from schemas.store import LatentStore
 
-    for path in stores.iterdir():
-        if path.is_dir():
-            store = LatentStore.open(path)
-            for stage in store.stages():
-                for block in range(store.n_blocks):
-                    if rng.random() < 0.5:
-                        (path / f"commit/{stage}/c/{block}/0").unlink(missing_ok=True)
+    stores = [p for p in out.glob("stores/*") if (p / "zarr.json").exists()]
+    if not stores:
+        return "before the store"
+    try:
+        store = LatentStore.open(stores[0])
+        waiting = [s for s in store.stages() if not store.committed(s).any(axis=1).all()]
+    except (LatentflowError, OSError, ValueError, KeyError):
+        return "while the store was laid out"
+    if "invert" in waiting or store.stages() == ["invert"]:
+        return "invert"
+    if waiting:
+        return "annotate"
+    return "evaluate and report" if (out / "evaluation.json").exists() else "analyse and behind"
 
 
-def start_driver(data: Path, stores: Path) -> subprocess.Popen[bytes]:
-    """A driver process of its own, so that it can be killed."""
-    command = [sys.executable, "-m", "benchmarks.kills", "--drive", str(data), str(stores)]
-    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL)
+def take_away(out: Path, rng: random.Random) -> None:
+    """Commits of some blocks, some models, the evaluation, the report, as if never made."""
+    facts = json.loads((out / "run.json").read_text())
+    share = rng.choice([0.0, 0.5, 1.0])
+    for commit in sorted((out / facts["store"] / "commit").glob("*/c/*/0")):
+        if rng.random() < share:
+            commit.unlink()
+    for model in sorted((out / facts["directions"] / "models").glob("*/zarr.json")):
+        if rng.random() < 0.7:
+            model.unlink()
+    for name in ("evaluation.json", "report.html"):
+        (out / name).unlink(missing_ok=True)
 
 
 def watch(driver: subprocess.Popen[bytes]) -> int:
-    """Wait for a driver; its process tree's largest sum of PSS, in bytes."""
+    """Wait for the undisturbed driver; its process tree's largest sum of PSS, in bytes."""
     from pipelines.memory import tree_pss
 
     peak = 0
@@ -186,45 +294,10 @@ def watch(driver: subprocess.Popen[bytes]) -> int:
             peak = max(peak, tree_pss(driver.pid))
         except psutil.NoSuchProcess:
             break
-        time.sleep(1.0)
-    if driver.wait() != 0:
+        time.sleep(2.0)
+    if driver.wait() not in FINISHED:
         raise SystemExit(f"the undisturbed driver ended with code {driver.returncode}")
     return peak
-
-
-def drive(data: Path, stores: Path) -> None:
-    """What the killed process does: invert, then annotate, to the end."""
-    from pipelines.annotate import annotate
-    from pipelines.invert import invert
-    from pipelines.ray_engine import RayEngine
-    from pipelines.sources import FolderSource
-    from schemas.index import DatasetIndex
-    from schemas.spec_models import AnnotateSpec, InvertSpec
-
-    index = DatasetIndex.load(data / "index.parquet")
-    source = FolderSource(str((data / "images").resolve()))
-    generator = str(data / "generator.safetensors")
-    plan = json.loads((data / "plan.json").read_text())
-    spec = InvertSpec(method="hybrid", steps=plan["steps"], block_rows=64, batch_size=16)
-    models = [
-        AnnotateSpec(name=name, model=str(data / f"{name}.onnx"))
-        for name in ("attributes", "points")
-    ]
-    with RayEngine(actors=2) as engine:
-        result = invert(
-            index,
-            source,
-            stores,
-            spec,
-            name="kills",
-            seed=0,
-            generator_uri=generator,
-            encoder_uri=str(data / "encoder.safetensors"),
-            engine=engine,
-        )
-        if plan["annotate"]:
-            path = result.store_path
-            annotate(index, source, path, models, generator_uri=generator, engine=engine)
 
 
 if __name__ == "__main__":

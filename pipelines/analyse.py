@@ -63,6 +63,7 @@ def analyse(
     engine: Engine,
     progress: Callable[[int, int], None] = lambda done, total: None,
     statistics: Path | None = None,
+    check: Callable[[], None] = lambda: None,
 ) -> dict[str, dict[str, Any]]:
     """Compute the stale analyses and write their directions and models into the set at `path`.
 
@@ -70,7 +71,7 @@ def analyse(
     kept in `statistics` (default: nowhere), so that the next solve reads only what is new. Returns
     for every requested analysis its seconds, whether it was skipped, and its facts. Killed at any
     moment, the next call computes again what was not finished: a model's fingerprint is written
-    last.
+    last. check : called before anything is written; raises when the run may not go on.
     """
     space = space_of(spec)
     found = compare_analyses(spec, store, index, path)
@@ -85,7 +86,7 @@ def analyse(
     for done, name in enumerate(requested(spec)):
         progress(done, len(requested(spec)))
         if name not in found.stale:
-            report[name] = {"seconds": 0.0, "skipped": True, **found.held[name]}
+            report[name] = {**found.held[name], "seconds": 0.0, "skipped": True}
             continue
         started = time.monotonic()
         fitted = FITS[name](inputs)
@@ -100,6 +101,7 @@ def analyse(
             )
             for d in fitted.directions
         ]
+        check()
         directions = _replaced(directions, name, fitted, requested(spec))
         directions.save(path)
         attrs = {
@@ -112,8 +114,9 @@ def analyse(
         directions.save_model(name, fitted.arrays, attrs)
         work = {} if kept is None else kept.take_work()
         seconds = time.monotonic() - started
-        report[name] = {"seconds": seconds, "skipped": False, **work, **attrs}
+        report[name] = {**attrs, **work, "seconds": seconds, "skipped": False}
     if found.dropped:
+        check()
         _replaced(directions, "", Fitted(), requested(spec)).save(path)
         for name in found.dropped:
             DirectionSet.load(path).delete_model(name)
@@ -125,7 +128,7 @@ def _existing(path: Path, generator_fp: str, space: str) -> DirectionSet:
     try:
         return DirectionSet.load(path)
     except StoreError:
-        return DirectionSet(generator_fp, space)
+        return DirectionSet(generator_fp, space, DirectionSet.imported_in(path))
 
 
 def _replaced(old: DirectionSet, name: str, fitted: Fitted, wanted: list[str]) -> DirectionSet:

@@ -150,16 +150,11 @@ def plan_annotate(
         identity = rows.identity(block)
         needs: dict[str, StageWork] = {}
         for stage in stages:
-            extra: dict[str, Any] = {"annotator": stage.card.fingerprint}
-            if stage.render:
-                commit = codes.commit(block)
-                if commit is None:
-                    fps[stage.name].append(None)
-                    continue
-                mask = np.packbits(ok[store.block_slice(block)]).tobytes()
-                extra |= {"codes": commit, "rows": digest(mask)}
-            else:
-                extra |= {"max_pixels": max_pixels}
+            commit = codes.commit(block)
+            if stage.render and commit is None:
+                fps[stage.name].append(None)
+                continue
+            extra = extra_of(stage, commit, ok[store.block_slice(block)], max_pixels)
             fp = store.block_fp(stage.name, block, identity, VERSION, extra)
             fps[stage.name].append(fp)
             state = states[stage.name]
@@ -170,6 +165,19 @@ def plan_annotate(
         if needs:
             work.append(rows.work(block, needs))
     return AnnotatePlan(store.n_blocks, store.n_rows, work, fps)
+
+
+def extra_of(
+    stage: StageModel, commit: bytes | None, ok: NDArray[np.bool_], max_pixels: int
+) -> dict[str, Any]:
+    """What a block's fingerprint holds besides its rows' identity.
+
+    commit, ok : of the block's codes: the fingerprint it is committed with, bool (rows,).
+    """
+    extra: dict[str, Any] = {"annotator": stage.card.fingerprint}
+    if stage.render:
+        return extra | {"codes": commit, "rows": digest(np.packbits(ok).tobytes())}
+    return extra | {"max_pixels": max_pixels}
 
 
 # ---------------------------------------------------------------------------------------------

@@ -1,7 +1,8 @@
 """The command line: every command calls into a module of this room and maps errors to exit codes.
 
 Exit codes: 0 all rows ok; 3 finished with quarantined rows within the allowed share; 4 above it,
-analyses not run; 1 error; 2 usage; 75 locked by another run; 130 interrupted.
+analyses not run; 1 error; 2 usage; 75 locked by another run; 130 interrupted (Ctrl-C or SIGTERM:
+the blocks in hand are finished first; a second signal stops at once).
 """
 
 from __future__ import annotations
@@ -47,11 +48,14 @@ Address = Annotated[
 
 
 def _run(spec: Path, until: str, trust: bool, wait: float, address: str | None) -> None:
-    from pipelines.run import run
-    from schemas.spec import load_spec
+    from pipelines.interruption import Interruption
 
-    result = run(load_spec(spec), until=until, trust=trust, wait_s=wait, address=address,
-                 console=console)  # fmt: skip
+    with Interruption() as stop:
+        from pipelines.run import run
+        from schemas.spec import load_spec
+
+        result = run(load_spec(spec), until=until, trust=trust, wait_s=wait, address=address,
+                     console=console, stop=stop)  # fmt: skip
     raise typer.Exit(result.exit_code)
 
 
@@ -101,6 +105,63 @@ def plan(spec: Spec) -> None:
     from schemas.spec import load_spec
 
     plan_run(load_spec(spec), Console())
+
+
+@app.command()
+def verify(
+    path: Annotated[
+        Path,
+        typer.Argument(
+            help="Run folder, specification, latent store or direction set.",
+            metavar="STORE_OR_RUN",
+        ),
+    ],
+    repair: Annotated[
+        bool,
+        typer.Option(help="Take damaged blocks and analyses out; the next run makes them again."),
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    wait: Wait = 0.0,
+) -> None:
+    """Read everything a run stored again: checksums, fingerprints, fill values, directions, index.
+
+    Names what is damaged and the cure. Exit code 0 when all is well, 1 when something is not.
+    """
+    from pipelines.maintenance import show_verification
+    from pipelines.progress import stage_progress
+    from pipelines.verify import verify as check
+
+    with stage_progress(console, "verify") as progress:
+        found = check(path, repair, wait, progress)
+    if as_json:
+        typer.echo(json.dumps(found.to_dict(), indent=2))
+    else:
+        show_verification(found, Console())
+    raise typer.Exit(0 if found.ok else 1)
+
+
+@app.command()
+def gc(
+    path: Annotated[
+        Path, typer.Argument(help="Run folder or specification.", metavar="RUN_OR_SPEC")
+    ],
+    delete: Annotated[bool, typer.Option("--delete", help="Remove; default: only show.")] = False,
+    older_than: Annotated[
+        str, typer.Option(help="Spare what changed more recently: '12h', '1d', '0'.")
+    ] = "1d",
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    wait: Wait = 0.0,
+) -> None:
+    """Show, or with --delete remove, what no run refers to: former stores, direction sets,
+    statistics, evaluations, and what killed runs left half-written."""
+    from pipelines.gc import collect, seconds_of
+    from pipelines.maintenance import show_collection
+
+    found = collect(path, delete, seconds_of(older_than), wait)
+    if as_json:
+        typer.echo(json.dumps(found.to_dict(), indent=2))
+    else:
+        show_collection(found, Console())
 
 
 @app.command()
@@ -210,13 +271,16 @@ def import_command(
     import generators
     from pipelines.exchange import import_directions
     from pipelines.finished import FinishedRun
+    from schemas.lock import run_lock
     from schemas.spec import load_spec
 
-    finished = FinishedRun.of(load_spec(spec))
-    known = generator == finished.directions.generator_fp
-    claimed = generator if known else generators.fingerprint(generator)
-    for found in import_directions(finished, file, space, claimed, name):
-        console.print(f"imported {found}", markup=False)
+    loaded = load_spec(spec)
+    with run_lock(loaded.output_path):
+        finished = FinishedRun.of(loaded)
+        known = generator == finished.directions.generator_fp
+        claimed = generator if known else generators.fingerprint(generator)
+        for found in import_directions(finished, file, space, claimed, name):
+            console.print(f"imported {found}", markup=False)
 
 
 @app.command()

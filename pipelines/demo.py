@@ -12,6 +12,7 @@ import numpy as np
 from rich.console import Console
 
 from pipelines.faces import write_faces
+from pipelines.interruption import Interruption
 from pipelines.progress import stage_progress
 from pipelines.report import write_report
 from pipelines.run import run
@@ -45,7 +46,8 @@ def run_demo(out: Path, people: int, console: Console) -> int:
     template = importlib.resources.files("pipelines") / "specs" / "demo.yaml"
     spec_path = out / "demo.yaml"
     write_bytes(spec_path, template.read_bytes())
-    result = run(load_spec(spec_path), console=console)
+    with Interruption() as stop:
+        result = run(load_spec(spec_path), console=console, stop=stop)
     summary = summarise(out)
     summary["seconds"] = round(time.monotonic() - started, 1)
     write_json(out / "summary.json", summary)

@@ -115,7 +115,7 @@ class _Reads:
 
     def nrsfm(self, own: Any) -> None:
         """The landmarks."""
-        match = landmarks_of(self.store, own.landmarks, own.labels)
+        match = landmarks_of(self.store, self.spec.annotate, own.landmarks, own.labels)
         self.stages |= set() if match is None else {match[0]}
 
     def s_space(self, own: Any) -> None:

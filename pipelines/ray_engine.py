@@ -16,8 +16,10 @@ import os
 import re
 import secrets
 import shutil
+import signal
 import sys
 import tempfile
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -95,7 +97,7 @@ class RayEngine:
         common: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
         try:
             if local:
-                with _without_backend_chatter():
+                with _without_backend_chatter(), _own_signals():
                     ray.init(
                         address="local",
                         num_cpus=self.actors + 1,
@@ -105,7 +107,8 @@ class RayEngine:
                         **common,
                     )
             else:
-                ray.init(address=self.address, runtime_env=_shipped_code(), **common)
+                with _own_signals():
+                    ray.init(address=self.address, runtime_env=_shipped_code(), **common)
         except Exception as e:  # Ray raises bare Exceptions too, for a start that takes too long
             ray.shutdown()
             self._remove_folder()
@@ -287,6 +290,22 @@ def _without_backend_chatter() -> Iterator[None]:
             for line in held:
                 if b"RAY_BACKEND_LOG_LEVEL" not in line:
                     os.write(2, line)
+
+
+@contextmanager
+def _own_signals() -> Iterator[None]:
+    """Keeps this process's signal handlers: Ray sets its own, which end it on SIGTERM."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before = {number: signal.getsignal(number) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            if callable(handler):
+                signal.signal(number, handler)
 
 
 def _token_file_exists() -> bool:

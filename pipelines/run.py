@@ -20,6 +20,7 @@ import numpy as np
 from rich.console import Console
 
 from pipelines.index import build_index
+from pipelines.interruption import Interruption
 from pipelines.invert import identify
 from pipelines.lineage import (
     compare_analyses,
@@ -35,10 +36,10 @@ from pipelines.memory import PeakMemory
 from pipelines.progress import stage_progress
 from pipelines.sources import Source, open_source
 from schemas.atomic import write_json
-from schemas.errors import QuarantineExceededError
+from schemas.errors import QuarantineExceededError, RunInterruptedError
 from schemas.fingerprint import ContentHashCache, digest
 from schemas.index import DatasetIndex
-from schemas.lock import StoreLock
+from schemas.lock import StoreLock, run_lock
 from schemas.reasons import Status
 from schemas.spec import RunSpec
 from schemas.store import LatentStore
@@ -48,6 +49,8 @@ if TYPE_CHECKING:
     from schemas.directions import DirectionSet
 
 STAGES = ("index", "invert", "annotate", "analyse", "evaluate", "report")
+#: Stages that finish the blocks in hand before they stop.
+DRAINED = ("invert", "annotate")
 QUARANTINED = 3
 STATISTICS = "statistics"
 SHOWN_FACTS = (
@@ -84,7 +87,9 @@ class Run:
     source: Source | None = None
     store_path: str | None = None
     generator_fp: str | None = None
+    run_lock: StoreLock | None = None
     lock: StoreLock | None = None
+    stop: Interruption = field(default_factory=Interruption)
     directions: DirectionSet | None = None
     _store: LatentStore | None = None
     _ray: RayEngine | None = None
@@ -108,6 +113,13 @@ class Run:
         """Give Ray's memory back before Beam starts."""
         if self._ray is not None:
             self._ray.stop()
+
+    def check(self) -> None:
+        """Raise when the run may not go on: its locks are another's, or it was asked to stop."""
+        for lock in (self.run_lock, self.lock):
+            if lock is not None:
+                lock.check()
+        self.stop.check()
 
     @property
     def store(self) -> LatentStore:
@@ -134,21 +146,32 @@ def run(
     wait_s: float = 0.0,
     address: str | None = None,
     console: Console | None = None,
+    stop: Interruption | None = None,
 ) -> RunResult:
     """Bring everything up to the stage `until` up to date.
 
     trust : TorchScript annotators may be loaded. wait_s : how long to wait for another run's lock.
-    address : Ray cluster instead of the specification's.
+    address : Ray cluster instead of the specification's. stop : ends the run early, cleanly.
 
     Raises QuarantineExceededError (exit code 4) when more rows are quarantined than the
-    specification allows; analyses are then not run. Other errors end the run as they are.
+    specification allows; analyses are then not run. RunInterruptedError (130) when it was asked to
+    stop, LockedError (75) when another run holds the folder or took it over. Other errors end the
+    run as they are.
     """
     console = console or Console(stderr=True)
     out = Path(spec.output_path)
     out.mkdir(parents=True, exist_ok=True)
-    state = Run(spec, trust, address, console, out)
+    state = Run(spec, trust, address, console, out, stop=stop or Interruption())
     started = datetime.datetime.now(datetime.UTC)
-    with StoreLock(out / "run.lock").acquire(wait_s), PeakMemory() as memory:
+    told: list[str] = []
+
+    def waiting(holder: str) -> None:
+        state.stop.check()
+        if not told:
+            told.append(holder)
+            console.print(f"waiting: {holder}", markup=False, soft_wrap=True)
+
+    with run_lock(out).acquire(wait_s, waiting) as state.run_lock, PeakMemory() as memory:
         try:
             for name in STAGES[: STAGES.index(until) + 1]:
                 if name == "analyse":
@@ -159,7 +182,14 @@ def run(
             _write_run(state, started, memory.peak, _code(state))
         except BaseException as e:
             failed = getattr(e, "exit_code", 130 if isinstance(e, KeyboardInterrupt) else 1)
-            _write_run(state, started, memory.peak, failed)
+            asked = state.stop.requested and failed == 1
+            if state.run_lock.owned():
+                _write_run(state, started, memory.peak, 130 if asked else failed)
+            if asked:  # a terminal's Ctrl-C reaches Beam's and Ray's processes as well
+                raise RunInterruptedError(
+                    f"the run was asked to stop, and what was in hand ended with {e!r}: run the "
+                    "same command again to go on"
+                ) from e
             raise
         finally:
             state.stop_ray()
@@ -174,7 +204,14 @@ def _code(state: Run) -> int:
 
 def _timed(state: Run, name: str, stage: Callable[[Run, Any], dict[str, Any]]) -> None:
     started = time.monotonic()
-    with stage_progress(state.console, name) as progress:
+    state.check()
+    with stage_progress(state.console, name) as show:
+
+        def progress(done: int, total: int) -> None:
+            show(done, total)
+            if name not in DRAINED:
+                state.check()
+
         record = stage(state, progress)
     seconds = time.monotonic() - started
     state.stages.append({"name": name, "seconds": round(seconds, 3), **record})
@@ -223,7 +260,8 @@ def _invert(state: Run, progress: Any) -> dict[str, Any]:
     )
     state.store_path, state.generator_fp = identity.path, identity.facts.fingerprint
     Path(identity.path).parent.mkdir(parents=True, exist_ok=True)
-    state.lock = StoreLock(identity.path + ".lock").acquire()
+    state.lock = StoreLock(identity.path).acquire()
+    state.stop.watch(state.lock)
     result = invert(
         index,
         state.source,
@@ -283,6 +321,15 @@ def _annotate(state: Run, progress: Any) -> dict[str, Any]:
     return {"rows": state.index.n_rows, "skipped": result.blocks_done == 0, "detail": detail}
 
 
+def _json(path: Path) -> dict[str, Any]:
+    """A small JSON object of ours; {} where there is none that can be read."""
+    try:
+        found = json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
 def _check_quarantine(state: Run) -> None:
     status = state.store.status("invert")
     bad = int((status == Status.QUARANTINED).sum())
@@ -301,7 +348,7 @@ def _analyse(state: Run, progress: Any) -> dict[str, Any]:
     spec, store, index = state.spec, state.store, state.index
     found = compare_analyses(spec, store, index, state.directions_path)
     report = {
-        name: {"seconds": 0.0, "skipped": True, **f}
+        name: {**f, "seconds": 0.0, "skipped": True}
         for name, f in found.held.items()
         if name in requested(spec)
     }
@@ -316,9 +363,10 @@ def _analyse(state: Run, progress: Any) -> dict[str, Any]:
             index,
             state.generator_fp,
             state.directions_path,
-            analysis_engine(spec, store),
+            CheckedEngine(analysis_engine(spec, store), state.check),
             progress,
             state.out / STATISTICS,
+            state.check,
         )
     detail = {
         name: {k: facts[k] for k in SHOWN_FACTS if k in facts} for name, facts in report.items()
@@ -338,7 +386,7 @@ def _evaluate(state: Run, progress: Any) -> dict[str, Any]:
     fingerprint = digest(inputs)
     path = state.out / "evaluation.json"
     if path.exists() and (state.out / "evaluation.npz").exists():
-        if json.loads(path.read_text()).get("fingerprint") == fingerprint:
+        if _json(path).get("fingerprint") == fingerprint:
             return {"rows": 0, "skipped": True, "detail": {}}
     from pipelines.evaluation import Subject, evaluate
 
@@ -359,13 +407,31 @@ def _report(state: Run, progress: Any) -> dict[str, Any]:
     key = report_inputs(state.spec, state.index, state.out)
     marker = state.out / "report.json"
     fresh = all(s["skipped"] for s in state.stages) and (state.out / "report.html").exists()
-    if fresh and marker.exists() and json.loads(marker.read_text()).get("inputs") == key:
+    if fresh and _json(marker).get("inputs") == key:
         return {"rows": 0, "skipped": True, "detail": {}}
     from pipelines.report import write_report
 
     path = write_report(state.out)
     write_json(marker, {"inputs": key})
     return {"rows": 0, "skipped": False, "detail": {"bytes": path.stat().st_size}}
+
+
+@dataclass(frozen=True)
+class CheckedEngine:
+    """An engine of analyses that asks before every pass whether the run may go on."""
+
+    engine: Any
+    check: Callable[[], None]
+
+    def sum(self, source: Any, request: Any) -> Any:
+        """See `pipelines.fits.inputs.Engine`."""
+        self.check()
+        return self.engine.sum(source, request)
+
+    def run(self, solver: Any, source: Any, **options: Any) -> Any:
+        """See `pipelines.fits.inputs.Engine`."""
+        self.check()
+        return self.engine.run(solver, source, **options)
 
 
 _STAGE_FUNCTIONS: dict[str, Callable[[Run, Any], dict[str, Any]]] = {
@@ -385,6 +451,9 @@ def _write_run(state: Run, started: datetime.datetime, peak: int, code: int) -> 
     if state.store_path is not None:
         relative["store"] = os.path.relpath(state.store_path, state.out)
         relative["directions"] = os.path.relpath(state.directions_path, state.out)
+    last = dict(relative)  # what 'latentflow gc' keeps although a later run failed before it
+    if not relative or code not in (0, QUARANTINED):
+        last = _json(state.out / "run.json").get("last_finished", {})
     write_json(
         state.out / "run.json",
         {
@@ -392,6 +461,7 @@ def _write_run(state: Run, started: datetime.datetime, peak: int, code: int) -> 
             "spec": state.spec.model_dump(mode="json"),
             "index": "index.parquet",
             **relative,
+            "last_finished": last,
             "generator_fp": state.generator_fp,
             "stages": state.stages,
             "counts": state.facts.get("counts", {}),

@@ -26,9 +26,9 @@ from numpy.typing import NDArray
 
 from pipelines.sources import Source, read_checked
 from schemas import errors
-from schemas.errors import InputError, LatentflowError, LockedError
+from schemas.errors import InputError, LatentflowError, LockedError, RunInterruptedError
 from schemas.index import REMOVED, DatasetIndex
-from schemas.lock import StoreLock
+from schemas.lock import STOPPING, StoreLock
 from schemas.reasons import TRANSIENT, Reason, Status
 from schemas.store import LatentStore
 from transforms.preprocess import decode, fit
@@ -71,16 +71,25 @@ class Guard:
 
     def check(self) -> None:
         """Raise LockedError unless the driver still holds the lock; call it before each commit."""
-        try:
-            with open(self.lock_path, "rb") as file:
-                holder = json.load(file).get("owner")
-        except (OSError, ValueError, AttributeError):
-            holder = None
+        holder = self._lock().get("owner")
         if holder != self.owner:
             raise LockedError(
                 f"the lock {self.lock_path!r} names {holder!r}, not this run's {self.owner!r}; "
                 "another run has taken the store over"
             )
+
+    def stopping(self) -> bool:
+        """Whether the driver was asked to stop: begin no further block."""
+        facts = self._lock()
+        return facts.get("owner") == self.owner and facts.get("state") == STOPPING
+
+    def _lock(self) -> dict[str, Any]:
+        try:
+            with open(self.lock_path, "rb") as file:
+                facts = json.load(file)
+        except (OSError, ValueError):
+            return {}
+        return facts if isinstance(facts, dict) else {}
 
     def driver_alive(self) -> bool:
         """Whether the driver runs. True on another host, where Ray alone can tell."""
@@ -434,6 +443,8 @@ class BlockActor:
         return {"receipt": np.array([json.dumps(receipt)])}
 
     def _make(self, work: BlockWork) -> dict[str, Any]:
+        if self._guard.stopping():
+            return {"block": work.block, "rows": len(work), "not_begun": True}
         started = time.monotonic()
         if self._worker is None:
             self._worker = self._task.build(self._guard)
@@ -550,7 +561,8 @@ def run_blocks(
     """Send all work through the engine and watch over it.
 
     progress : called with (rows done, rows in all) at the start and after each block.
-    Raises LockedError when another run took the store over, and what the workers raise.
+    Raises LockedError when another run took the store over, RunInterruptedError when this one was
+    asked to stop (after the blocks in hand), and what the workers raise.
     """
     done = Done(blocks_skipped=n_blocks - len(work))
     rows_done = n_rows - sum(len(w) for w in work)
@@ -564,11 +576,18 @@ def run_blocks(
         receipt = json.loads(str(result["receipt"]))
         if "error" in receipt:
             raise getattr(errors, receipt["error"])(receipt["message"])
-        done.add(receipt)
         lock.check()
+        if receipt.get("not_begun"):
+            continue
+        done.add(receipt)
         rows_done += int(receipt["rows"])
         if progress is not None:
             progress(rows_done, n_rows)
+    if lock.stopping:
+        raise RunInterruptedError(
+            f"the run was asked to stop with {done.blocks_done!r} of {len(work)!r} blocks made: "
+            "run the same command again to go on"
+        )
     return done
 
 

@@ -9,6 +9,7 @@ DESIGN section 2, "Direction set". A set is one Zarr group:
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import math
 import os
 from collections.abc import Iterable, Iterator, Mapping
@@ -25,7 +26,7 @@ from schemas.direction import (
     fix_sign,
     unit_direction,
 )
-from schemas.errors import DirectionMismatchError, StoreError, UsageError
+from schemas.errors import DataError, DirectionMismatchError, StoreError, UsageError
 from schemas.fingerprint import canonical_json
 from schemas.handle import target
 from schemas.layout import Layout, check_layout, check_name, default_dims
@@ -109,7 +110,7 @@ class DirectionSet:
         """Write the directions to the Zarr group at ``path``; models already there stay.
 
         The same set gives the same bytes. A set whose saving was cut short is refused by
-        ``load``; saving it again repairs it.
+        ``load``; saving it again repairs it. Directions that are stored already are not touched.
         """
         group = zarr.open_group(target(path), mode="a", zarr_format=3)
         old = dict(group.attrs)
@@ -122,12 +123,15 @@ class DirectionSet:
             "generator_fp": self.generator_fp,
             "space": self.space,
             "names": self.names(),
+            "contents": {d.name: content_of(_attrs_of(d), {"": d.vector}) for d in self},
         }
         group.attrs.put({**attrs, "complete": False})
         folder = _subgroup(group, "directions")
         for name in sorted(set(folder.array_keys()) - set(self.names())):
             del folder[name]
         for direction in self:
+            if _holds(folder, direction):  # a kill now must not cost what is there already
+                continue
             _write_array(
                 folder,
                 direction.name,
@@ -174,6 +178,25 @@ class DirectionSet:
         found.path = os.fspath(path)
         return found
 
+    @staticmethod
+    def imported_in(path: str | os.PathLike[str]) -> list[Direction]:
+        """Imported directions that a set holds whose saving was cut short: they come from files,
+        and no analysis could make them again."""
+        try:
+            folder = zarr.open_group(target(path), mode="r", zarr_format=3).get("directions")
+        except (ValueError, FileNotFoundError):
+            return []
+        found = []
+        for name in sorted(folder.array_keys()) if isinstance(folder, zarr.Group) else []:
+            try:
+                array = folder[name]
+                facts = cast("dict[str, Any]", dict(array.attrs))
+                if facts.get("method") == "imported" and isinstance(array, zarr.Array):
+                    found.append(Direction(name=name, vector=np.asarray(array[...]), **facts))
+            except (TypeError, ValueError, RuntimeError, DataError):
+                continue  # the one that was being written
+        return found
+
     def save_model(
         self, name: str, arrays: Mapping[str, np.ndarray], attrs: Mapping[str, Any]
     ) -> None:
@@ -193,6 +216,7 @@ class DirectionSet:
         models = _subgroup(zarr.open_group(target(self._saved()), mode="r+"), "models")
         state: dict[str, Any] = {"layout_version": DIRECTIONS_LAYOUT_VERSION, "attrs": dict(attrs)}
         folder = _subgroup(models, name)
+        state["content"] = content_of(dict(attrs), arrays)
         folder.attrs.put({**state, "complete": False})
         for key in sorted(set(folder.array_keys()) - set(arrays)):
             del folder[key]
@@ -245,9 +269,35 @@ class DirectionSet:
         return self.path
 
 
+def content_of(attrs: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> str:
+    """sha256 over attributes and arrays, 64 hex digits: tells when a stored one was changed.
+
+    Arrays have checksums of their own on disk; attributes do not.
+    """
+    hasher = hashlib.sha256(canonical_json(dict(attrs)))
+    for key in sorted(arrays):
+        value = np.asarray(arrays[key])
+        little = np.ascontiguousarray(value, dtype=value.dtype.newbyteorder("<"))
+        hasher.update(canonical_json([key, value.dtype.name, list(value.shape)]))
+        hasher.update(little.tobytes())
+    return hasher.hexdigest()
+
+
 def _attrs_of(direction: Direction) -> dict[str, Any]:
     fields = (f.name for f in dataclasses.fields(direction) if f.name not in ("name", "vector"))
     return {name: getattr(direction, name) for name in fields}
+
+
+def _holds(folder: zarr.Group, direction: Direction) -> bool:
+    """Whether a direction is stored already, exactly as it is."""
+    try:
+        array = folder.get(direction.name)
+        if not isinstance(array, zarr.Array):
+            return False
+        stored = content_of(dict(array.attrs), {"": np.asarray(array[...])})
+    except (TypeError, ValueError, RuntimeError):
+        return False
+    return stored == content_of(_attrs_of(direction), {"": direction.vector})
 
 
 def _open(path: str | os.PathLike[str]) -> zarr.Group:

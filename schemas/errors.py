@@ -106,3 +106,10 @@ class LockedError(LatentflowError):
 
     kind = "locked"
     exit_code = 75
+
+
+class RunInterruptedError(LatentflowError):
+    """The run was asked to stop (Ctrl-C, SIGTERM); the next one goes on from where it stopped."""
+
+    kind = "interrupted"
+    exit_code = 130

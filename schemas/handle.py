@@ -139,12 +139,23 @@ class StoreHandle:
 
     def committed(self, stage: str) -> np.ndarray:
         """uint8 (n_blocks, 32): the blocks' fingerprints, zero where not committed."""
-        return np.asarray(self.array(f"commit/{stage}")[: self.n_blocks])
+        return self._stored(f"commit/{stage}", slice(self.n_blocks))
 
     def commit_of(self, stage: str, block: int) -> bytes:
         """The 32 bytes that a block is committed with; all zero when it is not."""
         self.block_slice(block)
-        return np.asarray(self.array(f"commit/{stage}")[block]).tobytes()
+        return self._stored(f"commit/{stage}", block).tobytes()
+
+    def _stored(self, name: str, chosen: Any) -> np.ndarray:
+        """A part of an array. Raises StoreError where stored bytes are damaged."""
+        array = self.array(name)
+        try:
+            return np.asarray(array[chosen])
+        except (ValueError, RuntimeError) as e:  # checksums, and what the codecs raise
+            raise StoreError(
+                f"array {name!r} of {self.path!r} is damaged: {e}; 'latentflow verify --repair' "
+                "takes the damaged blocks out, then run again"
+            ) from e
 
     def is_committed(self, stage: str, block: int, fp: bytes) -> bool:
         """Whether the block is complete and was computed from exactly what ``fp`` names."""

@@ -138,7 +138,7 @@ class DatasetIndex:
         """Read an index. Raises StoreError (missing, foreign, damaged) or NewerLayoutError."""
         path = Path(path)
         try:
-            table = pq.read_table(path, partitioning=None)
+            table = pq.read_table(path, partitioning=None, page_checksum_verification=True)
         except FileNotFoundError as e:
             raise StoreError(
                 f"dataset index {str(path)!r} does not exist: make it with 'latentflow index'"
@@ -186,7 +186,9 @@ class DatasetIndex:
         }
         buffer = io.BytesIO()
         table = self.table.replace_schema_metadata({_METADATA_KEY: canonical_json(meta)})
-        pq.write_table(table, buffer, compression="zstd", row_group_size=1 << 16)
+        pq.write_table(
+            table, buffer, compression="zstd", row_group_size=1 << 16, write_page_checksum=True
+        )
         return buffer.getvalue()
 
     def equals(self, other: DatasetIndex) -> bool:

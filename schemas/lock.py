@@ -13,6 +13,7 @@ import socket
 import threading
 import time
 import uuid
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -22,6 +23,7 @@ from schemas.errors import LockedError, StoreError
 HEARTBEAT_S = 30.0
 STALE_S = 300.0
 _POLL_S = 0.2
+RUNNING, STOPPING = "running ", "stopping"  # of one length: the file is overwritten in place
 
 
 def _host() -> dict[str, str]:
@@ -72,14 +74,18 @@ class StoreLock:
         self.stale_s = stale_s
         self._owner = uuid.uuid4().hex
         self._fd: int | None = None
+        self._state = RUNNING
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
 
     # ---- taking and giving ------------------------------------------------------------------
 
-    def acquire(self, wait_s: float = 0.0) -> StoreLock:
+    def acquire(
+        self, wait_s: float = 0.0, waiting: Callable[[str], None] | None = None
+    ) -> StoreLock:
         """Take the lock, waiting up to ``wait_s`` seconds for its holder.
 
+        waiting : called again and again meanwhile with who holds it; what it raises ends the wait.
         Raises LockedError (exit code 75), naming the holder, when it cannot be had.
         """
         if self._fd is not None:
@@ -92,7 +98,10 @@ class StoreLock:
                 continue
             if time.monotonic() >= deadline:
                 raise LockedError(self._complaint(holder))
+            if waiting is not None and holder is not None:
+                waiting(self._who(holder))
             time.sleep(min(_POLL_S, max(0.0, deadline - time.monotonic())))
+        self._state = RUNNING
         self._stop.clear()
         self._thread = threading.Thread(target=self._beat, name="store-lock", daemon=True)
         self._thread.start()
@@ -125,6 +134,23 @@ class StoreLock:
             holder = self._complaint(self._read())
             raise LockedError(f"this run no longer holds its lock: {holder}")
 
+    def ask_to_stop(self) -> None:
+        """Say in the lock file that its holder is stopping, for workers in other processes (see
+        ``stopping``). Does nothing when the lock is not held. Safe in a signal handler."""
+        self._state = STOPPING
+        if self._fd is not None:
+            os.pwrite(self._fd, self._content(), 0)
+
+    @property
+    def stopping(self) -> bool:
+        """Whether this holder was asked to stop."""
+        return self._fd is not None and self._state == STOPPING
+
+    def holder(self) -> str | None:
+        """Who holds the lock now, in words; None when nobody alive does."""
+        holder = self._read()
+        return None if holder is None or self._stale(holder) else self._who(holder)
+
     def __enter__(self) -> StoreLock:
         return self if self._fd is not None else self.acquire()
 
@@ -144,6 +170,7 @@ class StoreLock:
             "owner": self._owner,
             **_host(),
             "pid": os.getpid(),
+            "state": self._state,
             "heartbeat": f"{time.time():017.3f}",
         }
         return json.dumps(facts).encode()
@@ -173,8 +200,11 @@ class StoreLock:
     def _beat(self) -> None:
         # Through the descriptor: if another run has taken over, this touches our old file only.
         while not self._stop.wait(self.heartbeat_s):
+            state = self._state
             if self._fd is not None:
                 os.pwrite(self._fd, self._content(), 0)
+                if self._state != state:  # asked to stop while this was being written
+                    os.pwrite(self._fd, self._content(), 0)
 
     def _read(self) -> dict[str, Any] | None:
         """What the lock file says; None when there is none."""
@@ -225,7 +255,17 @@ class StoreLock:
         if holder is None:
             return f"the lock {str(self.path)!r} is gone; start the run again"
         return (
-            f"the store is locked by process {holder['pid']!r} on host {holder.get('host')!r} "
-            f"(heartbeat {self._age(holder):.0f} s ago, {str(self.path)!r}); wait for that run to "
-            f"end; a lock without heartbeat for {self.stale_s:.0f} s is taken over"
+            f"{self._who(holder)}; wait for that run to end; a lock without heartbeat for "
+            f"{self.stale_s:.0f} s is taken over"
         )
+
+    def _who(self, holder: dict[str, Any]) -> str:
+        return (
+            f"the store is locked by process {holder['pid']!r} on host {holder.get('host')!r} "
+            f"(heartbeat {self._age(holder):.0f} s ago, {str(self.path)!r})"
+        )
+
+
+def run_lock(folder: str | os.PathLike[str]) -> StoreLock:
+    """The lock of a whole run: ``run.lock`` in its folder."""
+    return StoreLock(Path(folder, "run"))

@@ -407,7 +407,7 @@ class LatentStore(StoreHandle):
         status = [np.full(n, Status.PENDING, dtype=np.uint8) for _ in commits]
         for i, (stage, commit) in enumerate(commits.items()):
             if any(commit) and (fps is None or fps.get(stage, commit) == commit):
-                status[i] = np.asarray(self.array(f"status/{stage}")[rows])
+                status[i] = self._stored(f"status/{stage}", rows)
         ok, left_out = sort_out(status)
         values: dict[str, np.ndarray] = {}
         for name in arrays:
@@ -417,7 +417,7 @@ class LatentStore(StoreHandle):
             if layers is not None and len(dims) > 1 and dims[1].endswith("_layer"):
                 chosen = (layers,)
             if ok.any():
-                value = np.asarray(array[(rows, *chosen)])
+                value = self._stored(name, (rows, *chosen))
                 values[name] = value if ok.all() else value[ok]
             else:
                 nothing = np.empty((0, *array.shape[1:]), dtype=array.dtype)
@@ -457,7 +457,7 @@ class LatentStore(StoreHandle):
         return list(found)
 
     def _flags(self, kind: str, stage: str) -> np.ndarray:
-        values = np.asarray(self.array(f"{kind}/{stage}")[: self.n_rows])
+        values = self._stored(f"{kind}/{stage}", slice(self.n_rows))
         done = np.repeat(self.committed(stage).any(axis=1), self.block_rows)[: self.n_rows]
         return np.where(done, values, np.uint8(0))
 

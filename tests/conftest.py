@@ -64,3 +64,18 @@ def small_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     done = latentflow("run", root / "small.yaml")
     assert done.returncode == 0, done.stderr
     return root
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a finished run on tiny models, made without Ray or Beam: 90 rows in 2 blocks, row
+    3 quarantined, row 70 removed. For reading only; copy it to change it."""
+    from tiny_run import make_tiny, run_tiny
+
+    root = tmp_path_factory.mktemp("tiny") / "tiny"
+    spec = make_tiny(root)
+    (root / "images" / "0003.png").write_bytes(b"")
+    run_tiny(spec, "index")
+    (root / "images" / "0070.png").unlink()
+    assert run_tiny(spec).exit_code == 3
+    return root

@@ -28,6 +28,7 @@ GOLDEN_KINDS = {
     "not_converged": 1,
     "quarantine_exceeded": 4,
     "locked": 75,
+    "interrupted": 130,
 }
 
 # Released numbers of statuses and reasons, as stored on disk.

@@ -15,7 +15,7 @@ from digests import tree_digest
 from pipelines.run import run
 from schemas.directions import DirectionSet
 from schemas.errors import LockedError
-from schemas.lock import StoreLock
+from schemas.lock import run_lock
 from schemas.spec import load_spec
 from schemas.store import LatentStore
 
@@ -146,7 +146,7 @@ def test_too_many_bad_images_stop_before_the_analyses(copy):
 
 
 def test_a_locked_run_is_refused(copy):
-    with StoreLock(copy / "out" / "run.lock").acquire(), pytest.raises(LockedError):
+    with run_lock(copy / "out").acquire(), pytest.raises(LockedError):
         run(load_spec(copy / "small.yaml"), until="index")
 
 
@@ -206,6 +206,7 @@ def test_the_schema_and_every_help_page_print():
     schema = json.loads(latentflow("schema").stdout)
     assert "dataset" in schema["properties"]
     for command in ("run", "plan", "index", "invert", "annotate", "analyse", "edit", "export",
-                    "import", "inspect", "report", "faces", "schema", "demo"):  # fmt: skip
+                    "import", "inspect", "report", "faces", "schema", "demo", "verify",
+                    "gc"):  # fmt: skip
         shown = latentflow(command, "--help")
         assert shown.returncode == 0 and len(shown.stdout) > 200, command

@@ -148,7 +148,7 @@ def in_process():
 
 
 def run_tiny(spec: Path, until: str = "analyse", **options) -> RunResult:
-    """`pipelines.run.run` on a specification file, in this process, silently."""
-    quiet = Console(file=io.StringIO())
+    """`pipelines.run.run` on a specification file, in this process; silent without a console."""
+    options.setdefault("console", Console(file=io.StringIO()))
     with in_process():
-        return pipelines.run.run(load_spec(spec), until=until, console=quiet, **options)
+        return pipelines.run.run(load_spec(spec), until=until, **options)

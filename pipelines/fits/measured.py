@@ -22,10 +22,14 @@ class Measured:
 def measurements(
     store: LatentStore, annotate: Sequence[AnnotateSpec], kind: str, labels: str = "render"
 ) -> list[Measured]:
-    """Measurements of one kind, of the render where there is one (or of the image)."""
+    """Measurements of one kind, of the render where it is asked for (or of the image).
+
+    Renders that a former specification asked for stay in the store, but nothing keeps them up to
+    date: they are not read.
+    """
     found = []
     for entry in annotate:
-        for suffix in ("@render", "") if labels == "render" else ("",):
+        for suffix in ("@render", "") if labels == "render" and entry.render else ("",):
             match = stage_of(store, entry.name + suffix)
             if match is None:
                 continue
@@ -47,9 +51,12 @@ def stage_of(store: LatentStore, name: str) -> tuple[str, str] | None:
     return None
 
 
-def landmarks_of(store: LatentStore, name: str, labels: str) -> tuple[str, str] | None:
-    """(stage, array) of landmarks by their model's name, of the render where there are any."""
-    for suffix in ("@render", "") if labels == "render" else ("",):
+def landmarks_of(
+    store: LatentStore, annotate: Sequence[AnnotateSpec], name: str, labels: str
+) -> tuple[str, str] | None:
+    """(stage, array) of landmarks by their model's name, of the render where it is asked for."""
+    rendered = any(entry.name == name and entry.render for entry in annotate)
+    for suffix in ("@render", "") if labels == "render" and rendered else ("",):
         match = stage_of(store, name + suffix)
         if match is not None and match[1].startswith("landmarks/"):
             return match

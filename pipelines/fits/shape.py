@@ -22,7 +22,7 @@ POSE = ("pitch", "yaw", "roll")
 def landmark_blocks(inputs: Inputs) -> tuple[str, SelectBlocks]:
     """(array in the store, blocks with ``points`` (m, 2, L), y up) of the chosen landmarks."""
     wanted = inputs.spec.analyse.nrsfm
-    match = landmarks_of(inputs.store, wanted.landmarks, wanted.labels)
+    match = landmarks_of(inputs.store, inputs.spec.annotate, wanted.landmarks, wanted.labels)
     if match is None:
         raise UsageError(
             f"the store has no landmarks {wanted.landmarks!r}: annotate with a model of kind "

@@ -1,0 +1,220 @@
+"""`latentflow verify`: every kind of damage is found, named exactly, and cured by what it says."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from digests import tree_digest
+from tiny_run import run_tiny
+
+from pipelines.cli import main
+from pipelines.verify import verify
+from schemas.directions import DirectionSet
+from schemas.errors import StoreError, UsageError
+from schemas.layout import commit_layout
+from schemas.reasons import Status
+from schemas.store import LatentStore
+
+CODES = "latents/w_plus/c/1/0/0"
+
+
+@pytest.fixture
+def copy(tiny: Path, tmp_path: Path) -> Path:
+    """A tiny run that the test may damage."""
+    shutil.copytree(tiny, tmp_path / "copy")
+    spec = tmp_path / "copy/spec.yaml"
+    facts = (tmp_path / "copy/out/run.json").read_text()
+    (tmp_path / "copy/out/run.json").write_text(facts.replace(str(tiny), str(spec.parent)))
+    return tmp_path / "copy"
+
+
+def store_of(root: Path) -> Path:
+    return root / "out" / json.loads((root / "out/run.json").read_text())["store"]
+
+
+def set_of(root: Path) -> Path:
+    return root / "out" / json.loads((root / "out/run.json").read_text())["directions"]
+
+
+def flip(path: Path, position: int = -20) -> None:
+    data = bytearray(path.read_bytes())
+    data[max(position, -len(data))] ^= 0x10
+    path.write_bytes(bytes(data))
+
+
+def test_a_good_run_is_read_completely_and_found_good(tiny):
+    found = verify(tiny / "out")
+    assert found.ok and not found.problems and not found.notes
+    store = LatentStore.open(store_of(tiny))
+    assert {s.stage: s.good for s in found.stages} == dict.fromkeys(store.stages(), 2)
+    assert all(s.fingerprints == "checked" for s in found.stages)
+    chunks = sum(
+        p.stat().st_size
+        for p in store_of(tiny).rglob("*")
+        if p.is_file() and "c" in p.relative_to(store_of(tiny)).parts
+    )
+    assert found.bytes_read == chunks + (tiny / "out/index.parquet").stat().st_size
+    assert found.directions["damaged"] == 0 and found.directions["models"] == 5
+
+
+def test_a_specification_a_store_and_a_set_can_be_named(tiny):
+    assert verify(tiny / "spec.yaml").to_dict()["index_rows"] == 90
+    assert len(verify(store_of(tiny)).stages) == 7
+    assert verify(set_of(tiny)).directions["directions"] > 10
+    with pytest.raises(UsageError, match="not a latent store"):
+        verify(tiny / "images")
+    with pytest.raises(UsageError, match="nowhere"):
+        verify(tiny / "nowhere")
+
+
+def truncate(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-30])
+
+
+@pytest.mark.parametrize("harm", [flip, truncate, Path.unlink])
+@pytest.mark.parametrize(
+    "key", [CODES, "quality/psnr/c/1", "status/invert/c/1", "reason/invert/c/1"]
+)
+def test_a_damaged_shard_is_named(copy, harm, key):
+    harm(store_of(copy) / key)
+    found = verify(copy / "out")
+    assert {s.stage: s.damaged for s in found.stages if s.damaged} == {"invert": [1]}
+    assert key in found.problems[0].what and found.problems[0].where == "block 1 of stage 'invert'"
+    assert "verify --repair" in found.problems[0].cure
+
+
+def test_repair_and_a_run_bring_the_same_bytes_back(copy):
+    store, clean = store_of(copy), tree_digest(store_of(copy))
+    directions = tree_digest(set_of(copy))
+    flip(store / CODES)
+    (store / "annotations/marks/c/0/0").unlink()
+    truncate(store / "commit/angle/c/1/0")
+    with pytest.raises(StoreError, match="verify --repair"):
+        run_tiny(copy / "spec.yaml", "annotate")
+    assert not verify(copy / "out", repair=True).ok
+    waiting = verify(copy / "out")
+    assert waiting.ok  # nothing damaged is left; some blocks wait
+    assert {s.stage: s.waiting for s in waiting.stages if s.waiting} == {
+        "invert": 1,
+        "marks": 1,
+        "angle": 1,
+    }
+    assert run_tiny(copy / "spec.yaml").exit_code == 3
+    assert verify(copy / "out").ok
+    assert tree_digest(store) == clean and tree_digest(set_of(copy)) == directions
+
+
+def test_a_changed_commit_is_told_from_a_damaged_one(copy):
+    store = store_of(copy)
+    other = np.frombuffer(b"\x07" * 32, np.uint8)[None]
+    (store / "commit/points/c/1/0").write_bytes(commit_layout("points", 2).encode(other))
+    found = verify(copy / "out")
+    assert [s.mismatched for s in found.stages if s.stage == "points"] == [[1]]
+    assert [p.where for p in found.problems] == ["block 1 of stage 'points'"]
+    flip(store / "commit/points/c/1/0", 5)
+    found = verify(copy / "out")
+    assert [s.damaged for s in found.stages if s.stage == "points"] == [[1]]
+
+
+def test_changed_codes_make_the_renders_commit_wrong_too(copy):
+    other = np.frombuffer(b"\x07" * 32, np.uint8)[None]
+    path = store_of(copy) / "commit/invert/c/0/0"
+    path.write_bytes(commit_layout("invert", 2).encode(other))
+    wrong = {s.stage: s.mismatched for s in verify(copy / "out").stages if s.mismatched}
+    assert wrong == dict.fromkeys(["invert", "marks@render", "points@render", "angle@render"], [0])
+
+
+def test_rows_that_are_not_ok_must_hold_fill_values(copy):
+    store = LatentStore.open(store_of(copy), "r+")
+    status = np.asarray(store.array("status/invert")[:64])
+    reason = np.asarray(store.array("reason/invert")[:64])
+    status[5], reason[5] = Status.QUARANTINED, 1
+    store.array("status/invert")[:64] = status  # past write_block, as no program of ours would
+    store.array("reason/invert")[:64] = reason
+    found = verify(store_of(copy))
+    assert any("rows that are not ok, the first is row 5" in p.what for p in found.problems)
+    assert [s.damaged for s in found.stages if s.stage == "invert"] == [[0]]
+
+
+def test_codes_of_ok_rows_must_be_finite(copy):
+    store = LatentStore.open(store_of(copy), "r+")
+    store.array("latents/w_plus")[4, 2, 1] = np.nan
+    assert "not finite in 1 rows" in verify(store_of(copy)).problems[0].what
+
+
+def test_a_store_of_another_identity_is_noticed(copy):
+    path = store_of(copy) / "zarr.json"
+    facts = json.loads(path.read_text())
+    facts["attributes"]["seed"] = 1
+    path.write_text(json.dumps(facts))
+    assert "store_fp" in verify(copy / "out").problems[0].what
+
+
+def test_an_index_with_other_rows_makes_its_blocks_wrong(copy):
+    from schemas.index import DatasetIndex
+
+    index = DatasetIndex.load(copy / "out/index.parquet")
+    index.remove([80]).save(copy / "out/index.parquet")
+    wrong = {s.stage: s.mismatched for s in verify(copy / "out").stages}
+    assert wrong["invert"] == wrong["angle"] == [1]
+
+
+def test_a_damaged_index_is_noticed(copy):
+    path = copy / "out/index.parquet"
+    flip(path, 200)
+    found = verify(copy / "out")
+    assert [p.where for p in found.problems] == ["index"]
+    assert any("not compared" in note for note in found.notes)
+
+
+@pytest.mark.parametrize("harm", [flip, truncate, Path.unlink])
+def test_a_damaged_direction_or_model_is_named_and_made_again(copy, harm):
+    path, clean = set_of(copy), tree_digest(set_of(copy))
+    harm(path / "directions/mean.glad/c/0/0")
+    harm(path / "models/pca/components/c/0/0")
+    found = verify(copy / "out")
+    assert {p.where for p in found.problems} == {"direction 'mean.glad'", "model 'pca'"}
+    verify(copy / "out", repair=True)
+    assert "mean.glad" not in DirectionSet.load(path)
+    assert run_tiny(copy / "spec.yaml").exit_code == 3
+    made = json.loads((copy / "out/run.json").read_text())["stages"][-1]["detail"]
+    assert {n for n, d in made.items() if not d["skipped"]} == {"mean_difference", "pca"}
+    assert tree_digest(path) == clean and verify(copy / "out").ok
+
+
+def test_changed_attributes_of_a_direction_are_noticed(copy):
+    path = set_of(copy) / "directions/mean.glad/zarr.json"
+    facts = json.loads(path.read_text())
+    facts["attributes"]["sd"] *= 2
+    path.write_text(json.dumps(facts))
+    assert "not those that were saved" in verify(copy / "out").problems[0].what
+    facts["attributes"]["provenance"]["fingerprint"] = "00"
+    path.write_text(json.dumps(facts))
+    assert any("has fingerprint '00'" in p.what for p in verify(set_of(copy)).problems)
+
+
+def test_a_direction_file_of_another_specification_is_noticed(copy):
+    facts = json.loads((copy / "out/run.json").read_text())
+    facts["spec"]["analyse"]["pca"]["n_components"] = 9
+    (copy / "out/run.json").write_text(json.dumps(facts))
+    assert [p.where for p in verify(copy / "out").problems] == ["analysis 'pca'"]
+
+
+def test_the_command_prints_a_table_or_json_and_its_exit_code_tells(copy, capsys):
+    def latentflow(*arguments: object) -> tuple[object, str]:
+        with pytest.raises(SystemExit) as ended:
+            main([str(a) for a in arguments])
+        return ended.value.code, capsys.readouterr().out
+
+    code, text = latentflow("verify", copy / "out")
+    assert code == 0 and "all is well" in text
+    flip(store_of(copy) / CODES)
+    code, text = latentflow("verify", store_of(copy))
+    assert code == 1 and "block 1 of stage 'invert'" in text
+    code, text = latentflow("verify", copy / "out", "--json")
+    facts = json.loads(text)
+    assert code == 1 and not facts["ok"] and len(facts["problems"]) == 1
