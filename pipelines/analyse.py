@@ -85,7 +85,7 @@ def analyse(
     for done, name in enumerate(requested(spec)):
         progress(done, len(requested(spec)))
         if name not in found.stale:
-            report[name] = {"seconds": 0.0, "skipped": True, **found.held[name]}
+            report[name] = {**found.held[name], "seconds": 0.0, "skipped": True}
             continue
         started = time.monotonic()
         fitted = FITS[name](inputs)
@@ -112,7 +112,7 @@ def analyse(
         directions.save_model(name, fitted.arrays, attrs)
         work = {} if kept is None else kept.take_work()
         seconds = time.monotonic() - started
-        report[name] = {"seconds": seconds, "skipped": False, **work, **attrs}
+        report[name] = {**attrs, **work, "seconds": seconds, "skipped": False}
     if found.dropped:
         _replaced(directions, "", Fitted(), requested(spec)).save(path)
         for name in found.dropped:

@@ -192,7 +192,12 @@ def evaluation_inputs(
         "seed": spec.evaluate_seed,
         "annotate": [a.model_dump(mode="json", exclude={"model"}) for a in spec.annotate],
         "directions": {
-            d.name: digest([d.name, d.sd, np.ascontiguousarray(d.vector).tobytes()])
+            d.name: digest(
+                [
+                    [d.name, d.method, d.space, d.sd, d.layers, d.provenance.get("target")],
+                    np.ascontiguousarray(d.vector).tobytes(),
+                ]
+            )
             for d in directions
         },
         "factors": {name: index.factor_fp(name) for name in index.factors},
