@@ -184,7 +184,7 @@ def compare_analyses(
 def evaluation_inputs(
     spec: RunSpec, store: LatentStore, index: DatasetIndex, directions: DirectionSet
 ) -> Inputs:
-    """What the evaluation is computed from."""
+    """What the evaluation is computed from: of each direction, what its effect depends on."""
     return {
         "version": EVALUATE_VERSION,
         "evaluate": spec.evaluate.model_dump(mode="json"),
@@ -199,6 +199,10 @@ def evaluation_inputs(
                 ]
             )
             for d in directions
+        },
+        "models": {
+            name: directions.model_facts(name).get("fingerprint")
+            for name in directions.model_names()
         },
         "factors": {name: index.factor_fp(name) for name in index.factors},
         "store": store.store_fp,

@@ -370,8 +370,8 @@ def _former_evaluation(out: Path) -> tuple[dict[str, Any], Any]:
 
 def _known_effects(former: dict[str, Any], pictures: Any, inputs: dict[str, Any]) -> dict[str, Any]:
     """Effects and pictures of the directions that were measured before in the very same way."""
-    was = former.get("inputs", {})
-    if {**was, "directions": {}} != {**inputs, "directions": {}}:
+    was, fitted = former.get("inputs", {}), {"directions": {}, "models": {}}
+    if {**was, **fitted} != {**inputs, **fitted}:
         return {}
     try:
         return {
