@@ -100,7 +100,10 @@ def analyse(
 
 @app.command()
 def plan(spec: Spec) -> None:
-    """Show what a run would compute, how many rows and how much disk, without computing it."""
+    """Show what a run would compute and why: which input changed, from what to what.
+
+    Also how many rows and how much disk. Writes nothing.
+    """
     from pipelines.plan import plan as plan_run
     from schemas.spec import load_spec
 

@@ -143,8 +143,11 @@ def evaluate_directions(
     strengths: Sequence[float],
     strip_rows: int,
     progress: Callable[[int, int], None] = lambda done, total: None,
+    known: Mapping[str, tuple[dict[str, Any], np.ndarray]] | None = None,
 ) -> tuple[list[dict[str, Any]], dict[str, np.ndarray]]:
     """Edit `codes` (samples, *row_shape) along every direction and measure.
+
+    known : effect and pictures of directions that were measured before in the very same way
 
     Returns one effect a direction (see `describe_effect`) and the first `strip_rows` samples'
     pictures, direction name -> uint8 (strip_rows, strengths, R, R, 3).
@@ -156,6 +159,10 @@ def evaluate_directions(
     effects, strips = [], {}
     still: tuple[np.ndarray, dict[str, np.ndarray]] | None = None
     for done, direction in enumerate(directions):
+        if known and direction.name in known:
+            effect, strips[direction.name] = known[direction.name]
+            effects.append(effect)
+            continue
         if still is None:
             still = meter.edit(codes, direction, [0.0])
         images, values = meter.edit(codes, direction, moved)

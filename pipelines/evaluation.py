@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,10 +37,11 @@ def evaluate(
     directions: DirectionSet,
     trust: bool,
     progress: Callable[[int, int], None],
+    known: Mapping[str, tuple[dict[str, Any], np.ndarray]] | None = None,
 ) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """(contents of evaluation.json, arrays of evaluation.npz).
 
-    trust : TorchScript annotators may be loaded.
+    trust : TorchScript annotators may be loaded. known : see `evaluate_directions`.
     """
     spec, store = subject.spec, subject.store
     generator = generators.load(spec.generator)
@@ -49,7 +50,7 @@ def evaluate(
     codes = _samples(subject, generator, directions.space)
     strengths = sorted({float(s) for s in spec.evaluate.strengths} | {0.0})
     effects, strips = evaluate_directions(
-        meter, directions, codes, strengths, spec.report.strip_rows, progress
+        meter, directions, codes, strengths, spec.report.strip_rows, progress, known
     )
     models = {n: directions.load_model(n)[1] for n in directions.model_names()}
     hosvd = models.get("hosvd", {})

@@ -184,7 +184,7 @@ def compare_analyses(
 def evaluation_inputs(
     spec: RunSpec, store: LatentStore, index: DatasetIndex, directions: DirectionSet
 ) -> Inputs:
-    """What the evaluation is computed from."""
+    """What the evaluation is computed from: of each direction, what its effect depends on."""
     return {
         "version": EVALUATE_VERSION,
         "evaluate": spec.evaluate.model_dump(mode="json"),
@@ -192,8 +192,17 @@ def evaluation_inputs(
         "seed": spec.evaluate_seed,
         "annotate": [a.model_dump(mode="json", exclude={"model"}) for a in spec.annotate],
         "directions": {
-            d.name: digest([d.name, d.sd, np.ascontiguousarray(d.vector).tobytes()])
+            d.name: digest(
+                [
+                    [d.name, d.method, d.space, d.sd, d.layers, d.provenance.get("target")],
+                    np.ascontiguousarray(d.vector).tobytes(),
+                ]
+            )
             for d in directions
+        },
+        "models": {
+            name: directions.model_facts(name).get("fingerprint")
+            for name in directions.model_names()
         },
         "factors": {name: index.factor_fp(name) for name in index.factors},
         "store": store.store_fp,

@@ -311,7 +311,8 @@ class _Plan:
             n_rows, block_rows = self.index.n_rows, self.store.block_rows
             if was["directions"].keys() != now["directions"].keys() and not changed:
                 causes.append("directions were added or taken away")
-            was, now = ({k: v for k, v in i.items() if k != "directions"} for i in (was, now))
+            fitted = {"directions": None, "models": None}
+            was, now = {**was, **fitted}, {**now, **fitted}
             causes += changes(was, now, block_rows, n_rows)
         return Stage("evaluate", STALE, causes=causes or ["directions changed"])
 

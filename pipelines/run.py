@@ -11,6 +11,7 @@ import importlib.metadata
 import json
 import os
 import time
+import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -385,22 +386,49 @@ def _evaluate(state: Run, progress: Any) -> dict[str, Any]:
     inputs = evaluation_inputs(spec, store, state.index, directions)
     fingerprint = digest(inputs)
     path = state.out / "evaluation.json"
-    if path.exists() and (state.out / "evaluation.npz").exists():
-        if _json(path).get("fingerprint") == fingerprint:
-            return {"rows": 0, "skipped": True, "detail": {}}
+    former, pictures = _former_evaluation(state.out)
+    if former.get("fingerprint") == fingerprint:
+        return {"rows": 0, "skipped": True, "detail": {}}
     from pipelines.evaluation import Subject, evaluate
 
+    known = _known_effects(former, pictures, inputs)
     subject = Subject(spec, store, state.index, state.source)
-    found, pictures = evaluate(subject, directions, state.trust, progress)
+    found, pictures = evaluate(subject, directions, state.trust, progress, known)
     part = state.out / "evaluation.partial.npz"
-    np.savez(part, allow_pickle=False, **pictures)
+    np.savez(part, allow_pickle=False, fingerprint=np.array(fingerprint), **pictures)
     part.replace(state.out / "evaluation.npz")
     write_json(path, {**found, "fingerprint": fingerprint, "inputs": inputs})
-    return {
-        "rows": found["samples"],
-        "skipped": False,
-        "detail": {"directions": len(found["directions"])},
-    }
+    measured = len(found["directions"]) - len(known)
+    detail = {"directions": len(found["directions"]), "measured": measured}
+    return {"rows": found["samples"], "skipped": False, "detail": detail}
+
+
+def _former_evaluation(out: Path) -> tuple[dict[str, Any], Any]:
+    """evaluation.json and the arrays of evaluation.npz; nothing unless both are of one evaluation:
+    a run may have been killed between the two."""
+    try:
+        found = json.loads((out / "evaluation.json").read_text())
+        pictures = np.load(out / "evaluation.npz", allow_pickle=False)
+        if str(pictures["fingerprint"]) != found["fingerprint"]:
+            return {}, {}
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile):
+        return {}, {}
+    return found, pictures
+
+
+def _known_effects(former: dict[str, Any], pictures: Any, inputs: dict[str, Any]) -> dict[str, Any]:
+    """Effects and pictures of the directions that were measured before in the very same way."""
+    was, fitted = former.get("inputs", {}), {"directions": {}, "models": {}}
+    if {**was, **fitted} != {**inputs, **fitted}:
+        return {}
+    try:
+        return {
+            effect["name"]: (effect, pictures[f"strips/{effect['name']}"])
+            for effect in former["directions"]
+            if was["directions"].get(effect["name"]) == inputs["directions"].get(effect["name"])
+        }
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile):  # damaged: measure all
+        return {}
 
 
 def _report(state: Run, progress: Any) -> dict[str, Any]:
