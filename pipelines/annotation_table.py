@@ -8,10 +8,10 @@ Columns, in this order; names with a dot belong to a stage or group:
 | ``image_id``, ``uri`` | string | as in the index |
 | ``status``, ``reason`` | string | of the inversion, in words; only in tables of all rows |
 | factors | string or double | categories as words, null where missing |
-| ``latents.<space>`` | fixed_size_list<float> | the code in C order; only in exports of codes |
+| ``latents.<space>`` | ``fixed_size_list<float>`` | the code in C order; only with codes |
 | ``quality.<metric>`` | float or int32 | of the reconstruction |
 | ``<stage>.<name>`` | float | a score or an angle |
-| ``<stage>`` | fixed_size_list<float> | landmarks x0, y0, x1, y1, ... in pixels |
+| ``<stage>`` | ``fixed_size_list<float>`` | landmarks x0, y0, x1, y1, ... in pixels |
 
 A factor whose name would collide is called ``factor.<name>``. Lists have the field metadata
 ``shape`` (JSON, the shape of one row), ``dims`` and, where the first axis has names, ``names``

@@ -62,7 +62,7 @@ class Member:
     def write(self, file: Any) -> None:
         """The values, little-endian in C order, a chunk at a time."""
         for chunk in self.chunks():
-            file.write(np.ascontiguousarray(chunk, self.dtype).data.cast("B"))
+            file.write(np.ascontiguousarray(chunk, self.dtype).reshape(-1).view(np.uint8).data)
 
 
 def members(rows: ExportRows) -> list[Member]:
