@@ -102,11 +102,6 @@ class ExportRows:
         return {name: stage for stage in self.stages for name in self.store.arrays(stage)}
 
     @property
-    def space(self) -> str:
-        """The latent space of the codes that inversion stored."""
-        return str(self.store.attrs["method"].get("space") or self.spaces[0])
-
-    @property
     def spaces(self) -> list[str]:
         """Names of all stored arrays of codes."""
         return [a.split("/")[1] for a in self.arrays if a.startswith("latents/")]
