@@ -23,10 +23,10 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import pyarrow as pa
@@ -43,6 +43,7 @@ from schemas.store import LatentStore
 __all__ = ["RowTables", "annotation_stages", "export_annotations"]
 
 METADATA_KEY = b"latentflow.export"
+GROUP_BYTES = 32 * 2**20
 _BASE = ("row", "image_id", "uri")
 
 
@@ -89,6 +90,31 @@ class RowTables:
         for block in range(self.rows.store.n_blocks):
             if len(self.rows.rows(block)):
                 yield self.block(block)
+
+    def pieces(self, sizes: Iterable[int]) -> Iterator[pa.Table]:
+        """The rows in tables of these sizes, whatever the store's blocks are.
+
+        One of them and a block are in memory at a time.
+        """
+        blocks, held = self.blocks(), self.schema.empty_table()
+        for size in sizes:
+            found = [held]
+            while sum(table.num_rows for table in found) < size:
+                found.append(next(blocks))
+            whole = pa.concat_tables(found)
+            held = whole.slice(size)
+            yield whole.slice(0, size).combine_chunks()
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of a row's values; 64 for a text."""
+        total = 0
+        for kind in self.schema.types:
+            if pa.types.is_fixed_size_list(kind):
+                total += kind.list_size * kind.value_type.bit_width // 8
+            else:
+                total += 64 if pa.types.is_string(kind) else kind.bit_width // 8
+        return total
 
     @property
     def strings(self) -> list[str]:
@@ -174,20 +200,27 @@ def _reason(number: int) -> str | None:
 
 
 def write_parquet(tables: RowTables, path: str | os.PathLike[str]) -> None:
-    """Write the rows as one Parquet file, a row group a block; one block is held in memory.
+    """Write the rows as one Parquet file in row groups of 32 MB: memory does not grow with rows.
 
     The same rows give the same bytes.
     """
-    with replacing(path) as file, open_parquet(file, tables) as writer:
-        for table in tables.blocks():
-            writer.write_table(table)
+    with replacing(path) as file:
+        write_groups(tables, file, tables.pieces(group_sizes(tables, tables.rows.n)))
 
 
-def open_parquet(file: Any, tables: RowTables) -> pq.ParquetWriter:
-    """A writer of these tables' schema: zstd, dictionaries for text only."""
-    return pq.ParquetWriter(
-        file, tables.schema, compression="zstd", use_dictionary=tables.strings or False
-    )
+def group_sizes(tables: RowTables, n: int) -> list[int]:
+    """Rows of each row group of a file of n rows."""
+    size = max(1, GROUP_BYTES // tables.row_bytes)
+    return [min(size, n - start) for start in range(0, n, size)]
+
+
+def write_groups(tables: RowTables, file: BinaryIO, groups: Iterable[pa.Table]) -> None:
+    """Write a Parquet file of these row groups: zstd, dictionaries for text only."""
+    with pq.ParquetWriter(
+        file, tables.schema, compression="zstd", use_dictionary=tables.strings
+    ) as writer:
+        for group in groups:
+            writer.write_table(group)
 
 
 def export_annotations(

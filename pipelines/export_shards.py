@@ -7,14 +7,13 @@ data/train-00000-of-0000N.parquet    columns of `pipelines.annotation_table`
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import yaml
 
-from pipelines.annotation_table import RowTables, open_parquet
+from pipelines.annotation_table import RowTables, group_sizes, write_groups
 
 SHARD_BYTES = 256 * 2**20
 _VALUES = {"int64": "int64", "int32": "int32", "int16": "int16", "string": "string",
@@ -29,42 +28,17 @@ def write_shards(tables: RowTables, folder: Path, shard_rows: int | None = None)
     """
     n = tables.rows.n
     if shard_rows is None:
-        shard_rows = max(1, SHARD_BYTES // _row_bytes(tables.schema))
+        shard_rows = max(1, SHARD_BYTES // tables.row_bytes)
     count = -(-n // shard_rows)
-    sizes = [n // count + (shard < n % count) for shard in range(count)]
     names = [f"data/train-{shard:05d}-of-{count:05d}.parquet" for shard in range(count)]
+    groups = [group_sizes(tables, n // count + (shard < n % count)) for shard in range(count)]
+    pieces = tables.pieces(size for sizes in groups for size in sizes)
     (folder / "data").mkdir()
-    for shard, pieces in itertools.groupby(_pieces(tables, sizes), key=lambda piece: piece[0]):
-        with open(folder / names[shard], "xb") as file, open_parquet(file, tables) as writer:
-            for _, piece in pieces:
-                writer.write_table(piece)
+    for name, sizes in zip(names, groups, strict=True):
+        with open(folder / name, "xb") as file:
+            write_groups(tables, file, itertools.islice(pieces, len(sizes)))
     (folder / "README.md").write_text(card(tables), encoding="utf-8")
     return names
-
-
-def _pieces(tables: RowTables, sizes: list[int]) -> Iterator[tuple[int, pa.Table]]:
-    """The blocks' tables cut at the ends of shards: (shard, table)."""
-    shard, room = 0, sizes[0]
-    for table in tables.blocks():
-        start = 0
-        while start < table.num_rows:
-            if room == 0:
-                shard, room = shard + 1, sizes[shard + 1]
-            piece = table.slice(start, room)
-            yield shard, piece
-            start, room = start + piece.num_rows, room - piece.num_rows
-
-
-def _row_bytes(schema: pa.Schema) -> int:
-    """Bytes of a row's values; 64 for a text."""
-    total = 0
-    for field in schema:
-        kind = field.type
-        if pa.types.is_fixed_size_list(kind):
-            total += kind.list_size * kind.value_type.bit_width // 8
-        else:
-            total += 64 if pa.types.is_string(kind) else kind.bit_width // 8
-    return total
 
 
 def card(tables: RowTables) -> str:
