@@ -15,9 +15,12 @@ def as_list(text: str) -> str:
     found: list[str] = []
     inside = False
     for line in text.splitlines():
-        # several parameters may stand in one line, one after a full stop
-        line = re.sub(r"(?<=\.) ([a-z_]+ : )", r"\n\1", line) if _LINE.match(line) else line
-        for part in line.split("\n"):
+        if line.startswith("    ") and not inside:  # code
+            found.append(line)
+            continue
+        if inside or _LINE.match(line):  # several may stand in one line, each after a full stop
+            line = re.sub(r"(?<=\.) ([a-z_]+ : )", r"\n\1", line)
+        for part in escaped(line).split("\n"):
             match = _LINE.match(part)
             if match:
                 name = match[1].strip("`")
@@ -27,6 +30,13 @@ def as_list(text: str) -> str:
                 inside = inside and bool(part.strip())
                 found.append(f"  {part.strip()}" if inside else part)
     return "\n".join(found)
+
+
+def escaped(line: str) -> str:
+    """The line with angle brackets outside of code shown as such."""
+    parts = re.split(r"(`+[^`]*`+)", line)
+    parts[::2] = [part.replace("<", "&lt;") for part in parts[::2]]
+    return "".join(parts)
 
 
 class ParameterLists(griffe.Extension):

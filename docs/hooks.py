@@ -72,7 +72,7 @@ def sections(schema: Schema) -> Iterator[tuple[str, str, Schema]]:
     """(path, description, object schema) of the root and of every section below it, in order."""
 
     def walk(path: str, section: Schema) -> Iterator[tuple[str, str, Schema]]:
-        yield path or "The root", cell(section.get("description", "")), section
+        yield path or "Top level", cell(section.get("description", "")), section
         for key, value in section["properties"].items():
             inner = target(value, schema)
             if inner is not None:
@@ -142,5 +142,6 @@ def yaml_value(value: Any) -> str:
 
 
 def cell(text: str) -> str:
-    """Text that fits into a table."""
-    return " ".join(text.split()).replace("|", "\\|").replace("<", "&lt;")
+    """Plain text that fits into a table."""
+    text = " ".join(text.split()).replace("<", "&lt;")
+    return text.replace("|", "\\|").replace("*", "\\*")
