@@ -7,6 +7,7 @@ other projects' formats can be written without their code, and without torch.
 from __future__ import annotations
 
 import io
+import math
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -137,21 +138,43 @@ _STORAGES = {"<f4": "FloatStorage", "<f8": "DoubleStorage", "<i8": "LongStorage"
 
 def _legacy_stream(value: Any, arrays: Mapping[str, np.ndarray], protocol: int = 3) -> bytes:
     """``torch.save`` in the legacy (not zip) format: five pickles, then every storage's bytes."""
-    parts = [LEGACY_MAGIC, LEGACY_PROTOCOL, _SYSTEM, value, list(arrays)]
-    stream = b"".join(Emitter(protocol).dumps(part) for part in parts)
     stored = (struct.pack("<q", a.size) + a.tobytes() for a in arrays.values())
-    return stream + b"".join(stored)
+    return _legacy_head(value, list(arrays), protocol) + b"".join(stored)
+
+
+def _legacy_head(value: Any, keys: list[str], protocol: int) -> bytes:
+    parts = [LEGACY_MAGIC, LEGACY_PROTOCOL, _SYSTEM, value, keys]
+    return b"".join(Emitter(protocol).dumps(part) for part in parts)
 
 
 def _storage(array: np.ndarray, key: str) -> Persistent:
-    kind = Name("torch", _STORAGES[array.dtype.str])
-    return Persistent(("storage", kind, key, "cpu", array.size, None))
+    return _storage_of(array.dtype.str, key, array.size)
+
+
+def _storage_of(dtype: str, key: str, size: int) -> Persistent:
+    return Persistent(("storage", Name("torch", _STORAGES[dtype]), key, "cpu", size, None))
 
 
 def _rebuilt(storage: Any, array: np.ndarray) -> Call:
-    stride = tuple(s // array.itemsize for s in array.strides)
-    arguments = (storage, 0, array.shape, stride, False, ordered())
+    return _rebuilt_of(storage, array.shape)
+
+
+def _rebuilt_of(storage: Any, shape: tuple[int, ...]) -> Call:
+    """A tensor in C order."""
+    stride = tuple(math.prod(shape[axis + 1 :]) for axis in range(len(shape)))
+    arguments = (storage, 0, shape, stride, False, ordered())
     return Call("torch._utils", "_rebuild_tensor_v2", arguments)
+
+
+def tensor_head(shape: tuple[int, ...]) -> bytes:
+    """A ``torch.save`` file of one float32 tensor, up to its values (little-endian, C order).
+
+    With it a tensor larger than memory can be written piece by piece; `torch_file` of the whole
+    array gives the same bytes.
+    """
+    storage = _storage_of("<f4", "0", math.prod(shape))
+    head = _legacy_head(_rebuilt_of(storage, shape), ["0"], protocol=2)
+    return head + struct.pack("<q", math.prod(shape))
 
 
 def storage_stream(array: np.ndarray) -> bytes:

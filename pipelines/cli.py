@@ -237,21 +237,36 @@ def export(
         str,
         typer.Option(
             "--as",
-            help="'annotations' (Parquet), 'directions' (npz), or another project's format: "
-            "interfacegan, e4e, idinvert, anycost, ganspace, ganspace_pca, ganspace_direction, "
-            "sefa, tensorgan.",
+            help="Rows (codes, annotations, factors): 'parquet', 'huggingface' (folder), "
+            "'safetensors', 'npz', 'interfacegan_latents' or 'e4e_latents' (folders); "
+            "'annotations' (Parquet without codes). 'directions' (.npz or .safetensors), or "
+            "another project's format of directions: interfacegan, e4e, idinvert, anycost, "
+            "ganspace, ganspace_pca, ganspace_direction, sefa, tensorgan.",
         ),
     ] = "annotations",
     direction: Annotated[
         list[str] | None, typer.Option("--direction", "-d", help="Only this one; may repeat.")
     ] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace a file or folder of an earlier export.")
+    ] = False,
 ) -> None:
-    """Export annotations or directions for other tools."""
-    from pipelines.finished import FinishedRun
+    """Export rows or directions for other tools.
+
+    Rows are those that are finished; how many are left out is told. A file or folder appears under
+    its name when it is complete.
+    """
+    from pipelines.finished import export_run
     from schemas.spec import load_spec
 
-    for path in FinishedRun.of(load_spec(spec)).export(kind, out, direction or ()):
+    done = export_run(load_spec(spec), kind, out, direction or (), overwrite)
+    for path in done.paths:
         console.print(f"wrote {path}", markup=False)
+    if done.rows is not None:
+        left_out = ", ".join(f"{n} {cause}" for cause, n in done.left_out.items() if n)
+        console.print(f"{done.rows} rows; left out: {left_out or 'none'}", markup=False)
+    for stage, n in done.not_measured.items():
+        console.print(f"{n} of them without {stage}", markup=False)
 
 
 @app.command("import")

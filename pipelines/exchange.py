@@ -6,14 +6,19 @@ The formats are those of `generators.direction_files`.
 from __future__ import annotations
 
 import dataclasses
+import io
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+from safetensors.numpy import save as save_safetensors
 
 from generators.direction_files import read_directions
 from generators.direction_writers import SUFFIXES, WRITERS, write_directions
+from pipelines.export import ROW_EXPORTS, check_target
+from schemas.atomic import write_bytes
 from schemas.errors import UsageError
 from transforms.blocks import sum_blocks
 from transforms.passes import PassRequest
@@ -26,23 +31,26 @@ if TYPE_CHECKING:
 
 
 def export_directions(
-    run: FinishedRun, kind: str, out: Path, names: Sequence[str] = ()
+    run: FinishedRun, kind: str, out: Path, names: Sequence[str] = (), overwrite: bool = False
 ) -> list[Path]:
     """Write directions in a peer's format; returns the files.
 
     out : a folder, with a file a direction, where the format holds one; else the file.
     names : of the directions, by default all of the run's set.
 
-    Raises UsageError for an unknown format, DirectionMismatchError for directions with layers in
-    a format without them.
+    overwrite : replace files that exist.
+
+    Raises UsageError for an unknown format or files that exist, DirectionMismatchError for
+    directions with layers in a format without them.
     """
     if kind not in WRITERS:
         raise UsageError(
-            f"export {kind!r} is not known: use 'annotations', 'directions' or one of "
-            f"{sorted(WRITERS)!r}"
+            f"export {kind!r} is not known: use one of {list(ROW_EXPORTS)!r}, 'directions' or one "
+            f"of {sorted(WRITERS)!r}"
         )
     chosen = [run.directions[name] for name in names] or list(run.directions)
     if kind not in SUFFIXES:
+        check_target(out, folder=False, overwrite=overwrite)
         mean = None
         if kind in ("ganspace", "ganspace_pca"):
             mean = _moments(run, MomentsOfRows(diagonal=True)).mean
@@ -50,11 +58,50 @@ def export_directions(
         out.parent.mkdir(parents=True, exist_ok=True)
         write_directions(chosen, out, kind, mean=mean)
         return [out]
-    out.mkdir(parents=True, exist_ok=True)
     paths = [out / f"{d.name}{SUFFIXES[kind]}" for d in chosen]
+    for path in paths:
+        check_target(path, folder=False, overwrite=overwrite)
+    out.mkdir(parents=True, exist_ok=True)
     for direction, path in zip(chosen, paths, strict=True):
         write_directions([direction], path, kind)
     return paths
+
+
+def export_all_directions(
+    run: FinishedRun, out: Path, names: Sequence[str] = (), overwrite: bool = False
+) -> list[Path]:
+    """Write directions float64 by name into one ``.npz``, or ``.safetensors``; returns the file.
+
+    ``facts`` is JSON: space, method, sd, layers, intercept, target and generator of each; an array
+    of text in the npz, an entry of the metadata in safetensors.
+
+    Raises UsageError for another ending or a file that exists.
+    """
+    check_target(out, folder=False, overwrite=overwrite)
+    chosen = [run.directions[name] for name in names] or list(run.directions)
+    facts = {
+        d.name: {
+            "space": d.space,
+            "method": d.method,
+            "sd": d.sd,
+            "layers": d.layers,
+            "intercept": d.intercept,
+            "target": d.provenance.get("target"),
+            "generator_fp": run.directions.generator_fp,
+        }
+        for d in chosen
+    }
+    vectors = {d.name: np.array(d.vector) for d in chosen}
+    if out.suffix == ".safetensors":
+        data = save_safetensors(vectors, metadata={"facts": json.dumps(facts)})
+    elif out.suffix == ".npz":
+        buffer = io.BytesIO()
+        np.savez(buffer, allow_pickle=False, facts=np.array(json.dumps(facts)), **vectors)
+        data = buffer.getvalue()
+    else:
+        raise UsageError(f"directions go into an '.npz' or a '.safetensors', not {out.name!r}")
+    write_bytes(out, data)
+    return [out]
 
 
 def import_directions(

@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-import io
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from pipelines.export import ROW_EXPORTS, Exported, export_rows
 from pipelines.run_folder import RunFolder
-from schemas.atomic import write_bytes
 from schemas.directions import Direction, DirectionSet
 from schemas.errors import DataError, StoreError, UsageError
 from schemas.index import DatasetIndex
 from schemas.reasons import Reason, Status, describe
 from schemas.spec import RunSpec
 from schemas.store import LatentStore
-
-EXPORTS = ("annotations", "directions")
+from transforms.sources import SelectBlocks, StoreBlocks
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,6 +59,34 @@ class FinishedRun:
         array = self.store.array(f"latents/{self.directions.space}")
         return np.stack([np.asarray(array[row]) for row in rows])
 
+    def blocks(
+        self, arrays: Sequence[str] = (), factors: Sequence[str] = (), where: Any = None
+    ) -> SelectBlocks:
+        """Rows block by block, as analyses read them; for `pipelines.latent_batches` or own loops.
+
+        arrays : of the store, by default the codes. factors : of the index, joined by row: codes
+            int16, -1 missing, or values float64. where : bool (n_rows,), rows to use.
+
+        A block's ``read`` gives row numbers (m,) and arrays by name (m, ...): rows that are OK in
+        every stage that writes one of the arrays, and whose image is still in the dataset.
+
+        Raises StoreError for an array that no stage writes, DataError for an unknown factor.
+        """
+        chosen = tuple(arrays) or (f"latents/{self.directions.space}",)
+        owners = {a: stage for stage in self.store.stages() for a in self.store.arrays(stage)}
+        unknown = [name for name in chosen if name not in owners]
+        if unknown:
+            raise StoreError(
+                f"arrays {unknown!r} are not in the store: use one of {list(owners)!r}"
+            )
+        source = StoreBlocks(self.store.path, chosen, tuple(sorted({owners[a] for a in chosen})))
+        columns: dict[str, np.ndarray] = {}
+        for name in factors:
+            values = self.index.factor(name)
+            columns[name] = values[0] if isinstance(values, tuple) else values
+        taken = self.index.active if where is None else self.index.active & np.asarray(where, bool)
+        return SelectBlocks(source, {name: name for name in chosen}, columns, taken)
+
     def direction(self, name: str) -> Direction:
         """A direction of the set by name, or a style channel ("s.<attribute>", "s.b8.conv1.12").
 
@@ -74,42 +100,42 @@ class FinishedRun:
                 return channel_direction(name, *model, self.directions.generator_fp)
         return self.directions[name]
 
-    def export(self, kind: str, out: Path, names: Sequence[str] = ()) -> list[Path]:
-        """Write an export; returns the files.
+    def export(
+        self, kind: str, out: Path, names: Sequence[str] = (), overwrite: bool = False
+    ) -> Exported:
+        """Write rows or directions for other tools: the kinds of `pipelines.export`.
 
-        kind : annotations, one Parquet table, a row an image; directions, one .npz of all vectors,
-            the facts about each as JSON under ``facts``; or a format of
-            `generators.direction_files`: a folder, with a file a direction where the format holds
-            one vector.
-        names : of the directions to write, by default all.
+        names : of the directions to write, by default all. overwrite : replace what an export
+        wrote before.
+
+        Raises UsageError for an unknown kind or a target that exists; see `export_rows` and
+        `export_directions` for the others.
         """
-        if kind == "annotations":
-            from pipelines.annotation_table import export_annotations
-
-            out.parent.mkdir(parents=True, exist_ok=True)
-            export_annotations(self.store, self.index, out)
-            return [out]
+        if kind in ROW_EXPORTS:
+            return export_rows(self.store, self.index, kind, out, overwrite)
         if kind == "directions":
-            return [self._npz(out)]
+            from pipelines.exchange import export_all_directions
+
+            return Exported(export_all_directions(self, out, names, overwrite))
         from pipelines.exchange import export_directions
 
-        return export_directions(self, kind, out, names)
+        return Exported(export_directions(self, kind, out, names, overwrite))
 
-    def _npz(self, out: Path) -> Path:
-        facts = {
-            d.name: {
-                "space": d.space,
-                "method": d.method,
-                "sd": d.sd,
-                "layers": d.layers,
-                "target": d.provenance.get("target"),
-                "generator_fp": self.directions.generator_fp,
-            }
-            for d in self.directions
-        }
-        buffer = io.BytesIO()
-        vectors = {d.name: d.vector for d in self.directions}
-        np.savez(buffer, allow_pickle=False, facts=np.array(json.dumps(facts)), **vectors)
-        out.parent.mkdir(parents=True, exist_ok=True)
-        write_bytes(out, buffer.getvalue())
-        return out
+
+def export_run(
+    spec: RunSpec, kind: str, out: Path, names: Sequence[str] = (), overwrite: bool = False
+) -> Exported:
+    """`FinishedRun.export` for a specification; rows can be exported before there are directions.
+
+    Raises StoreError where the run lacks what the export needs.
+    """
+    if kind not in ROW_EXPORTS:
+        return FinishedRun.of(spec).export(kind, out, names, overwrite)
+    with RunFolder.open(spec.output_path) as folder:
+        if folder.index is None or folder.store is None:
+            lacking = "index" if folder.index is None else "store"
+            raise StoreError(
+                f"run {spec.name!r} has no {lacking}: {folder.absent.get(lacking, 'missing')}; "
+                "run it first with 'latentflow run'"
+            )
+        return export_rows(folder.store, folder.index, kind, out, overwrite)

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import os
+import re
+import shutil
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from schemas.fingerprint import pretty_json
 
@@ -31,12 +35,22 @@ def write_bytes(path: str | os.PathLike[str], data: bytes) -> None:
     The parent directory is created. Raises OSError as the file system gives it; the file at
     ``path`` is then unchanged.
     """
+    with replacing(path) as file:
+        file.write(data)
+
+
+@contextmanager
+def replacing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
+    """A file to write, which takes the place of ``path`` when the block ends without an error.
+
+    The parent directory is created. After an error, ``path`` is unchanged.
+    """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex}{PARTIAL_SUFFIX}")
+    temporary = _partial(path)
     try:
         with open(temporary, "xb") as file:
-            file.write(data)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
@@ -44,6 +58,50 @@ def write_bytes(path: str | os.PathLike[str], data: bytes) -> None:
         temporary.unlink(missing_ok=True)
         raise
     sync_directory(path.parent)
+
+
+@contextmanager
+def replacing_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """A new folder to fill, which takes the place of ``path`` when the block ends without an error.
+
+    A folder at ``path`` is moved aside before and deleted afterwards: a reader sees the old one,
+    none for a moment, or the new one, never a part of it. The files' bytes are made durable first.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary, former = _partial(path), _partial(path)
+    temporary.mkdir()
+    try:
+        yield temporary
+        for found in temporary.rglob("*"):
+            sync_directory(found)
+        if path.exists():
+            os.rename(path, former)
+        os.rename(temporary, path)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        if former.exists() and not path.exists():
+            os.rename(former, path)
+        raise
+    sync_directory(path.parent)
+    shutil.rmtree(former, ignore_errors=True)
+
+
+def delete_partials_of(path: str | os.PathLike[str]) -> None:
+    """Delete what a killed process left of `replacing` ``path``. Only its one writer may."""
+    path = Path(path)
+    mine = re.compile(re.escape(path.name) + r"\.[0-9a-f]{32}" + re.escape(PARTIAL_SUFFIX))
+    for found in path.parent.glob(f"*{PARTIAL_SUFFIX}"):
+        if not mine.fullmatch(found.name):
+            continue
+        if found.is_dir():
+            shutil.rmtree(found, ignore_errors=True)
+        else:
+            found.unlink(missing_ok=True)
+
+
+def _partial(path: Path) -> Path:
+    return path.with_name(f"{path.name}.{uuid.uuid4().hex}{PARTIAL_SUFFIX}")
 
 
 def write_json(path: str | os.PathLike[str], obj: Any) -> None:

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from safetensors import safe_open
 
 import generators
 from generators.affine import affine_layers
@@ -235,7 +236,20 @@ def test_a_run_s_directions_are_exported_and_read_back(finished, tmp_path):
         np.testing.assert_allclose(found.vector, run.directions[name].vector, atol=1e-7)
     with pytest.raises(UsageError, match="'excel' is not known"):
         run.export("excel", tmp_path / "x")
-    assert json.loads(str(np.load(run.export("directions", tmp_path / "d.npz")[0])["facts"]))
+    (path,) = run.export("directions", tmp_path / "d.npz").paths
+    assert json.loads(str(np.load(path)["facts"]))["sefa.000"]["space"] == "w_plus"
+    (path,) = run.export("directions", tmp_path / "d.safetensors", ["sefa.000"]).paths
+    with safe_open(path, "np") as file:
+        assert json.loads(file.metadata()["facts"])["sefa.000"]["method"] == "sefa"
+        np.testing.assert_array_equal(
+            file.get_tensor("sefa.000"), run.directions["sefa.000"].vector
+        )
+    with pytest.raises(UsageError, match="--overwrite"):
+        run.export("directions", path)
+    with pytest.raises(UsageError, match="not .d.csv."):
+        run.export("directions", tmp_path / "d.csv")
+    with pytest.raises(UsageError, match="--overwrite"):
+        run.export("e4e", tmp_path / "e4e", ["sefa.000"])
 
 
 def test_specs_of_the_generator_s_analyses_are_checked():

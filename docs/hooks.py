@@ -1,0 +1,147 @@
+"""Pages of the documentation that are made of other files, for ``mkdocs build``.
+
+The front page is README.md, the changes CHANGELOG.md, the model cards lie beside the models, and
+the specification's page is made of its schema: nothing is written twice.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+CARDS = ROOT / "generators" / "bundled" / "faces64"
+
+Schema = Mapping[str, Any]
+
+
+def on_files(files: Any, config: Any) -> Any:
+    """Add the made pages to those of the folder."""
+    from mkdocs.structure.files import File
+
+    for name, text in pages().items():
+        files.append(File.generated(config, name, content=text))
+    return files
+
+
+def pages() -> dict[str, str]:
+    """Path in the site -> Markdown."""
+    sys.path.insert(0, str(ROOT))
+    try:
+        from schemas.spec import json_schema
+    finally:
+        sys.path.remove(str(ROOT))
+    return {
+        "index.md": relinked((ROOT / "README.md").read_text(encoding="utf-8")),
+        "changelog.md": relinked((ROOT / "CHANGELOG.md").read_text(encoding="utf-8")),
+        "models/generator.md": (CARDS / "generator.md").read_text(encoding="utf-8"),
+        "models/annotators.md": (CARDS / "annotators.md").read_text(encoding="utf-8"),
+        "specification.md": specification(json_schema()),
+    }
+
+
+def relinked(text: str) -> str:
+    """Links of a file in the repository's root as links of a page in the site's root."""
+    text = text.replace("](docs/", "](")
+    return re.sub(r"\]\(generators/bundled/faces64/(\w+\.md)\)", r"](models/\1)", text)
+
+
+# ---- the specification --------------------------------------------------------------------------
+
+INTRODUCTION = """# Run specification
+
+A YAML file. Paths in it are relative to the file's own folder. Unknown keys and wrong values are
+answered with line, value and cure before anything is started. An analysis that is named without a
+value (`pca:`) runs with its defaults; one that is not named does not run. This page is made from
+the JSON Schema that `latentflow schema` prints for editors.
+"""
+
+
+def specification(schema: Schema) -> str:
+    """Every section of the schema as a heading with a table of its keys."""
+    parts = [INTRODUCTION]
+    for title, text, section in sections(schema):
+        parts.append(f"## {title}\n\n{text}\n\n{table(section, schema)}\n")
+    return "\n".join(parts)
+
+
+def sections(schema: Schema) -> Iterator[tuple[str, str, Schema]]:
+    """(path, description, object schema) of the root and of every section below it, in order."""
+
+    def walk(path: str, section: Schema) -> Iterator[tuple[str, str, Schema]]:
+        yield path or "Top level", cell(section.get("description", "")), section
+        for key, value in section["properties"].items():
+            inner = target(value, schema)
+            if inner is not None:
+                dots = "[]" if value.get("type") == "array" else ""
+                yield from walk(f"{path}.{key}{dots}".lstrip("."), inner)
+
+    return walk("", schema)
+
+
+def target(value: Schema, schema: Schema) -> Schema | None:
+    """The section that a key holds, itself, in a list or as an alternative; None for plain keys."""
+    options = [value, value.get("items", {}), *value.get("anyOf", [])]
+    for option in options:
+        if "$ref" in option:
+            return schema["$defs"][option["$ref"].rpartition("/")[2]]
+    return None
+
+
+def table(section: Schema, schema: Schema) -> str:
+    """A row for each key: name, type, default, limits and description."""
+    lines = ["| key | type | default | meaning |", "|---|---|---|---|"]
+    required = section.get("required", [])
+    for key, value in section["properties"].items():
+        plain = target(value, schema) is None
+        default = "**required**" if key in required else "-"
+        if plain and "default" in value:
+            default = f"`{yaml_value(value['default'])}`"
+        text = " ".join([value.get("description", ""), *limits(value)])
+        lines.append(f"| `{key}` | {cell(type_of(value))} | {default} | {cell(text)} |")
+    return "\n".join(lines)
+
+
+def type_of(value: Schema) -> str:
+    """A key's type in words."""
+    if "enum" in value:
+        return " or ".join(f"`{yaml_value(option)}`" for option in value["enum"])
+    if "const" in value:
+        return f"`{yaml_value(value['const'])}`"
+    if "anyOf" in value:
+        return " or ".join(type_of(option) for option in value["anyOf"])
+    if "$ref" in value:
+        return "section"
+    kind = value.get("type", "any")
+    if kind == "array":
+        inner = value.get("items") or next(iter(value.get("prefixItems", [])), {})
+        return "list of sections" if "$ref" in inner else f"list of {type_of(inner)}"
+    return {"object": "mapping", "string": "text"}.get(str(kind), str(kind))
+
+
+def limits(value: Schema) -> list[str]:
+    """The bounds of a number."""
+    words = {
+        "minimum": "At least",
+        "exclusiveMinimum": "More than",
+        "maximum": "At most",
+        "exclusiveMaximum": "Less than",
+    }
+    found = [value, *value.get("anyOf", [])]
+    return [f"{text} {v[key]:g}." for v in found for key, text in words.items() if key in v]
+
+
+def yaml_value(value: Any) -> str:
+    """A value as it would stand in the file."""
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    return '""' if value == "" else str(value).replace("'", '"')
+
+
+def cell(text: str) -> str:
+    """Plain text that fits into a table."""
+    text = " ".join(text.split()).replace("<", "&lt;")
+    return text.replace("|", "\\|").replace("*", "\\*")

@@ -1,0 +1,132 @@
+"""What the documentation promises is there: links, names of the API, keys, examples.
+
+``make docs`` builds the site with mkdocs in strict mode; this needs nothing but our own code.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import inspect
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from pydantic import BaseModel
+
+from schemas.spec import RunSpec, json_schema
+
+ROOT = Path(__file__).parents[1]
+DOCS = ROOT / "docs"
+PAGES = sorted(DOCS.glob("*.md"))
+LINK = re.compile(r"\]\(([^)#\s]+)(?:#[^)\s]*)?\)")
+NAME = re.compile(r"^::: (\S+)", re.MULTILINE)
+SNIPPET = re.compile(r'^--8<-- "([^"]+)"', re.MULTILINE)
+
+
+def load_hooks() -> Any:
+    spec = importlib.util.spec_from_file_location("docs_hooks", DOCS / "hooks.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+HOOKS = load_hooks()
+MADE = HOOKS.pages()
+
+
+def names_of(page: Path) -> list[str]:
+    return NAME.findall(page.read_text())
+
+
+def resolved(name: str) -> Any:
+    """The module, class or function of a dotted name."""
+    parts = name.split(".")
+    for end in range(len(parts), 0, -1):
+        try:
+            found: Any = importlib.import_module(".".join(parts[:end]))
+        except ModuleNotFoundError:
+            continue
+        for part in parts[end:]:
+            found = getattr(found, part)
+        return found
+    raise AssertionError(name)
+
+
+@pytest.mark.parametrize("page", [*PAGES, *MADE], ids=str)
+def test_links_lead_to_pages_and_pictures(page):
+    text = MADE[page] if isinstance(page, str) else page.read_text()
+    folder = Path(page).parent if isinstance(page, str) else Path()
+    for target in LINK.findall(re.sub(r"```.*?```", "", text, flags=re.DOTALL)):
+        if not target.startswith(("http://", "https://")):
+            inside = (folder / target).as_posix()
+            assert inside in MADE or (DOCS / inside).is_file(), (str(page), target)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
+def test_named_objects_exist_and_are_documented(page):
+    for name in names_of(page):
+        found = resolved(name)
+        assert inspect.getdoc(found), name
+    for path in SNIPPET.findall(page.read_text()):
+        assert (ROOT / path).is_file(), path
+
+
+def test_the_api_page_names_members_that_exist():
+    text = (DOCS / "api.md").read_text()
+    listed = re.findall(r"^::: (\S+)\n    options:\n      members: \[(.+)\]", text, re.MULTILINE)
+    assert len(listed) == 2
+    for name, members in listed:
+        found = resolved(name)
+        assert [m for m in members.split(", ") if not hasattr(found, m)] == []
+    assert len(names_of(DOCS / "api.md")) > 40
+
+
+def test_the_specification_page_has_every_key_and_its_meaning():
+    page = MADE["specification.md"]
+
+    def check(model: type[BaseModel]) -> int:
+        count = 0
+        for name, field in model.model_fields.items():
+            assert f"| `{name}` |" in page, (model.__name__, name)
+            if field.description:
+                assert HOOKS.cell(field.description) in page, (model.__name__, name)
+            count += 1
+        return count
+
+    found = [m for m in all_models(RunSpec)]
+    assert sum(map(check, found)) > 80 and len(found) == len(json_schema()["$defs"]) + 1
+    assert "## analyse.hosvd" in page and "## annotate[]" in page
+    assert "| `name` | text | **required** |" in page
+    assert "| `max_pixels` | integer | `67108864` |" in page
+
+
+def all_models(model: type[BaseModel], seen: list[type[BaseModel]] | None = None):
+    seen = [] if seen is None else seen
+    if model not in seen:
+        seen.append(model)
+        for field in model.model_fields.values():
+            for name in re.findall(r"\w+Spec\b", str(field.annotation)):
+                modules = ("schemas.spec_models", "schemas.spec_analyses")
+                for module in map(importlib.import_module, modules):
+                    if hasattr(module, name):
+                        all_models(getattr(module, name), seen)
+                        break
+    return seen
+
+
+def test_every_page_is_in_the_navigation():
+    config = yaml.safe_load((ROOT / "mkdocs.yml").read_text())
+    listed = [p for part in config["nav"] for value in part.values()
+              for p in ([value] if isinstance(value, str) else
+                        [page for entry in value for page in entry.values()])]  # fmt: skip
+    assert set(listed) >= {page.name for page in PAGES} | set(MADE)
+    assert len(listed) == len(set(listed))
+
+
+def test_links_of_the_readme_are_turned_to_the_site():
+    text = HOOKS.relinked("[a](docs/design.md) [b](generators/bundled/faces64/generator.md)")
+    assert text == "[a](design.md) [b](models/generator.md)"
