@@ -49,7 +49,9 @@ def diff(
     link = None if choice is None else choice.chosen
     sides, source = _sides(old, new, pairs, samples, trust)
     found = compare(*sides, link, rule, strip_rows=strip_rows, progress=progress)
-    return _result(old, new, pairs, (choice, unlinked), rule, sides, source, found), found.strips
+    spaces = spaces_facts(choice, unlinked, len(pairs.rows))
+    result = summarise((old.facts(), new.facts()), sides, spaces, rule, source, found)
+    return result, found.strips
 
 
 def _sides(
@@ -105,44 +107,45 @@ def _sample_rows(new: ComparedRun, pairs: Pairs, samples: int) -> np.ndarray:
     return chosen
 
 
-def _result(
-    old: ComparedRun,
-    new: ComparedRun,
-    pairs: Pairs,
-    linked: tuple[MapChoice | None, str],
-    rule: Rule,
+def summarise(
+    runs: tuple[dict[str, Any], dict[str, Any]],
     sides: tuple[Side, Side],
+    spaces: dict[str, Any],
+    rule: Rule,
     source: str,
     found: Drift,
 ) -> dict[str, Any]:
+    """A comparison as JSON: ``drift.json``.
+
+    runs : `ComparedRun.facts` of old and new. spaces : see `spaces_facts`. source : of the samples.
+    """
+    old, new = sides
     names = old.directions.names()
     verdicts = [e["verdict"] for e in found.entries]
+    checked = [e["held_out"]["agrees"] for e in found.entries if "held_out" in e]
     return {
         "version": DIFF_VERSION,
-        "old": old.facts(),
-        "new": new.facts(),
+        "old": runs[0],
+        "new": runs[1],
         "same_generator": old.directions.generator_fp == new.directions.generator_fp,
-        "spaces": spaces_facts(*linked, len(pairs.rows)),
+        "spaces": spaces,
         "rule": {
             "text": str(rule),
             "strength": rule.strength,
             "share": rule.share,
             "sigmas": rule.sigmas,
-        },  # fmt: skip
+        },
         "samples": {
             "source": source,
-            "evidence": (len(sides[1].codes) + 1) // 2,
-            "held_out": len(sides[1].codes) // 2,
+            "evidence": (len(new.codes) + 1) // 2,
+            "held_out": len(new.codes) // 2,
         },
         "directions": found.entries,
         "groups": found.groups,
         "only_new": [n for n in new.directions.names() if n not in names],
         "survive": verdicts.count(SURVIVES),
         "must_not_be_reused": verdicts.count(REFUSED),
-        "confirmed": [
-            sum(e["held_out"]["agrees"] for e in found.entries if "held_out" in e),
-            sum("held_out" in e for e in found.entries),
-        ],
+        "confirmed": [sum(checked), len(checked)],
     }
 
 
