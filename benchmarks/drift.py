@@ -71,7 +71,7 @@ class Size:
     attributes: tuple[str, ...] | None = None
 
 
-SMOKE = Size(48, 8, 8, 0, (), (), (0.5,), 4, ("glasses", "happiness"))
+SMOKE = Size(32, 8, 8, 0, (), (1,), (), 4, ("glasses", "happiness"))
 
 
 @dataclass(frozen=True, eq=False)
@@ -341,7 +341,7 @@ def truth_of(
 ) -> tuple[bool, float | None]:
     """Whether the direction survives on the held-out faces, and its share of the effect."""
     measure = entry.get("measure")
-    if measure is None:
+    if measure is None or "reference" not in entry:
         return False, None
     before = old["directions"][entry["name"]]
     sides = {"reused": (new, on_trial(before, new["directions"].generator_fp))}

@@ -194,7 +194,7 @@ def print_diff(result: dict[str, Any], console: Console) -> None:
         sep="\n", markup=False, highlight=False,
     )  # fmt: skip
     table = Table(box=None, pad_edge=False)
-    table.add_column("direction", overflow="fold")
+    table.add_column("direction", no_wrap=True)
     table.add_column("measure")
     for title in ("cosine", "mapped", "old", "reused", "new", "share"):
         table.add_column(title, justify="right", no_wrap=True)

@@ -388,6 +388,6 @@ def test_summaries_count_verdicts(codes):
     found = compare(*sides)
     result = summarise(({}, {}), sides, spaces_facts(None, "why", 0), Rule(), "x", found)
     assert result["only_new"] == ["extra"] and not result["same_generator"]
-    assert result["survive"] == sum(e["verdict"] == SURVIVES for e in found.entries) == 1
+    assert result["survive"] == sum(e["verdict"] == SURVIVES for e in found.entries) == 2
     assert result["confirmed"] == [3, 3]
     assert result["rule"]["share"] == 0.5 and "50%" in result["rule"]["text"]

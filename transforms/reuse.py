@@ -48,9 +48,11 @@ def judge(
         reason = "does the opposite" if opposite else "has no effect beyond noise"
         return Verdict(False, reason, effect, wanted, noise, part)
     if part is not None and part < share:
-        reason = f"has {part:.0%} of the effect it should have"
+        reason = f"keeps only {part:.0%} of the effect"
         return Verdict(False, reason, effect, wanted, noise, part)
-    reason = "works, and nothing better is known" if part is None else f"has {part:.0%} of it"
+    reason = (
+        "works, and nothing better is known" if part is None else f"keeps {part:.0%} of the effect"
+    )
     return Verdict(True, reason, effect, wanted, noise, part)
 
 
