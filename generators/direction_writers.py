@@ -211,7 +211,7 @@ def write_directions(
     Files keep vectors in float32, interfacegan's in float64.
 
     Raises UsageError for an unknown format or no directions, DirectionMismatchError for directions
-    that the format cannot hold.
+    of several generators or that the format cannot hold.
     """
     if file_format not in WRITERS:
         raise UsageError(
@@ -219,4 +219,10 @@ def write_directions(
         )
     if not directions:
         raise UsageError(f"there are no directions to write as {file_format!r}: name some")
+    made_for = sorted({str(d.provenance.get("generator_fp")) for d in directions})
+    if len(made_for) > 1:
+        raise DirectionMismatchError(
+            f"directions to write as {file_format!r} were made for generators {made_for!r}, and "
+            "the file cannot say which is whose; write those of one generator a file"
+        )
     write_bytes(Path(path), WRITERS[file_format](directions, mean))

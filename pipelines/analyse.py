@@ -18,7 +18,7 @@ from pipelines.fits.tensor import fit_hosvd
 from pipelines.fits.weights import fit_jacobian, fit_sefa
 from pipelines.lineage import compare_analyses, requested
 from pipelines.statistics import SavedStatistics
-from schemas.directions import DirectionSet
+from schemas.directions import FOREIGN_METHODS, DirectionSet
 from schemas.errors import StoreError, UsageError
 from schemas.fingerprint import digest
 from schemas.index import DatasetIndex
@@ -133,8 +133,8 @@ def _existing(path: Path, generator_fp: str, space: str) -> DirectionSet:
 
 def _replaced(old: DirectionSet, name: str, fitted: Fitted, wanted: list[str]) -> DirectionSet:
     """The set with the analysis' directions renewed, in the order of the specification, and then
-    the imported ones."""
-    imported = [d for d in old if d.method == "imported"]
+    the imported and transferred ones."""
+    foreign = [d for d in old if d.method in FOREIGN_METHODS]
     kept = [
         d
         for d in old
@@ -144,4 +144,4 @@ def _replaced(old: DirectionSet, name: str, fitted: Fitted, wanted: list[str]) -
         [*kept, *fitted.directions],
         key=lambda d: wanted.index(d.provenance.get("analysis", name)),
     )
-    return DirectionSet(old.generator_fp, old.space, [*ordered, *imported])
+    return DirectionSet(old.generator_fp, old.space, [*ordered, *foreign])

@@ -42,6 +42,12 @@ Trust = Annotated[
 Wait = Annotated[
     float, typer.Option("--wait", help="Seconds to wait for another run's lock.", min=0)
 ]
+OldRun = typer.Argument(help="The older run.", metavar="OLD")
+NewRun = typer.Argument(help="The newer run.", metavar="NEW")
+OldGenerator = Annotated[
+    str | None, typer.Option(help="The old run's generator, where its specification moved on.")
+]
+NewGenerator = Annotated[str | None, typer.Option(help="The same for the new run.")]
 Address = Annotated[
     str | None, typer.Option("--ray-address", help="Ray cluster; default: the spec's, else local.")
 ]
@@ -299,6 +305,67 @@ def import_command(
         claimed = generator if known else generators.fingerprint(generator)
         for found in import_directions(finished, file, space, claimed, name):
             console.print(f"imported {found}", markup=False)
+
+
+@app.command()
+def diff(
+    old: Annotated[Path, OldRun],
+    new: Annotated[Path, NewRun],
+    out: Annotated[Path | None, typer.Option(help="Folder for drift.json and drift.html.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, not a table.")] = False,
+    samples: Annotated[int, typer.Option(help="Samples edited along each direction.", min=8)] = 64,
+    strength: Annotated[float, typer.Option(help="Of the trial, in standard deviations.")] = 2.0,
+    old_generator: OldGenerator = None,
+    new_generator: NewGenerator = None,
+    trust: Trust = False,
+) -> None:
+    """Compare two runs: which directions survived a change of the model, which must not be reused.
+
+    Each direction's cosine, principal angles and measured effect on the same samples. Give two
+    specifications, run folders, or direction sets '<run>/directions/<store>'.
+    """
+    from pipelines.compared_run import ComparedRun
+    from pipelines.diff import diff as compare_runs
+    from pipelines.diff import print_diff, write_diff
+    from pipelines.drift import Rule
+    from pipelines.progress import stage_progress
+
+    sides = ComparedRun.open(old, old_generator), ComparedRun.open(new, new_generator)
+    with stage_progress(console, "diff") as progress:
+        result, strips = compare_runs(
+            *sides, samples=samples, rule=Rule(strength), trust=trust, progress=progress
+        )
+    if as_json:
+        typer.echo(json.dumps(result, indent=2))
+    else:
+        print_diff(result, Console())
+    for path in write_diff(result, strips, out) if out is not None else ():
+        console.print(f"wrote {path}", markup=False)
+
+
+@app.command()
+def transfer(
+    old: Annotated[Path, OldRun],
+    new: Annotated[Path, NewRun],
+    direction: Annotated[list[str], typer.Option("--direction", "-d", help="Name; may repeat.")],
+    wait: Wait = 0.0,
+) -> None:
+    """Map directions of an old run into a new run's set, by the images that both runs hold.
+
+    They are called 'transferred.<name>', carry the map's error on images kept back from its fit,
+    and stay when the run is renewed. Run the new specification again to evaluate them.
+    """
+    from pipelines.compared_run import ComparedRun
+    from pipelines.transfer import transfer_directions
+
+    sides = ComparedRun.open(old), ComparedRun.open(new)
+    for found in transfer_directions(*sides, direction, wait):
+        quality = found.quality
+        console.print(
+            f"{found.name}: by {quality['map']}, map error {quality['map_error']:.3g}, correlation "
+            f"{quality['correlation']:.3f} on {quality['images_held_out']} images kept back",
+            markup=False, highlight=False,
+        )  # fmt: skip
 
 
 @app.command()

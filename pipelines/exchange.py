@@ -19,7 +19,8 @@ from generators.direction_files import read_directions
 from generators.direction_writers import SUFFIXES, WRITERS, write_directions
 from pipelines.export import ROW_EXPORTS, check_target
 from schemas.atomic import write_bytes
-from schemas.errors import UsageError
+from schemas.direction import FOREIGN_METHODS
+from schemas.errors import DirectionMismatchError, UsageError
 from transforms.blocks import sum_blocks
 from transforms.passes import PassRequest
 from transforms.requests import MomentsAlong, MomentsOfRows
@@ -116,7 +117,8 @@ def import_directions(
     The standard deviation, the unit of strength, is measured on the run's codes. Directions that
     were imported before under the same names are replaced; those of analyses are not.
 
-    Raises UsageError for another space or generator, or for a name that an analysis uses.
+    Raises UsageError for another space or for a name that an analysis uses,
+    DirectionMismatchError for another generator.
     """
     own = run.directions.space
     if space != own and (space, own) != ("w", "w_plus"):
@@ -125,9 +127,10 @@ def import_directions(
             "in one set"
         )
     if generator_fp != run.directions.generator_fp:
-        raise UsageError(
+        raise DirectionMismatchError(
             f"the run's generator is {run.directions.generator_fp!r}, the one claimed for "
-            f"{str(path)!r} is {generator_fp!r}: import it into a run of that generator"
+            f"{str(path)!r} is {generator_fp!r}: import it into a run of that generator, and map "
+            "it from there with 'latentflow transfer OLD_RUN NEW_RUN -d NAME', or compute it again"
         )
     found = read_directions(
         path,
@@ -137,7 +140,7 @@ def import_directions(
         row_shape=run.store.array(f"latents/{own}").shape[1:],
         name=name,
     )
-    taken = {d.name for d in run.directions if d.method != "imported"}
+    taken = {d.name for d in run.directions if d.method not in FOREIGN_METHODS}
     both = sorted(taken & {d.name for d in found})
     if both:
         raise UsageError(f"the run already has directions {both!r}: choose another name")

@@ -11,8 +11,9 @@ import numpy as np
 
 from pipelines.export import ROW_EXPORTS, Exported, export_rows
 from pipelines.run_folder import RunFolder
+from schemas.direction import transfer_cure
 from schemas.directions import Direction, DirectionSet
-from schemas.errors import DataError, StoreError, UsageError
+from schemas.errors import DataError, DirectionMismatchError, StoreError, UsageError
 from schemas.index import DatasetIndex
 from schemas.reasons import Reason, Status, describe
 from schemas.spec import RunSpec
@@ -31,7 +32,8 @@ class FinishedRun:
 
     @classmethod
     def of(cls, spec: RunSpec) -> FinishedRun:
-        """Open the run folder of a specification. Raises StoreError where a part is missing."""
+        """Open the run folder of a specification. Raises StoreError where a part is missing,
+        DirectionMismatchError where directions and codes are of different generators."""
         with RunFolder.open(spec.output_path) as folder:
             parts = {"index": folder.index, "store": folder.store, "directions": folder.directions}
             for name, part in parts.items():
@@ -40,6 +42,13 @@ class FinishedRun:
                         f"run {spec.name!r} has no {name}: {folder.absent.get(name, 'missing')}; "
                         "run it first with 'latentflow run'"
                     )
+            drawn_by = folder.store.attrs.get("generator_fp")
+            if drawn_by != folder.directions.generator_fp:
+                raise DirectionMismatchError(
+                    f"the directions of run {spec.name!r} were made for generator "
+                    f"{folder.directions.generator_fp!r}, its codes are of {drawn_by!r}; "
+                    f"{transfer_cure('NAME')}"
+                )
             return cls(spec, folder.index, folder.store, folder.directions)
 
     def codes(self, rows: Sequence[int]) -> np.ndarray:

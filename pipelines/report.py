@@ -42,12 +42,13 @@ def write_report(run_dir: str | os.PathLike[str]) -> Path:
 def render_report(folder: RunFolder) -> str:
     """The page as text."""
     sections, absent = all_sections(folder)
-    template = _environment().get_template("report.html.j2")
+    template = page_environment().get_template("report.html.j2")
     html = template.render(header=_header(folder), sections=sections, absent=absent)
     return html.lstrip()
 
 
-def _environment() -> jinja2.Environment:
+def page_environment() -> jinja2.Environment:
+    """Templates of pages, with autoescaping."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATES),
         autoescape=True,

@@ -26,6 +26,7 @@ METHODS = {
     "sefa": "SeFa",
     "jacobian": "Jacobian",
     "imported": "Imported",
+    "transferred": "Transferred from another model",
 }
 
 

@@ -20,6 +20,8 @@ from schemas.layout import check_name
 
 UNIT_TOLERANCE = 1e-9
 SIGN_TOLERANCE = 1e-6
+FOREIGN_METHODS = ("imported", "transferred")
+"""Methods of directions that no analysis of the run makes; they stay when analyses are renewed."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -222,8 +224,16 @@ def check_applies(direction: Direction, generator_fp: str, space: str) -> None:
     if made_for != generator_fp:
         raise DirectionMismatchError(
             f"direction {direction.name!r} was made for generator {made_for!r}, not "
-            f"{generator_fp!r}; compute it again on this generator"
+            f"{generator_fp!r}; {transfer_cure(direction.name)}"
         )
+
+
+def transfer_cure(name: str) -> str:
+    """How a direction gets to a model that it was not made for, as the end of an error message."""
+    return (
+        "compute it again by running the specification with this generator, or map it with "
+        f"'latentflow transfer OLD_RUN NEW_RUN -d {name}'"
+    )
 
 
 def apply(
@@ -232,16 +242,29 @@ def apply(
     strength: float | np.ndarray,
     unit: str = "sd",
     layers: Iterable[int] | None = None,
+    *,
+    generator_fp: str | None = None,
+    space: str | None = None,
 ) -> np.ndarray:
     """Edited codes: ``codes + strength * sd * vector``, relative to each row.
 
     codes : (n, *row_shape), returned in the same dtype. strength : a number, or (n,) one a row;
     in standard deviations, or with ``unit="raw"`` in units of the space. layers : edit only
     these layers, by the amount by which the whole direction would edit them.
+    generator_fp, space : what the codes belong to, such as a store's ``attrs["generator_fp"]``.
+        Codes alone do not tell; where given, a direction made for anything else is refused.
 
-    Raises DirectionMismatchError for codes of another shape, UsageError for another unit.
+    Raises DirectionMismatchError for codes of another shape, generator or space, UsageError for
+    another unit.
     """
     codes = np.asarray(codes)
+    if generator_fp is not None or space is not None:
+        made_for = str(direction.provenance.get("generator_fp"))
+        check_applies(
+            direction,
+            made_for if generator_fp is None else generator_fp,
+            direction.space if space is None else space,
+        )
     if unit not in ("sd", "raw"):
         raise UsageError(f"unit {unit!r} is not known; use 'sd' or 'raw'")
     _check_shape(codes, direction)

@@ -19,6 +19,7 @@ import numpy as np
 import zarr
 
 from schemas.direction import (
+    FOREIGN_METHODS,
     Direction,
     apply,
     broadcast_layers,
@@ -33,6 +34,7 @@ from schemas.layout import Layout, check_layout, check_name, default_dims
 
 __all__ = [
     "DIRECTIONS_LAYOUT_VERSION",
+    "FOREIGN_METHODS",
     "Direction",
     "DirectionSet",
     "apply",

@@ -19,7 +19,7 @@ from pipelines.exchange import export_directions, import_directions
 from pipelines.finished import FinishedRun
 from pipelines.fits.channels import codes_of_styles
 from schemas.directions import DirectionSet
-from schemas.errors import DataError, SpecError, UsageError
+from schemas.errors import DataError, DirectionMismatchError, SpecError, UsageError
 from schemas.index import DatasetIndex, NewRow
 from schemas.reasons import Status
 from schemas.spec import parse_spec
@@ -188,7 +188,7 @@ def test_the_command_line_imports_exports_and_edits(finished, tmp_path, capsys):
     assert command("export", finished.file, *options) == 1
     assert "without layers" in capsys.readouterr().err
     other = ["--space", "w", "--generator", "bundled:faces64"]
-    assert command("import", finished.file, tmp_path / "beard.pt", *other) == 2
+    assert command("import", finished.file, tmp_path / "beard.pt", *other) == 1
     strip = tmp_path / "s.png"
     options = ["-d", "s.smile", "--rows", "0,1", "--strengths", "0,3", "--out", strip]
     assert command("edit", finished.file, *options) == 0
@@ -219,7 +219,9 @@ def test_running_again_skips_and_imported_directions_stay(finished, tmp_path):
     assert found.names()[-1] == "age" and "sefa.002" not in found and "sefa.001" in found
     with pytest.raises(UsageError, match="cannot be in one set"):
         import_directions(run, tmp_path / "age_boundary.npy", "z", fp)
-    with pytest.raises(UsageError, match="a run of that generator"):
+    with pytest.raises(
+        DirectionMismatchError, match="a run of that generator.*latentflow transfer"
+    ):
         import_directions(run, tmp_path / "age_boundary.npy", "w", "cd" * 32)
     with pytest.raises(UsageError, match="choose another name"):
         import_directions(run, tmp_path / "age_boundary.npy", "w", fp, name="sefa.000")

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from schemas.direction import Direction, unit_direction
+from schemas.direction import Direction, transfer_cure, unit_direction
 from schemas.errors import DataError, DirectionMismatchError, UsageError
 
 RANK_TOLERANCE = 1e-10
@@ -120,12 +120,21 @@ def combine(
             f"{len(directions)!r} directions and {len(strengths)!r} strengths were given; give one "
             "strength a direction"
         )
-    kinds = {(d.space, d.vector.shape, d.provenance.get("generator_fp")) for d in directions}
-    if len(kinds) > 1:
-        raise DirectionMismatchError(
-            f"directions are of {len(kinds)!r} spaces or generators, "
-            f"{sorted({d.space for d in directions})!r} among them; combine directions of one"
-        )
+    first, *others = directions
+    for other in others:
+        if (other.space, other.vector.shape) != (first.space, first.vector.shape):
+            raise DirectionMismatchError(
+                f"directions {first.name!r} and {other.name!r} are of spaces {first.space!r} "
+                f"{first.vector.shape!r} and {other.space!r} {other.vector.shape!r}; combine "
+                "directions of one space, broadcasting those of w with broadcast_layers"
+            )
+        made_for = [d.provenance.get("generator_fp") for d in (first, other)]
+        if made_for[0] != made_for[1]:
+            raise DirectionMismatchError(
+                f"directions {first.name!r} and {other.name!r} were made for generators "
+                f"{made_for[0]!r} and {made_for[1]!r}; combine directions of one: for "
+                f"{other.name!r}, {transfer_cure(other.name)}"
+            )
     steps = [float(s) * d.sd * d.vector for d, s in zip(directions, strengths, strict=True)]
     total = np.sum(steps, axis=0)
     size = float(np.linalg.norm(total))
