@@ -21,7 +21,7 @@ from apache_beam.options.pipeline_options import PipelineOptions
 
 from schemas.errors import DataError, NotConvergedError, UsageError
 from transforms.beam_combine import CreateBlocks, SumKeyed
-from transforms.beam_fit import RunPasses
+from transforms.beam_fit import RunPasses, check_one_number
 from transforms.blocks import Accumulator, BlockSource, Sums
 from transforms.cells import CellGrid, CellSums
 from transforms.hosvd import HOSVD, HOSVDSolver
@@ -218,8 +218,10 @@ class BeamEngine:
     ) -> PCA:
         """Principal components of array x, by default from its second moment.
 
-        solver : a `RandomisedSolver`, or a `GramSolver` whose source is `RowSlabs`
+        solver : a `RandomisedSolver`, or a `GramSolver` whose source is `RowSlabs`; it has its
+            own n_components, so that giving both raises UsageError
         """
+        check_one_number(n_components, solver)
         if solver is not None:
             return self.run(solver, source).result()
         return solve_pca(self.sum(source, MomentsOfRows()), n_components)
