@@ -121,9 +121,7 @@ def through_beam(x: np.ndarray, y: np.ndarray, coef: np.ndarray) -> tuple[float,
         np.save(paths["y"], y)
         started = time.perf_counter()
         options = HyperplaneOptions(penalise_intercept=True)
-        # one pipeline for all passes: starting one costs more than a pass
-        engine = BeamEngine(passes_per_pipeline=20)
-        found = engine.fit_hyperplanes(NpyBlocks(paths), options)
+        found = BeamEngine().fit_hyperplanes(NpyBlocks(paths), options)
         seconds = time.perf_counter() - started
     gap = np.linalg.norm(found.coef - coef, axis=1) / np.linalg.norm(coef, axis=1)
     return seconds, float(gap.max())

@@ -114,7 +114,8 @@ class BeamEngine:
         'DirectRunner' may download and run a binary
     options : further Beam flags, passed through; a --runner among them wins
     cache_bytes : blocks each worker keeps in memory between passes
-    passes_per_pipeline : passes of a solver unrolled into one pipeline
+    passes_per_pipeline : passes of a solver unrolled into one pipeline: starting one costs more
+        than unrolled passes that turn out not to be needed
     exchange : folder that workers can write and this process can read; default a local temporary
         one, which suits runners on this machine only
     per_group : one element for 16 blocks rather than one a block; default by their number
@@ -123,7 +124,7 @@ class BeamEngine:
     runner: str = "FnApiRunner"
     options: tuple[str, ...] = ()
     cache_bytes: int = DEFAULT_CACHE_BYTES
-    passes_per_pipeline: int = 8
+    passes_per_pipeline: int = 20
     exchange: str | None = None
     per_group: bool | None = None
 
@@ -174,8 +175,9 @@ class BeamEngine:
     def run(self, solver: S, source: BlockSource, max_passes: int = 10_000) -> S:
         """Drive a solver until it is done; NotConvergedError after `max_passes` passes.
 
-        A solver with an attribute `passes_per_pipeline` of 1 has a state too large to be data of a
-        pipeline: it stays here, and only its requests travel.
+        A solver with an attribute `passes_per_pipeline` gets no more passes into a pipeline: it
+        needs no more, or, with 1, its state is too large to be data of a pipeline: it stays here,
+        and only its requests travel.
         """
         chunk = min(self.passes_per_pipeline, getattr(solver, "passes_per_pipeline", max_passes))
         try:
@@ -185,7 +187,7 @@ class BeamEngine:
                 if chunk == 1:
                     solver = solver.step(self._sum(source, solver.request(), self.cache_bytes))
                 else:
-                    solver = self._run_chunk(solver, source)
+                    solver = self._run_chunk(solver, source, chunk)
         finally:
             PINNED.release(source.key)
         if not solver.done:
@@ -194,15 +196,14 @@ class BeamEngine:
             )
         return solver
 
-    def _run_chunk(self, solver: S, source: BlockSource) -> S:
+    def _run_chunk(self, solver: S, source: BlockSource, n_passes: int) -> S:
         with self._folder() as folder:
             files = StatisticFiles(folder)
             with self.pipeline() as p:
                 ranges = p | "Blocks" >> CreateBlocks(source.n_blocks, self.per_group)
-                _ = ranges | "Passes" >> RunPasses(
-                    source, solver, self.passes_per_pipeline, self.cache_bytes, files
-                )
-            for number in range(self.passes_per_pipeline):
+                passes = RunPasses(source, solver, n_passes, self.cache_bytes, files)
+                _ = ranges | "Passes" >> passes
+            for number in range(n_passes):
                 if solver.done:
                     break
                 solver = solver.step(files.read(number))

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -64,6 +64,7 @@ class HOSVDSolver:
     factors: list[np.ndarray] = field(default_factory=list)
     energies: list[np.ndarray] = field(default_factory=list)
     core: CoreSlabs | None = None
+    passes_per_pipeline: ClassVar[int] = 2
 
     @property
     def done(self) -> bool:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import ClassVar
 
 import numpy as np
 
@@ -149,6 +150,7 @@ class StackedSolver:
     factors: list[list[np.ndarray]] = field(default_factory=list)
     energies: list[list[np.ndarray]] = field(default_factory=list)
     core: CoreSlabs | None = None
+    passes_per_pipeline: ClassVar[int] = 2
 
     @property
     def done(self) -> bool:
