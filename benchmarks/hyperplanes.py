@@ -3,8 +3,8 @@
 ``python -m benchmarks.hyperplanes`` (full size) or ``--smoke``. LinearSVC(dual=False, tol=1e-4)
 fits one attribute at a time; two of the 40 are timed and their mean is multiplied by 40, as the
 table says. Both penalise the intercept, and both objectives are evaluated in float64 by one
-formula. Then the same fit runs through Beam from files, and the time per row and pass is measured
-at several numbers of rows, with blocks kept in memory and without.
+formula. Then the same fit runs through Beam from files. How time grows with rows is measured by
+``benchmarks.scaling``.
 
 ``error`` is how far our objective is above scikit-learn's, relative, at most over the two.
 """
@@ -21,9 +21,8 @@ from pathlib import Path
 
 import numpy as np
 
-from transforms.blocks import ArrayBlocks, NpyBlocks
-from transforms.passes import run_passes
-from transforms.svm import HyperplaneOptions, HyperplaneSolver, fit_hyperplanes
+from transforms.blocks import NpyBlocks
+from transforms.svm import HyperplaneOptions, fit_hyperplanes
 
 
 def main() -> int:
@@ -35,9 +34,6 @@ def main() -> int:
     options = parser.parse_args()
     shape = (1500, 24, 6) if options.smoke else (options.rows or 70_000, 512, 40)
     result = compare(*shape, repeats=options.repeats)
-    sizes = [500, 1000, 2000] if options.smoke else [10_000, 100_000, 1_000_000]
-    if options.rows is None:
-        result["growth"] = growth(sizes, *((16, 4) if options.smoke else (128, 16)))
     report(result)
     print(json.dumps(result))
     return int(result["error"] > 1e-6 or not result["converged"])
@@ -125,28 +121,10 @@ def through_beam(x: np.ndarray, y: np.ndarray, coef: np.ndarray) -> tuple[float,
         np.save(paths["y"], y)
         started = time.perf_counter()
         options = HyperplaneOptions(penalise_intercept=True)
-        # one pipeline for all passes: starting one costs more than a pass
-        engine = BeamEngine(passes_per_pipeline=20)
-        found = engine.fit_hyperplanes(NpyBlocks(paths), options)
+        found = BeamEngine().fit_hyperplanes(NpyBlocks(paths), options)
         seconds = time.perf_counter() - started
     gap = np.linalg.norm(found.coef - coef, axis=1) / np.linalg.norm(coef, axis=1)
     return seconds, float(gap.max())
-
-
-def growth(sizes: list[int], d: int, attributes: int) -> list[dict[str, object]]:
-    """Microseconds per row and pass at several numbers of rows, blocks kept or read each time."""
-    found = []
-    for n in sizes:
-        x, y = problem(n, d, attributes)
-        for kept in (True, False):
-            source = ArrayBlocks({"x": x + np.float32(100), "y": y}, 8192)
-            started = time.perf_counter()
-            solver = run_passes(HyperplaneSolver(HyperplaneOptions()), source, keep=kept)
-            seconds = time.perf_counter() - started
-            passes = solver.result().n_passes
-            per_row = 1e6 * seconds / (n * passes)
-            found.append({"rows": n, "kept": kept, "passes": passes, "us_per_row_pass": per_row})
-    return found
 
 
 def peak_mb() -> float:
@@ -165,11 +143,6 @@ def report(result: dict[str, object]) -> None:
     print(f"{'ratio':<28}{result['ratio']:>12.0f}")
     print(f"{'ours through Beam':<28}{result['beam_s']:>12.2f} s")
     print(f"{'objective above the peer':<28}{result['error']:>12.1e}")
-    for row in result.get("growth", []):
-        where = "kept in memory" if row["kept"] else "prepared each pass"
-        print(
-            f"{row['rows']:>12} rows, {where:<20}{row['us_per_row_pass']:>8.3f} us a row and pass"
-        )
 
 
 if __name__ == "__main__":

@@ -3,8 +3,9 @@
 ``python -m benchmarks.scaling`` measures every analysis of `ANALYSES`, ``--analysis pca`` one of
 them, ``--smoke`` few and short rows. Each is measured twice: in cache, with all rows in memory and
 prepared blocks kept between passes, and out of cache, with every block of every pass read from an
-uncompressed Zarr array. Times are of passes over rows; what a fit costs once, however many rows
-there are, stands apart as ``once_s``.
+uncompressed Zarr array. Times are of passes over rows, per row and pass; what a fit costs besides,
+however many rows there are, stands apart as ``once_s``. The most rows need 2.1 GB of memory and as
+much room for temporary files.
 
 ``error`` is the largest spread (slowest over fastest, less 1) of the time per row and pass of one
 analysis in one place; ``ours_s`` is the time of the most rows in cache of the first analysis and
@@ -21,15 +22,21 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import zarr
 
-from transforms.blocks import ArrayBlocks, BlockSource
+from benchmarks.hyperplanes import problem
+from transforms.blocks import Accumulator, ArrayBlocks, BlockSource
+from transforms.moments import Moments
+from transforms.passes import PassRequest, PassSolver, run_passes
+from transforms.pca import solve_pca
+from transforms.requests import MomentsOfRows
 from transforms.sources import ZarrBlocks
+from transforms.svm import HyperplaneOptions, HyperplaneSolver
 
 BLOCK_ROWS, SEED = 8192, 0
 LIMIT = 0.2
@@ -40,31 +47,81 @@ LIMIT = 0.2
 class Analysis:
     """How an analysis is measured. To add one, put it into `ANALYSES`.
 
-    make : (random generator, rows, features) -> the arrays of some rows
-    accumulate : (source, keep) -> (passes made, what `solve` takes); keep says whether prepared
-        blocks may stay in memory between passes
-    solve : what is done once, after all passes
+    make : (rows, features) -> the arrays of some rows
+    solver : the passes over them, and what follows
     """
 
-    make: Callable[[np.random.Generator, int, int], Mapping[str, np.ndarray]]
-    accumulate: Callable[[BlockSource, bool], tuple[int, Any]]
-    solve: Callable[[Any], object]
+    make: Callable[[int, int], Mapping[str, np.ndarray]]
+    solver: Callable[[], PassSolver]
 
 
-def _pca() -> Analysis:
-    from transforms.moments import moments_of
-    from transforms.pca import solve_pca
+@dataclass(frozen=True)
+class Components:
+    """Principal components as a solver of one pass."""
 
-    def make(rng: np.random.Generator, n: int, n_features: int) -> dict[str, np.ndarray]:
-        return {"x": rng.standard_normal((n, n_features), dtype=np.float32)}
+    done: bool = False
 
-    def solve(moments: Any) -> object:
-        return solve_pca(moments, min(80, len(moments.mean)))
+    def request(self) -> PassRequest:
+        """The moments."""
+        return MomentsOfRows()
 
-    return Analysis(make, lambda source, keep: (1, moments_of(source)), solve)
+    def step(self, total: Accumulator) -> Components:
+        """Solve for up to 80 components."""
+        if isinstance(total, Moments):
+            solve_pca(total, min(80, len(total.mean)))
+        return replace(self, done=True)
 
 
-ANALYSES: dict[str, Callable[[], Analysis]] = {"pca": _pca}
+def normal_rows(n_rows: int, n_features: int) -> dict[str, np.ndarray]:
+    """x, independent normal numbers."""
+    rng = np.random.default_rng(SEED)
+    return {"x": rng.standard_normal((n_rows, n_features), dtype=np.float32)}
+
+
+def labelled_rows(n_rows: int, n_features: int) -> dict[str, np.ndarray]:
+    """x and the labels y of the benchmark of hyperplanes."""
+    x, y = problem(n_rows, n_features, 40 if n_features >= 512 else 4, SEED)
+    return {"x": x, "y": y}
+
+
+ANALYSES = {
+    "pca": Analysis(normal_rows, Components),
+    "hyperplanes": Analysis(labelled_rows, lambda: HyperplaneSolver(HyperplaneOptions())),
+}
+
+
+@dataclass
+class Clocked:
+    """A solver that measures how long its passes take, and everything between them."""
+
+    solver: PassSolver
+    clock: Callable[[], float]
+    seconds: float = 0.0
+    passes: int = 0
+    once: float = 0.0
+    started: float = 0.0
+
+    @property
+    def done(self) -> bool:
+        """That of the solver."""
+        return self.solver.done
+
+    def request(self) -> PassRequest:
+        """The solver's request; a pass begins."""
+        before = self.clock()
+        request = self.solver.request()
+        self.started = self.clock()
+        self.once += self.started - before
+        return request
+
+    def step(self, total: Accumulator) -> Clocked:
+        """The solver's step; a pass has ended."""
+        ended = self.clock()
+        self.seconds += ended - self.started
+        self.passes += 1
+        self.solver = self.solver.step(total)
+        self.once += self.clock() - ended
+        return self
 
 
 def main() -> int:
@@ -73,17 +130,19 @@ def main() -> int:
     parser.add_argument("--smoke", action="store_true", help="few and short rows")
     parser.add_argument("--analysis", choices=sorted(ANALYSES), help="only this one")
     parser.add_argument("--rows", type=int, nargs="+", default=None, help="numbers of rows")
+    parser.add_argument("--cpu", action="store_true", help="processor time, on a busy machine")
     options = parser.parse_args()
     sizes = options.rows or ([500, 1000] if options.smoke else [10_000, 100_000, 1_000_000])
     n_features = 32 if options.smoke else 512
     names = [options.analysis] if options.analysis else list(ANALYSES)
+    clock = time.process_time if options.cpu else time.perf_counter
     from pipelines.memory import PeakMemory
 
     rows: list[dict[str, Any]] = []
     with PeakMemory() as memory:
         for name in names:
             for n_rows in sizes:
-                rows += measure(name, n_rows, n_features)
+                rows += measure(name, n_rows, n_features, clock)
     print(f"{'analysis':14}{'cache':>7}{'rows':>10}{'passes':>8}{'us/row/pass':>13}{'once s':>9}")
     for r in rows:
         print(f"{r['analysis']:14}{r['cache']:>7}{r['n_rows']:>10}{r['passes']:>8}", end="")
@@ -112,11 +171,12 @@ def main() -> int:
 CACHES = ("in", "out")
 
 
-def measure(name: str, n_rows: int, n_features: int) -> list[dict[str, Any]]:
+def measure(
+    name: str, n_rows: int, n_features: int, clock: Callable[[], float]
+) -> list[dict[str, Any]]:
     """One analysis on that many rows, in and out of cache."""
-    analysis = ANALYSES[name]()
-    rng = np.random.default_rng(SEED)
-    arrays = {k: np.asarray(v) for k, v in analysis.make(rng, n_rows, n_features).items()}
+    analysis = ANALYSES[name]
+    arrays = dict(analysis.make(n_rows, n_features))
     with tempfile.TemporaryDirectory(prefix="scaling-") as folder:
         paths = {k: str(Path(folder) / f"{k}.zarr") for k in arrays}
         for key, array in arrays.items():
@@ -125,29 +185,29 @@ def measure(name: str, n_rows: int, n_features: int) -> list[dict[str, Any]]:
                 paths[key], shape=array.shape, chunks=chunks, dtype=array.dtype, compressors=None
             )
             stored[...] = array
-        found = [_time(analysis, ArrayBlocks(arrays, BLOCK_ROWS), True, n_rows)]
+        sources = [(ArrayBlocks(arrays, BLOCK_ROWS), True), (ZarrBlocks(paths, BLOCK_ROWS), False)]
         del arrays
-        found.append(_time(analysis, ZarrBlocks(paths, BLOCK_ROWS), False, n_rows))
+        found = []
+        while sources:
+            found.append(_time(analysis, *sources.pop(0), n_rows, clock))
     labels = {"analysis": name, "n_rows": n_rows}
     return [{**labels, "cache": c, **f} for c, f in zip(CACHES, found, strict=True)]
 
 
-def _time(analysis: Analysis, source: BlockSource, keep: bool, n_rows: int) -> dict[str, Any]:
+def _time(
+    analysis: Analysis, source: BlockSource, keep: bool, n_rows: int, clock: Callable[[], float]
+) -> dict[str, Any]:
     """Median of at least 3 runs, more of them for few rows."""
-    seconds, passes, total = [], 1, None
-    for _ in range(max(3, min(20, 100_000 // n_rows))):
-        started = time.perf_counter()
-        passes, total = analysis.accumulate(source, keep)
-        seconds.append(time.perf_counter() - started)
-    started = time.perf_counter()
-    analysis.solve(total)
-    once = time.perf_counter() - started
-    median = statistics.median(seconds)
+    runs = [
+        run_passes(Clocked(analysis.solver(), clock), source, keep=keep)
+        for _ in range(max(3, min(20, 100_000 // n_rows)))
+    ]
+    median = statistics.median(run.seconds for run in runs)
     return {
         "seconds": round(median, 4),
-        "passes": passes,
-        "us_per_row": median / n_rows / passes * 1e6,
-        "once_s": round(once, 4),
+        "passes": runs[0].passes,
+        "us_per_row": median / n_rows / runs[0].passes * 1e6,
+        "once_s": round(statistics.median(run.once for run in runs), 4),
     }
 
 

@@ -197,6 +197,14 @@ def edit(
     layers: Annotated[
         str | None, typer.Option(help="Layers to edit: '0,5,9' or '0-3'. Default: all.")
     ] = None,
+    picture_weight: Annotated[
+        float | None,
+        typer.Option(
+            min=0,
+            help="For 'nrsfm.*': reach the same pose and shape by gradients, with this weight on "
+            "the mean squared change of the picture.",
+        ),
+    ] = None,
 ) -> None:
     """Draw strips: rows edited along a direction of the run's direction set."""
     import generators
@@ -209,6 +217,18 @@ def edit(
     finished = FinishedRun.of(load_spec(spec))
     codes = finished.codes(chosen)
     generator = generators.load(finished.spec.generator)
+    refine, facts = None, {}
+    if picture_weight is not None:
+        from pipelines.shape_edit import GradientEdit
+
+        others = [name for name in direction if not name.startswith("nrsfm.")]
+        if others or only is not None:
+            raise UsageError(
+                f"--picture-weight is given with directions {others!r} and layers {layers!r}: it "
+                "is for directions 'nrsfm.*' in all layers; leave it or the others out"
+            )
+        refine = GradientEdit.of(generator, finished.directions, picture_weight)
+        facts = {"picture_weight": picture_weight}
     for name in direction:
         path = out if len(direction) == 1 else out / f"{name}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -229,6 +249,8 @@ def edit(
             space=found.space,
             labels=labels,
             layers=only,
+            refine=refine,
+            facts=facts,
         )
         console.print(f"strip: {path}", markup=False)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 #: Cells are enlarged by a whole factor to at least this many pixels.
 MIN_CELL = 96
 MAX_CELLS = 4096
+Refine = Callable[[np.ndarray, np.ndarray], np.ndarray]
 _GAP, _MARGIN, _FONT_SIZE = 4, 12, 15
 _PAPER, _INK, _MUTED = (255, 255, 255), (28, 30, 33), (104, 109, 117)
 
@@ -35,6 +36,7 @@ def edit_images(
     *,
     space: str = "w_plus",
     layers: Sequence[int] | None = None,
+    refine: Refine | None = None,
     batch_size: int = 16,
 ) -> np.ndarray:
     """Pictures of every code at every strength, uint8 (rows, strengths, R, R, 3).
@@ -43,6 +45,8 @@ def edit_images(
         ``unit="raw"`` in units of the space; relative to each row (DESIGN section 2).
     direction : of the same space; a direction of w also edits w_plus codes, in all layers.
     layers : edit only these layers, by the amount by which the whole direction would edit them.
+    refine : called with codes and the edited codes (rows, strengths, *row_shape), gives others in
+        their place, such as `pipelines.shape_edit.GradientEdit`.
 
     Raises DirectionMismatchError when the direction was made for another generator or space, or
     the codes do not have that space's shape; UsageError for another unit or for no strengths.
@@ -62,6 +66,8 @@ def edit_images(
             "pictures; draw several strips"
         )
     edited = np.stack([apply(codes, direction, amount, unit, layers) for amount in amounts], axis=1)
+    if refine is not None:
+        edited = refine(codes, edited)
     flat = edited.reshape(-1, *codes.shape[1:]).astype(np.float32)
     device = getattr(generator, "device", "cpu")
     pictures = []
@@ -110,12 +116,14 @@ def draw_strips(
     space: str = "w_plus",
     labels: Sequence[str] | None = None,
     layers: Sequence[int] | None = None,
+    refine: Refine | None = None,
+    facts: Mapping[str, Any] | None = None,
     batch_size: int = 16,
 ) -> Path:
     """Draw a labelled strip to a PNG file and return its path. See ``edit_images``.
 
-    The file's text entry ``latentflow`` says as JSON what was drawn. The same input gives the
-    same bytes. Raises UsageError when ``path`` does not end in ".png".
+    The file's text entry ``latentflow`` says as JSON what was drawn, with further ``facts``. The
+    same input gives the same bytes. Raises UsageError when ``path`` does not end in ".png".
     """
     path = Path(path)
     if path.suffix.lower() != ".png":
@@ -130,15 +138,16 @@ def draw_strips(
         unit,
         space=space,
         layers=layers,
+        refine=refine,
         batch_size=batch_size,
     )
     if labels is None:
         labels = [str(row) for row in range(len(images))]
     picture = strip_grid(images, strengths, labels, unit=unit, title=direction.name)
-    facts = _facts(generator, direction, strengths, unit, space)
+    drawn = {**_facts(generator, direction, strengths, unit, space), **(facts or {})}
     if layers is not None:
-        facts["layers"] = sorted({int(layer) for layer in layers})
-    write_bytes(path, _png(picture, facts))
+        drawn["layers"] = sorted({int(layer) for layer in layers})
+    write_bytes(path, _png(picture, drawn))
     return path
 
 

@@ -221,6 +221,9 @@ class NrsfmSpec(SpecModel):
         default=False,
         description="The rows are one sequence in order, whose shape changes smoothly.",
     )
+    zoom: bool = Field(
+        default=False, description="With 'temporal': the camera zooms slowly or comes nearer."
+    )
     robust: bool = Field(
         default=False, description="Student's t loss instead of squares, against stray landmarks."
     )
@@ -242,6 +245,11 @@ class NrsfmSpec(SpecModel):
             raise ValueError(
                 "'temporal' and 'refine' are both set: a sequence is always refined jointly; "
                 "leave 'refine' out"
+            )
+        if self.zoom and not self.temporal:
+            raise ValueError(
+                "'zoom' is for sequences, other cameras have scales anyway: set 'temporal' too, or "
+                "leave 'zoom' out"
             )
         return self
 

@@ -37,7 +37,7 @@ from transforms.mean_difference import fit_regressions, mean_differences
 from transforms.moments import Moments
 from transforms.nrsfm import NRSfMSolver, factorise
 from transforms.passes import run_passes
-from transforms.pca import fit_pca
+from transforms.pca import GramSolver, fit_pca
 from transforms.pinned import PINNED
 from transforms.requests import MomentsOfRows
 from transforms.sources import ColumnBlocks
@@ -232,6 +232,8 @@ def test_configuration_is_checked_before_anything_is_attached(data):
     for make, text in (
         (lambda: SumBlocks(source, MomentsOfRows(), -1), "cache_bytes"),
         (lambda: FitPCA(source, 0), "n_components"),
+        (lambda: FitPCA(source, 3, solver=GramSolver(2)), "leave the other out"),
+        (lambda: engine().fit_pca(source, 3, GramSolver(2)), "leave the other out"),
         (lambda: FitRegressions(source, 0), "n_targets"),
         (lambda: RunPasses(source, HyperplaneSolver(HyperplaneOptions()), 0), "n_passes"),
         (lambda: FitNRSfM(source, -1), "n_shapes"),

@@ -43,8 +43,11 @@ def test_the_planted_spectrum_is_the_rows_own(tmp_path):
 def test_scaling(monkeypatch, capsys):
     code, result = smoke(scaling, monkeypatch, capsys)
     assert code == 0 and result["name"] == "scaling" and result["ours_s"] > 0
-    rows = [r for r in result["rows"] if r["analysis"] == "pca"]
-    assert [(r["n_rows"], r["cache"]) for r in rows] == [
-        (500, "in"), (500, "out"), (1000, "in"), (1000, "out"),
-    ]  # fmt: skip
-    assert result["error"] >= 0 and set(result["spreads"]) >= {"pca in", "pca out"}
+    for analysis, passes in (("pca", 1), ("hyperplanes", 4)):
+        rows = [r for r in result["rows"] if r["analysis"] == analysis]
+        assert [(r["n_rows"], r["cache"]) for r in rows] == [
+            (500, "in"), (500, "out"), (1000, "in"), (1000, "out"),
+        ]  # fmt: skip
+        assert all(r["passes"] >= passes and r["once_s"] > 0 for r in rows)
+        assert {f"{analysis} in", f"{analysis} out"} <= set(result["spreads"])
+    assert result["error"] >= 0

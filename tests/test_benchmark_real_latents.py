@@ -12,8 +12,12 @@ def test_the_planted_set_is_recovered():
     by_part = {(row["part"], row["method"]): row for row in result["rows"]}
     majority = by_part["gender", "majority"]["accuracy"]
     assert by_part["gender", "hyperplane C=1"]["accuracy"] > majority + 0.1
-    ridge = by_part["landmarks", "ridge, latents to landmarks"]["pixels"]
-    assert ridge < 0.01 * by_part["landmarks", "mean"]["pixels"]
+    pixels = {
+        method: row["pixels"] for (part, method), row in by_part.items() if part == "landmarks"
+    }
+    ridge, ours = pixels["ridge, latents to landmarks"], pixels["NRSfM + latent regressor"]
+    assert ridge < 0.3 * pixels["mean"]
+    assert ours < 0.5 * ridge  # pose is no linear function of the landmarks
     assert result["error"] == round(1 - by_part["tensor", "HOSVD"]["mean_cosine"], 4)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ import torch
 from PIL import Image
 
 from pipelines.edit import draw_strips, edit_images, strength_label, strip_grid
+from pipelines.shape_edit import GradientEdit
 from schemas.directions import Direction, apply, broadcast_layers, unit_direction
 from schemas.errors import DataError, DirectionMismatchError, UsageError
 
@@ -102,6 +104,36 @@ def test_only_the_layers_asked_for_are_edited(generator, codes):
     expected = edit_images(generator, by_hand.astype(np.float32), d, [0.0])
     np.testing.assert_array_equal(some, expected)
     assert (some != edit_images(generator, codes, d, [2.0])).any()
+
+
+def test_the_gradient_edit_reaches_the_parameters_with_less_change(generator, codes):
+    weights = np.zeros((24, 2))
+    weights[[0, 3], 0] = 1.0  # a coordinate that shows and one that does not
+    weights[7, 1] = 1.0
+    arrays = {
+        "regressor_mean": np.full(24, 0.1),
+        "regressor_weights": weights,
+        "regressor_intercept": np.array([0.3, -0.2]),
+        "parameters": np.random.default_rng(0).normal(size=(30, 2)) * 0.2,
+    }
+    stored = SimpleNamespace(
+        space="w_plus", model_names=lambda: ["nrsfm"], load_model=lambda name: (arrays, {})
+    )
+    moved = np.stack([codes, codes], axis=1).astype(np.float64)
+    moved[:, 1, 0, [0, 3]] += 1.0  # the analytic edit
+    found = GradientEdit.of(generator, stored, 20.0)(codes, moved)
+    assert found.shape == moved.shape
+    wanted, reached = (x.reshape(6, 24) @ weights for x in (moved, found))
+    np.testing.assert_allclose(reached, wanted, atol=0.08)
+    change = [np.abs(x[:, 1, 0, 0] - codes[:, 0, 0]) for x in (moved, found)]
+    assert (change[1] < 0.7 * change[0]).all()
+    alone = GradientEdit.of(generator, stored, 20.0)(codes[1:2], moved[1:2])
+    np.testing.assert_allclose(alone[0], found[1], atol=1e-6)  # of no other row
+    images = edit_images(generator, codes, direction(), [0.0], refine=lambda c, e: e + 0.5)
+    np.testing.assert_array_equal(images, edit_images(generator, codes + 0.5, direction(), [0.0]))
+    del arrays["regressor_weights"]
+    with pytest.raises(UsageError, match="regressor"):
+        GradientEdit.of(generator, stored, 20.0)
 
 
 def test_layers_outside_the_directions_stay(generator, codes):

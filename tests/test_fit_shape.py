@@ -68,7 +68,10 @@ def test_rows_get_parameters_and_the_regressor_directions(store):
     assert out.facts["regressor"]["rms"] <= out.facts["regressor"]["rms_start"]
 
 
-@pytest.mark.parametrize("settings", [{"temporal": True}, {"robust": True}, {"refine": True}])
+@pytest.mark.parametrize(
+    "settings",
+    [{"temporal": True}, {"temporal": True, "zoom": True}, {"robust": True}, {"refine": True}],
+)
 def test_other_ways_to_fit(store, settings):
     out = fit_nrsfm(inputs_of(store, **settings))
     assert out.arrays["parameters"].shape == (39, 9) and not out.directions

@@ -10,7 +10,7 @@ from transforms.cameras import rotation_of_angles
 from transforms.nrsfm import NRSfMSolver, factorise
 from transforms.nrsfm_frames import fit_frames
 from transforms.nrsfm_joint import JointSolver, solve_rank_one
-from transforms.nrsfm_sequence import SequenceSolver, cosines, structure_sums
+from transforms.nrsfm_sequence import SequenceSolver, cosines, structure_sums, zoom_scales
 from transforms.passes import run_passes
 from transforms.shape_errors import camera_frame_error, similarity_error
 
@@ -64,6 +64,32 @@ def test_structure_sums_are_the_normal_equations():
     matrix = np.moveaxis(sums["normal"], 2, 1).reshape(6, 6)
     solved = np.linalg.solve(matrix, sums["right"].reshape(6, 5)).reshape(2, 3, 5)
     np.testing.assert_allclose(solved, terms, atol=1e-9)
+
+
+def test_a_zooming_camera_gets_scales():
+    s = moving(noise=0.005)
+    zoom = np.geomspace(1, 2, 80)
+    zoom /= np.exp(np.log(zoom).mean())
+    points, truth = s["points"] * zoom[:, None, None], s["truth"] * zoom[:, None, None]
+    plain = factorise(points, 6, temporal=True)
+    found = factorise(points, 6, temporal=True, zoom=True, block_rows=32)
+    assert found.flags["zoom"] and not plain.flags["zoom"]
+    assert error(found, truth) < 0.03
+    np.testing.assert_allclose(plain.scale, 1)
+    np.testing.assert_allclose(found.scale, zoom, rtol=0.15)
+    again = found.model.fit(points[:5], np.arange(5))
+    np.testing.assert_allclose(again.cameras, found.cameras[:5], atol=1e-12)
+    np.testing.assert_allclose(found.project(), points, atol=0.2)
+    unseen = found.model.fit(points[30:33])
+    np.testing.assert_allclose(unseen.scale, found.scale[30:33], rtol=0.2)
+    with pytest.raises(UsageError, match="only a sequence"):
+        factorise(points, 2, zoom=True)
+
+
+def test_scales_of_a_zoom_have_geometric_mean_one():
+    zoom = zoom_scales(np.arange(50), 50, np.array([0.7, -0.2]))
+    np.testing.assert_allclose(np.log(zoom).mean(), 0, atol=1e-12)
+    np.testing.assert_array_equal(zoom_scales(np.arange(4), 50, np.zeros(0)), 1)
 
 
 def test_a_smooth_sequence_is_recovered():

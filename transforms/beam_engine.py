@@ -20,7 +20,7 @@ from apache_beam.options.pipeline_options import PipelineOptions
 
 from schemas.errors import NotConvergedError, UsageError
 from transforms.beam_combine import CreateBlocks, SumKeyed
-from transforms.beam_fit import RunPasses
+from transforms.beam_fit import RunPasses, check_one_number
 from transforms.blocks import Accumulator, BlockSource
 from transforms.cells import CellGrid
 from transforms.hosvd import HOSVD, HOSVDSolver
@@ -76,7 +76,8 @@ class BeamEngine:
         'DirectRunner' may download and run a binary
     options : further Beam flags, passed through; a --runner among them wins
     cache_bytes : blocks each worker keeps in memory between passes
-    passes_per_pipeline : passes of a solver unrolled into one pipeline
+    passes_per_pipeline : passes of a solver unrolled into one pipeline: starting one costs more
+        than unrolled passes that turn out not to be needed
     exchange : folder that workers can write and this process can read; default a local temporary
         one, which suits runners on this machine only
     per_group : one element for 16 blocks rather than one a block; default by their number
@@ -85,7 +86,7 @@ class BeamEngine:
     runner: str = "FnApiRunner"
     options: tuple[str, ...] = ()
     cache_bytes: int = DEFAULT_CACHE_BYTES
-    passes_per_pipeline: int = 8
+    passes_per_pipeline: int = 20
     exchange: str | None = None
     per_group: bool | None = None
 
@@ -140,8 +141,9 @@ class BeamEngine:
 
         seen : called with each pass's request and summed statistic, in this process
 
-        A solver with an attribute `passes_per_pipeline` of 1 has a state too large to be data of a
-        pipeline: it stays here, and only its requests travel.
+        A solver with an attribute `passes_per_pipeline` gets no more passes into a pipeline: it
+        needs no more, or, with 1, its state is too large to be data of a pipeline: it stays here,
+        and only its requests travel.
         """
         chunk = min(self.passes_per_pipeline, getattr(solver, "passes_per_pipeline", max_passes))
         try:
@@ -155,7 +157,7 @@ class BeamEngine:
                         seen(request, total)
                     solver = solver.step(total)
                 else:
-                    solver = self._run_chunk(solver, source, seen)
+                    solver = self._run_chunk(solver, source, chunk, seen)
         finally:
             PINNED.release(source.key)
         if not solver.done:
@@ -164,15 +166,14 @@ class BeamEngine:
             )
         return solver
 
-    def _run_chunk(self, solver: S, source: BlockSource, seen: Seen | None) -> S:
+    def _run_chunk(self, solver: S, source: BlockSource, n_passes: int, seen: Seen | None) -> S:
         with self._folder() as folder:
             files = StatisticFiles(folder)
             with self.pipeline() as p:
                 ranges = p | "Blocks" >> CreateBlocks(source.n_blocks, self.per_group)
-                _ = ranges | "Passes" >> RunPasses(
-                    source, solver, self.passes_per_pipeline, self.cache_bytes, files
-                )
-            for number in range(self.passes_per_pipeline):
+                passes = RunPasses(source, solver, n_passes, self.cache_bytes, files)
+                _ = ranges | "Passes" >> passes
+            for number in range(n_passes):
                 if solver.done:
                     break
                 total = files.read(number)
@@ -191,8 +192,10 @@ class BeamEngine:
     ) -> PCA:
         """Principal components of array x, by default from its second moment.
 
-        solver : a `RandomisedSolver`, or a `GramSolver` whose source is `RowSlabs`
+        solver : a `RandomisedSolver`, or a `GramSolver` whose source is `RowSlabs`; it has its
+            own n_components, so that giving both raises UsageError
         """
+        check_one_number(n_components, solver)
         if solver is not None:
             return self.run(solver, source).result()
         return solve_pca(self.sum(source, MomentsOfRows()), n_components)

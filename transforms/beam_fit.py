@@ -26,6 +26,15 @@ from transforms.requests import JointMoments, MomentsOfRows, SumsOfCells
 from transforms.svm import HyperplaneOptions, HyperplaneSolver
 
 
+def check_one_number(n_components: int | None, solver: object | None) -> None:
+    """Raise UsageError where both a solver, which has its own, and n_components are given."""
+    if solver is not None and n_components is not None:
+        raise UsageError(
+            f"n_components {n_components!r} and a solver were given: the solver has its own "
+            "n_components, leave the other out"
+        )
+
+
 @dataclass(eq=False)
 class FitPCA(beam.PTransform):  # type: ignore[misc]
     """Principal components of array x: PCollection[(start, stop)] -> PCollection[PCA].
@@ -44,11 +53,7 @@ class FitPCA(beam.PTransform):  # type: ignore[misc]
         super().__init__()
         if self.n_components is not None and self.n_components < 1:
             raise UsageError(f"n_components is {self.n_components!r}: give at least 1")
-        if self.solver is not None and self.n_components is not None:
-            raise UsageError(
-                f"n_components {self.n_components!r} and a solver were given: the solver has its "
-                "own n_components, leave the other out"
-            )
+        check_one_number(self.n_components, self.solver)
 
     def expand(self, ranges: Any) -> Any:
         """One pass over the moments, or the solver's passes; then the components."""

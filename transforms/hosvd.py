@@ -66,6 +66,7 @@ class HOSVDSolver:
     factors: list[np.ndarray] = field(default_factory=list)
     energies: list[np.ndarray] = field(default_factory=list)
     core: CoreSlabs | None = None
+    passes_per_pipeline: ClassVar[int] = 2
 
     @property
     def done(self) -> bool:

@@ -152,6 +152,7 @@ class StackedSolver:
     factors: list[list[np.ndarray]] = field(default_factory=list)
     energies: list[list[np.ndarray]] = field(default_factory=list)
     core: CoreSlabs | None = None
+    passes_per_pipeline: ClassVar[int] = 2
 
     @property
     def done(self) -> bool:

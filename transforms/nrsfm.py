@@ -37,6 +37,7 @@ from transforms.nrsfm_passes import (
     unit_axes,
 )
 from transforms.nrsfm_sequence import SMOOTHNESS, SequenceSolver
+from transforms.nrsfm_zoom import ZoomSolver
 from transforms.passes import PassRequest, run_passes
 from transforms.signs import fix_signs
 
@@ -277,6 +278,7 @@ def factorise(
     ridge: float | None = None,
     temporal: bool = False,
     smoothness: float = SMOOTHNESS,
+    zoom: bool = False,
     robust: bool = False,
     refine: bool | None = None,
     max_rounds: int = 20,
@@ -294,6 +296,8 @@ def factorise(
     temporal : the frames are a sequence in order, whose shape changes smoothly; basis shapes are
         then the principal shapes of the motion, not rank-one (see `transforms.nrsfm_sequence`)
     smoothness : weight of the penalty on fast changes of a sequence, 0 or more
+    zoom : the camera of a sequence zooms, or comes nearer: its scale changes slowly. Without, it
+        is one, which tells shapes better where that is true
     robust : Student's t loss with 4 degrees of freedom instead of squares
     refine : refine cameras, coefficients and rank-one shapes jointly (see
         `transforms.nrsfm_joint`); default where points are missing or the loss is robust
@@ -304,14 +308,21 @@ def factorise(
     points = np.asarray(points)
     if points.ndim != 3 or points.shape[1] != 2:
         raise UsageError(f"points have shape {points.shape!r}: give (frames, 2, landmarks)")
+    if zoom and not temporal:
+        raise UsageError(
+            f"zoom is {zoom!r} but temporal {temporal!r}: only a sequence has cameras of unit "
+            "scale; leave zoom out, or set temporal"
+        )
     frames = np.arange(len(points))
     source = ArrayBlocks({"points": points, "frame": frames}, block_rows)
     front = default_front(points.shape[2], front)
     start = run_passes(NRSfMSolver(0 if temporal else n_shapes, front, ridge), source).model()
     if temporal:
+        measured = run_passes(ZoomSolver(start, len(points), done=not zoom), source)
         sequence = SequenceSolver(
-            start.rigid, len(points), smoothness, max_rounds, start.noise if robust else None
-        )
+            start.rigid, len(points), smoothness, max_rounds, start.noise if robust else None,
+            zoom=measured.zoom,
+        )  # fmt: skip
         solved = run_passes(sequence, source)
         return sequence_result(solved, n_shapes, front, start.flags).fit(points, frames)
     if refine is None:
@@ -334,9 +345,11 @@ def sequence_result(
         "left_out": int(total["left_out"]),
         "converged": solver.converged,
         "robust": solver.noise is not None,
+        "zoom": bool(solver.zoom.size),
         "rounds": solver.round_,
     }
     scale = noise if solver.noise is None else solver.noise
     return sequence_model(
-        solver.best, total["rotations"], solver.n_frames, n_shapes, scale, front, flags
-    )
+        solver.best, total["rotations"], solver.n_frames, n_shapes, scale, front, flags,
+        solver.zoom,
+    )  # fmt: skip

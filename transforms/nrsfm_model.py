@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -11,7 +11,7 @@ from schemas.errors import UsageError
 from transforms.cameras import IBUG68_NOSE, angles_of_rotation, decompose_cameras, mean_rotation
 from transforms.nrsfm_frames import CHUNK, Frames, fit_frames, seen_points
 from transforms.nrsfm_passes import camera_frames, centre_points
-from transforms.nrsfm_sequence import cosines, fit_moving
+from transforms.nrsfm_sequence import cosines, fit_moving, zoom_scales
 from transforms.signs import fix_signs, signs_of
 
 Flags = dict[str, bool | int | str]
@@ -86,6 +86,7 @@ class SequenceModel:
     basis : float64 (K, 3, L), orthonormal, strongest first: principal shapes of the motion
     loadings : float64 (J - 1, K), a frame's coefficients are its cosines 1..J-1 times these
     ridge, noise, n_frames, flags : as in `ShapeModel`; n_frames counts the sequence's frames
+    zoom : float64 (Z,), of the cameras, see `transforms.nrsfm_sequence.zoom_scales`
     """
 
     rigid: np.ndarray
@@ -95,19 +96,28 @@ class SequenceModel:
     noise: float
     n_frames: int
     flags: Flags
+    zoom: np.ndarray = field(default_factory=lambda: np.zeros(0))
 
     def fit(self, points: np.ndarray, frames: np.ndarray | None = None) -> NRSfM:
         """Parameters of frames by their numbers in the sequence, or of unseen ones without.
 
         points : (F, 2, L), y up, NaN where not seen;  frames : int (F,) in 0..n_frames-1.
         Frames of the sequence have the shapes of their moment, which the cameras (two rows of a
-        rotation) are fitted to; others' coefficients have the variance seen in the sequence.
+        rotation, times the zoom) are fitted to; others' coefficients have the variance seen in the
+        sequence, and where it zooms their cameras are affine.
         """
         points = checked_points(points, self.rigid)
         noise = self.noise if self.flags.get("robust") else None
         if frames is None:
             return self._result(
-                fit_frames(points, self.rigid, self.basis, self.ridge, metric=True, noise=noise)
+                fit_frames(
+                    points,
+                    self.rigid,
+                    self.basis,
+                    self.ridge,
+                    metric=not self.zoom.size,
+                    noise=noise,
+                )
             )
         frames = np.asarray(frames)
         if frames.shape != (len(points),) or not ((frames >= 0) & (frames < self.n_frames)).all():
@@ -119,8 +129,13 @@ class SequenceModel:
         coefficients = rows[:, 1:] @ self.loadings
         shapes = self.rigid + np.tensordot(coefficients, self.basis, 1)
         values, seen = seen_points(points)
-        fit = fit_moving(values, seen, shapes, noise)
-        return NRSfM(self, fit.cameras, coefficients, fit.translation)
+        scales = zoom_scales(frames, self.n_frames, self.zoom)
+        fit = fit_moving(values / scales[:, None, None], seen, shapes, noise)
+        cameras, translation = (
+            fit.cameras * scales[:, None, None],
+            fit.translation * scales[:, None],
+        )
+        return NRSfM(self, cameras, coefficients, translation)
 
     def _result(self, fit: Frames) -> NRSfM:
         return NRSfM(self, fit.cameras, fit.coefficients, fit.translation)
@@ -134,6 +149,7 @@ def sequence_model(
     noise: float,
     front: tuple[int, ...] | None,
     flags: Flags,
+    zoom: np.ndarray,
 ) -> SequenceModel:
     """Mean shape and principal shapes of terms (J, 3, L), in the gauge of the mean rotation.
 
@@ -156,6 +172,7 @@ def sequence_model(
         noise=noise,
         n_frames=n_frames,
         flags=flags,
+        zoom=zoom,
     )
 
 

@@ -8,7 +8,8 @@ cut-off the terms carry a penalty that grows with the cube of their number:
 
 Given rotations the terms follow from one linear system, whose parts add up over frames; given
 terms, each frame's rotation is found by itself. The objective falls in every round, the best
-terms are kept. The scale of the cameras is one: a change of scale is part of the shapes.
+terms are kept. The scale of the cameras is one, a change of scale is part of the shapes; where the
+camera zooms, the slow part of the rigid fit's scales is divided out of the points first.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ from transforms.nrsfm_frames import (
 TERMS = 24
 SMOOTHNESS = 4.0
 GROWTH, LONGEST = 1.3, 4.0  # of the stride along the alternation's step while it goes well
+ZOOM_TERMS = 2  # cosines of the logarithm of a zoom: more of them take up motion, too
 REWEIGHTED = 6  # times that cameras and weights of robust or incomplete frames are renewed
 
 
@@ -43,6 +45,14 @@ def cosines(frames: np.ndarray, n_frames: int, n_terms: int) -> np.ndarray:
     rows = np.sqrt(2 / n_frames) * np.cos(angle)
     rows[:, 0] = np.sqrt(1 / n_frames)
     return np.asarray(rows)
+
+
+def zoom_scales(frames: np.ndarray, n_frames: int, zoom: np.ndarray) -> np.ndarray:
+    """Scales (m,) of frames by number; zoom (Z,), coefficients of cosines 1..Z of their logarithm.
+
+    Their geometric mean over the sequence is 1, as it is for no coefficients at all.
+    """
+    return np.asarray(np.exp(cosines(frames, n_frames, len(zoom) + 1)[:, 1:] @ zoom))
 
 
 def fit_moving(
@@ -87,11 +97,13 @@ class SequenceRequest:
     """One round: rotations of all frames for the terms, and the normal equations of new terms.
 
     terms : (J, 3, L);  n_frames : F;  noise : scale of robust weights or None
+    zoom : (Z,), see `zoom_scales`
     """
 
     terms: np.ndarray
     n_frames: int
     noise: float | None = None
+    zoom: np.ndarray = field(default_factory=lambda: np.zeros(0))
     token: str = "nrsfm-seen"
 
     def prepare(self, arrays: Arrays) -> Arrays:
@@ -103,7 +115,9 @@ class SequenceRequest:
         """normal, right (see `structure_sums`), cost, seen, frames, left_out, rotations (3, 3)."""
         rows = cosines(prepared["frame"], self.n_frames, len(self.terms))
         shapes = (rows @ self.terms.reshape(len(self.terms), -1)).reshape(-1, *self.terms.shape[1:])
-        fit = fit_moving(prepared["points"], prepared["seen"], shapes, self.noise)
+        scales = zoom_scales(prepared["frame"], self.n_frames, self.zoom)
+        points = prepared["points"] / scales[:, None, None]
+        fit = fit_moving(points, prepared["seen"], shapes, self.noise)
         use = fit.usable
         sums = structure_sums(rows[use], fit.cameras[use], fit.completed[use])
         return Sums(
@@ -125,6 +139,7 @@ class SequenceSolver:
 
     rigid : (3, L), shape to start from, facing the camera;  n_frames : F, frames of the sequence,
     numbered 0..F-1 in array frame;  smoothness : weight of the penalty, 0 or more
+    zoom : (Z,), the cameras' zoom, see `zoom_scales`
     noise : start of the scale of robust weights, which is estimated again in the first
         `scale_rounds` rounds; None for least squares
     """
@@ -136,6 +151,7 @@ class SequenceSolver:
     noise: float | None = None
     scale_rounds: int = 10
     tol: float = 1e-5
+    zoom: np.ndarray = field(default_factory=lambda: np.zeros(0))
     round_: int = 0
     cost: float = np.inf
     terms: np.ndarray = field(default_factory=lambda: np.zeros((0, 3, 0)))
@@ -164,7 +180,7 @@ class SequenceSolver:
 
     def request(self) -> SequenceRequest:
         """The next round."""
-        return SequenceRequest(self.terms, self.n_frames, self.noise)
+        return SequenceRequest(self.terms, self.n_frames, self.noise, self.zoom)
 
     def step(self, total: Accumulator) -> SequenceSolver:
         """State after a round; a round that made the objective larger is not taken."""

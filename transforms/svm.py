@@ -35,7 +35,7 @@ def fit_hyperplanes(
     """Hyperplanes that separate each attribute's two classes.
 
     x : (n, D) or (n, ...), flattened; float32 or float64
-    y : (n,) or (n, A), values -1, 0 (unlabelled) or 1
+    y : (n,) or (n, A), values -1, 0 (unlabelled) or 1, or bool
     sample_weight : (n,), not negative; a row of weight 2 counts as two rows, of 0 as none
     c, tol, penalise_intercept, balanced, max_newton, degenerate : see `HyperplaneOptions`
     precision : of the products; default x's own

@@ -12,11 +12,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
-from scipy.linalg.blas import ssyrk
 
 from schemas.errors import DataError
 from transforms.blocks import Arrays, Sums, flatten_rows
-from transforms.moments import Moments, second_moment
+from transforms.moments import Moments
 
 _CHUNK_ROWS = 1024
 _MOMENT_ROWS = 8192
@@ -111,17 +110,15 @@ def _moments(centred: np.ndarray, shift: np.ndarray, diagonal: bool, stride: int
         second = np.einsum("md,md->d", centred, centred, dtype=np.float64)
         return Moments(n, shift + rest, np.maximum(second - n * rest * rest, 0.0))
     some = centred[::stride]
-    if centred.dtype == np.float32:
-        upper = np.triu(ssyrk(1.0, some.T)).astype(np.float64)
-        second = upper + np.triu(upper, 1).T
-    else:
-        second = second_moment(some)
+    second = (some.T @ some).astype(np.float64)  # by NumPy, as the other products of this pass
     return Moments(n, shift + rest, second * (n / len(some)) - n * np.outer(rest, rest))
 
 
 def check_labels(y: np.ndarray) -> np.ndarray:
-    """y as int8 (m, A); raises DataError unless every label is -1, 0 or 1."""
+    """y as int8 (m, A), true as 1 and false as -1; DataError for labels other than -1, 0 and 1."""
     y = y[:, None] if y.ndim == 1 else y
+    if y.dtype == bool:
+        return np.where(y, 1, -1).astype(np.int8)
     valid = (y == -1) | (y == 0) | (y == 1)
     if not valid.all():
         row, column = np.argwhere(~valid)[0]
@@ -393,7 +390,8 @@ class CurvatureRequest(AttributesRequest):
         cost = np.where(positive, self.costs[1, at], self.costs[0, at])
         if "weight" in prepared:
             cost = cost * prepared["weight"][rows]
-        return second_moment(design.astype(np.float64) * np.sqrt(cost)[:, None])
+        scaled = design.astype(np.float64) * np.sqrt(cost)[:, None]
+        return scaled.T @ scaled
 
 
 @dataclass(frozen=True)

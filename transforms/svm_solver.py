@@ -129,8 +129,9 @@ class HyperplaneSolver:
         one_class = (counts == 0).any(axis=0)
         if one_class.any() and (self.options.degenerate == "raise" or one_class.all()):
             raise DataError(
-                f"attributes {np.flatnonzero(one_class).tolist()!r} have rows of one class only: "
-                "leave them out, or choose another threshold"
+                f"attributes {np.flatnonzero(one_class).tolist()!r} have rows of one class only "
+                "(labels are -1 and 1; 0 is unlabelled): leave them out, or choose another "
+                "threshold"
             )
         state = replace(
             self,

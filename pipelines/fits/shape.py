@@ -14,6 +14,7 @@ from transforms.nrsfm import NRSfMSolver, sequence_result
 from transforms.nrsfm_joint import JointSolver
 from transforms.nrsfm_model import NRSfM, SequenceModel, ShapeModel, default_front
 from transforms.nrsfm_sequence import SequenceSolver
+from transforms.nrsfm_zoom import ZoomSolver
 from transforms.sources import SelectBlocks, StoreBlocks
 
 POSE = ("pitch", "yaw", "roll")
@@ -78,6 +79,8 @@ def fit_nrsfm(inputs: Inputs) -> Fitted:
     )
     if isinstance(model, SequenceModel):
         out.arrays["loadings"] = model.loadings
+        if model.zoom.size:
+            out.arrays["zoom"] = model.zoom
     else:
         out.arrays |= {"axes": model.axes, "modes": model.modes, "readout": model.readout}
     if wanted.regressor is not None:
@@ -146,7 +149,9 @@ def solve_shapes(inputs: Inputs, source: BlockSource, n_shapes: int) -> ShapeMod
     start = run(NRSfMSolver(0 if wanted.temporal else n_shapes, front), source).model()
     if wanted.temporal:
         noise = start.noise if wanted.robust else None
-        solver = SequenceSolver(start.rigid, inputs.store.n_rows, noise=noise)
+        n_frames = inputs.store.n_rows
+        zoom = run(ZoomSolver(start, n_frames, done=not wanted.zoom), source).zoom
+        solver = SequenceSolver(start.rigid, n_frames, noise=noise, zoom=zoom)
         return sequence_result(run(solver, source), n_shapes, front, start.flags)
     if wanted.refine or wanted.robust or missing:
         return run(JointSolver(start, wanted.robust, front=front), source).model()

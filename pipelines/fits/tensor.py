@@ -161,10 +161,9 @@ def fit_hosvd(inputs: Inputs) -> Fitted:
     _store_arrays(full, grams, out)
     measured = {n for m in inputs.measurements("scores") for n in m.names}
     for mode in range(1, len(grid.modes)):
-        for position, factor in enumerate(grid.modes[mode]):
-            found = _level_vectors(inputs, model, grid, mode, position, factor)
-            found |= _pair_vectors(inputs, model, grid, mode, position, factor)
-            _add_directions(inputs, model, factor, found, measured, out)
+        for position in range(len(grid.modes[mode])):
+            factor = ModelFactor(inputs, model, grid, mode, position)
+            _add_directions(inputs, factor.name, factor.levels() | factor.pairs(), measured, out)
         _add_apathy(model, grid, mode, out)
     return out
 
@@ -192,70 +191,72 @@ def level_names(index: DatasetIndex, grid: CellGrid, mode: int) -> list[str]:
 Vectors = dict[str, tuple[np.ndarray, dict[str, Any]]]
 
 
-def _level_vectors(
-    inputs: Inputs,
-    model: HOSVD | StackedHOSVD,
-    grid: CellGrid,
-    mode: int,
-    position: int,
-    factor: str,
-) -> Vectors:
-    """Level -> (vector, provenance), for a factor that is its mode or leads a composite one."""
-    codes = grid.levels[mode][:, position]
-    present = np.unique(codes)
-    if len(present) < 2 or (len(grid.modes[mode]) > 1 and position > 0):
-        return {}
-    categories = inputs.index.categorical(factor)[1]
-    intensity = inputs.spec.analyse.hosvd.intensity.get(factor)
-    if intensity is not None:
-        vectors, _ = model.intensity_directions(mode, grid.mode_index(intensity))
-        facts = {"factor": factor, "intensity": intensity}
-        return {
-            categories[code]: (vector, facts | {"level": categories[code]})
-            for code, vector in zip(codes.tolist(), vectors, strict=True)
-        }
-    md = inputs.spec.analyse.mean_difference
-    baseline = md.baseline.get(factor) if md is not None else None
-    reference = None if baseline is None else level_code(inputs.index, factor, baseline)
-    found: Vectors = {}
-    for code in present.tolist():
-        if code == reference:
-            continue
-        inside = codes == code
-        other = codes == reference if reference is not None else ~inside
-        facts = {"factor": factor, "level": categories[code], "baseline": baseline}
-        found[categories[code]] = (model.contrast(mode, inside, other), facts)
-    return found
+@dataclass(frozen=True, eq=False)
+class ModelFactor:
+    """The factor at a position of a mode of a tensor model: its vectors."""
 
+    inputs: Inputs
+    model: HOSVD | StackedHOSVD
+    grid: CellGrid
+    mode: int
+    position: int
 
-def _pair_vectors(
-    inputs: Inputs,
-    model: HOSVD | StackedHOSVD,
-    grid: CellGrid,
-    mode: int,
-    position: int,
-    factor: str,
-) -> Vectors:
-    codes, found = grid.levels[mode][:, position], {}
-    for first, second in inputs.spec.analyse.hosvd.pairs.get(factor, ()):
-        a, b = (codes == level_code(inputs.index, factor, level) for level in (first, second))
-        if not (a.any() and b.any()):
-            raise DataError(
-                f"pair {(first, second)!r} of factor {factor!r} has a level without cells: correct "
-                "'pairs' or 'where'"
-            )
-        facts = {"factor": factor, "level": second, "baseline": first}
-        found[f"{first}-to-{second}"] = (model.contrast(mode, b, a), facts)
-    return found
+    @property
+    def name(self) -> str:
+        """The factor's name."""
+        return self.grid.modes[self.mode][self.position]
+
+    @property
+    def codes(self) -> np.ndarray:
+        """Its level in each level of the mode."""
+        return self.grid.levels[self.mode][:, self.position]
+
+    def levels(self) -> Vectors:
+        """Level -> (vector, provenance), for a factor that is its mode or leads a composite one."""
+        codes, name = self.codes, self.name
+        present = np.unique(codes)
+        if len(present) < 2 or (len(self.grid.modes[self.mode]) > 1 and self.position > 0):
+            return {}
+        categories = self.inputs.index.categorical(name)[1]
+        intensity = self.inputs.spec.analyse.hosvd.intensity.get(name)
+        if intensity is not None:
+            along = self.grid.mode_index(intensity)
+            vectors, _ = self.model.intensity_directions(self.mode, along)
+            facts = {"factor": name, "intensity": intensity}
+            return {
+                categories[code]: (vector, facts | {"level": categories[code]})
+                for code, vector in zip(codes.tolist(), vectors, strict=True)
+            }
+        md = self.inputs.spec.analyse.mean_difference
+        baseline = md.baseline.get(name) if md is not None else None
+        reference = None if baseline is None else level_code(self.inputs.index, name, baseline)
+        found: Vectors = {}
+        for code in present.tolist():
+            if code == reference:
+                continue
+            inside = codes == code
+            other = codes == reference if reference is not None else ~inside
+            facts = {"factor": name, "level": categories[code], "baseline": baseline}
+            found[categories[code]] = (self.model.contrast(self.mode, inside, other), facts)
+        return found
+
+    def pairs(self) -> Vectors:
+        """'<first>-to-<second>' -> (vector, provenance), of the pairs of levels asked for."""
+        codes, name, found = self.codes, self.name, {}
+        for first, second in self.inputs.spec.analyse.hosvd.pairs.get(name, ()):
+            a, b = (codes == level_code(self.inputs.index, name, one) for one in (first, second))
+            if not (a.any() and b.any()):
+                raise DataError(
+                    f"pair {(first, second)!r} of factor {name!r} has a level without cells: "
+                    "correct 'pairs' or 'where'"
+                )
+            facts = {"factor": name, "level": second, "baseline": first}
+            found[f"{first}-to-{second}"] = (self.model.contrast(self.mode, b, a), facts)
+        return found
 
 
 def _add_directions(
-    inputs: Inputs,
-    model: HOSVD | StackedHOSVD,
-    factor: str,
-    vectors: Vectors,
-    measured: set[str],
-    out: Fitted,
+    inputs: Inputs, factor: str, vectors: Vectors, measured: set[str], out: Fitted
 ) -> None:
     for label, (vector, facts) in vectors.items():
         if not vector.any():
