@@ -117,10 +117,14 @@ class Run:
 
     def check(self) -> None:
         """Raise when the run may not go on: its locks are another's, or it was asked to stop."""
+        self.check_locks()
+        self.stop.check()
+
+    def check_locks(self) -> None:
+        """Raise LockedError when another run has taken this one's locks over."""
         for lock in (self.run_lock, self.lock):
             if lock is not None:
                 lock.check()
-        self.stop.check()
 
     @property
     def store(self) -> LatentStore:
@@ -180,6 +184,7 @@ def run(
                 if name == "report":  # the report reads it
                     _write_run(state, started, memory.peak, _code(state))
                 _timed(state, name, _STAGE_FUNCTIONS[name])
+            state.check_locks()  # suspended meanwhile, it may find everything done by another run
             _write_run(state, started, memory.peak, _code(state))
         except BaseException as e:
             failed = getattr(e, "exit_code", 130 if isinstance(e, KeyboardInterrupt) else 1)
