@@ -154,7 +154,7 @@ def spaces_facts(choice: MapChoice | None, unlinked: str, n_pairs: int) -> dict[
     if choice is None:
         return {"images": n_pairs, "relation": None, "text": f"Not linked: {unlinked}."}
     errors = choice.errors
-    shown = ", ".join(f"{kind} {error:.3g}" for kind, error in errors.items())
+    shown = ", ".join(f"{kind} {error_text(error)}" for kind, error in errors.items())
     text = {
         "identity": "The new space has the axes of the old one",
         "rotation": "The new space is the old one turned; directions are compared after Procrustes",
@@ -171,6 +171,11 @@ def spaces_facts(choice: MapChoice | None, unlinked: str, n_pairs: int) -> dict[
         "errors": errors,
         "text": f"{text} (relative error on {choice.held_out} images kept back: {shown}).",
     }
+
+
+def error_text(error: float) -> str:
+    """A map's error; moments do not know it better than this."""
+    return "below 1e-6" if error < 1e-6 else f"{error:.3g}"
 
 
 def write_diff(result: dict[str, Any], strips: dict[str, np.ndarray], out: Path) -> list[Path]:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from pipelines import plots, report_text
-from pipelines.diff import row_of
+from pipelines.diff import error_text, row_of
 from pipelines.drift import REFUSED, SURVIVES, TRIALS
 from pipelines.edit import strength_label
 from pipelines.report import page_environment
@@ -74,7 +74,7 @@ def _spaces(spaces: Mapping[str, Any]) -> dict[str, Any]:
     rows = [
         {
             "name": _ERRORS[kind],
-            "error": report_text.number(error),
+            "error": error_text(error),
             "share": 100 * min(1.0, error / largest),
             "chosen": kind == spaces["relation"],
         }

@@ -20,8 +20,9 @@ def test_drift(monkeypatch, capsys, tmp_path):
     assert {"ours_s", "peer_s", "ratio", "peak_mb", "accuracy_cosine"} <= set(result)
     assert [row["copy"] for row in result["rows"]] == ["mirrored-1", "rotated"]
     rotated = result["rows"][1]
-    assert rotated["relation"] == "rotation" and rotated["map_error"] < 1e-5
-    assert rotated["identity_error"] > 0.5
+    # 25 faces do not fix a rotation of 64 coordinates, but lead some of the way
+    assert rotated["relation"] == "rotation" and rotated["identity_error"] > 1.0
+    assert rotated["map_error"] < 0.7 * rotated["identity_error"]
     assert result["calls"] == sum(row["directions"] for row in result["rows"]) >= 4
     assert (tmp_path / "rotated" / "drift.html").stat().st_size > 10_000
 
