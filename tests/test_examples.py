@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import runpy
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ import torch
 from PIL import Image
 
 import generators
+from pipelines.cli import main
 from pipelines.finished import FinishedRun
 from schemas.spec import load_spec
 from transforms.preprocess import to_uint8
@@ -94,16 +94,17 @@ def test_every_example_is_a_program_that_says_how_to_call_it():
         assert f"python examples/{name}.py SPEC" in text
 
 
-def test_an_exported_file_needs_no_latentflow(small_run, tmp_path):
-    """From the command line to another process that has pandas only."""
+def test_the_command_line_exports_what_pandas_reads(small_run, tmp_path, capsys):
     out = tmp_path / "rows.parquet"
-    spec = small_run / "small.yaml"
-    command = [sys.executable, "-m", "pipelines", "export", str(spec), "--as", "parquet",
-               "--out", str(out)]  # fmt: skip
-    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
-    assert done.returncode == 0 and "150 rows; left out: none" in done.stderr, done.stderr
-    again = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
-    assert again.returncode == 2 and "--overwrite" in again.stderr
+    command = ["export", str(small_run / "small.yaml"), "--as", "parquet", "--out", str(out)]
+    for extra, code, text in (
+        ([], 0, "150 rows; left out: none"),
+        ([], 2, "--overwrite"),
+        (["--overwrite"], 0, "150 rows"),
+    ):
+        with pytest.raises(SystemExit) as ended:
+            main([*command, *extra])
+        assert int(ended.value.code) == code and text in capsys.readouterr().err
     frame = pd.read_parquet(out)
     codes = np.stack(frame["latents.w_plus"].to_list()).reshape(150, 10, 64)
     np.testing.assert_array_equal(codes, finished(small_run).codes(range(150)))
