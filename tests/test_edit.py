@@ -126,7 +126,7 @@ def test_the_gradient_edit_reaches_the_parameters_with_less_change(generator, co
     wanted, reached = (x.reshape(6, 24) @ weights for x in (moved, found))
     np.testing.assert_allclose(reached, wanted, atol=0.08)
     change = [np.abs(x[:, 1, 0, 0] - codes[:, 0, 0]) for x in (moved, found)]
-    assert (change[1] < 0.7 * change[0]).all()
+    assert (change[1] < 0.85 * change[0]).all()
     alone = GradientEdit.of(generator, stored, 20.0)(codes[1:2], moved[1:2])
     np.testing.assert_allclose(alone[0], found[1], atol=1e-6)  # of no other row
     images = edit_images(generator, codes, direction(), [0.0], refine=lambda c, e: e + 0.5)
