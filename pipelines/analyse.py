@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +37,8 @@ FITS: dict[str, Callable[[Inputs], Fitted]] = {
 }
 """Every analysis by its section of the specification, in the order in which they run."""
 
+READS_NO_ANNOTATION = frozenset({"pca", "hosvd", "sefa", "jacobian"})
+
 
 def requested(spec: RunSpec) -> list[str]:
     """Analyses that the specification asks for, in order."""
@@ -49,7 +51,7 @@ def analysis_fp(name: str, spec: RunSpec, store: LatentStore, index: DatasetInde
     An analysis that reads measurements depends on the commits of every annotation stage.
     """
     stages = ["invert"]
-    if name not in ("pca", "hosvd", "sefa", "jacobian"):
+    if name not in READS_NO_ANNOTATION:
         stages += sorted(s for s in store.stages() if s != "invert")
     parameters: dict[str, Any] = {"own": getattr(spec.analyse, name).model_dump(mode="json")}
     if name in ("mean_difference", "hosvd"):
@@ -104,15 +106,18 @@ def analyse(
     path: Path,
     engine: Engine,
     progress: Callable[[int, int], None] = lambda done, total: None,
+    only: Container[str] | None = None,
 ) -> dict[str, dict[str, Any]]:
     """Compute the stale analyses and write their directions and models into the set at `path`.
 
-    Directions of analyses that are no longer asked for are taken out. Returns for every requested
-    analysis its seconds, whether it was skipped, and its facts. Killed at any moment, the next
+    only : analyses to look at, by default all that are requested.
+    Directions of analyses that are no longer asked for are taken out. Returns for each of them
+    its seconds, whether it was skipped, and its facts. Killed at any moment, the next
     call computes again what was not finished: a model's fingerprint is written last.
     """
     space = space_of(spec)
     todo = stale(spec, store, index, path)
+    chosen = [name for name in requested(spec) if only is None or name in only]
     held_out = hold_out(
         index, spec.evaluate.holdout.factor, spec.evaluate.holdout.fraction, spec.evaluate_seed
     )
@@ -120,8 +125,8 @@ def analyse(
     inputs = Inputs(store, index, spec, engine, space, tuple(shape), held_out, path)
     directions = _existing(path, generator_fp, space)
     report: dict[str, dict[str, Any]] = {}
-    for done, name in enumerate(requested(spec)):
-        progress(done, len(requested(spec)))
+    for done, name in enumerate(chosen):
+        progress(done, len(chosen))
         if name not in todo:
             report[name] = {"seconds": 0.0, "skipped": True, **directions.load_model(name)[1]}
             continue
@@ -143,7 +148,7 @@ def analyse(
         attrs = {**fitted.facts, "left_out": left_out, "fingerprint": todo[name]}
         directions.save_model(name, fitted.arrays, attrs)
         report[name] = {"seconds": time.monotonic() - started, "skipped": False, **attrs}
-    progress(len(requested(spec)), len(requested(spec)))
+    progress(len(chosen), len(chosen))
     return report
 
 

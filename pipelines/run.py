@@ -11,7 +11,7 @@ import importlib.metadata
 import json
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,7 +25,8 @@ from pipelines.memory import PeakMemory
 from pipelines.progress import stage_progress
 from pipelines.sources import Source, open_source
 from schemas.atomic import write_json
-from schemas.errors import QuarantineExceededError
+from schemas.directions import DirectionSet
+from schemas.errors import QuarantineExceededError, UsageError
 from schemas.fingerprint import ContentHashCache, digest
 from schemas.index import DatasetIndex
 from schemas.lock import StoreLock
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
 
 STAGES = ("index", "invert", "annotate", "analyse", "evaluate", "report")
 EVALUATE_VERSION = 1
+REPORT_VERSION = 1
 QUARANTINED = 3
 SHOWN_VERSIONS = (
     "apache-beam", "numpy", "onnxruntime", "pillow", "ray", "scipy", "torch", "zarr",
@@ -57,6 +59,7 @@ class Run:
     """The state of a run while its stages follow one another.
 
     out : the run's folder; stages : what has been done so far, for run.json
+    only, blocks : as in `run`
     """
 
     spec: RunSpec
@@ -64,6 +67,8 @@ class Run:
     address: str | None
     console: Console
     out: Path
+    only: Container[str] | None = None
+    blocks: Container[int] | None = None
     stages: list[dict[str, Any]] = field(default_factory=list)
     facts: dict[str, Any] = field(default_factory=dict)
     index: DatasetIndex | None = None
@@ -98,6 +103,10 @@ class Run:
         """The latent store, freshly opened."""
         return LatentStore.open(self.store_path or "")
 
+    def wants(self, stage: str, name: str) -> bool:
+        """Whether an annotator or analysis is among those to bring up to date."""
+        return self.only is None or f"{stage}/{name}" in self.only
+
     @property
     def directions_path(self) -> Path:
         """The direction set that belongs to the store."""
@@ -112,19 +121,29 @@ def run(
     wait_s: float = 0.0,
     address: str | None = None,
     console: Console | None = None,
+    only: Container[str] | None = None,
+    blocks: Container[int] | None = None,
 ) -> RunResult:
     """Bring everything up to the stage `until` up to date.
 
     trust : TorchScript annotators may be loaded. wait_s : how long to wait for another run's lock.
     address : Ray cluster instead of the specification's.
+    only : annotators and analyses to bring up to date ("annotate/pose", "analyse/pca"), by default
+        all. blocks : row blocks to invert and annotate, by default all; goes with `until`
+        "invert" or "annotate", as later stages need every block.
 
     Raises QuarantineExceededError (exit code 4) when more rows are quarantined than the
     specification allows; analyses are then not run. Other errors end the run as they are.
     """
+    if blocks is not None and until not in ("invert", "annotate"):
+        raise UsageError(
+            f"'blocks' are given for a run until {until!r}, which needs every block: run until "
+            "'invert' or 'annotate', or leave 'blocks' out"
+        )
     console = console or Console(stderr=True)
     out = Path(spec.output_path)
     out.mkdir(parents=True, exist_ok=True)
-    state = Run(spec, trust, address, console, out)
+    state = Run(spec, trust, address, console, out, only, blocks)
     started = datetime.datetime.now(datetime.UTC)
     with StoreLock(out / "run.lock").acquire(wait_s), PeakMemory() as memory:
         try:
@@ -212,6 +231,7 @@ def _invert(state: Run, progress: Any) -> dict[str, Any]:
         engine=state.ray,
         progress=progress,
         lock=state.lock,
+        blocks=state.blocks,
     )
     state.facts["counts"] = result.counts
     detail = {
@@ -224,7 +244,8 @@ def _invert(state: Run, progress: Any) -> dict[str, Any]:
 
 
 def _annotate(state: Run, progress: Any) -> dict[str, Any]:
-    if not state.spec.annotate:
+    models = [model for model in state.spec.annotate if state.wants("annotate", model.name)]
+    if not models:
         return {"rows": 0, "skipped": True, "detail": {}}
     from pipelines.annotate import annotate, export_annotations
 
@@ -232,7 +253,7 @@ def _annotate(state: Run, progress: Any) -> dict[str, Any]:
         state.index,
         state.source,
         state.store_path,
-        state.spec.annotate,
+        models,
         generator_uri=state.spec.generator,
         engine=state.ray,
         max_pixels=state.spec.invert.max_pixels,
@@ -240,6 +261,7 @@ def _annotate(state: Run, progress: Any) -> dict[str, Any]:
         trust=state.trust,
         progress=progress,
         lock=state.lock,
+        blocks=state.blocks,
     )
     table = state.out / "annotations.parquet"
     if result.blocks_done or not table.exists():
@@ -270,41 +292,60 @@ def _analyse(state: Run, progress: Any) -> dict[str, Any]:
 
     _check_quarantine(state)
     spec, store, index = state.spec, state.store, state.index
-    todo = stale(spec, store, index, state.directions_path)
+    chosen = [name for name in requested(spec) if state.wants("analyse", name)]
+    todo = set(stale(spec, store, index, state.directions_path)) & set(chosen)
     engine: Any = None
     if todo:
         from pipelines.engines import analysis_engine
 
         engine = analysis_engine(spec, store)
     report = analyse(
-        spec, store, index, state.generator_fp, state.directions_path, engine, progress
+        spec, store, index, state.generator_fp, state.directions_path, engine, progress, chosen
     )
     detail = {
         name: {k: facts[k] for k in ("seconds", "skipped", "left_out") if k in facts}
         for name, facts in report.items()
     }
-    done = bool(requested(spec))
-    return {"rows": index.n_rows if done else 0, "skipped": not todo, "detail": detail}
+    return {"rows": index.n_rows if chosen else 0, "skipped": not todo, "detail": detail}
+
+
+def evaluation_fp(
+    spec: RunSpec, store: LatentStore, index: DatasetIndex, directions: DirectionSet
+) -> str:
+    """What the evaluation is computed from."""
+    return digest(
+        {
+            "version": EVALUATE_VERSION,
+            "evaluate": spec.evaluate.model_dump(mode="json"),
+            "report": spec.report.model_dump(mode="json"),
+            "seed": spec.evaluate_seed,
+            "annotate": [a.model_dump(mode="json") for a in spec.annotate],
+            "directions": [[d.name, d.sd, d.vector.tobytes()] for d in directions],
+            "commits": {s: store.committed(s).tobytes() for s in store.stages()},
+            "factors": {n: index.factor_fp(n) for n in index.factors},
+        }
+    )
+
+
+def report_fp(spec: RunSpec, store: LatentStore, index: DatasetIndex, evaluation: str) -> str:
+    """What the report shows, but for times. evaluation : its fingerprint, "" without one."""
+    commits = {stage: store.committed(stage).tobytes() for stage in store.stages()}
+    own = spec.report.model_dump(mode="json")
+    return digest(["report", REPORT_VERSION, own, index_fp(index), commits, evaluation])
+
+
+def index_fp(index: DatasetIndex) -> str:
+    """Which images the index has, in which order and state, and their factors."""
+    factors = {name: index.factor_fp(name) for name in index.factors}
+    return digest(["index", index.identity(), factors])
 
 
 def _evaluate(state: Run, progress: Any) -> dict[str, Any]:
-    from schemas.directions import DirectionSet
-
     if not state.directions_path.exists():
         return {"rows": 0, "skipped": True, "detail": {}}
     directions = DirectionSet.load(state.directions_path)
     spec, store = state.spec, state.store
-    wanted = {
-        "version": EVALUATE_VERSION,
-        "evaluate": spec.evaluate.model_dump(mode="json"),
-        "report": spec.report.model_dump(mode="json"),
-        "seed": spec.evaluate_seed,
-        "annotate": [a.model_dump(mode="json") for a in spec.annotate],
-        "directions": [[d.name, d.sd, d.vector.tobytes()] for d in directions],
-        "commits": {s: store.committed(s).tobytes() for s in store.stages()},
-        "factors": {n: state.index.factor_fp(n) for n in state.index.factors},
-    }
-    fingerprint = digest(wanted)
+    fingerprint = evaluation_fp(spec, store, state.index, directions)
     path = state.out / "evaluation.json"
     if path.exists() and (state.out / "evaluation.npz").exists():
         if json.loads(path.read_text()).get("fingerprint") == fingerprint:
@@ -325,12 +366,9 @@ def _evaluate(state: Run, progress: Any) -> dict[str, Any]:
 
 
 def _report(state: Run, progress: Any) -> dict[str, Any]:
-    inputs = {
-        name: (state.out / name).stat().st_mtime_ns
-        for name in ("evaluation.json", "index.parquet")
-        if (state.out / name).exists()
-    }
-    key = digest([inputs, state.spec.report.model_dump(mode="json")])
+    evaluation = state.out / "evaluation.json"
+    evaluated = json.loads(evaluation.read_text())["fingerprint"] if evaluation.exists() else ""
+    key = report_fp(state.spec, state.store, state.index, evaluated)
     marker = state.out / "report.json"
     fresh = all(s["skipped"] for s in state.stages) and (state.out / "report.html").exists()
     if fresh and marker.exists() and json.loads(marker.read_text()).get("inputs") == key:
