@@ -27,7 +27,6 @@ from schemas.spec import RunSpec
 #: Row blocks of one partition of a backfill.
 BLOCKS_PER_PARTITION = 16
 DATA_VERSION = "dagster/data_version"
-RUN_TAG = "latentflow/run"
 
 
 class Settings(dg.Config):
@@ -85,7 +84,7 @@ def _stage(spec: RunSpec, stage: str, parts: list[Part]) -> dg.AssetsDefinition:
         name=f"{identifier(spec.name)}__{stage}",
         specs=[_asset_spec(spec, part) for part in parts],
         can_subset=len(parts) > 1,
-        op_tags={RUN_TAG: spec.name},
+        pool=identifier(spec.name),
     )
     def make(
         context: dg.AssetExecutionContext, config: Settings
@@ -189,7 +188,7 @@ def backfill_of(spec: RunSpec) -> tuple[dg.AssetSpec, dg.JobDefinition]:
         partitions_def=partitions,
     )
 
-    @dg.op(name=f"{identifier(spec.name)}__blocks", tags={RUN_TAG: spec.name})
+    @dg.op(name=f"{identifier(spec.name)}__blocks", pool=identifier(spec.name))
     def make_blocks(context: dg.OpExecutionContext, config: Settings) -> None:
         wanted = context.partition_key
         ranges = _ranges(spec)
@@ -215,7 +214,6 @@ def backfill_of(spec: RunSpec) -> tuple[dg.AssetSpec, dg.JobDefinition]:
         name=f"{identifier(spec.name)}_backfill",
         partitions_def=partitions,
         description="Invert and annotate one range of row blocks.",
-        tags={RUN_TAG: spec.name},
     )
     def backfill() -> None:
         make_blocks()

@@ -32,9 +32,9 @@ def describe_part(
         record = next((s for s in stages if s["name"] == stage), stages[-1])
         own = _DESCRIBED[stage](spec, name.partition("/")[2], folder, record["detail"])
         return {
-            **own,
             "seconds": float(record["seconds"]),
             "was up to date": bool(record["skipped"]),
+            **own,
             "exit code": int(folder.run["exit_code"]),
             "log": dg.MetadataValue.md("```\n" + "\n".join(log).replace("```", "'''") + "\n```"),
             "folder": dg.MetadataValue.path(str(result.path.resolve())),
@@ -88,6 +88,8 @@ def _analyse(
     }
     mine = [d for d in folder.directions or () if d.provenance.get("analysis") == name]
     found["directions"] = len(mine)
+    found["was up to date"] = bool(detail[name]["skipped"])
+    found["seconds"] = float(detail[name]["seconds"])
     if mine:
         rows = [(d.name, d.space, f"{d.sd:.4g}") for d in mine]
         found["direction set"] = _table(("direction", "space", "sd"), rows)

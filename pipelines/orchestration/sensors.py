@@ -6,7 +6,7 @@ import json
 
 import dagster as dg
 
-from pipelines.orchestration.assets import DATA_VERSION, RUN_TAG, identifier, key_of
+from pipelines.orchestration.assets import DATA_VERSION, identifier, key_of
 from pipelines.orchestration.locations import look
 from pipelines.orchestration.parts import held_versions, parts_of, stale_parts, wanted_versions
 from schemas.spec import RunSpec
@@ -21,7 +21,6 @@ def job_of(spec: RunSpec) -> dg.UnresolvedAssetJobDefinition:
         selection=dg.AssetSelection.assets(*(key_of(spec, p.name) for p in parts_of(spec))),
         description=f"Everything of {spec.name!r} that is missing or stale, "
         "as 'latentflow run' does.",
-        tags={RUN_TAG: spec.name},
     )
 
 
@@ -68,11 +67,9 @@ def sensor_of(spec: RunSpec, job: dg.UnresolvedAssetJobDefinition) -> dg.SensorD
             return dg.SkipReason(f"{', '.join(moved)}: touched, the contents are the same")
         for name, why in stale.items():
             context.log.info(f"{name}: {why}")
-        request = dg.RunRequest(
-            asset_selection=[key_of(spec, name) for name in stale],
-            tags={f"{RUN_TAG}_changed": ", ".join(moved)[:250]},
+        return dg.SensorResult(
+            [dg.RunRequest(asset_selection=[key_of(spec, name) for name in stale])]
         )
-        return dg.SensorResult([request])
 
     return changes
 
