@@ -74,7 +74,7 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     setting = make(root, N)
     Image.fromarray(drawn(1, seed=2)[0]).save(setting.file(3))
     annotator(root, "mood", "scores", ["happy", "sad"])
-    annotator(root, "pose", "pose", ["yaw"])
+    annotator(root, "pose", "pose", ["yaw", "pitch", "roll"])
     names = [f"{i:05}.png" for i in range(N)]
     table = {"path": names, "expression": ["neutral", "joy"] * (N // 2)}
     pd.DataFrame(table).to_csv(root / "factors.csv", index=False)
