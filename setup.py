@@ -39,6 +39,7 @@ setup(
         "test": ["hypothesis", "mypy", "onnx", "pytest", "ruff", "xarray"],
         "train": ["onnx"],
         "bench": ["tensorly"],
+        "orchestrate": ["dagster>=1.13,<2", "dagster-webserver>=1.13,<2"],
     },
     entry_points={"console_scripts": ["latentflow=pipelines.cli:main"]},
 )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +64,7 @@ def analyse(
     progress: Callable[[int, int], None] = lambda done, total: None,
     statistics: Path | None = None,
     check: Callable[[], None] = lambda: None,
+    only: Container[str] | None = None,
 ) -> dict[str, dict[str, Any]]:
     """Compute the stale analyses and write their directions and models into the set at `path`.
 
@@ -72,6 +73,7 @@ def analyse(
     for every requested analysis its seconds, whether it was skipped, and its facts. Killed at any
     moment, the next call computes again what was not finished: a model's fingerprint is written
     last. check : called before anything is written; raises when the run may not go on.
+    only : analyses to look at, by default all that are requested.
     """
     space = space_of(spec)
     found = compare_analyses(spec, store, index, path)
@@ -83,8 +85,9 @@ def analyse(
     inputs = Inputs(store, index, spec, kept or engine, space, tuple(shape), held_out)
     directions = _existing(path, generator_fp, space)
     report: dict[str, dict[str, Any]] = {}
-    for done, name in enumerate(requested(spec)):
-        progress(done, len(requested(spec)))
+    chosen = [name for name in requested(spec) if only is None or name in only]
+    for done, name in enumerate(chosen):
+        progress(done, len(chosen))
         if name not in found.stale:
             report[name] = {**found.held[name], "seconds": 0.0, "skipped": True}
             continue
@@ -120,7 +123,7 @@ def analyse(
         _replaced(directions, "", Fitted(), requested(spec)).save(path)
         for name in found.dropped:
             DirectionSet.load(path).delete_model(name)
-    progress(len(requested(spec)), len(requested(spec)))
+    progress(len(chosen), len(chosen))
     return report
 
 

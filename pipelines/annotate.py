@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -404,6 +404,7 @@ def annotate(
     trust: bool = False,
     progress: Progress | None = None,
     lock: StoreLock | None = None,
+    blocks: Container[int] | None = None,
 ) -> AnnotateResult:
     """Bring all stages of the given models up to date, making missing blocks only.
 
@@ -411,7 +412,7 @@ def annotate(
     generator_uri : the generator that the store was made with, for renders.
     max_pixels, threads : as in the "invert" section. actors : by default the engine's.
     trust : whether TorchScript models, which can run any code, may be loaded; from the command
-        line only. engine, progress, lock : as in `pipelines.invert.invert`.
+        line only. engine, progress, lock, blocks : as in `pipelines.invert.invert`.
 
     Raises UsageError when the generator is not the store's, and the models' and the store's errors.
     """
@@ -433,7 +434,8 @@ def annotate(
             store.add_arrays(stage.name, [stage.spec()])
         plan = plan_annotate(index, store, stages, max_pixels)
         method: Mapping[str, Any] = store.attrs["method"]
-        needed = {name for work in plan.work for name in work.stages}
+        todo = [work for work in plan.work if blocks is None or work.block in blocks]
+        needed = {name for work in todo for name in work.stages}
         task = AnnotateTask(
             source,
             os.path.abspath(store_path),
@@ -451,7 +453,7 @@ def annotate(
         done = run_blocks(
             engine,
             task,
-            plan.work,
+            todo,
             held,
             n_blocks=plan.n_blocks,
             n_rows=plan.n_rows,

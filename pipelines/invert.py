@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -424,6 +424,7 @@ def invert(
     engine: Engine,
     progress: Progress | None = None,
     lock: StoreLock | None = None,
+    blocks: Container[int] | None = None,
 ) -> InvertResult:
     """Bring the store of these settings up to date with the index, making missing blocks only.
 
@@ -432,6 +433,7 @@ def invert(
     engine : a `pipelines.ray_engine.RayEngine`; not started when nothing is missing.
     progress : called with (rows done, rows in all).
     lock : the store's, where the caller holds it already.
+    blocks : the only ones to make, by default all that are missing.
 
     May be killed at any moment and called again: what is committed stays, the rest is made anew
     with the same bytes. Raises LockedError when another run holds the store, and the models' and
@@ -467,7 +469,7 @@ def invert(
         done = run_blocks(
             engine,
             task,
-            plan.work,
+            [work for work in plan.work if blocks is None or work.block in blocks],
             held,
             n_blocks=plan.n_blocks,
             n_rows=plan.n_rows,

@@ -134,6 +134,10 @@ _READS = {
 }
 
 
+READS_ANNOTATIONS = frozenset({"mean_difference", "svm", "nrsfm", "s_space"})
+"""Analyses that read what annotators measured."""
+
+
 def analysis_fp(name: str, spec: RunSpec, store: LatentStore, index: DatasetIndex) -> str:
     """Fingerprint of an analysis: the digest of its inputs."""
     return digest(analysis_inputs(name, spec, store, index))

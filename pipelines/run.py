@@ -12,7 +12,7 @@ import json
 import os
 import time
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -75,6 +75,7 @@ class Run:
     """The state of a run while its stages follow one another.
 
     out : the run's folder; stages : what has been done so far, for run.json
+    only, blocks : as in `run`
     """
 
     spec: RunSpec
@@ -82,6 +83,8 @@ class Run:
     address: str | None
     console: Console
     out: Path
+    only: Container[str] | None = None
+    blocks: Container[int] | None = None
     stages: list[dict[str, Any]] = field(default_factory=list)
     facts: dict[str, Any] = field(default_factory=dict)
     index: DatasetIndex | None = None
@@ -137,6 +140,10 @@ class Run:
         """The store has changed."""
         self._store = None
 
+    def wants(self, stage: str, name: str) -> bool:
+        """Whether an annotator or analysis is among those to bring up to date."""
+        return self.only is None or f"{stage}/{name}" in self.only
+
     @property
     def directions_path(self) -> Path:
         """The direction set that belongs to the store."""
@@ -152,21 +159,31 @@ def run(
     address: str | None = None,
     console: Console | None = None,
     stop: Interruption | None = None,
+    only: Container[str] | None = None,
+    blocks: Container[int] | None = None,
 ) -> RunResult:
     """Bring everything up to the stage `until` up to date.
 
     trust : TorchScript annotators may be loaded. wait_s : how long to wait for another run's lock.
     address : Ray cluster instead of the specification's. stop : ends the run early, cleanly.
+    only : annotators and analyses to bring up to date ("annotate/pose", "analyse/pca"), by default
+        all. blocks : row blocks to invert and annotate, by default all; goes with `until`
+        "invert" or "annotate", as later stages need every block.
 
     Raises QuarantineExceededError (exit code 4) when more rows are quarantined than the
     specification allows; analyses are then not run. RunInterruptedError (130) when it was asked to
     stop, LockedError (75) when another run holds the folder or took it over. Other errors end the
     run as they are.
     """
+    if blocks is not None and until not in ("invert", "annotate"):
+        raise UsageError(
+            f"'blocks' are given for a run until {until!r}, which needs every block: run until "
+            "'invert' or 'annotate', or leave 'blocks' out"
+        )
     console = console or Console(stderr=True)
     out = Path(spec.output_path)
     out.mkdir(parents=True, exist_ok=True)
-    state = Run(spec, trust, address, console, out, stop=stop or Interruption())
+    state = Run(spec, trust, address, console, out, only, blocks, stop=stop or Interruption())
     started = datetime.datetime.now(datetime.UTC)
     told: list[str] = []
 
@@ -280,6 +297,7 @@ def _invert(state: Run, progress: Any) -> dict[str, Any]:
         engine=state.ray,
         progress=progress,
         lock=state.lock,
+        blocks=state.blocks,
     )
     state.written()
     state.facts["counts"] = result.counts
@@ -295,7 +313,8 @@ def _invert(state: Run, progress: Any) -> dict[str, Any]:
 
 
 def _annotate(state: Run, progress: Any) -> dict[str, Any]:
-    if not state.spec.annotate:
+    models = [model for model in state.spec.annotate if state.wants("annotate", model.name)]
+    if not models:
         return {"rows": 0, "skipped": True, "detail": {}}
     from pipelines.annotate import annotate, annotate_inputs, export_annotations
 
@@ -303,7 +322,7 @@ def _annotate(state: Run, progress: Any) -> dict[str, Any]:
         state.index,
         state.source,
         state.store_path,
-        state.spec.annotate,
+        models,
         generator_uri=state.spec.generator,
         engine=state.ray,
         max_pixels=state.spec.invert.max_pixels,
@@ -311,6 +330,7 @@ def _annotate(state: Run, progress: Any) -> dict[str, Any]:
         trust=state.trust,
         progress=progress,
         lock=state.lock,
+        blocks=state.blocks,
     )
     state.written()
     table, store = state.out / "annotations.parquet", state.store
@@ -353,13 +373,15 @@ def _analyse(state: Run, progress: Any) -> dict[str, Any]:
     _check_quarantine(state)
     spec, store, index = state.spec, state.store, state.index
     found = compare_analyses(spec, store, index, state.directions_path)
+    chosen = [name for name in requested(spec) if state.wants("analyse", name)]
     report = {
         name: {**f, "seconds": 0.0, "skipped": True}
         for name, f in found.held.items()
-        if name in requested(spec)
+        if name in chosen
     }
     state.directions = found.directions if found.current else None
-    if not found.current:
+    todo = bool(found.dropped) or not found.stale.keys().isdisjoint(chosen)
+    if todo:
         from pipelines.analyse import analyse
         from pipelines.engines import analysis_engine
 
@@ -373,17 +395,15 @@ def _analyse(state: Run, progress: Any) -> dict[str, Any]:
             progress,
             state.out / STATISTICS,
             state.check,
+            chosen,
         )
     detail = {
         name: {k: facts[k] for k in SHOWN_FACTS if k in facts} for name, facts in report.items()
     }
-    rows = index.n_rows if requested(spec) else 0
-    return {"rows": rows, "skipped": found.current, "detail": detail}
+    return {"rows": index.n_rows if chosen else 0, "skipped": not todo, "detail": detail}
 
 
 def _evaluate(state: Run, progress: Any) -> dict[str, Any]:
-    from schemas.directions import DirectionSet
-
     if not state.directions_path.exists():
         return {"rows": 0, "skipped": True, "detail": {}}
     directions = state.directions or DirectionSet.load(state.directions_path)

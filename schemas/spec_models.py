@@ -19,6 +19,7 @@ from schemas.spec_analyses import AnalyseSpec
 from schemas.spec_types import (
     BUNDLED,
     NAME_PATTERN,
+    Cron,
     Integer,
     Label,
     Number,
@@ -294,6 +295,12 @@ class RunSpec(SpecModel):
         ge=0,
         le=1,
         description="Share of rows that may be quarantined before analyses are not run.",
+    )
+    schedule: Cron | None = Field(
+        default=None,
+        description="When a scheduler runs this specification, as a cron expression in UTC: "
+        "'0 3 * * *' is every night at 3:00. Read by 'dagster dev -m pipelines.definitions'; "
+        "'latentflow run' runs at once. Changes nothing that is computed.",
     )
     output: SpecPath | None = Field(
         default=None,

@@ -9,6 +9,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo
 
+from schemas.cron import check_cron
+
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
 LABEL_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_-]*$"
 BUNDLED = "bundled:"
@@ -58,6 +60,7 @@ Integer = Annotated[int, BeforeValidator(_not_bool)]
 Number = Annotated[float, BeforeValidator(_not_bool), Field(allow_inf_nan=False)]
 Label = Annotated[str, Field(pattern=LABEL_PATTERN)]
 Level = Annotated[str, BeforeValidator(_level)]
+Cron = Annotated[str, AfterValidator(check_cron)]
 Strings = Annotated[list[str], BeforeValidator(_as_list)]
 Space = Literal["w", "w_plus"]
 
