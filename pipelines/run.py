@@ -37,7 +37,7 @@ from pipelines.memory import PeakMemory
 from pipelines.progress import stage_progress
 from pipelines.sources import Source, open_source
 from schemas.atomic import write_json
-from schemas.errors import QuarantineExceededError, RunInterruptedError
+from schemas.errors import QuarantineExceededError, RunInterruptedError, UsageError
 from schemas.fingerprint import ContentHashCache, digest
 from schemas.index import DatasetIndex
 from schemas.lock import StoreLock, run_lock
@@ -337,8 +337,10 @@ def _annotate(state: Run, progress: Any) -> dict[str, Any]:
     made_of = table_fp(store, state.index)
     if not table.exists() or read_lineage(state.out).get("table") != made_of:
         export_annotations(store, state.index, table)
-    inputs = annotate_inputs(state.spec.annotate, state.spec.invert.max_pixels)
-    note_lineage(state.out, annotate=inputs, table=made_of)
+    note_lineage(state.out, table=made_of)
+    if len(models) == len(state.spec.annotate):
+        inputs = annotate_inputs(models, state.spec.invert.max_pixels)
+        note_lineage(state.out, annotate=inputs)
     detail = {
         "blocks_done": result.blocks_done,
         "blocks_skipped": result.blocks_skipped,
