@@ -9,6 +9,7 @@ from PIL import Image
 from generators.facerig import EXPRESSIONS, complete_design, random_faces, render
 from generators.facerig.factors import COLUMNS, Faces
 from generators.facerig.geometry import describe, landmarks, relief, relief_gradient, rotation
+from generators.facerig.shading import FACIAL_COLOUR, Canvas, colouring, palette
 from pipelines.faces import write_faces
 from schemas.errors import UsageError
 
@@ -125,6 +126,20 @@ def test_factors_show_in_the_picture():
         assert np.abs(render(neutral(**{name: value}), 64).images[0] - plain).mean() > 0.15, name
 
 
+@pytest.mark.parametrize("name, cx, cy, tint", [(c[0], *c[1:3], c[5]) for c in FACIAL_COLOUR])
+def test_an_expression_colours_its_zone_in_proportion_to_its_intensity(name, cx, cy, tint):
+    at = np.array([cx, 0.0], dtype=np.float32), np.array([cy, 2.0], dtype=np.float32)
+    for intensity in (0.0, 0.5, 1.0):
+        f = describe(neutral(**{name: intensity}).values[0])
+        palette(f)
+        canvas = Canvas(np.repeat(f.skin.astype(np.float32)[:, None], 2, axis=1))
+        colouring(f, canvas.paint, *at)
+        full = np.minimum(f.skin * np.array(tint), 1)
+        wanted = f.skin + 0.6 * intensity * (full - f.skin)
+        np.testing.assert_allclose(canvas.rgb[:, 0], wanted, atol=1e-6)
+        np.testing.assert_allclose(canvas.rgb[:, 1], f.skin, atol=1e-4)  # far from the face
+
+
 def test_attributes_are_intensities_and_what_is_shown():
     faces = random_faces(400, seed=4)
     truth = faces.attributes()
@@ -139,6 +154,8 @@ def test_random_faces_are_neutral_pure_or_a_blend_of_two():
     share = np.bincount(shown, minlength=3) / 400
     assert len(share) == 3 and share == pytest.approx([0.15, 0.5, 0.35], abs=0.07)
     assert expressions.sum(axis=1).max() <= 1.5 + 1e-6
+    yaw = random_faces(400, seed=4).column("yaw")
+    assert -50 < yaw.min() < -45 and 45 < yaw.max() < 50
     assert set(np.unique(expressions[shown == 1])) == {0, 0.25, 0.5, 0.75, 1}
 
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from generators.annotators import load_annotator
-from pipelines.training.annotators import Annotators, onnx_model, shown, sidecar
+from pipelines.training.annotators import Annotators, onnx_model, sidecar
 from pipelines.training.data import PART, rendered
 from pipelines.training.gan import (
     Trainer,
@@ -71,14 +71,6 @@ def test_feature_loss_is_the_mean_relative_difference_of_the_maps(net):
     moved = y.clone().requires_grad_()
     feature_loss(net, moved, x).backward()
     assert moved.grad.abs().sum() > 0
-
-
-def test_expressions_count_as_shown_from_half_intensity_on():
-    values = np.zeros((3, 10), np.float32)
-    values[:, 0], values[:, 6] = [0.25, 0.5, 1.0], [0, 1, 1]
-    found = shown(values)
-    assert found[:, 0].tolist() == [0.5, 1, 1] and found[:, 6].tolist() == [0, 1, 1]
-    assert not found[:, 1:6].any()
 
 
 def test_an_exported_model_loads_as_an_annotator(net, tmp_path):

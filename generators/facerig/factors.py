@@ -134,7 +134,7 @@ def complete_design(people: Sequence[int], seed: int = 0) -> tuple[Faces, list[d
 
 
 def random_faces(n: int, seed: int = 0, people: int | None = None, first: int = 0) -> Faces:
-    """`n` faces with every factor drawn freely; yaw is uniform in [-40, 40] degrees.
+    """`n` faces with every factor drawn freely; yaw is uniform in [-50, 50] degrees.
 
     15 % are neutral, 50 % show one expression, 35 % a blend of two whose intensities sum to at most
     1.5 (compound expressions: Du, Tao and Martinez 2014). Each picture is of its own person, or,
@@ -154,6 +154,6 @@ def random_faces(n: int, seed: int = 0, people: int | None = None, first: int = 
         np.array(person),
         expression,
         intensity,
-        lambda rng, i: rng.uniform(-40, 40),
+        lambda rng, i: rng.uniform(-50, 50),
         keys,
     )

@@ -4,6 +4,7 @@ All functions work on flat float32 arrays of pixels. Edges are smooth steps as w
 that pictures are anti-aliased without supersampling.
 """
 
+from collections.abc import Callable
 from types import SimpleNamespace
 
 import numpy as np
@@ -30,6 +31,27 @@ def palette(f: SimpleNamespace) -> None:
     f.brow_colour = 0.75 * f.hair_colour + 0.25 * 0.35 * f.skin
     f.lips = f.skin * np.array([0.86, 0.55, 0.55]) + np.array([0.04, 0, 0.02])
     f.iris = ramp(IRIS, f.eye_hue)
+
+
+FACIAL_COLOUR = (
+    ("anger", 0.00, 0.22, 0.30, 0.22, (1.08, 0.48, 0.42)),  # flushed forehead
+    ("disgust", 0.24, -0.24, 0.14, 0.17, (0.72, 0.90, 0.46)),  # green beside the nose
+    ("fear", 0.20, -0.60, 0.22, 0.22, (1.30, 1.42, 1.60)),  # pale about the mouth
+    ("happiness", 0.45, -0.20, 0.16, 0.15, (1.06, 0.50, 0.48)),  # rosy cheeks
+    ("sadness", 0.34, 0.08, 0.17, 0.15, (0.60, 0.42, 0.62)),  # reddened, shaded eyes
+)
+"""Expression, centre (|x|, y) and spread (x, y) in head units, colour relative to the skin's."""
+
+
+def colouring(f: SimpleNamespace, paint: Callable, ax: np.ndarray, y: np.ndarray) -> None:
+    """Blood flow under the skin, in proportion to each expression's intensity.
+
+    Benitez-Quiroz, Srinivasan and Martinez, Facial color is an efficient mechanism to visually
+    transmit emotion, PNAS 2018: patterns of colour tell emotions apart without any muscle.
+    """
+    for name, cx, cy, sx, sy, tint in FACIAL_COLOUR:
+        zone = np.exp(-0.5 * (((ax - cx) / sx) ** 2 + ((y - cy) / sy) ** 2))
+        paint(0.60 * min(1.0, getattr(f, name)) * zone, np.minimum(f.skin * np.array(tint), 1))
 
 
 def step(x: np.ndarray, soft: float) -> np.ndarray:
@@ -70,6 +92,8 @@ def face_texture(f: SimpleNamespace, x: np.ndarray, y: np.ndarray, soft: float):
     paint((0.16 + 0.18 * f.cheek) * blush, f.skin * np.array([1.0, 0.62, 0.58]))
     socket = np.exp(-0.5 * (((ax - f.eye_x) / 0.19) ** 2 + ((y - f.eye_y - 0.02) / 0.10) ** 2))
     paint(0.22 * socket, f.skin * 0.62)
+
+    colouring(f, paint, ax, y)
 
     # lines of age and of the expression's muscles
     age = np.clip((f.age - 0.35) / 0.65, 0, 1)

@@ -20,7 +20,7 @@ def main() -> None:
     parser.add_argument("--adversarial-from", type=int, default=8_000)
     parser.add_argument("--mapping-steps", type=int, default=4_000)
     parser.add_argument("--feature-steps", type=int, default=3_000)
-    parser.add_argument("--annotator-steps", type=int, default=3_500)
+    parser.add_argument("--annotator-steps", type=int, default=6_000)
     parser.add_argument("--threads", type=int, default=2)
     parts = ["features", "gan", *gan.STAGES, "mapping", "annotators", "bundle"]
     parser.add_argument("--only", choices=parts)

@@ -29,6 +29,8 @@ log = logging.getLogger(__name__)
 
 BATCH = 32
 POSE = ("yaw", "pitch", "roll")
+SHOWN_GAIN = np.where(np.isin(ATTRIBUTES, EXPRESSIONS), 2, 1).astype(np.float32)
+"""The network estimates an expression's intensity; from half of it on it counts as shown."""
 SIZE = 64
 
 
@@ -109,6 +111,8 @@ def onnx_model(net: Annotators, head: str) -> onnx.ModelProto:
             node("Gemm", [at, *parameters(f"layer{i}", layer)], transB=1)
     if head == "attributes":
         node("Sigmoid", [at])
+        node("Mul", [at, tensor("gain", SHOWN_GAIN)])
+        node("Min", [at, tensor("certain", np.float32(1))])
         shape = ["n", len(ATTRIBUTES)]
     elif head == "landmarks":
         node("Mul", [at, tensor("scale", np.float32(SIZE / 2))])
@@ -164,14 +168,14 @@ def measure(net: Annotators, images: Tensor, truth: dict[str, np.ndarray]) -> di
     """How good `net` is on `images`.
 
     Expressions: area under the ROC curve of shown against not shown, and mean absolute error of
-    the probability (see `shown`). Other attributes: accuracy. Landmarks: mean error in pixels.
-    Pose: mean error in degrees.
+    the intensity. Other attributes: accuracy. Landmarks: mean error in pixels. Pose: mean error in
+    degrees.
     """
     with torch.no_grad():
         out = [net(part) for part in images.split(200)]
     logits, points, pose = (torch.cat(column).numpy() for column in zip(*out, strict=True))
     report = {}
-    for k, (name, wanted) in enumerate(zip(ATTRIBUTES, shown(truth["attributes"]).T, strict=True)):
+    for k, (name, wanted) in enumerate(zip(ATTRIBUTES, truth["attributes"].T, strict=True)):
         if name in EXPRESSIONS:
             report[f"auc_{name}"] = float(roc_auc_score(wanted > 0, logits[:, k]))
             scores = 1 / (1 + np.exp(-logits[:, k]))
@@ -184,22 +188,12 @@ def measure(net: Annotators, images: Tensor, truth: dict[str, np.ndarray]) -> di
     return report | {f"{p}_error_deg": float(d) for p, d in zip(POSE, degrees, strict=True)}
 
 
-def shown(attributes: np.ndarray) -> np.ndarray:
-    """How probably each attribute is shown, (n, 10), of the rig's values (`Faces.attributes`).
-
-    An expression counts as shown for certain from half its full intensity on, and in proportion
-    below.
-    """
-    share = np.where(np.isin(ATTRIBUTES, EXPRESSIONS), 2.0, 1.0)
-    return np.minimum(attributes * share, 1.0).astype(np.float32)
-
-
 def loss_of(net: Annotators, x: Tensor, data: dict[str, np.ndarray], rows: np.ndarray) -> Tensor:
     """Cross entropy of the attributes and robust errors of landmarks and pose."""
     logits, points, pose = net(x)
     truth = {k: torch.from_numpy(data[k][rows]) for k in ("landmarks", "pose")}
     target = (truth["landmarks"].flatten(1) - SIZE / 2) / (SIZE / 2)
-    wanted = torch.from_numpy(shown(data["attributes"][rows]))
+    wanted = torch.from_numpy(data["attributes"][rows])
     return (
         6 * F.binary_cross_entropy_with_logits(logits, wanted)
         + 20 * F.smooth_l1_loss(points, target, beta=0.05)

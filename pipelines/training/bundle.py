@@ -89,13 +89,14 @@ Training is **adversarial and reconstruction jointly**, then by stages (`make mo
    against an image discriminator (non-saturating loss, lazy R1). Seed 7.
 2. {stages}:
    errors weighted on eyes, brows, nose and mouth; a linear layer must read landmarks and
-   attributes from the codes (the rig's truth guides the encoder); the last stage adds the
+   attributes from the codes (the rig's truth guides the encoder); the last two stages add the
    differences that the annotators' convolutional trunk sees (perceptual loss). Seed 19.
 3. mapping: fitted so that mapping(z) has the distribution of the encoder's w (energy distance
    {fitted["distance"]:.4f}, seed 13).
 
-The rig's expressions were made stronger, and blends of two were added, before the last stage;
-the stages before it saw the weaker ones. Exponential moving averages of the weights are kept.
+The rig's expressions were made stronger, and blends of two were added, before "expressions"; faces
+got their expressions' colours and yaw up to 50 degrees before "longer". Earlier stages saw the rig
+as it was. Exponential moving averages of the weights are kept.
 
 | reconstruction of persons not seen | median | 5 % quantile |
 |---|---|---|
@@ -119,8 +120,9 @@ description of its input and outputs. Trained on pictures first, then with half 
 through encoder and generator, so that renders are measured as well as pictures. Seed
 {measured["seed"]}.
 
-- `attributes.onnx`: probabilities of six expressions (trained to be 1 from half the full intensity
-  on and in proportion below), glasses, beard, long hair, old (age factor above 0.6).
+- `attributes.onnx`: probabilities of six expressions (twice the estimated intensity, at most 1: an
+  expression counts as shown from half its full intensity on), glasses, beard, long hair,
+  old (age factor above 0.6).
 - `landmarks.onnx`: 68 points in iBUG order, pixels of the 64 px input.
 - `pose.onnx`: yaw, pitch, roll in degrees; yaw above 0 turns to the image's right.
 

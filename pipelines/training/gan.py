@@ -378,6 +378,7 @@ STAGES = {
     "generator": (1_000, 6_000),
     "both": (4_500, 4_500),
     "expressions": (8_000, 8_000),
+    "longer": (10_000, 10_000),
 }
 """What follows the joint training: steps, and over how many steps the rate would fall to zero."""
 
@@ -390,7 +391,8 @@ def train_stage(name: str, work: Path, images: int, threads: int, seed: int = 19
     from step `GUIDE_FROM` on with a linear layer that must read landmarks and attributes from the
     codes; "encoder" trains the encoder alone to tell these, three times as fast; "generator" the
     generator alone to draw from the fixed codes; "both" trains them together again; "expressions"
-    goes on with the differences that the annotators' network sees (perceptual loss).
+    goes on with the differences that the annotators' network sees (perceptual loss), and "longer"
+    does the same for longer.
     """
     torch.set_num_threads(threads)
     order = ["gan", *STAGES]
@@ -407,13 +409,13 @@ def train_stage(name: str, work: Path, images: int, threads: int, seed: int = 19
     if path.exists():
         trainer.load(path)
     features = None
-    if name == "expressions":
+    if name in ("expressions", "longer"):
         features = load_features(work).requires_grad_(False)
     started, begun = time.monotonic(), trainer.step
     while trainer.step < first + steps:
         t = (trainer.step - first) / decay
         scale = min(1.0, (trainer.step - first + 1) / 100) * (0.01 + 0.99 * (1 - t) ** 0.7)
-        if name in ("detail", "both", "expressions"):
+        if name in ("detail", "both", "expressions", "longer"):
             shown = trainer.advance_detail(data, scale, features)
         elif name == "encoder":
             shown = trainer.advance_encoder(data, codes, scale)
