@@ -37,6 +37,7 @@ from pipelines.memory import PeakMemory
 from pipelines.progress import stage_progress
 from pipelines.sources import Source, open_source
 from schemas.atomic import write_json
+from schemas.directions import DirectionSet
 from schemas.errors import QuarantineExceededError, RunInterruptedError, UsageError
 from schemas.fingerprint import ContentHashCache, digest
 from schemas.index import DatasetIndex
@@ -47,7 +48,6 @@ from schemas.store import LatentStore
 
 if TYPE_CHECKING:
     from pipelines.ray_engine import RayEngine
-    from schemas.directions import DirectionSet
 
 STAGES = ("index", "invert", "annotate", "analyse", "evaluate", "report")
 #: Stages that finish the blocks in hand before they stop.

@@ -151,7 +151,7 @@ def test_two_processes_give_the_same_bits(data, tmp_path):
     processes = ("--direct_num_workers=2", "--direct_running_mode=multi_processing")
     several = BeamEngine(options=processes, passes_per_pipeline=3)
     solver = HyperplaneSolver(HyperplaneOptions())
-    theirs = several._run_chunk(solver, source)
+    theirs = several._run_chunk(solver, source, 3, None)
     ours = solver
     for _ in range(3):
         request = ours.request()
