@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 from pathlib import Path
@@ -309,8 +310,10 @@ def test_half_written_sets_and_models_are_refused_and_repaired(tmp_path, monkeyp
             made.save_model("pca", {"mean": np.zeros(3)}, {})
         with pytest.raises(StoreError, match="no complete model"):
             made.load_model("pca")
+        made.save(tmp_path / "d")  # what is stored already is not written again
+        other = [dataclasses.replace(d, sd=2 * d.sd) for d in made]
         with pytest.raises(Died):
-            made.save(tmp_path / "d")
+            DirectionSet(made.generator_fp, made.space, other).save(tmp_path / "d")
     with pytest.raises(StoreError, match="half-written"):
         DirectionSet.load(tmp_path / "d")
     made.save(tmp_path / "d")

@@ -47,7 +47,8 @@ def store(tmp_path_factory):
 
 def inputs_of(store, **settings):
     spec = SimpleNamespace(
-        analyse=SimpleNamespace(nrsfm=NrsfmSpec(landmarks="lm", n_shapes=1, **settings))
+        analyse=SimpleNamespace(nrsfm=NrsfmSpec(landmarks="lm", n_shapes=1, **settings)),
+        annotate=[SimpleNamespace(name="lm", render=True)],
     )
     return Inputs(store, None, spec, SimpleNamespace(run=run_passes), "w_plus", (3, 4))
 
