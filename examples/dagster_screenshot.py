@@ -1,4 +1,4 @@
-"""Open the asset graph of a running `dagster dev`, materialise everything, take a picture of it.
+"""Open the asset graph of a running `dagster dev`, materialise what is not, take a picture of it.
 
     dagster dev -m pipelines.definitions -p 3333 &
     python examples/dagster_screenshot.py http://127.0.0.1:3333 small docs/images/dagster.png
@@ -10,6 +10,7 @@ Clicks as a person would, and ends with an error when a part is not materialised
 from __future__ import annotations
 
 import argparse
+import contextlib
 import io
 import json
 import shutil
@@ -19,9 +20,9 @@ import urllib.request
 from pathlib import Path
 
 from PIL import Image
-from playwright.sync_api import sync_playwright
+from playwright.sync_api import TimeoutError, sync_playwright
 
-SIZE = {"width": 1500, "height": 860}
+SIZE = {"width": 2400, "height": 1260}
 QUERY = """query Assets($group: AssetGroupSelector!) {
   assetNodes(group: $group) {
     assetKey { path } isExecutable isPartitioned
@@ -82,14 +83,20 @@ def main() -> None:
         place = f"{repository}@{location}"
         page.goto(f"{given.url}/locations/{place}/asset-groups/{given.run}/lineage")
         page.get_by_text("report", exact=True).first.wait_for()
-        page.get_by_role("button", name="Materialize all").first.click()
+        for name in ("Skip", "Hide navigation"):  # the greeting of a new instance; more room
+            button = page.get_by_role("button", name=name)
+            with contextlib.suppress(TimeoutError):
+                button.click(timeout=5000)
+        if waiting(given.url, given.run, location, repository):
+            page.get_by_role("button", name="Materialize all").first.click()
         end = time.monotonic() + given.timeout
         while left := waiting(given.url, given.run, location, repository):
             if time.monotonic() > end:
                 sys.exit(f"not materialised after {given.timeout:g} s: {', '.join(left)}")
             time.sleep(5)
-        page.get_by_text("Materialized").first.wait_for()
-        page.wait_for_timeout(10_000)  # the nodes follow the event log every few seconds
+        page.reload()
+        page.get_by_text("report", exact=True).first.wait_for()
+        page.wait_for_timeout(10_000)  # the nodes' states follow the graph
         given.out.write_bytes(quantised(page.screenshot()))
         browser.close()
 

@@ -291,6 +291,8 @@ class _Plan:
         return self.out / "directions" / name
 
     def _evaluate(self, analyses: Stage) -> Stage:
+        if not analyses.parts:
+            return Stage("evaluate", CURRENT, "no directions asked for")
         changed = [part.name for part in analyses.parts if part.state != CURRENT]
         try:
             found = json.loads((self.out / "evaluation.json").read_text())

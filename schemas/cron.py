@@ -45,10 +45,9 @@ def check_cron(text: str) -> str:
         )
     values = [_values(field, *known) for field, known in zip(fields, _FIELDS, strict=True)]
     days, months = values[2], values[3]
-    if fields[4] == "*" and min(days) > max(_DAYS[month - 1] for month in months):
+    if min(days) > max(_DAYS[month - 1] for month in months):
         raise ValueError(
-            f"day {fields[2]!r} never comes in month {fields[3]!r}: it would never run; "
-            f"choose another day, {EXAMPLE}"
+            f"day {fields[2]!r} never comes in month {fields[3]!r}: choose another day, {EXAMPLE}"
         )
     return " ".join(fields)
 

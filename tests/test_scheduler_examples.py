@@ -21,7 +21,7 @@ COMMANDS = set(typer.main.get_command(app).commands)
 
 
 def commands_in(text: str) -> set[str]:
-    return set(re.findall(r'(?:latentflow|"\$LATENTFLOW") ([a-z]+) ', text))
+    return set(re.findall(r'(?:(?<!")latentflow|"\$LATENTFLOW") ([a-z]+) ', text))
 
 
 def test_the_crontab_line_has_five_fields_and_a_shell_command():

@@ -1,8 +1,8 @@
 """The parts of a run that are kept up to date one by one, and the version of each.
 
 A part is the index, inversion, one annotator, one analysis, the evaluation or the report. Its
-version is a fingerprint: `held_versions` reads those of what is stored, `wanted_versions` works
-out those that a run would store. No orchestration library is needed here.
+version is a fingerprint, read by `held_versions` from what is stored; what a run would make of them
+`stale_parts` tells. No orchestration library is needed here.
 """
 
 from __future__ import annotations
@@ -13,22 +13,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipelines.annotate import StageModel, plan_annotate, stages_of
-from pipelines.index import update_index
+from pipelines.annotate import StageModel, stages_of
 from pipelines.invert import STAGE as INVERT
-from pipelines.invert import StoreIdentity, identify, plan_invert
-from pipelines.lineage import (
-    READS_ANNOTATIONS,
-    analysis_fp,
-    evaluation_inputs,
-    report_inputs,
-    requested,
-    rows_fp,
-)
-from pipelines.sources import open_source
+from pipelines.invert import StoreIdentity, identify
+from pipelines.lineage import READS_ANNOTATIONS, requested, rows_fp
+from pipelines.plan import CURRENT, plan_stages
 from schemas.directions import DirectionSet
 from schemas.errors import StoreError
-from schemas.fingerprint import ContentHashCache, digest
+from schemas.fingerprint import digest
 from schemas.index import DatasetIndex
 from schemas.spec import RunSpec
 from schemas.store import LatentStore
@@ -76,31 +68,27 @@ def held_versions(spec: RunSpec) -> dict[str, str | None]:
     return _Folder(spec).held()
 
 
-def wanted_versions(spec: RunSpec) -> dict[str, str | None]:
-    """Version of every part as a run would store it now.
+def stale_parts(spec: RunSpec, recorded: Mapping[str, str | None]) -> dict[str, str]:
+    """Parts to make, in order, with the reason: "missing", "stale", or "unknown".
 
-    None where that depends on a part that is itself to be made. Reads the dataset and the models,
-    and writes nothing but the cache of content hashes. Raises what a run would raise.
+    What is missing or stale `pipelines.plan` tells. recorded : versions that an engine knows of;
+    "unknown" is what is stored and current, but not in the version that the engine knows of.
+    Reads the dataset and the models, and writes nothing. Raises what a run would raise.
     """
-    return _Folder(spec).wanted()
-
-
-def stale_parts(
-    wanted: Mapping[str, str | None], *known: Mapping[str, str | None]
-) -> dict[str, str]:
-    """Parts to make, with the reason: "missing", "changed", or "reads what is to be made".
-
-    known : versions as stored, and as an engine recorded them; a part is current when all agree.
-    """
-    found = {}
-    for name, version in wanted.items():
-        have = [versions.get(name) for versions in known]
-        if version is None:
-            found[name] = "reads what is to be made"
-        elif None in have:
-            found[name] = "missing"
-        elif any(old != version for old in have):
-            found[name] = "changed"
+    states: dict[str, list[str]] = {}
+    for stage in plan_stages(spec):
+        if stage.name not in ("annotate", "analyse"):
+            states[stage.name] = [stage.state]
+        for part in stage.parts:
+            name = f"{stage.name}/{part.name.removesuffix('@render')}"
+            states.setdefault(name, []).append(part.state)
+    held, found = held_versions(spec), {}
+    for name in (part.name for part in parts_of(spec)):
+        other = [state for state in states[name] if state != CURRENT]
+        if other:
+            found[name] = other[0]
+        elif held[name] is None or recorded.get(name) != held[name]:
+            found[name] = "unknown"
     return found
 
 
@@ -172,51 +160,6 @@ class _Folder:
             made_of = _json_value(self.out / "report.json", "inputs")
             found["report"] = None if made_of is None else digest(made_of)
         return found
-
-    def wanted(self) -> dict[str, str | None]:
-        spec, held = self.spec, self.held()
-        found: dict[str, str | None] = dict.fromkeys(held)
-        index = self._updated_index()
-        found["index"] = rows_fp(index)
-        blocks = b"".join(plan_invert(index, self.identity, spec.invert.max_pixels).fps)
-        found["invert"] = _stages_version(self.identity, {INVERT: blocks})
-        store = self.store
-        if store is None or held["invert"] != found["invert"]:
-            return found
-        fps = plan_annotate(index, store, self.models, spec.invert.max_pixels).fps
-        for model in spec.annotate:
-            read = {s.name: b"".join(fp or b"" for fp in fps[s.name]) for s in
-                    self._stages(model.name)}  # fmt: skip
-            found[f"annotate/{model.name}"] = _stages_version(self.identity, read)
-        current = {name for name, version in found.items() if version == held[name] is not None}
-        for part in parts_of(spec):
-            if part.stage == "analyse" and current >= {*part.reads}:
-                name = part.name.removeprefix("analyse/")
-                found[part.name] = analysis_fp(name, spec, store, index)
-                if found[part.name] == held[part.name]:
-                    current.add(part.name)
-        directions = self._directions()
-        if not current >= {part.name for part in parts_of(spec) if part.stage == "analyse"}:
-            return found
-        if not current >= {part.name for part in parts_of(spec) if part.stage == "annotate"}:
-            return found
-        if directions is None:
-            found["evaluate"] = _no_directions(self.identity)
-        else:
-            found["evaluate"] = digest(evaluation_inputs(spec, store, index, directions))
-        if found["evaluate"] == held["evaluate"]:
-            found["report"] = digest(report_inputs(spec, index, self.out))
-        return found
-
-    def _updated_index(self) -> DatasetIndex:
-        existing = DatasetIndex.empty() if self.index is None else self.index
-        spec = self.spec
-        source = open_source(spec.dataset)
-        pixels = spec.invert.max_pixels
-        if not self.out.exists():
-            return update_index(existing, source, spec.dataset, max_pixels=pixels)[0]
-        with ContentHashCache(self.out / "hashes.sqlite") as cache:
-            return update_index(existing, source, spec.dataset, max_pixels=pixels, cache=cache)[0]
 
     def _stages(self, model: str) -> list[StageModel]:
         return [s for s in self.models if s.name.removesuffix("@render") == model]

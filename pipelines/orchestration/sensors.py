@@ -8,7 +8,7 @@ import dagster as dg
 
 from pipelines.orchestration.assets import DATA_VERSION, identifier, key_of
 from pipelines.orchestration.locations import look
-from pipelines.orchestration.parts import held_versions, parts_of, stale_parts, wanted_versions
+from pipelines.orchestration.parts import parts_of, stale_parts
 from schemas.spec import RunSpec
 
 SENSOR_SECONDS = 60
@@ -43,8 +43,8 @@ def sensor_of(spec: RunSpec, job: dg.UnresolvedAssetJobDefinition) -> dg.SensorD
     """Watches the dataset and the models, and makes exactly what became stale.
 
     The cursor holds a digest of (path, size, mtime_ns) for every input. Where one has changed, the
-    fingerprints decide: a part is made when the version that a run would store is not the one that
-    is stored, or not the one that Dagster has recorded. A file that was only touched makes nothing.
+    fingerprints decide: a part is made when a run would make it, or when the version that is stored
+    is not the one that Dagster has recorded. A file that was only touched makes nothing.
     A tick that fails (a checkpoint half copied) leaves the cursor; the next one looks again.
     """
 
@@ -60,8 +60,7 @@ def sensor_of(spec: RunSpec, job: dg.UnresolvedAssetJobDefinition) -> dg.SensorD
         moved = [name for name, entry in now.items() if before.get(name) != entry]
         if not moved:
             return dg.SkipReason("no input has moved")
-        recorded = recorded_versions(context.instance, spec)
-        stale = stale_parts(wanted_versions(spec), held_versions(spec), recorded)
+        stale = stale_parts(spec, recorded_versions(context.instance, spec))
         context.update_cursor(json.dumps(now, sort_keys=True))
         if not stale:
             return dg.SkipReason(f"{', '.join(moved)}: touched, the contents are the same")
