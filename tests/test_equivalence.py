@@ -25,7 +25,7 @@ from benchmarks.equivalence import (
     differences,
     from_scratch,
 )
-from schemas.directions import DirectionSet, unit_direction
+from schemas.directions import FOREIGN_METHODS, DirectionSet, unit_direction
 
 
 def directions(root: Path) -> DirectionSet:
@@ -123,11 +123,12 @@ def test_renders_that_are_no_longer_made_are_no_longer_read(world):
     assert facts["landmarks"] == "landmarks/points"
 
 
-def test_imported_directions_survive_a_kill_while_the_set_is_saved(world):
+@pytest.mark.parametrize("method", FOREIGN_METHODS)
+def test_foreign_directions_survive_a_kill_while_the_set_is_saved(world, method):
     world.run()
     held = directions(world.root)
     shape = next(iter(held)).vector.shape
-    held.add(unit_direction("theirs", "w_plus", np.ones(shape), method="imported", sd=1.0))
+    held.add(unit_direction("theirs", "w_plus", np.ones(shape), method=method, sd=1.0))
     held.save(held.path)
     whole = tree_digest(Path(held.path))
     attrs = json.loads((Path(held.path) / "zarr.json").read_text())

@@ -165,7 +165,7 @@ def test_an_index_with_other_rows_makes_its_blocks_wrong(copy):
 
 def test_a_damaged_index_is_noticed(copy):
     path = copy / "out/index.parquet"
-    flip(path, 200)
+    flip(path, 2000)  # within the page of the image ids
     found = verify(copy / "out")
     assert [p.where for p in found.problems] == ["index"]
     assert any("not compared" in note for note in found.notes)
