@@ -61,7 +61,7 @@ def test_any_edits_then_runs_equal_a_run_from_scratch(tiny):
             self.folder.cleanup()
 
     few = settings(
-        max_examples=3,
+        max_examples=2,
         stateful_step_count=3,
         deadline=None,
         derandomize=True,
@@ -134,6 +134,6 @@ def test_foreign_directions_survive_a_kill_while_the_set_is_saved(world, method)
     attrs = json.loads((Path(held.path) / "zarr.json").read_text())
     attrs["attributes"]["complete"] = False  # as a kill leaves it, in the middle of one of ours
     (Path(held.path) / "zarr.json").write_text(json.dumps(attrs))
-    (Path(held.path) / "directions/mean.glad/c/0/0").write_bytes(b"half")
+    (Path(held.path) / "directions/mean.expression-glad/c/0/0").write_bytes(b"half")
     world.run()
     assert "theirs" in directions(world.root) and tree_digest(Path(held.path)) == whole

@@ -140,6 +140,8 @@ def direct_zarr():
     """
     loop, original = asyncio.new_event_loop(), zarr.core.sync.sync
 
+    loop.set_exception_handler(lambda loop, context: None)  # zarr forgets what it has passed over
+
     def sync(coroutine, loop_=None, timeout=None):
         return loop.run_until_complete(coroutine)
 
@@ -147,13 +149,23 @@ def direct_zarr():
         return function(*args, **kwargs)
 
     with ExitStack() as stack:
+        stack.callback(close, loop)
         for module in list(sys.modules.values()):
             if getattr(module, "sync", None) is original:
                 stack.enter_context(patch.object(module, "sync", sync))
         stack.enter_context(patch.object(asyncio, "to_thread", at_once))
         stack.enter_context(patch.object(os, "fsync", lambda descriptor: None))
-        stack.callback(loop.close)
         yield
+
+
+def close(loop: asyncio.AbstractEventLoop) -> None:
+    """End what an error left waiting on the loop, and close it."""
+    waiting = asyncio.all_tasks(loop)
+    for task in waiting:
+        task.cancel()
+    if waiting:
+        loop.run_until_complete(asyncio.wait(waiting))
+    loop.close()
 
 
 @contextmanager
