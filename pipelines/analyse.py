@@ -131,7 +131,7 @@ def _existing(path: Path, generator_fp: str, space: str) -> DirectionSet:
     try:
         return DirectionSet.load(path)
     except StoreError:
-        return DirectionSet(generator_fp, space, DirectionSet.imported_in(path))
+        return DirectionSet(generator_fp, space, DirectionSet.foreign_in(path))
 
 
 def _replaced(old: DirectionSet, name: str, fitted: Fitted, wanted: list[str]) -> DirectionSet:

@@ -25,7 +25,7 @@ from pydantic import ValidationError
 
 from pipelines.invert import identify
 from schemas.atomic import PARTIAL_SUFFIX
-from schemas.directions import DirectionSet
+from schemas.directions import FOREIGN_METHODS, DirectionSet
 from schemas.errors import LatentflowError, LockedError, StoreError, UsageError
 from schemas.lock import StoreLock, run_lock
 from schemas.spec import RunSpec, load_spec
@@ -133,9 +133,9 @@ def collect(
 def _unreferenced(root: Path, spec: RunSpec | None, found: Collection) -> Iterator[Artefact]:
     stores, sets = _referred(root, spec)
     found.kept = sorted(p for p in stores | sets if (root / p).exists())
+    yield from _locks(root, found)  # first: removing a store takes its lock, and gives it back
     yield from _folders(root, "stores", "store", stores, found)
     yield from _folders(root, "directions", "directions", sets, found)
-    yield from _locks(root, found)
     yield from _statistics(root, sets, found)
     if not any((root / path).exists() for path in sets):
         for name in EVALUATION:
@@ -203,10 +203,10 @@ def _folders(
 def _imports(path: Path) -> str:
     """Directions that cannot be computed again."""
     try:
-        names = [d.name for d in DirectionSet.load(path) if d.method == "imported"]
+        names = [d.name for d in DirectionSet.load(path) if d.method in FOREIGN_METHODS]
     except LatentflowError:
         return ""
-    return f"holds imported directions {names!r}" if names else ""
+    return f"holds imported or transferred directions {names!r}" if names else ""
 
 
 def _locks(root: Path, found: Collection) -> Iterator[Artefact]:

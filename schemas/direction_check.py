@@ -10,7 +10,7 @@ import numpy as np
 import zarr
 from zarr.core.sync import sync
 
-from schemas.direction import Direction
+from schemas.direction import FOREIGN_METHODS, Direction
 from schemas.directions import DIRECTIONS_LAYOUT_VERSION, KIND, content_of
 from schemas.errors import LatentflowError
 from schemas.handle import target
@@ -24,7 +24,7 @@ class SetCheck:
     unreadable : why the whole set cannot be used, else None.
     directions, models : name -> problems, empty lists for good ones.
     analysis_of, fingerprints : direction -> its analysis; analysis -> its model's fingerprint.
-    imported : names of directions that other projects' files gave.
+    foreign : names of imported and transferred directions.
     """
 
     unreadable: str | None = None
@@ -32,7 +32,7 @@ class SetCheck:
     models: dict[str, list[str]] = field(default_factory=dict)
     analysis_of: dict[str, str] = field(default_factory=dict)
     fingerprints: dict[str, str] = field(default_factory=dict)
-    imported: list[str] = field(default_factory=list)
+    foreign: list[str] = field(default_factory=list)
 
 
 def check_directions(path: str | os.PathLike[str]) -> SetCheck:
@@ -54,22 +54,26 @@ def check_directions(path: str | os.PathLike[str]) -> SetCheck:
         problems: list[str] = []
         found.directions[name] = problems
         array = _member(group, f"directions/{name}", problems)
-        vector = None if array is None else _read(array, problems)
-        if array is None or vector is None:
+        if array is None:
             continue
         facts = cast("dict[str, Any]", dict(array.attrs))
+        provenance = facts.get("provenance")
+        if facts.get("method") in FOREIGN_METHODS:
+            found.foreign.append(name)
+        elif isinstance(provenance, dict):
+            if isinstance(provenance.get("analysis"), str):
+                found.analysis_of[name] = provenance["analysis"]
+                made_by[name] = str(provenance.get("fingerprint"))
+        vector = _read(array, problems)
+        if vector is None:
+            continue
         try:
-            direction = Direction(name=name, vector=vector, **facts)
+            Direction(name=name, vector=vector, **facts)
         except (LatentflowError, TypeError, ValueError) as e:
             problems.append(str(e))
             continue
         if name in contents and content_of(facts, {"": vector}) != contents[name]:
             problems.append("its attributes are not those that were saved")
-        if direction.method == "imported":
-            found.imported.append(name)
-        elif isinstance(direction.provenance.get("analysis"), str):
-            found.analysis_of[name] = direction.provenance["analysis"]
-            made_by[name] = str(direction.provenance.get("fingerprint"))
     _check_models(group, found)
     for name, analysis in found.analysis_of.items():
         held = found.fingerprints.get(analysis)
@@ -85,7 +89,7 @@ def check_directions(path: str | os.PathLike[str]) -> SetCheck:
 def drop_damaged(path: str | os.PathLike[str], found: SetCheck) -> None:
     """Take damaged directions and models out of a set, so that the next run makes them again.
 
-    An analysis of which anything is damaged is made again as a whole; the others, and imported
+    An analysis of which anything is damaged is made again as a whole; the others, and foreign
     directions that are whole, stay. A set that cannot be read at all is left as it is.
     """
     if found.unreadable is not None:
@@ -94,10 +98,11 @@ def drop_damaged(path: str | os.PathLike[str], found: SetCheck) -> None:
     bad = {name for name, problems in found.directions.items() if problems}
     again = {name for name, problems in found.models.items() if problems}
     again |= {found.analysis_of[name] for name in bad if name in found.analysis_of}
-    if bad and not bad <= found.analysis_of.keys():  # whose direction it was cannot be told
+    if not bad <= {*found.analysis_of, *found.foreign}:  # whose direction it was cannot be told
         again |= found.models.keys()
     for name in sorted(again):
         sync(group.store.delete(_key(group, f"models/{name}/zarr.json")))
+        sync(group.store.delete_dir(_key(group, f"models/{name}")))
     if bad:
         attrs = dict(group.attrs)
         names = [n for n in cast("list[str]", attrs["names"]) if n not in bad]

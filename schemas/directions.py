@@ -181,9 +181,9 @@ class DirectionSet:
         return found
 
     @staticmethod
-    def imported_in(path: str | os.PathLike[str]) -> list[Direction]:
-        """Imported directions that a set holds whose saving was cut short: they come from files,
-        and no analysis could make them again."""
+    def foreign_in(path: str | os.PathLike[str]) -> list[Direction]:
+        """Directions of FOREIGN_METHODS that a set holds whose saving was cut short: they come
+        from elsewhere, and no analysis could make them again."""
         try:
             folder = zarr.open_group(target(path), mode="r", zarr_format=3).get("directions")
         except (ValueError, FileNotFoundError):
@@ -193,7 +193,7 @@ class DirectionSet:
             try:
                 array = folder[name]
                 facts = cast("dict[str, Any]", dict(array.attrs))
-                if facts.get("method") == "imported" and isinstance(array, zarr.Array):
+                if facts.get("method") in FOREIGN_METHODS and isinstance(array, zarr.Array):
                     found.append(Direction(name=name, vector=np.asarray(array[...]), **facts))
             except (TypeError, ValueError, RuntimeError, DataError):
                 continue  # the one that was being written

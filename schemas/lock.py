@@ -213,13 +213,7 @@ class StoreLock:
             changed = self.path.stat().st_mtime
         except FileNotFoundError:
             return None
-        try:
-            facts = json.loads(data)
-        except ValueError:
-            facts = None
-        if not isinstance(facts, dict) or not {"owner", "pid", "heartbeat"} <= facts.keys():
-            return {"owner": data.hex(), "pid": None, "heartbeat": str(changed)}
-        return facts
+        return _parsed(data, changed)
 
     def _age(self, holder: dict[str, Any]) -> float:
         return time.time() - float(holder["heartbeat"])
@@ -238,11 +232,7 @@ class StoreLock:
             os.rename(self.path, aside)
         except FileNotFoundError:
             return True
-        try:
-            mine = json.loads(aside.read_bytes())
-            fresh = mine.get("owner") != holder["owner"]
-        except ValueError:
-            fresh = aside.read_bytes().hex() != holder["owner"]
+        fresh = _parsed(aside.read_bytes(), 0.0)["owner"] != holder["owner"]
         if fresh:
             try:
                 os.link(aside, self.path)
@@ -264,6 +254,17 @@ class StoreLock:
             f"the store is locked by process {holder['pid']!r} on host {holder.get('host')!r} "
             f"(heartbeat {self._age(holder):.0f} s ago, {str(self.path)!r})"
         )
+
+
+def _parsed(data: bytes, changed: float) -> dict[str, Any]:
+    """What a lock file says; damaged ones go by their bytes and the time they were changed."""
+    try:
+        facts = json.loads(data)
+    except ValueError:
+        facts = None
+    if not isinstance(facts, dict) or not {"owner", "pid", "heartbeat"} <= facts.keys():
+        return {"owner": data.hex(), "pid": None, "heartbeat": str(changed)}
+    return facts
 
 
 def run_lock(folder: str | os.PathLike[str]) -> StoreLock:

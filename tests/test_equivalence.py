@@ -25,7 +25,7 @@ from benchmarks.equivalence import (
     differences,
     from_scratch,
 )
-from schemas.directions import DirectionSet, unit_direction
+from schemas.directions import FOREIGN_METHODS, DirectionSet, unit_direction
 
 
 def directions(root: Path) -> DirectionSet:
@@ -61,7 +61,7 @@ def test_any_edits_then_runs_equal_a_run_from_scratch(tiny):
             self.folder.cleanup()
 
     few = settings(
-        max_examples=3,
+        max_examples=2,
         stateful_step_count=3,
         deadline=None,
         derandomize=True,
@@ -123,16 +123,17 @@ def test_renders_that_are_no_longer_made_are_no_longer_read(world):
     assert facts["landmarks"] == "landmarks/points"
 
 
-def test_imported_directions_survive_a_kill_while_the_set_is_saved(world):
+@pytest.mark.parametrize("method", FOREIGN_METHODS)
+def test_foreign_directions_survive_a_kill_while_the_set_is_saved(world, method):
     world.run()
     held = directions(world.root)
     shape = next(iter(held)).vector.shape
-    held.add(unit_direction("theirs", "w_plus", np.ones(shape), method="imported", sd=1.0))
+    held.add(unit_direction("theirs", "w_plus", np.ones(shape), method=method, sd=1.0))
     held.save(held.path)
     whole = tree_digest(Path(held.path))
     attrs = json.loads((Path(held.path) / "zarr.json").read_text())
     attrs["attributes"]["complete"] = False  # as a kill leaves it, in the middle of one of ours
     (Path(held.path) / "zarr.json").write_text(json.dumps(attrs))
-    (Path(held.path) / "directions/mean.glad/c/0/0").write_bytes(b"half")
+    (Path(held.path) / "directions/mean.expression-glad/c/0/0").write_bytes(b"half")
     world.run()
     assert "theirs" in directions(world.root) and tree_digest(Path(held.path)) == whole

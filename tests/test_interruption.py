@@ -39,6 +39,21 @@ with in_process():
 """
 
 
+STARTED: list[subprocess.Popen[bytes]] = []
+
+
+@pytest.fixture(autouse=True)
+def no_process_stays():
+    """A test that fails leaves none at work."""
+    yield
+    for process in STARTED:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+        process.stderr.close()
+    STARTED.clear()
+
+
 @pytest.fixture
 def world(tiny: Path, tmp_path: Path) -> Path:
     """The tiny run's inputs, nothing run yet, an inversion that takes its time."""
@@ -55,13 +70,15 @@ def slow(root: Path, steps: int) -> Path:
 def start(*arguments: str | Path, ray: bool = False) -> subprocess.Popen[bytes]:
     """The command line in a process and process group of its own."""
     command = ["-m", "pipelines"] if ray else ["-c", SCRIPT]
-    return subprocess.Popen(
+    process = subprocess.Popen(
         [sys.executable, *command, *map(str, arguments)],
         cwd=ROOT,
         stderr=subprocess.PIPE,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         start_new_session=True,
     )
+    STARTED.append(process)
+    return process
 
 
 def until(condition, process: subprocess.Popen[bytes], seconds: float = 300.0) -> None:
@@ -154,14 +171,14 @@ class StopAfter(Interruption):
 def test_a_run_that_is_stopped_again_and_again_ends_as_an_undisturbed_one(world, tiny):
     (world / "out").mkdir()
     shutil.copy(tiny / "out/index.parquet", world / "out")
-    looks, stopped = 6, 0
+    looks, stopped = 2, 0
     while True:
         try:
             assert run_tiny(world / "spec.yaml", stop=StopAfter(looks)).exit_code == 3
             break
         except RunInterruptedError:
             assert json.loads((world / "out/run.json").read_text())["exit_code"] == 130
-            looks, stopped = looks + 6, stopped + 1
+            looks, stopped = looks * 3, stopped + 1
     assert stopped >= 3
     for part in ("stores", "directions"):
         assert tree_digest(world / "out" / part) == tree_digest(tiny / "out" / part)
@@ -192,12 +209,11 @@ def test_a_second_signal_ends_it_at_once(world):
     process = start("invert", slow(world, 100_000))
     until(begun(world), process)
     process.send_signal(signal.SIGINT)
-    assert b"stopping" in process.stderr.readline() + process.stderr.readline()
+    assert any(b"stopping" in line for line in process.stderr)
     process.send_signal(signal.SIGINT)
     assert process.wait(60) == 130 and committed(world) == 0
     with run_lock(world / "out") as lock, StoreLock(store_path(world)) as other:
         assert lock.owned() and other.owned()  # those of the dead process were taken over
-    process.stderr.close()
 
 
 def test_ctrl_c_in_a_terminal_stops_ray_as_well(world):
@@ -274,6 +290,5 @@ def test_a_waiting_run_goes_on_when_the_other_one_ends(world):
     result = run_tiny(spec, "invert", wait_s=280, console=Console(file=said))
     assert first.wait(5) == 3 and result.exit_code == 3
     assert "waiting" in said.getvalue() and f"process {first.pid}" in said.getvalue()
-    first.stderr.close()
     stages = json.loads((world / "out/run.json").read_text())["stages"]
     assert all(stage["skipped"] for stage in stages)  # there was nothing left to do

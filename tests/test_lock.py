@@ -88,8 +88,9 @@ def test_a_pid_of_another_place_says_nothing(tmp_path, facts):
         assert lock.owned()
 
 
-def test_a_damaged_lock_counts_until_it_is_old(tmp_path):
-    (tmp_path / "s.lock").write_bytes(b"\xff{")
+@pytest.mark.parametrize("content", [b"\xff{", b"{}", b"[1]", b""])
+def test_a_damaged_lock_counts_until_it_is_old(tmp_path, content):
+    (tmp_path / "s.lock").write_bytes(content)
     with pytest.raises(LockedError):
         StoreLock(tmp_path / "s").acquire()
     with StoreLock(tmp_path / "s", heartbeat_s=0.01, stale_s=0.02).acquire(wait_s=5) as lock:

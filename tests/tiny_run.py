@@ -6,15 +6,18 @@ two engines are replaced by the in-process ones.
 
 from __future__ import annotations
 
+import asyncio
 import io
+import os
 import sys
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from unittest.mock import PropertyMock, patch
 
 import numpy as np
 import yaml
+import zarr
 from in_process import InProcess as Sums
 from inversion_fixture import adapter, annotator, drawn, encoder_network
 from PIL import Image
@@ -130,6 +133,42 @@ class NoPeak(nullcontext):
 
 
 @contextmanager
+def direct_zarr():
+    """Zarr works in this thread, not on a loop in another one, and nothing waits for the disk.
+
+    A tiny run makes a thousand small accesses, and each would change threads six times.
+    """
+    loop, original = asyncio.new_event_loop(), zarr.core.sync.sync
+
+    loop.set_exception_handler(lambda loop, context: None)  # zarr forgets what it has passed over
+
+    def sync(coroutine, loop_=None, timeout=None):
+        return loop.run_until_complete(coroutine)
+
+    async def at_once(function, /, *args, **kwargs):
+        return function(*args, **kwargs)
+
+    with ExitStack() as stack:
+        stack.callback(close, loop)
+        for module in list(sys.modules.values()):
+            if getattr(module, "sync", None) is original:
+                stack.enter_context(patch.object(module, "sync", sync))
+        stack.enter_context(patch.object(asyncio, "to_thread", at_once))
+        stack.enter_context(patch.object(os, "fsync", lambda descriptor: None))
+        yield
+
+
+def close(loop: asyncio.AbstractEventLoop) -> None:
+    """End what an error left waiting on the loop, and close it."""
+    waiting = asyncio.all_tasks(loop)
+    for task in waiting:
+        task.cancel()
+    if waiting:
+        loop.run_until_complete(asyncio.wait(waiting))
+    loop.close()
+
+
+@contextmanager
 def in_process():
     """Replaces Ray and Beam by the engines that work in this process."""
     name = "pipelines.engines"  # not imported for the patch: it would bring all of Beam
@@ -137,6 +176,7 @@ def in_process():
     sys.modules[name] = SimpleNamespace(analysis_engine=lambda spec, store: Sums())
     try:
         with (
+            direct_zarr(),
             patch.object(pipelines.run.Run, "ray", PropertyMock(return_value=InProcess())),
             patch.object(pipelines.run, "PeakMemory", NoPeak),  # sampling costs more than the run
         ):
