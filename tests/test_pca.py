@@ -5,10 +5,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.decomposition import PCA as Peer
-from transforms.pca_partials import GroupsOfBlocks, MomentsOfGroups, stale_groups
 
 from schemas.errors import DataError, UsageError
-from transforms.blocks import ArrayBlocks, sum_blocks
+from transforms.blocks import ArrayBlocks
 from transforms.moments import Moments
 from transforms.passes import run_passes
 from transforms.pca import (
@@ -264,31 +263,6 @@ def test_merging_truncated_results_keeps_the_total_variance():
     assert len(ours.components) == 6
     share = ours.explained_variance[:2] / whole.explained_variance[:2]
     assert ((share > 0.95) & (share <= 1)).all()  # what was left out is missing, nothing is added
-
-
-def test_new_rows_cost_only_their_groups():
-    x = rows(37 * 5, 6)
-    old, new = ArrayBlocks({"x": x[: 33 * 5]}, 5), ArrayBlocks({"x": x}, 5)
-    request = MomentsOfGroups()
-
-    def groups(source, numbers):
-        chosen = GroupsOfBlocks(source, numbers)
-        return sum_blocks(
-            chosen.n_blocks, lambda b: request.statistic(request.prepare(chosen.read(b)[1]))
-        )
-
-    first = groups(old, (0, 1, 2))
-    known = {"a": first.groups[0], "b": first.groups[1], "c": first.groups[2]}
-    assert stale_groups(["a", "b", "d"], known) == (2,)
-    saved = type(first).from_arrays(first.to_arrays())
-    kept = type(first)({i: saved.groups[i] for i in (0, 1)})
-    total = kept.merge(groups(new, (2,))).total()
-    scratch = sum_blocks(new.n_blocks, lambda b: Moments.of(new.read(b)[1]["x"]))
-    assert total.count == scratch.count == len(x)
-    np.testing.assert_array_equal(total.second, scratch.second)
-    np.testing.assert_array_equal(total.mean, scratch.mean)
-    with pytest.raises(UsageError, match="groups"):
-        GroupsOfBlocks(new, (3,))
 
 
 # ---- back to the latent
