@@ -1,6 +1,6 @@
 """Random SIGKILLs over a whole run, against the undisturbed run.
 
-``python -m benchmarks.kills`` kills 50 times, ``--smoke`` 2 times. The run is ``latentflow run``
+``python -m benchmarks.kills`` kills 50 times, ``--smoke`` once. The run is ``latentflow run``
 on tiny models and a small folder of pictures: index, invert (hybrid) and annotate on a local Ray
 with two actors, analyse on Beam with worker processes, evaluate, report. At random moments its
 driver, one of its Ray actors or one of its Beam workers is killed, up to three times in a trial; a
@@ -60,12 +60,12 @@ class Tally:
 def main() -> int:
     """Parse the arguments and run; the exit code is 1 when a kill was not survived."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--smoke", action="store_true", help="2 kills, up to the analyses")
+    parser.add_argument("--smoke", action="store_true", help="1 kill, up to the analyses")
     parser.add_argument("--kills", type=int, default=None, help="number of kills (default 50)")
     parser.add_argument("--seed", type=int, default=0, help="seed of the moments and victims")
     parser.add_argument("--rows", type=int, default=None, help="pictures (default 600)")
     options = parser.parse_args()
-    kills = options.kills if options.kills is not None else (2 if options.smoke else 50)
+    kills = options.kills if options.kills is not None else (1 if options.smoke else 50)
     rows = options.rows if options.rows is not None else (130 if options.smoke else 600)
     with tempfile.TemporaryDirectory(prefix="kills-") as folder:
         whole = not options.smoke
