@@ -22,6 +22,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -181,7 +182,7 @@ def peak_mb(out: Path) -> float:
     return float(json.loads((out / "run.json").read_text())["peak_memory_mb"])
 
 
-class Edited:
+class Edited(ABC):
     """Changes of a specification file that both subjects make alike."""
 
     root: Path
@@ -194,9 +195,9 @@ class Edited:
         return self.root / self.spec["output"]
 
     @property
+    @abstractmethod
     def images(self) -> Path:
         """Folder of the pictures."""
-        raise NotImplementedError
 
     def write(self) -> None:
         """The specification, as it is now."""
@@ -212,6 +213,7 @@ class Edited:
 
     def nothing(self) -> None:
         """No change."""
+        return
 
     def rename(self) -> None:
         """One picture elsewhere, another with a new time."""

@@ -460,6 +460,8 @@ def annotate(
             actors=actors,
             progress=progress,
         )
+        if todo:
+            store.refresh()
         counts = {stage.name: counts_of(store, stage.name) for stage in stages}
     finally:
         if lock is None:

@@ -7,6 +7,7 @@ exceptions both ways. An integer with leading zeros ("0012") is text, so that it
 
 from __future__ import annotations
 
+import functools
 import math
 import re
 from collections import Counter
@@ -122,7 +123,8 @@ def read_factor_table(dataset: DatasetSpec) -> FactorTable:
             result.skipped[name] = str(kind)
             continue
         values = table.column(name).to_pylist()
-        result.columns[name] = [_scalar(value) for value in values]
+        scalar_of = {value: _scalar(value) for value in set(values)}  # of one type, so no 1 == True
+        result.columns[name] = [scalar_of[value] for value in values]
     _refuse_reserved(result.columns)
     return result
 
@@ -313,8 +315,8 @@ def _scalar(value: Any) -> Value:
 def _type(values: Sequence[Value]) -> str:
     """ "boolean", "integer", "float" or "string": the narrowest that all present values are."""
     present = [value for value in values if value is not None]
-    texts = [value for value in present if isinstance(value, str)]
-    if len(texts) == len(present):
+    texts = {value for value in present if isinstance(value, str)}
+    if all(isinstance(value, str) for value in present):
         if texts and all(text in _BOOLEANS for text in texts):
             return "boolean"
         if texts and all(_INTEGER.fullmatch(text) for text in texts):
@@ -386,6 +388,7 @@ def _number(value: Value) -> float | None:
     return None if value is None or isinstance(value, bool) else float(value)
 
 
+@functools.lru_cache(maxsize=4096, typed=True)
 def _level(value: Value, value_type: str) -> str | None:
     """The category's name: "true"/"false", integers without a sign or decimals, text as it is."""
     if value is None:

@@ -8,7 +8,6 @@ an artefact is first renamed and then deleted, so that no half of one is ever fo
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import shutil
@@ -23,8 +22,8 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from pipelines.invert import identify
-from schemas.atomic import PARTIAL_SUFFIX
+from pipelines.invert import identify_run
+from schemas.atomic import PARTIAL_SUFFIX, read_json
 from schemas.directions import FOREIGN_METHODS, DirectionSet
 from schemas.errors import LatentflowError, LockedError, StoreError, UsageError
 from schemas.lock import StoreLock, run_lock
@@ -149,7 +148,7 @@ def _unreferenced(root: Path, spec: RunSpec | None, found: Collection) -> Iterat
 def _referred(root: Path, spec: RunSpec | None) -> tuple[set[str], set[str]]:
     """Relative paths of the stores and direction sets that the run folder's last run names, the
     last one that finished, and the ones that the specifications write to now."""
-    facts = _json(root / "run.json")
+    facts = read_json(root / "run.json")
     last = facts.get("last_finished")
     named = [facts, last if isinstance(last, dict) else {}]
     stores = {str(f["store"]) for f in named if isinstance(f.get("store"), str)}
@@ -164,21 +163,10 @@ def _referred(root: Path, spec: RunSpec | None) -> tuple[set[str], set[str]]:
                 "told: give its specification, or run it first"
             ) from e
     for one in wanted:
-        name = Path(_store_of(root, one)).name
+        name = Path(identify_run(one, root).path).name
         stores.add(f"stores/{name}")
         sets.add(f"directions/{name}")
     return stores, sets
-
-
-def _store_of(root: Path, spec: RunSpec) -> str:
-    return identify(
-        root / "stores",
-        spec.invert,
-        name=spec.name,
-        seed=spec.seed,
-        generator_uri=spec.generator,
-        encoder_uri=spec.encoder,
-    ).path
 
 
 def _folders(
@@ -223,7 +211,7 @@ def _statistics(root: Path, sets: set[str], found: Collection) -> Iterator[Artef
     for path in sets:
         try:
             held = DirectionSet.load(root / path)
-            models = [held.load_model(name)[1] for name in held.model_names()]
+            models = [held.model_facts(name) for name in held.model_names()]
         except LatentflowError:
             continue
         used |= _strings(models)
@@ -262,14 +250,6 @@ def _partials(root: Path, kept: set[str]) -> Iterator[Artefact]:
             if not name.endswith(PARTIAL_SUFFIX)
             and not (here in gone and f"{here.name}/{name}" not in kept)
         )
-
-
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        facts = json.loads(path.read_bytes())
-    except (OSError, ValueError):
-        return {}
-    return facts if isinstance(facts, dict) else {}
 
 
 # ---------------------------------------------------------------------------------------------

@@ -10,6 +10,8 @@ from __future__ import annotations
 import os
 import signal
 import threading
+from collections.abc import Callable
+from dataclasses import dataclass
 from types import FrameType, TracebackType
 from typing import Any, Self
 
@@ -76,6 +78,24 @@ class Interruption:
         _write(_FIRST)
         for lock in self._locks:
             lock.ask_to_stop()
+
+
+@dataclass(frozen=True)
+class CheckedEngine:
+    """An engine of analyses that asks before every pass whether the run may go on."""
+
+    engine: Any
+    check: Callable[[], None]
+
+    def sum(self, source: Any, request: Any) -> Any:
+        """See `pipelines.fits.inputs.Engine`."""
+        self.check()
+        return self.engine.sum(source, request)
+
+    def run(self, solver: Any, source: Any, **options: Any) -> Any:
+        """See `pipelines.fits.inputs.Engine`."""
+        self.check()
+        return self.engine.run(solver, source, **options)
 
 
 def _write(text: bytes) -> None:

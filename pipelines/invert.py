@@ -11,6 +11,7 @@ import time
 from collections.abc import Container, Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -36,6 +37,7 @@ from schemas.errors import UsageError
 from schemas.index import DatasetIndex
 from schemas.lock import StoreLock
 from schemas.reasons import Reason, Status
+from schemas.spec import RunSpec
 from schemas.spec_models import InvertSpec
 from schemas.store import ArraySpec, LatentStore, block_rows_for
 from transforms.metrics import SSIM_WINDOW, mse, psnr_from_mse, ssim
@@ -177,6 +179,18 @@ def identify(
     identity = StoreIdentity("", name, facts, method, seed, block_rows, arrays)
     path = LatentStore.path_for(store_root, name, identity.store_fp)
     return StoreIdentity(path, name, facts, method, seed, block_rows, arrays)
+
+
+def identify_run(spec: RunSpec, folder: Path) -> StoreIdentity:
+    """The store that a run of the specification writes to in `folder`; see `identify`."""
+    return identify(
+        folder / "stores",
+        spec.invert,
+        name=spec.name,
+        seed=spec.seed,
+        generator_uri=spec.generator,
+        encoder_uri=spec.encoder,
+    )
 
 
 def method_of(spec: InvertSpec, encoder_fp: str | None) -> dict[str, Any]:
@@ -466,16 +480,19 @@ def invert(
             seed,
             engine.gpus_per_actor > 0,
         )
+        todo = [work for work in plan.work if blocks is None or work.block in blocks]
         done = run_blocks(
             engine,
             task,
-            [work for work in plan.work if blocks is None or work.block in blocks],
+            todo,
             held,
             n_blocks=plan.n_blocks,
             n_rows=plan.n_rows,
             actors=spec.actors,
             progress=progress,
         )
+        if todo:
+            store.refresh()
         counts = counts_of(store, STAGE)
     finally:
         if lock is None:

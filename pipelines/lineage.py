@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from pipelines.fits.measured import Measured, landmarks_of, measurements
-from schemas.atomic import write_json
+from schemas.atomic import read_json, write_json
 from schemas.directions import DirectionSet
 from schemas.errors import StoreError
 from schemas.fingerprint import digest
@@ -147,12 +147,14 @@ def analysis_fp(name: str, spec: RunSpec, store: LatentStore, index: DatasetInde
 class Analyses:
     """What the analyses of a direction set are, against what the specification asks for.
 
+    wanted : requested analyses -> inputs now
     held : facts of every complete model of the set
     stale : requested analyses that are missing or were computed from something else -> inputs now
     dropped : analyses of the set that are no longer asked for
     directions : the set, None where there is no whole one
     """
 
+    wanted: dict[str, Inputs]
     held: dict[str, dict[str, Any]]
     stale: dict[str, Inputs]
     dropped: tuple[str, ...]
@@ -182,7 +184,7 @@ def compare_analyses(
         for name, inputs in wanted.items()
         if held.get(name, {}).get("fingerprint") != digest(inputs)
     }
-    return Analyses(held, stale, tuple(sorted((made | set(held)) - set(names))), found)
+    return Analyses(wanted, held, stale, tuple(sorted((made | set(held)) - set(names))), found)
 
 
 def evaluation_inputs(
@@ -216,10 +218,7 @@ def evaluation_inputs(
 
 def report_inputs(spec: RunSpec, index: DatasetIndex, out: Path) -> Inputs:
     """What the report is made of, beside run.json: times and counts there change with any stage."""
-    try:
-        evaluation = json.loads((out / "evaluation.json").read_text()).get("fingerprint")
-    except (OSError, ValueError):
-        evaluation = None
+    evaluation = read_json(out / "evaluation.json").get("fingerprint")
     own = spec.report.model_dump(mode="json")
     return {"evaluation": evaluation, "index": rows_fp(index), "report": own}
 
@@ -242,11 +241,7 @@ def rows_fp(index: DatasetIndex) -> str:
 
 def read_lineage(out: Path) -> dict[str, Any]:
     """What the run's stages noted when they were last finished; empty without the file."""
-    try:
-        found = json.loads((out / FILE).read_text())
-    except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}
+    return read_json(out / FILE)
 
 
 def note_lineage(out: Path, **stages: Any) -> None:

@@ -7,7 +7,6 @@ when it was made (`pipelines.lineage`).
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,10 +21,9 @@ from rich.tree import Tree
 from pipelines.annotate import annotate_inputs, plan_annotate, stages_of
 from pipelines.index import update_index
 from pipelines.invert import STAGE as INVERT
-from pipelines.invert import InvertPlan, StoreIdentity, identify, invert_inputs, plan_invert
+from pipelines.invert import InvertPlan, StoreIdentity, identify_run, invert_inputs, plan_invert
 from pipelines.lineage import (
     Inputs,
-    analysis_inputs,
     changes,
     compare_analyses,
     evaluation_inputs,
@@ -36,6 +34,7 @@ from pipelines.lineage import (
     rows_of,
 )
 from pipelines.sources import open_source
+from schemas.atomic import read_json
 from schemas.directions import DirectionSet
 from schemas.errors import StoreError
 from schemas.fingerprint import ContentHashCache, digest
@@ -140,14 +139,7 @@ class _Plan:
 
     def _invert(self) -> Stage:
         spec = self.spec
-        identity = identify(
-            self.out / "stores",
-            spec.invert,
-            name=spec.name,
-            seed=spec.seed,
-            generator_uri=spec.generator,
-            encoder_uri=spec.encoder,
-        )
+        identity = identify_run(spec, self.out)
         wanted = plan_invert(self.index, identity, spec.invert.max_pixels)
         if Path(identity.path, "zarr.json").exists():
             self.store = LatentStore.open(identity.path)
@@ -257,7 +249,7 @@ class _Plan:
         else:
             found = compare_analyses(self.spec, self.store, self.index, self._directions())
             for name in names:
-                now = self._expected(analysis_inputs(name, self.spec, self.store, self.index))
+                now = self._expected(found.wanted[name])
                 stage.parts.append(self._analysis(name, found.held.get(name), now))
             for name in found.dropped:
                 cause = "no longer asked for: its directions will be taken out"
@@ -294,9 +286,8 @@ class _Plan:
         if not analyses.parts:
             return Stage("evaluate", CURRENT, "no directions asked for")
         changed = [part.name for part in analyses.parts if part.state != CURRENT]
-        try:
-            found = json.loads((self.out / "evaluation.json").read_text())
-        except (OSError, ValueError):
+        found = read_json(self.out / "evaluation.json")
+        if not found:
             return Stage("evaluate", MISSING)
         if self.store is None:
             return Stage("evaluate", STALE, causes=["the store is another one"])
@@ -324,10 +315,7 @@ class _Plan:
             return Stage("report", MISSING)
         if changed:
             return Stage("report", STALE, causes=[f"after {', '.join(changed)}"])
-        try:
-            noted = json.loads((self.out / "report.json").read_text()).get("inputs")
-        except (OSError, ValueError):
-            noted = None
+        noted = read_json(self.out / "report.json").get("inputs")
         now = report_inputs(self.spec, self.index, self.out)
         if noted == now:
             return Stage("report", CURRENT)
@@ -355,8 +343,8 @@ def _index_changes(old: DatasetIndex, new: DatasetIndex) -> list[str]:
         if name not in old.factors:
             causes.append(f"factor {name!r} added")
         else:
-            values = np.asarray(new.table.column(name))[: old.n_rows]  # new rows are told above
-            same = np.array_equal(np.asarray(old.table.column(name)), values, equal_nan=True)
+            values = new.values(name)[: old.n_rows]  # new rows are told above
+            same = np.array_equal(old.values(name), values, equal_nan=True)
             if not same or info != old.factors[name]:
                 prints = (index.factor_fp(name)[:12] for index in (old, new))
                 causes.append(f"factor {name!r}: {' -> '.join(prints)}")
@@ -365,10 +353,7 @@ def _index_changes(old: DatasetIndex, new: DatasetIndex) -> list[str]:
 
 def _rates(out: Path) -> dict[str, float]:
     """Seconds a row of the last run's stages that did something."""
-    try:
-        stages = json.loads((out / "run.json").read_text())["stages"]
-    except (OSError, ValueError, KeyError):
-        return {}
+    stages = read_json(out / "run.json").get("stages", [])
     return {s["name"]: s["seconds"] / s["rows"] for s in stages if s["rows"] and not s["skipped"]}
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import datetime
 import importlib.metadata
-import json
 import os
 import time
 import zipfile
@@ -21,8 +20,8 @@ import numpy as np
 from rich.console import Console
 
 from pipelines.index import build_index
-from pipelines.interruption import Interruption
-from pipelines.invert import identify
+from pipelines.interruption import CheckedEngine, Interruption
+from pipelines.invert import identify_run
 from pipelines.lineage import (
     compare_analyses,
     evaluation_inputs,
@@ -36,7 +35,7 @@ from pipelines.lineage import (
 from pipelines.memory import PeakMemory
 from pipelines.progress import stage_progress
 from pipelines.sources import Source, open_source
-from schemas.atomic import write_json
+from schemas.atomic import read_json, write_json
 from schemas.directions import DirectionSet
 from schemas.errors import QuarantineExceededError, RunInterruptedError, UsageError
 from schemas.fingerprint import ContentHashCache, digest
@@ -273,14 +272,7 @@ def _invert(state: Run, progress: Any) -> dict[str, Any]:
     from pipelines.invert import invert, invert_inputs
 
     spec, index = state.spec, state.index
-    identity = identify(
-        state.out / "stores",
-        spec.invert,
-        name=spec.name,
-        seed=spec.seed,
-        generator_uri=spec.generator,
-        encoder_uri=spec.encoder,
-    )
+    identity = identify_run(spec, state.out)
     state.store_path, state.generator_fp = identity.path, identity.facts.fingerprint
     Path(identity.path).parent.mkdir(parents=True, exist_ok=True)
     state.lock = StoreLock(identity.path).acquire()
@@ -347,15 +339,6 @@ def _annotate(state: Run, progress: Any) -> dict[str, Any]:
         "counts": result.counts,
     }
     return {"rows": state.index.n_rows, "skipped": result.blocks_done == 0, "detail": detail}
-
-
-def _json(path: Path) -> dict[str, Any]:
-    """A small JSON object of ours; {} where there is none that can be read."""
-    try:
-        found = json.loads(path.read_bytes())
-    except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}
 
 
 def _check_quarantine(state: Run) -> None:
@@ -433,10 +416,10 @@ def _evaluate(state: Run, progress: Any) -> dict[str, Any]:
 def _former_evaluation(out: Path) -> tuple[dict[str, Any], Any]:
     """evaluation.json and the arrays of evaluation.npz; nothing unless both are of one evaluation:
     a run may have been killed between the two."""
+    found = read_json(out / "evaluation.json")
     try:
-        found = json.loads((out / "evaluation.json").read_text())
         pictures = np.load(out / "evaluation.npz", allow_pickle=False)
-        if str(pictures["fingerprint"]) != found["fingerprint"]:
+        if str(pictures["fingerprint"]) != found.get("fingerprint"):
             return {}, {}
     except (OSError, ValueError, KeyError, zipfile.BadZipFile):
         return {}, {}
@@ -462,31 +445,13 @@ def _report(state: Run, progress: Any) -> dict[str, Any]:
     key = report_inputs(state.spec, state.index, state.out)
     marker = state.out / "report.json"
     fresh = all(s["skipped"] for s in state.stages) and (state.out / "report.html").exists()
-    if fresh and _json(marker).get("inputs") == key:
+    if fresh and read_json(marker).get("inputs") == key:
         return {"rows": 0, "skipped": True, "detail": {}}
     from pipelines.report import write_report
 
     path = write_report(state.out)
     write_json(marker, {"inputs": key})
     return {"rows": 0, "skipped": False, "detail": {"bytes": path.stat().st_size}}
-
-
-@dataclass(frozen=True)
-class CheckedEngine:
-    """An engine of analyses that asks before every pass whether the run may go on."""
-
-    engine: Any
-    check: Callable[[], None]
-
-    def sum(self, source: Any, request: Any) -> Any:
-        """See `pipelines.fits.inputs.Engine`."""
-        self.check()
-        return self.engine.sum(source, request)
-
-    def run(self, solver: Any, source: Any, **options: Any) -> Any:
-        """See `pipelines.fits.inputs.Engine`."""
-        self.check()
-        return self.engine.run(solver, source, **options)
 
 
 _STAGE_FUNCTIONS: dict[str, Callable[[Run, Any], dict[str, Any]]] = {
@@ -508,7 +473,7 @@ def _write_run(state: Run, started: datetime.datetime, peak: int, code: int) -> 
         relative["directions"] = os.path.relpath(state.directions_path, state.out)
     last = dict(relative)  # what 'latentflow gc' keeps although a later run failed before it
     if not relative or code not in (0, QUARANTINED):
-        last = _json(state.out / "run.json").get("last_finished", {})
+        last = read_json(state.out / "run.json").get("last_finished", {})
     write_json(
         state.out / "run.json",
         {

@@ -129,14 +129,15 @@ class FolderSource:
     def list(self) -> Listing:
         """All files that the pattern (or their ending) selects, in natural order."""
         listing, taken = Listing(), selector(self.pattern, self.exclude, IMAGE_ENDINGS)
-        root = Path(self.root)
         for relative in walk_files(self.root, listing):
-            if not taken(relative) or os.path.realpath(root / relative) == self.without:
+            path = os.path.join(self.root, relative)
+            linked = os.path.islink(path)
+            if not taken(relative) or (os.path.realpath(path) if linked else path) == self.without:
                 listing.skipped[suffix(relative)] += 1
                 continue
-            if os.path.islink(root / relative):
+            if linked:
                 try:
-                    inside(root, relative)
+                    inside(self.root, relative)
                 except InputError as e:
                     listing.refused.append((relative, str(e)))
                     continue

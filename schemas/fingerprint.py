@@ -24,6 +24,10 @@ from schemas.errors import DataError
 RACY_NS = 2_000_000_000
 
 
+#: Types whose values JSON has just so; long lists of these are not looked through one by one.
+_AS_THEY_ARE = frozenset({str, int, bool, type(None)})
+
+
 def _plain(obj: Any, where: str) -> Any:
     """``obj`` in the types that JSON has. Only lossless, unambiguous conversions."""
     if isinstance(obj, np.generic):
@@ -43,6 +47,8 @@ def _plain(obj: Any, where: str) -> Any:
     if isinstance(obj, np.ndarray):
         return _plain(obj.tolist(), where)
     if isinstance(obj, list | tuple):
+        if _AS_THEY_ARE.issuperset(map(type, obj)):
+            return obj
         return [_plain(item, f"{where}[{i}]") for i, item in enumerate(obj)]
     if isinstance(obj, Mapping):
         for key in obj:

@@ -35,6 +35,7 @@ class StoreHandle:
         self._group: zarr.Group | None = None
         self._attrs: dict[str, Any] = {}
         self._arrays: dict[str, zarr.Array[Any]] = {}
+        self._read: dict[str, np.ndarray] = {}
         self._contents: dict[str, list[str]] = {}
         self._stages: list[str] | None = None
 
@@ -81,6 +82,7 @@ class StoreHandle:
         self._group = None
         self._attrs = {}
         self._arrays = {}
+        self._read = {}
         self._contents = {}
         self._stages = None
 
@@ -138,13 +140,24 @@ class StoreHandle:
         return self._arrays[name]
 
     def committed(self, stage: str) -> np.ndarray:
-        """uint8 (n_blocks, 32): the blocks' fingerprints, zero where not committed."""
-        return self._stored(f"commit/{stage}", slice(self.n_blocks))
+        """uint8 (n_blocks, 32): the blocks' fingerprints, zero where not committed.
+
+        Like status and reason remembered, and so read-only, until this handle writes, or is told
+        to `refresh`.
+        """
+        return self._remembered(f"commit/{stage}")[: self.n_blocks]
 
     def commit_of(self, stage: str, block: int) -> bytes:
         """The 32 bytes that a block is committed with; all zero when it is not."""
         self.block_slice(block)
         return self._stored(f"commit/{stage}", block).tobytes()
+
+    def _remembered(self, name: str) -> np.ndarray:
+        """A whole array of commits or flags, read once."""
+        if name not in self._read:
+            self._read[name] = self._stored(name, slice(None))
+            self._read[name].flags.writeable = False
+        return self._read[name]
 
     def _stored(self, name: str, chosen: Any) -> np.ndarray:
         """A part of an array. Raises StoreError where stored bytes are damaged."""

@@ -111,7 +111,7 @@ class DatasetIndex:
     @classmethod
     def empty(cls) -> DatasetIndex:
         """An index without rows or factors."""
-        return cls(pa.schema(_BASE_FIELDS).empty_table())
+        return cls(pa.Table.from_batches([], pa.schema(_BASE_FIELDS)))
 
     @classmethod
     def sampled(
@@ -138,7 +138,8 @@ class DatasetIndex:
         """Read an index. Raises StoreError (missing, foreign, damaged) or NewerLayoutError."""
         path = Path(path)
         try:
-            table = pq.read_table(path, partitioning=None, page_checksum_verification=True)
+            with pq.ParquetFile(path, page_checksum_verification=True) as file:
+                table = file.read()
         except FileNotFoundError as e:
             raise StoreError(
                 f"dataset index {str(path)!r} does not exist: make it with 'latentflow index'"
@@ -228,7 +229,7 @@ class DatasetIndex:
     @property
     def sizes(self) -> NDArray[np.int32]:
         """int32 (n, 2): width and height in pixels, -1 where the header could not be read."""
-        columns = [self.table.column(name).to_numpy() for name in ("width", "height")]
+        columns = [_numbers(self.table, name) for name in ("width", "height")]
         return np.stack(columns, axis=1).astype(np.int32)
 
     def identity(self, rows: slice | None = None) -> list[tuple[str, str]]:
@@ -258,7 +259,7 @@ class DatasetIndex:
                 f"factor {name!r} is continuous, not categorical: choose one of "
                 f"{[n for n, i in self.factors.items() if i.kind == CATEGORICAL]!r}"
             )
-        return self.table.column(name).to_numpy().astype(np.int16), info.categories
+        return _numbers(self.table, name).astype(np.int16), info.categories
 
     def continuous(self, name: str) -> NDArray[np.float64]:
         """float64 (n,), NaN missing. Raises DataError for a categorical factor."""
@@ -267,12 +268,17 @@ class DatasetIndex:
                 f"factor {name!r} is categorical, not continuous: if its values are quantities, "
                 "list it under 'dataset.continuous' and index again from scratch"
             )
-        values: NDArray[np.float64] = self.table.column(name).to_numpy().astype(np.float64)
+        values: NDArray[np.float64] = _numbers(self.table, name).astype(np.float64)
         return values
+
+    def values(self, name: str) -> NDArray[Any]:
+        """Values of a factor as they are stored: codes int16 (n,) or float64 (n,)."""
+        self._info(name)
+        return _numbers(self.table, name)
 
     def factor_fp(self, name: str) -> str:
         """sha256 over a factor's values and categories: a parameter of analyses that read it."""
-        info, values = self._info(name), self.table.column(name).to_numpy()
+        info, values = self._info(name), self.values(name)
         little = np.ascontiguousarray(values).astype(values.dtype.newbyteorder("<"))
         return digest([info.kind, list(info.categories), little.tobytes()])
 
@@ -283,7 +289,7 @@ class DatasetIndex:
             if info.kind == CATEGORICAL:
                 position = table.column_names.index(name)
                 names = np.array([*info.categories, None], dtype=object)
-                column = pa.array(names[self.table.column(name).to_numpy()], pa.string())
+                column = pa.array(names[_numbers(self.table, name)], pa.string())
                 table = table.set_column(position, name, column)
         return table
 
@@ -316,6 +322,8 @@ class DatasetIndex:
 
     def remove(self, rows: Sequence[int]) -> DatasetIndex:
         """Mark rows as removed. They keep their number, image_id and factors."""
+        if not rows:
+            return self
         states = self.states
         for row in rows:
             states[row] = REMOVED
@@ -344,7 +352,7 @@ class DatasetIndex:
         for name, column in columns.items():
             _check_column(name, column, factors.get(name), self.n_rows)
             kind = pa.int16() if column.info.kind == CATEGORICAL else pa.float64()
-            array = pa.array(column.values, kind)
+            array = _array(column.values, kind)
             field = pa.field(name, kind, nullable=False)
             if name in factors:
                 table = table.set_column(table.column_names.index(name), field, array)
@@ -410,6 +418,25 @@ def _missing(kind: str, n: int) -> NDArray[Any]:
     return np.full(n, np.nan)
 
 
+# pyarrow's own conversions, pa.array and to_numpy, import pandas, and its functions on values
+# pyarrow.compute: most of a second that a run in which nothing changed can do without
+
+
+def _numbers(table: pa.Table, name: str) -> NDArray[Any]:
+    """A column of numbers, none missing, as NumPy sees it."""
+    column = table.column(name)
+    if not len(column):
+        return np.empty(0, str(column.type))
+    values: NDArray[Any] = np.from_dlpack(column.combine_chunks())
+    return values
+
+
+def _array(values: NDArray[Any], kind: pa.DataType) -> pa.Array:
+    """Numbers, none missing, as Arrow sees them."""
+    exact = np.ascontiguousarray(values, str(kind))
+    return pa.Array.from_buffers(kind, len(exact), [None, pa.py_buffer(exact)])
+
+
 def _strings(table: pa.Table, name: str) -> list[str]:
     values: list[str] = table.column(name).to_pylist()
     return values
@@ -449,17 +476,18 @@ def _validated(table: pa.Table, factors: Mapping[str, FactorInfo]) -> pa.Table:
             raise StoreError(f"factor {name!r} has unknown kind {info.kind!r}")
         kind = pa.int16() if info.kind == CATEGORICAL else pa.float64()
         fields.append(pa.field(name, kind, nullable=False))
+    table, schema = table.select(expected).replace_schema_metadata(None), pa.schema(fields)
     try:
-        table = table.select(expected).cast(pa.schema(fields)).replace_schema_metadata(None)
+        table = table if table.schema.equals(schema) else table.cast(schema)
     except (pa.ArrowException, ValueError) as e:
         raise StoreError(f"a column has the wrong type: {e}") from e
-    if not np.array_equal(table.column("row").to_numpy(), np.arange(table.num_rows)):
+    if not np.array_equal(_numbers(table, "row"), np.arange(table.num_rows)):
         raise StoreError("column 'row' does not count 0, 1, 2, ...")
-    states = set(table.column("state").unique().to_pylist())
+    states = set(_strings(table, "state"))
     if not states <= {ACTIVE, REMOVED}:
         raise StoreError(f"unknown states {sorted(states - {ACTIVE, REMOVED})!r}")
     for name, info in factors.items():
-        codes = table.column(name).to_numpy()
+        codes = _numbers(table, name)
         if info.kind == CATEGORICAL and len(codes):
             if codes.min() < MISSING_CODE or codes.max() >= len(info.categories):
                 raise StoreError(

@@ -167,6 +167,8 @@ class LatentStore(StoreHandle):
         """
         check_name(stage, "stage")
         self._writable()
+        if self._has(stage, arrays):
+            return
         group = self._open()
         owners = {path: other for other in self.stages() for path in self.arrays(other)}
         there = {spec.path: self._spec_of(spec.path) for spec in arrays if spec.path in group}
@@ -213,6 +215,13 @@ class LatentStore(StoreHandle):
             self.array(f"commit/{stage}").attrs.put({"arrays": names})
         self._arrays = {}
         self._stages = None
+
+    def _has(self, stage: str, arrays: Sequence[ArraySpec]) -> bool:
+        """Whether a stage is laid out with just such arrays; its commits are laid out last."""
+        if stage not in self.stages():
+            return False
+        mine = set(self.arrays(stage))
+        return all(spec.path in mine and self._spec_of(spec.path) == spec for spec in arrays)
 
     def _uncommit(self, stage: str) -> None:
         """Zero the commits of all blocks of a stage, where there is one."""
@@ -293,7 +302,7 @@ class LatentStore(StoreHandle):
             "store_fp": self.store_fp,
             "stage": stage,
             "stage_version": stage_version,
-            "rows": [list(row) for row in rows_identity],
+            "rows": rows_identity,
             "extra": extra,
         }
         return hashlib.sha256(canonical_json(identity)).digest()
@@ -354,6 +363,8 @@ class LatentStore(StoreHandle):
 
     def _write_commit(self, stage: str, block: int, fp: bytes) -> None:
         self._contents.pop(stage, None)
+        for kind in ("commit", "status", "reason"):
+            self._read.pop(f"{kind}/{stage}", None)
         layout = commit_layout(stage, self.n_blocks)
         data = layout.encode(np.frombuffer(fp, dtype=np.uint8)[None])
         self._put(f"commit/{stage}/{layout.chunk_key(block)}", data)
@@ -457,7 +468,7 @@ class LatentStore(StoreHandle):
         return list(found)
 
     def _flags(self, kind: str, stage: str) -> np.ndarray:
-        values = self._stored(f"{kind}/{stage}", slice(self.n_rows))
+        values = self._remembered(f"{kind}/{stage}")[: self.n_rows]
         done = np.repeat(self.committed(stage).any(axis=1), self.block_rows)[: self.n_rows]
         return np.where(done, values, np.uint8(0))
 

@@ -93,7 +93,7 @@ def test_running_again_does_nothing_and_loads_nothing_heavy(copy):
         "import sys; from pipelines.cli import main\n"
         "try: main(['run', sys.argv[1]])\n"
         "except SystemExit as e: status = e.code\n"
-        "heavy = {'torch', 'ray', 'apache_beam', 'sklearn'} & set(sys.modules)\n"
+        "heavy = {'torch', 'ray', 'apache_beam', 'sklearn', 'pandas'} & set(sys.modules)\n"
         "print(status, sorted(heavy))"
     )
     done = subprocess.run(

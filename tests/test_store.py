@@ -143,6 +143,20 @@ def test_path_and_identity(tmp_path):
     assert len(others | {expected}) == len(changes) + 1
 
 
+def test_flags_are_remembered_until_the_handle_writes_or_is_refreshed(tmp_path):
+    store, other = create(tmp_path / "s"), LatentStore.open(tmp_path / "s")
+    assert not other.committed("invert").any() and not other.status("invert").any()
+    write(store, 0)
+    assert store.committed("invert")[0].any() and store.status("invert")[:4].all()
+    assert not other.committed("invert").any() and other.is_committed("invert", 0, fp_of(store, 0))
+    with pytest.raises(ValueError, match="read-only"):
+        store.committed("invert")[0] = 0
+    other.refresh()
+    for read in (LatentStore.committed, LatentStore.status, LatentStore.reason):
+        assert np.array_equal(read(other, "invert"), read(store, "invert"))
+    assert other.contents("invert") == store.contents("invert")
+
+
 def test_create_again_opens_and_keeps(tmp_path):
     store = create(tmp_path / "s")
     write(store, 0)

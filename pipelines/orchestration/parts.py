@@ -7,17 +7,16 @@ version is a fingerprint, read by `held_versions` from what is stored; what a ru
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from pipelines.annotate import StageModel, stages_of
 from pipelines.invert import STAGE as INVERT
-from pipelines.invert import StoreIdentity, identify
+from pipelines.invert import StoreIdentity, identify_run
 from pipelines.lineage import READS_ANNOTATIONS, requested, rows_fp
 from pipelines.plan import CURRENT, plan_stages
+from schemas.atomic import read_json
 from schemas.directions import DirectionSet
 from schemas.errors import StoreError
 from schemas.fingerprint import digest
@@ -121,14 +120,7 @@ class _Folder:
         self.out = Path(spec.output_path)
         path = self.out / "index.parquet"
         self.index = DatasetIndex.load(path) if path.exists() else None
-        self.identity = identify(
-            self.out / "stores",
-            spec.invert,
-            name=spec.name,
-            seed=spec.seed,
-            generator_uri=spec.generator,
-            encoder_uri=spec.encoder,
-        )
+        self.identity = identify_run(spec, self.out)
         exists = Path(self.identity.path, "zarr.json").exists()
         self.store = LatentStore.open(self.identity.path) if exists else None
         self.models = stages_of(spec.annotate, trust=True)
@@ -155,9 +147,9 @@ class _Folder:
         if directions is None and not requested(self.spec):
             found["evaluate"] = _no_directions(self.identity)
         elif (self.out / "evaluation.npz").exists():
-            found["evaluate"] = _json_value(self.out / "evaluation.json", "fingerprint")
+            found["evaluate"] = read_json(self.out / "evaluation.json").get("fingerprint")
         if (self.out / "report.html").exists():
-            made_of = _json_value(self.out / "report.json", "inputs")
+            made_of = read_json(self.out / "report.json").get("inputs")
             found["report"] = None if made_of is None else digest(made_of)
         return found
 
@@ -177,10 +169,3 @@ def _stages_version(identity: StoreIdentity, commits: Mapping[str, bytes]) -> st
 
 def _no_directions(identity: StoreIdentity) -> str:
     return digest(["evaluate", "no directions", identity.store_fp])
-
-
-def _json_value(path: Path, key: str) -> Any:
-    try:
-        return json.loads(path.read_text())[key]
-    except (OSError, ValueError, KeyError):
-        return None
