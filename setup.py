@@ -16,8 +16,10 @@ setup(
     },
     install_requires=[
         "apache-beam>=2.77,<3",
+        "google-crc32c>=1.5",
         "jinja2>=3.1",
         "matplotlib>=3.10",
+        "numcodecs>=0.14",
         "numpy>=2.0",
         "onnxruntime>=1.20",
         "pandas>=2.2",

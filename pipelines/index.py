@@ -17,11 +17,11 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from pipelines.factors import JoinReport, join, read_factor_table, with_inline_factors
 from pipelines.paths import inside
@@ -34,6 +34,7 @@ from transforms.preprocess import DEFAULT_MAX_PIXELS, Quarantine, probe
 
 Progress = Callable[[int, int], None]
 _BATCH = 32  # items a thread takes at once
+_KNOWN_BATCH = 500  # items that the cache is asked for at once
 
 
 @dataclass
@@ -148,7 +149,7 @@ def update_index(
     )
     containers = _container_hashes(source, listing.items, cache)
     look = _Look(existing, source, containers, cache, max_pixels)
-    seen = list(_in_threads(look, listing.items, threads, progress))
+    seen = _look_at_all(look, listing.items, threads, progress or (lambda done, total: None))
     index, row_of = _matched(existing, listing.items, seen, report)
     index = index.with_containers(containers)
     if dataset.columns:
@@ -208,12 +209,21 @@ class _Look:
             name for name, sha in containers.items() if existing.containers.get(name) == sha
         }
 
+    def known(self, items: Sequence[Item]) -> list[_Seen | None]:
+        """What the images are now, where nothing need be read to tell."""
+        ids = [
+            self._id_of.get(item.uri) if item.container in self._same_containers else None
+            for item in items
+        ]
+        if self._cache is not None:
+            plain = [i for i, item in enumerate(items) if item.container is None]
+            paths = [str(self._source.local_path(items[i].uri)) for i in plain]
+            for i, image_id in zip(plain, self._cache.known(paths), strict=True):
+                ids[i] = image_id
+        return [_Seen(i, *self._size_of[i]) if i in self._size_of else None for i in ids]
+
     def __call__(self, item: Item) -> _Seen:
         """What the image is now; never raises for a bad image."""
-        if item.container in self._same_containers and item.uri in self._id_of:
-            known = self._id_of[item.uri]
-            if known in self._size_of:
-                return _Seen(known, *self._size_of[known])
         image_id = None
         try:
             path = self._source.local_path(item.uri)
@@ -245,25 +255,35 @@ def _container_hashes(
         raise InputError(f"{e.filename or source.root!r} cannot be read: {e.strerror}") from e
 
 
-def _in_threads(
-    look: _Look, items: Sequence[Item], threads: int | None, progress: Progress | None
-) -> Iterator[_Seen]:
-    """Results in the order of ``items``, whatever the threads do."""
-    total, done = len(items), 0
+def _look_at_all(
+    look: _Look, items: Sequence[Item], threads: int | None, progress: Progress
+) -> list[_Seen]:
+    """Results in the order of ``items``, whatever the threads do.
+
+    What is known without reading is looked up here: threads would only wait for one another.
+    """
+    seen: list[_Seen | None] = []
+    done = 0
+    progress(done, len(items))
+    for start in range(0, len(items), _KNOWN_BATCH):
+        found = look.known(items[start : start + _KNOWN_BATCH])
+        seen += found
+        done += len(found) - found.count(None)
+        progress(done, len(items))
+    rest = [i for i, found in enumerate(seen) if found is None]
     workers = threads or min(16, 2 * (os.cpu_count() or 1))
-    starts = range(0, total, _BATCH)
-    if progress is not None:
-        progress(0, total)
+    batches = [rest[start : start + _BATCH] for start in range(0, len(rest), _BATCH)]
     pool = ThreadPoolExecutor(workers, thread_name_prefix="latentflow-index")
     try:
-        batches = pool.map(lambda s: [look(item) for item in items[s : s + _BATCH]], starts)
-        for batch in batches:
-            yield from batch
+        read = pool.map(lambda batch: [look(items[i]) for i in batch], batches)
+        for batch, looked in zip(batches, read, strict=True):
+            for i, now in zip(batch, looked, strict=True):
+                seen[i] = now
             done += len(batch)
-            if progress is not None:
-                progress(done, total)
+            progress(done, len(items))
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
+    return cast(list[_Seen], seen)
 
 
 # ---------------------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ Imports nothing heavy.
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -229,6 +230,7 @@ def table_fp(store: LatentStore, index: DatasetIndex) -> str:
     return digest([store.store_fp, blocks, rows_fp(index), index.uris])
 
 
+@functools.lru_cache(maxsize=2)
 def rows_fp(index: DatasetIndex) -> str:
     """Identity of the index's rows and factors; where the files lie does not enter."""
     factors = {name: index.factor_fp(name) for name in index.factors}

@@ -38,13 +38,16 @@ def inside(root: str | Path, relative: str) -> Path:
             f"path {relative!r} reaches outside the dataset's root {str(root)!r}: "
             "use paths relative to the root, without '..'"
         )
-    path = os.path.join(root, relative)
-    real = os.path.realpath(path)
-    if not real.startswith(os.path.join(root, "")):
-        raise InputError(
-            f"path {relative!r} is a link to {real!r}, outside the dataset's root "
-            f"{str(root)!r}: copy the file, or set the root higher"
-        )
+    path = below = os.path.join(root, relative)
+    while len(below) > len(str(root)) and not os.path.islink(below):
+        below = os.path.dirname(below)
+    if len(below) > len(str(root)):
+        real = os.path.realpath(path)
+        if not real.startswith(os.path.join(root, "")):
+            raise InputError(
+                f"path {relative!r} is a link to {real!r}, outside the dataset's root "
+                f"{str(root)!r}: copy the file, or set the root higher"
+            )
     return Path(path)
 
 

@@ -11,7 +11,7 @@ import os
 import sqlite3
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -124,6 +124,9 @@ def file_sha256(path: str | os.PathLike[str]) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+_Key = tuple[int, int, int, str]  # of a file's state: size, mtime_ns, ctime_ns, inode
+
+
 class ContentHashCache:
     """Remembers the sha256 of files, keyed by (path, size, mtime_ns, ctime_ns, inode).
 
@@ -179,7 +182,7 @@ class ContentHashCache:
         return db
 
     @staticmethod
-    def _key(path: str) -> tuple[int, int, int, str]:
+    def _key(path: str) -> _Key:
         stat = os.stat(path)
         return stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, str(stat.st_ino)
 
@@ -190,14 +193,10 @@ class ContentHashCache:
         """
         name = os.path.abspath(os.fspath(path))
         before = self._key(name)
+        (found,) = self._find([name], [before])
+        if found is not None:
+            return found
         with self._lock:
-            row = self._db.execute(
-                "SELECT size, mtime_ns, ctime_ns, inode, sha256 FROM content WHERE path = ?",
-                (name,),
-            ).fetchone()
-            if row is not None and tuple(row[:4]) == before:
-                self.hits += 1
-                return str(row[4])
             self.misses += 1
         value = file_sha256(name)
         after = self._key(name)
@@ -213,6 +212,33 @@ class ContentHashCache:
                     self._db.commit()
                     self._unsaved = 0
         return value
+
+    def known(self, paths: Sequence[str | os.PathLike[str]]) -> list[str | None]:
+        """sha256 of the files, a few hundred at a time, that are remembered and did not change."""
+        names = [os.path.abspath(os.fspath(path)) for path in paths]
+        return self._find(names, [self._key_or_none(name) for name in names])
+
+    def _key_or_none(self, name: str) -> _Key | None:
+        try:
+            return self._key(name)
+        except OSError:
+            return None
+
+    def _find(self, names: Sequence[str], keys: Sequence[_Key | None]) -> list[str | None]:
+        marks = ", ".join("?" * len(names))
+        with self._lock:
+            rows = self._db.execute(
+                "SELECT path, size, mtime_ns, ctime_ns, inode, sha256 FROM content "
+                f"WHERE path IN ({marks})",
+                names,
+            ).fetchall()
+            held = {row[0]: (row[1:5], row[5]) for row in rows}
+            found = [
+                held[name][1] if key is not None and name in held and held[name][0] == key else None
+                for name, key in zip(names, keys, strict=True)
+            ]
+            self.hits += len(found) - found.count(None)
+        return found
 
     def save(self) -> None:
         """Write what is in memory to the cache file."""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self, cast
 
@@ -14,7 +15,7 @@ from zarr.core.sync import sync
 
 from schemas import atomic
 from schemas.errors import StoreError
-from schemas.layout import LAYOUT_VERSION, check_layout, check_name
+from schemas.layout import LAYOUT_VERSION, check_layout, check_name, read_small
 
 KIND = "latent_store"
 
@@ -155,16 +156,27 @@ class StoreHandle:
     def _remembered(self, name: str) -> np.ndarray:
         """A whole array of commits or flags, read once."""
         if name not in self._read:
-            self._read[name] = self._stored(name, slice(None))
+            array = self.array(name)
+            with self._told_of(name):
+                values = (
+                    read_small(Path(self.path, name), array) if is_local(self.path) else array[:]
+                )
+            self._read[name] = np.asarray(values)
             self._read[name].flags.writeable = False
         return self._read[name]
 
     def _stored(self, name: str, chosen: Any) -> np.ndarray:
         """A part of an array. Raises StoreError where stored bytes are damaged."""
         array = self.array(name)
-        try:
+        with self._told_of(name):
             return np.asarray(array[chosen])
-        except (ValueError, RuntimeError) as e:  # checksums, and what the codecs raise
+
+    @contextmanager
+    def _told_of(self, name: str) -> Iterator[None]:
+        """What checksums and codecs raise, as the StoreError of an array."""
+        try:
+            yield
+        except (ValueError, RuntimeError) as e:
             raise StoreError(
                 f"array {name!r} of {self.path!r} is damaged: {e}; 'latentflow verify --repair' "
                 "takes the damaged blocks out, then run again"

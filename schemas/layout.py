@@ -11,12 +11,15 @@ import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
+import google_crc32c
 import numpy as np
 import zarr
 import zarr.codecs
 import zarr.storage
+from numcodecs.zstd import Zstd
 
 from schemas.errors import NewerLayoutError, StoreError
 from schemas.fingerprint import canonical_json
@@ -259,6 +262,27 @@ class Layout:
     def chunk_key(self, block: int) -> str:
         """Key of a block's shard below the array's own."""
         return "/".join(["c", str(block), *("0" for _ in self.shard[1:])])
+
+
+def read_small(folder: Path, array: zarr.Array[Any]) -> np.ndarray:
+    """A whole unsharded array of bytes in a local folder: commits, status, reason.
+
+    What ``array[:]`` gives, fill values and checks of the checksums included, at a hundredth of its
+    half millisecond a chunk. Raises ValueError or RuntimeError for damaged bytes.
+    """
+    values = np.full(array.shape, array.fill_value, np.uint8)
+    rows, tail = array.chunks[0], ["0"] * (array.ndim - 1)
+    for block, first in enumerate(range(0, len(values), rows)):
+        try:
+            data = folder.joinpath("c", str(block), *tail).read_bytes()
+        except FileNotFoundError:
+            continue
+        body, checksum = data[:-4], int.from_bytes(data[-4:], "little")
+        if google_crc32c.value(body) != checksum:
+            raise ValueError(f"the checksum of chunk {block!r} does not match its bytes")
+        chunk = np.frombuffer(Zstd().decode(body), np.uint8).reshape(array.chunks)
+        values[first : first + rows] = chunk[: len(values) - first]
+    return values
 
 
 def data_layout(spec: ArraySpec, n_rows: int, block_rows: int) -> Layout:

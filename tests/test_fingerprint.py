@@ -122,6 +122,18 @@ def settled(monkeypatch):
     monkeypatch.setattr(fingerprint, "RACY_NS", -(10**18))
 
 
+def test_cache_knows_what_it_need_not_read(tmp_path, settled):
+    files = [tmp_path / name for name in "abc"]
+    for file in files[:2]:
+        file.write_bytes(file.name.encode())
+    with ContentHashCache(tmp_path / "c.sqlite") as cache:
+        assert cache.known(files) == [None, None, None]
+        wanted = cache.sha256(files[0])
+        assert cache.known(files) == [wanted, None, None]
+        files[0].write_bytes(b"other")
+        assert cache.known(files) == [None, None, None]
+
+
 def test_cache_hits_after_reopening(tmp_path, settled):
     file = old_file(tmp_path / "a.bin", b"abc")
     with ContentHashCache(tmp_path / "cache.sqlite") as cache:
