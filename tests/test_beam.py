@@ -3,6 +3,8 @@
 import io
 import pickle
 import random
+import subprocess
+import sys
 
 import apache_beam as beam
 import numpy as np
@@ -365,3 +367,33 @@ def test_unknown_statistics_are_refused():
     np.savez(foreign, kind="Sumo", a=np.ones(2))
     with pytest.raises(DataError, match="'Sumo'"):
         statistic_of_bytes(foreign.getvalue())
+
+
+KILLED = """
+import sys, threading, time
+import numpy as np, psutil
+from transforms.beam_engine import BeamEngine
+from transforms.blocks import NpyBlocks
+from transforms.requests import MomentsOfRows
+
+def workers():
+    below = psutil.Process().children(recursive=True)
+    return [p for p in below if p.name() != "sh" and "sdk_worker_main" in " ".join(p.cmdline())]
+
+def kill():
+    while not workers():
+        time.sleep(0.01)
+    workers()[0].kill()
+
+threading.Thread(target=kill, daemon=True).start()
+engine = BeamEngine(options=("--direct_num_workers=2", "--direct_running_mode=multi_processing"))
+engine.sum(NpyBlocks({"x": sys.argv[1]}, 23), MomentsOfRows())
+"""
+
+
+def test_a_pipeline_ends_when_a_worker_is_killed_before_it_called_in(data, tmp_path):
+    np.save(tmp_path / "x.npy", data["x"])
+    command = [sys.executable, "-c", KILLED, str(tmp_path / "x.npy")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 1
+    assert "ended before it had answered" in done.stderr.splitlines()[-1]

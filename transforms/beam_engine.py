@@ -18,6 +18,7 @@ import numpy as np
 from apache_beam.io.filesystems import FileSystems
 from apache_beam.options.pipeline_options import PipelineOptions
 
+import transforms.beam_workers  # noqa: F401  (registers the handler of worker processes)
 from schemas.errors import NotConvergedError, UsageError
 from transforms.beam_combine import CreateBlocks, SumKeyed
 from transforms.beam_fit import RunPasses, check_one_number
