@@ -28,7 +28,16 @@ MODEL_TRANSFORMS = {"invert", "annotate", "jacobian"}
 
 # Other people's libraries in each room; None allows everything. Ray is for pipelines alone.
 LIBRARIES: dict[str, set[str] | None] = {
-    "schemas": {"numpy", "zarr", "pyarrow", "pydantic", "pydantic_core", "yaml"},
+    "schemas": {
+        "numpy",
+        "zarr",
+        "numcodecs",
+        "google_crc32c",
+        "pyarrow",
+        "pydantic",
+        "pydantic_core",
+        "yaml",
+    },
     "generators": {
         "numpy",
         "scipy",

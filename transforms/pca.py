@@ -12,6 +12,7 @@ from typing import Literal
 
 import numpy as np
 from scipy.linalg import eigh
+from scipy.linalg.blas import dgemm
 
 from schemas.errors import DataError, UsageError
 from transforms.blocks import DEFAULT_BLOCK_ROWS, ArrayBlocks, BlockSource, flatten_rows
@@ -61,13 +62,15 @@ def solve_pca(moments: Moments, n_components: int | None = None) -> PCA:
     subset = (n_features - n_components, n_features - 1) if 4 * n_components < n_features else None
     values, vectors = eigh(moments.second, subset_by_index=subset, check_finite=False)
     frame = random_frame(n_features)
+    # Not by NumPy's BLAS: its threads would go on spinning beside SciPy's in a pass that follows.
+    turned = dgemm(1.0, moments.second, frame)
     return assemble(
         moments.mean,
         fix_signs(vectors.T[::-1][:n_components]),
         values[::-1][:n_components].copy(),
         float(np.trace(moments.second)),
         moments.count,
-        np.einsum("ij,ij->j", frame, moments.second @ frame),
+        np.einsum("ij,ij->j", frame, turned),
     )
 
 

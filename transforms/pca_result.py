@@ -7,6 +7,7 @@ from dataclasses import dataclass, fields, replace
 from typing import Self
 
 import numpy as np
+from scipy.linalg import qr
 
 from schemas.errors import DataError, UsageError
 from transforms.blocks import Arrays
@@ -181,5 +182,5 @@ def random_frame(n_features: int, n_directions: int = RANDOM_DIRECTIONS, seed: i
     """
     n_directions = min(n_directions, n_features)
     normal = np.random.default_rng(seed).standard_normal((n_directions, n_features))
-    q, r = np.linalg.qr(normal.T)
+    q, r = qr(normal.T, mode="economic")
     return q * np.where(np.diagonal(r) < 0, -1.0, 1.0)
