@@ -17,24 +17,21 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from generators.annotators import AnnotatorCard, check_trust, load_annotator, read_card
+from generators.annotator_card import AnnotatorCard, read_card
+from generators.annotators import check_trust, load_annotator
 from pipelines.annotation_table import export_annotations
-from pipelines.invert import STAGE as INVERT
-from pipelines.invert import generator_facts
+from pipelines.block_images import Batch, BlockImages, in_halves, padded
+from pipelines.guard import Guard
 from pipelines.sources import Source
+from pipelines.store_identity import INVERT, generator_facts
 from pipelines.work import (
-    Batch,
-    BlockImages,
     BlockWork,
     Engine,
-    Guard,
     Progress,
     Rows,
     StageState,
     StageWork,
     counts_of,
-    in_halves,
-    padded,
     run_blocks,
     use_threads,
 )

@@ -33,7 +33,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipelines.export_rows import MEASURED, ExportRows, annotation_stages
-from pipelines.invert import STAGE as INVERT
+from pipelines.store_identity import INVERT
 from schemas.atomic import replacing
 from schemas.fingerprint import canonical_json
 from schemas.index import DatasetIndex

@@ -11,11 +11,12 @@ import numpy as np
 import generators
 from generators.annotators import load_annotator
 from generators.protocols import Generator
+from pipelines.block_images import BlockImages
 from pipelines.evaluate import Meter, evaluate_directions, prior_codes
 from pipelines.fits.inputs import hold_out
 from pipelines.fits.tensor import compare
 from pipelines.sources import Source
-from pipelines.work import BlockImages, Rows
+from pipelines.work import Rows
 from schemas.directions import DirectionSet
 from schemas.index import DatasetIndex
 from schemas.spec import RunSpec

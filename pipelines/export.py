@@ -26,7 +26,7 @@ from pipelines.annotation_table import RowTables, export_annotations, write_parq
 from pipelines.export_arrays import write_e4e, write_interfacegan, write_npz, write_safetensors
 from pipelines.export_rows import ExportRows, annotation_stages
 from pipelines.export_shards import write_shards
-from pipelines.invert import STAGE as INVERT
+from pipelines.store_identity import INVERT
 from schemas.atomic import delete_partials_of, replacing_folder, write_json
 from schemas.errors import StoreError, UsageError
 from schemas.index import DatasetIndex

@@ -9,7 +9,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from pipelines.invert import STAGE as INVERT
+from pipelines.store_identity import INVERT
 from schemas.errors import DataError, StoreError
 from schemas.index import DatasetIndex
 from schemas.reasons import Status

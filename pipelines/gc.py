@@ -22,7 +22,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from pipelines.invert import identify_run
+from pipelines.store_identity import identify_run
 from schemas.atomic import PARTIAL_SUFFIX, read_json
 from schemas.directions import FOREIGN_METHODS, DirectionSet
 from schemas.errors import LatentflowError, LockedError, StoreError, UsageError

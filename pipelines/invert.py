@@ -11,25 +11,29 @@ import time
 from collections.abc import Container, Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from pipelines.block_images import Batch, BlockImages, in_halves
+from pipelines.guard import Guard
 from pipelines.sources import Source
+from pipelines.store_identity import (
+    INVERT,
+    QUALITIES,
+    StoreIdentity,
+    encoder_uri_of,
+    identify,
+)
 from pipelines.work import (
-    Batch,
-    BlockImages,
     BlockWork,
     Engine,
-    Guard,
     Progress,
     Rows,
     StageState,
     StageWork,
     counts_of,
-    in_halves,
     run_blocks,
     use_threads,
 )
@@ -37,48 +41,17 @@ from schemas.errors import UsageError
 from schemas.index import DatasetIndex
 from schemas.lock import StoreLock
 from schemas.reasons import Reason, Status
-from schemas.spec import RunSpec
 from schemas.spec_models import InvertSpec
-from schemas.store import ArraySpec, LatentStore, block_rows_for
+from schemas.store import LatentStore
 from transforms.metrics import SSIM_WINDOW, mse, psnr_from_mse, ssim
-from transforms.preprocess import PREPROCESS_VERSION, to_float, to_uint8
+from transforms.preprocess import to_float, to_uint8
 
-STAGE = "invert"
 #: Raised whenever a code or a quality changes for the same inputs (a golden test notices).
 VERSION = 1
-QUALITIES = ("mse", "psnr", "ssim")
 
 
 # ---------------------------------------------------------------------------------------------
 # What is to be done (no torch, no Ray)
-
-
-@dataclass(frozen=True)
-class ModelFacts:
-    """What a store needs to know of a generator: fingerprint, pixels, shapes of its spaces."""
-
-    fingerprint: str
-    resolution: int
-    spaces: dict[str, tuple[int, ...]]
-
-
-def generator_facts(uri: str) -> ModelFacts:
-    """Facts about the generator at ``uri``, read without torch; errors as of `generators.load`."""
-    import generators
-    from generators.checkpoints import read_checkpoint
-    from generators.stylegan2_config import StyleGAN2Config
-
-    checkpoint = read_checkpoint(generators.resolve(uri))
-    config = StyleGAN2Config.from_architecture(checkpoint.architecture)
-    spaces = {"w": (config.w_dim,), "w_plus": (config.num_ws, config.w_dim)}
-    return ModelFacts(checkpoint.fingerprint, config.img_resolution, spaces)
-
-
-def encoder_uri_of(generator_uri: str, encoder_uri: str | None) -> str | None:
-    """The encoder to use: the given one, or the one bundled with a bundled generator."""
-    if encoder_uri is not None or not generator_uri.startswith("bundled:"):
-        return encoder_uri
-    return "bundled:" + (generator_uri.removeprefix("bundled:") or "faces64")
 
 
 @dataclass(frozen=True)
@@ -97,125 +70,6 @@ class InvertPlan:
     fps: list[bytes]
 
 
-@dataclass(frozen=True)
-class StoreIdentity:
-    """Everything that decides which store the codes belong to; see `identify`."""
-
-    path: str
-    name: str
-    facts: ModelFacts
-    method: dict[str, Any]
-    seed: int
-    block_rows: int
-    arrays: tuple[ArraySpec, ...]
-
-    @property
-    def attrs(self) -> dict[str, Any]:
-        """What the store's fingerprint is made of, and the store notes in its attributes."""
-        return {
-            "name": self.name,
-            "generator_fp": self.facts.fingerprint,
-            "method": self.method,
-            "seed": self.seed,
-            "dtype": "float32",
-            "block_rows": self.block_rows,
-            "preprocess_version": PREPROCESS_VERSION,
-        }
-
-    @property
-    def store_fp(self) -> str:
-        """The store's fingerprint."""
-        return LatentStore.store_fp_of(**self.attrs)
-
-    def create(self, n_rows: int) -> LatentStore:
-        """Lay the store out, or open it (and let it grow to ``n_rows``)."""
-        return LatentStore.create(
-            self.path,
-            name=self.name,
-            generator_fp=self.facts.fingerprint,
-            method=self.method,
-            seed=self.seed,
-            n_rows=n_rows,
-            arrays=self.arrays,
-            block_rows=self.block_rows,
-            stages=[STAGE],
-            preprocess_version=PREPROCESS_VERSION,
-        )
-
-
-def identify(
-    store_root: str | os.PathLike[str],
-    spec: InvertSpec,
-    *,
-    name: str,
-    seed: int,
-    generator_uri: str,
-    encoder_uri: str | None = None,
-    facts: ModelFacts | None = None,
-) -> StoreIdentity:
-    """The store that inverting with these settings writes to, without writing anything.
-
-    facts : of the generator, where the caller knows them already.
-    Raises CheckpointError for unreadable models, UsageError when an encoder is needed and missing.
-    """
-    facts = generator_facts(generator_uri) if facts is None else facts
-    encoder_fp = None
-    if spec.method != "optimise":
-        from generators.encoder_files import read_encoder
-
-        uri = encoder_uri_of(generator_uri, encoder_uri)
-        if uri is None:
-            raise UsageError(
-                f"'invert.method' is {spec.method!r}, which needs an encoder, and the generator "
-                f"{generator_uri!r} brings none: name one under 'encoder', or use 'optimise'"
-            )
-        encoder_fp = read_encoder(uri).fingerprint
-    arrays = (
-        ArraySpec("latents", spec.space, facts.spaces[spec.space], "float32"),
-        *(ArraySpec("quality", quality, (), "float32") for quality in QUALITIES),
-    )
-    block_rows = spec.block_rows or block_rows_for(max(array.row_bytes for array in arrays))
-    method = {**method_of(spec, encoder_fp), "crop": spec.crop}
-    identity = StoreIdentity("", name, facts, method, seed, block_rows, arrays)
-    path = LatentStore.path_for(store_root, name, identity.store_fp)
-    return StoreIdentity(path, name, facts, method, seed, block_rows, arrays)
-
-
-def identify_run(spec: RunSpec, folder: Path) -> StoreIdentity:
-    """The store that a run of the specification writes to in `folder`; see `identify`."""
-    return identify(
-        folder / "stores",
-        spec.invert,
-        name=spec.name,
-        seed=spec.seed,
-        generator_uri=spec.generator,
-        encoder_uri=spec.encoder,
-    )
-
-
-def method_of(spec: InvertSpec, encoder_fp: str | None) -> dict[str, Any]:
-    """Canonical description of the inversion, as it stands in the store.
-
-    The optimiser's settings are left out where no step is taken, the encoder where none is used,
-    so that changing them makes nothing stale. Batch size and threads change rounding only.
-    """
-    method: dict[str, Any] = {
-        "method": spec.method,
-        "space": spec.space,
-        "noise_mode": spec.noise_mode,
-    }
-    if spec.method != "encoder":
-        method |= {
-            "steps": spec.steps,
-            "learning_rate": float(spec.learning_rate),
-            "pixel_weight": float(spec.pixel_weight),
-            "feature_weight": float(spec.feature_weight),
-        }
-    if spec.method != "optimise":
-        method["encoder"] = encoder_fp
-    return method
-
-
 def invert_inputs(max_pixels: int) -> dict[str, Any]:
     """What blocks depend on besides the store's identity and their rows."""
     return {"version": VERSION, "max_pixels": max_pixels}
@@ -226,20 +80,20 @@ def plan_invert(index: DatasetIndex, identity: StoreIdentity, max_pixels: int) -
     probe = _Outline(identity, index.n_rows)
     rows = Rows(index, probe)
     fps = [
-        probe.block_fp(STAGE, block, rows.identity(block), VERSION, {"max_pixels": max_pixels})
+        probe.block_fp(INVERT, block, rows.identity(block), VERSION, {"max_pixels": max_pixels})
         for block in range(probe.n_blocks)
     ]
     known = 0
     state: StageState | None = None
     if os.path.exists(os.path.join(identity.path, "zarr.json")):
         store = LatentStore.open(identity.path)
-        if store.n_rows <= index.n_rows and STAGE in store.stages():
-            known, state = store.n_blocks, StageState(store, STAGE)
+        if store.n_rows <= index.n_rows and INVERT in store.stages():
+            known, state = store.n_blocks, StageState(store, INVERT)
     work = []
     for block, fp in enumerate(fps):
         needs = state.needs(block, fp) if state and block < known else StageWork(fp)
         if needs is not None:
-            work.append(rows.work(block, {STAGE: needs}))
+            work.append(rows.work(block, {INVERT: needs}))
     return InvertPlan(identity.path, identity.store_fp, probe.n_blocks, index.n_rows, work, fps)
 
 
@@ -319,8 +173,8 @@ class InvertWorker:
 
     def process(self, work: BlockWork) -> dict[str, Any]:
         """Invert a block and commit it; see `pipelines.work.Worker`."""
-        stage = work.stages[STAGE]
-        if self.reader.still_failing(work, STAGE):
+        stage = work.stages[INVERT]
+        if self.reader.still_failing(work, INVERT):
             return {"unchanged": True}
         n = len(work)
         shape = self.generator.spaces[self.inversion.space]
@@ -349,7 +203,7 @@ class InvertWorker:
         arrays = {f"latents/{self.inversion.space}": codes}
         arrays |= {f"quality/{name}": values for name, values in qualities.items()}
         self.guard.check()
-        self.store.write_block(STAGE, work.block, arrays, status, reason, stage.fp)
+        self.store.write_block(INVERT, work.block, arrays, status, reason, stage.fp)
         return {"ok": int((status == Status.OK).sum()), "shrunk": shrunk}
 
     def _invert(
@@ -493,7 +347,7 @@ def invert(
         )
         if todo:
             store.refresh()
-        counts = counts_of(store, STAGE)
+        counts = counts_of(store, INVERT)
     finally:
         if lock is None:
             held.release()

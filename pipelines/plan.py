@@ -20,8 +20,7 @@ from rich.tree import Tree
 
 from pipelines.annotate import annotate_inputs, plan_annotate, stages_of
 from pipelines.index import update_index
-from pipelines.invert import STAGE as INVERT
-from pipelines.invert import InvertPlan, StoreIdentity, identify_run, invert_inputs, plan_invert
+from pipelines.invert import InvertPlan, invert_inputs, plan_invert
 from pipelines.lineage import (
     Inputs,
     changes,
@@ -34,6 +33,7 @@ from pipelines.lineage import (
     rows_of,
 )
 from pipelines.sources import open_source
+from pipelines.store_identity import INVERT, StoreIdentity, identify_run
 from schemas.atomic import read_json
 from schemas.directions import DirectionSet
 from schemas.errors import StoreError

@@ -21,7 +21,6 @@ from rich.console import Console
 
 from pipelines.index import build_index
 from pipelines.interruption import CheckedEngine, Interruption
-from pipelines.invert import identify_run
 from pipelines.lineage import (
     compare_analyses,
     evaluation_inputs,
@@ -35,6 +34,7 @@ from pipelines.lineage import (
 from pipelines.memory import PeakMemory
 from pipelines.progress import stage_progress
 from pipelines.sources import Source, open_source
+from pipelines.store_identity import identify_run
 from schemas.atomic import read_json, write_json
 from schemas.directions import DirectionSet
 from schemas.errors import QuarantineExceededError, RunInterruptedError, UsageError

@@ -20,6 +20,7 @@ from pydantic import ValidationError
 
 from pipelines import annotate, invert
 from pipelines.lineage import analysis_fp, requested
+from pipelines.store_identity import INVERT
 from schemas.direction_check import SetCheck, check_directions, drop_damaged
 from schemas.directions import KIND as DIRECTION_SET
 from schemas.errors import LatentflowError, UsageError
@@ -272,7 +273,7 @@ def _store(
         found.problems.append(Problem("store", text, f"delete {path!r} and {RUN_AGAIN}"))
     expected = _Expected(places, store, index, found.notes)
     done, total = 0, len(stages) * store.n_blocks
-    order = sorted(stages, key=lambda stage: (stage != invert.STAGE, stage))
+    order = sorted(stages, key=lambda stage: (stage != INVERT, stage))
     for stage in order:
         summary = StageCheck(stage, store.n_blocks)
         summary.fingerprints = expected.known(stage)
@@ -352,19 +353,19 @@ class _Expected:
 
     def known(self, stage: str) -> str:
         """For the table: whether the stage's fingerprints can be worked out."""
-        if self._rows is None or (stage != invert.STAGE and stage not in self._stages):
+        if self._rows is None or (stage != INVERT and stage not in self._stages):
             return "not compared"
         return "checked"
 
     def fp(self, checked: BlockCheck) -> bytes | None:
         """What the block should be committed with; None when that cannot be told."""
-        if checked.stage == invert.STAGE:
+        if checked.stage == INVERT:
             self._codes[checked.block] = checked
         if self._rows is None or self._spec is None:
             return None
         rows = self._store.block_slice(checked.block)
         max_pixels = self._spec.invert.max_pixels
-        if checked.stage == invert.STAGE:
+        if checked.stage == INVERT:
             version, extra = invert.VERSION, {"max_pixels": max_pixels}
         elif checked.stage in self._stages:
             codes = self._codes.get(checked.block)

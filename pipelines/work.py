@@ -7,144 +7,25 @@ the block and returns a receipt. Only rows and receipts travel through Ray.
 
 from __future__ import annotations
 
-import ctypes
 import json
 import os
-import signal
-import socket
-import sys
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, Protocol, TypeVar
+from typing import Any, Protocol
 
 import numpy as np
-import psutil
 from numpy.typing import NDArray
 
-from pipelines.sources import Source, read_checked
+from pipelines.guard import Guard
 from schemas import errors
-from schemas.errors import InputError, LatentflowError, LockedError, RunInterruptedError
-from schemas.index import REMOVED, DatasetIndex
-from schemas.lock import STOPPING, StoreLock
+from schemas.errors import LatentflowError, RunInterruptedError
+from schemas.index import DatasetIndex
+from schemas.lock import StoreLock
 from schemas.reasons import TRANSIENT, Reason, Status
 from schemas.store import LatentStore
-from transforms.preprocess import decode, fit
-from transforms.quarantine import Quarantine
 
 Progress = Callable[[int, int], None]
-T = TypeVar("T")
-
-#: What unreadable and removed rows hold in a batch, so that the others keep their places.
-FILLER = 128
-_PR_SET_PDEATHSIG = 1
-
-
-# ---------------------------------------------------------------------------------------------
-# One writer
-
-
-@dataclass(frozen=True)
-class Guard:
-    """Who may write: the driver that holds the store's lock. Travels to its workers.
-
-    lock_path, owner : the lock file and the owner that it must name.
-    place, pid, mark : the driver's process, where its number is good, and what tells it from a
-        later one of the same number.
-    """
-
-    lock_path: str
-    owner: str
-    place: str
-    pid: int
-    mark: str
-
-    @classmethod
-    def of(cls, lock: StoreLock) -> Guard:
-        """For the holder of ``lock``, in this process. Raises LockedError when it is not held."""
-        lock.check()
-        owner = str(json.loads(lock.path.read_bytes())["owner"])
-        pid = os.getpid()
-        return cls(str(lock.path), owner, _place(), pid, _mark(pid) or "")
-
-    def check(self) -> None:
-        """Raise LockedError unless the driver still holds the lock; call it before each commit."""
-        holder = self._lock().get("owner")
-        if holder != self.owner:
-            raise LockedError(
-                f"the lock {self.lock_path!r} names {holder!r}, not this run's {self.owner!r}; "
-                "another run has taken the store over"
-            )
-
-    def stopping(self) -> bool:
-        """Whether the driver was asked to stop: begin no further block."""
-        facts = self._lock()
-        return facts.get("owner") == self.owner and facts.get("state") == STOPPING
-
-    def _lock(self) -> dict[str, Any]:
-        try:
-            with open(self.lock_path, "rb") as file:
-                facts = json.load(file)
-        except (OSError, ValueError):
-            return {}
-        return facts if isinstance(facts, dict) else {}
-
-    def driver_alive(self) -> bool:
-        """Whether the driver runs. True on another host, where Ray alone can tell."""
-        return _place() != self.place or _mark(self.pid) == self.mark
-
-    def watch(self, interval_s: float = 0.5) -> None:
-        """Kill this process as soon as the driver is gone: a worker that goes on would meet those
-        of the next run.
-
-        Ray ends a dead driver's workers as well, but later, and not while one is busy outside
-        Python. So the kernel is asked to kill this process with its parent (a local Ray dies with
-        its driver), and a thread looks for the driver itself. Does nothing in the driver.
-        """
-        if os.getpid() == self.pid and _place() == self.place:
-            return
-        _die_with_parent()
-
-        def loop() -> None:
-            while self.driver_alive():
-                time.sleep(interval_s)
-            os.kill(os.getpid(), signal.SIGKILL)
-
-        threading.Thread(target=loop, name="driver-watch", daemon=True).start()
-
-
-def _place() -> str:
-    """Where a process number means the same process: host and process namespace."""
-    try:
-        namespace = os.readlink("/proc/self/ns/pid")
-    except OSError:
-        namespace = ""
-    return f"{socket.gethostname()} {namespace}"
-
-
-def _mark(pid: int) -> str | None:
-    """What stays the same while process ``pid`` runs; None when it does not (or is a zombie).
-
-    On Linux its start in clock ticks since boot, which no change of the clock can move.
-    """
-    if not os.path.exists("/proc/self/stat"):
-        return "" if psutil.pid_exists(pid) else None
-    try:
-        with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as file:
-            fields = file.read().rpartition(")")[2].split()
-    except OSError:
-        return None
-    return None if fields[0] in "ZX" else fields[19]
-
-
-def _die_with_parent() -> None:
-    """Linux: SIGKILL for this process when its parent dies. Elsewhere nothing."""
-    if not sys.platform.startswith("linux"):
-        return
-    libc = ctypes.CDLL(None, use_errno=True)
-    libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
 
 
 # ---------------------------------------------------------------------------------------------
@@ -250,156 +131,6 @@ class StageState:
         if not found:
             return None
         return StageWork(fp, None if Reason.OUT_OF_MEMORY in found.values() else found)
-
-
-# ---------------------------------------------------------------------------------------------
-# Reading images
-
-
-class Batch(NamedTuple):
-    """Images of consecutive rows of a block, at the model's resolution.
-
-    start : offset of the first row in the block.
-    images : uint8 (batch_size, R, R, 3); after ``count`` rows the last one is repeated.
-    status, reason : uint8 (count,); rows that are not OK hold grey.
-    """
-
-    start: int
-    count: int
-    images: NDArray[np.uint8]
-    status: NDArray[np.uint8]
-    reason: NDArray[np.uint8]
-
-    @property
-    def rows(self) -> slice:
-        """Offsets of the rows in the block."""
-        return slice(self.start, self.start + self.count)
-
-
-class BlockImages:
-    """Reads, checks, decodes and fits a block's images in threads, one batch ahead.
-
-    A bad image is a reason in its row and nothing more. Batches begin at the block's first row
-    and have exactly ``batch_size`` images whatever they hold, so that a row's place in its batch,
-    and with it every bit of its result, depends on nothing but its place in the block.
-    """
-
-    def __init__(
-        self, source: Source, resolution: int, crop: str, max_pixels: int, threads: int = 1
-    ) -> None:
-        self.source = source
-        self.resolution = resolution
-        self.crop = crop
-        self.max_pixels = max_pixels
-        self._pool = ThreadPoolExecutor(max(1, threads), thread_name_prefix="decode")
-
-    def image(self, work: BlockWork, offset: int) -> tuple[NDArray[np.uint8] | None, Reason]:
-        """The image of one row, uint8 (R, R, 3), or why there is none."""
-        try:
-            data = read_checked(self.source, work.uris[offset], work.image_ids[offset])
-            return fit(decode(data, self.max_pixels), self.resolution, self.crop), Reason.NONE
-        except Quarantine as e:
-            return None, e.reason
-        except InputError:  # a uri that no dataset of this kind gives, or that leaves its root
-            return None, Reason.UNSUPPORTED
-        except MemoryError:
-            return None, Reason.OUT_OF_MEMORY
-
-    def still_failing(self, work: BlockWork, stage: str) -> bool:
-        """Whether all rows that the stage would try again still cannot be read, as before."""
-        retry = work.stages[stage].retry
-        if not retry:
-            return False
-        now = self._pool.map(lambda offset: self.image(work, offset)[1], retry)
-        return all(found == before for found, before in zip(now, retry.values(), strict=True))
-
-    def batches(self, work: BlockWork, batch_size: int) -> Iterator[Batch]:
-        """All rows of a block in batches, in order."""
-        starts = range(0, len(work), batch_size)
-        ahead = self._submit(work, starts[0], batch_size) if starts else []
-        for start in starts:
-            current = ahead
-            following = start + batch_size
-            ahead = self._submit(work, following, batch_size) if following < len(work) else []
-            yield self._batch(work, start, current, batch_size)
-
-    def _submit(
-        self, work: BlockWork, start: int, batch_size: int
-    ) -> list[Future[tuple[NDArray[np.uint8] | None, Reason]] | None]:
-        return [
-            None if work.states[i] == REMOVED else self._pool.submit(self.image, work, i)
-            for i in range(start, min(start + batch_size, len(work)))
-        ]
-
-    def _batch(
-        self,
-        work: BlockWork,
-        start: int,
-        pending: Sequence[Future[tuple[NDArray[np.uint8] | None, Reason]] | None],
-        batch_size: int,
-    ) -> Batch:
-        count, side = len(pending), self.resolution
-        images = np.full((batch_size, side, side, 3), FILLER, np.uint8)
-        status = np.full(count, Status.OK, np.uint8)
-        reason = np.zeros(count, np.uint8)
-        for i, future in enumerate(pending):
-            if future is None:
-                status[i] = Status.REMOVED
-                continue
-            image, why = future.result()
-            if image is None:
-                status[i], reason[i] = Status.QUARANTINED, why
-            else:
-                images[i] = image
-        images[count:] = images[count - 1]
-        return Batch(start, count, images, status, reason)
-
-    def close(self) -> None:
-        """End the threads."""
-        self._pool.shutdown(wait=False, cancel_futures=True)
-
-
-def padded(rows: NDArray[Any], size: int) -> NDArray[Any]:
-    """``rows`` (n, ...) with the last one repeated up to ``size`` rows; n is at least 1."""
-    if len(rows) == size:
-        return rows
-    return np.concatenate([rows, np.repeat(rows[-1:], size - len(rows), axis=0)])
-
-
-# ---------------------------------------------------------------------------------------------
-# Memory
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error of numpy, torch or onnxruntime says that an allocation failed."""
-    if isinstance(error, MemoryError):
-        return True
-    text = str(error).lower()
-    phrases = ("out of memory", "can't allocate memory", "failed to allocate memory")
-    return any(phrase in text for phrase in phrases)
-
-
-def in_halves(
-    compute: Callable[[slice], T], rows: slice, give_up: Callable[[int], None]
-) -> tuple[list[tuple[slice, T]], bool]:
-    """``compute(rows)``, in halves where memory does not suffice.
-
-    give_up : called with each single row that does not fit by itself.
-    Returns (rows, result) pairs in order, and whether anything had to be halved (the results then
-    agree with the whole batch's up to rounding only).
-    """
-    try:
-        return [(rows, compute(rows))], False
-    except Exception as e:  # torch and onnxruntime have their own error types for this
-        if not is_out_of_memory(e):
-            raise
-    if rows.stop - rows.start == 1:
-        give_up(rows.start)
-        return [], True
-    middle = (rows.start + rows.stop) // 2
-    first, _ = in_halves(compute, slice(rows.start, middle), give_up)
-    second, _ = in_halves(compute, slice(middle, rows.stop), give_up)
-    return first + second, True
 
 
 # ---------------------------------------------------------------------------------------------

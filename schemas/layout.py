@@ -261,7 +261,13 @@ class Layout:
 
     def chunk_key(self, block: int) -> str:
         """Key of a block's shard below the array's own."""
-        return "/".join(["c", str(block), *("0" for _ in self.shard[1:])])
+        return chunk_key(block, len(self.shard))
+
+
+def chunk_key(block: int, ndim: int) -> str:
+    """Key below an array's own of the shard (or chunk) that holds a block, whole in all other
+    dimensions."""
+    return "/".join(["c", str(block), *["0"] * (ndim - 1)])
 
 
 def read_small(folder: Path, array: zarr.Array[Any]) -> np.ndarray:
@@ -271,10 +277,10 @@ def read_small(folder: Path, array: zarr.Array[Any]) -> np.ndarray:
     half millisecond a chunk. Raises ValueError or RuntimeError for damaged bytes.
     """
     values = np.full(array.shape, array.fill_value, np.uint8)
-    rows, tail = array.chunks[0], ["0"] * (array.ndim - 1)
+    rows = array.chunks[0]
     for block, first in enumerate(range(0, len(values), rows)):
         try:
-            data = folder.joinpath("c", str(block), *tail).read_bytes()
+            data = (folder / chunk_key(block, array.ndim)).read_bytes()
         except FileNotFoundError:
             continue
         body, checksum = data[:-4], int.from_bytes(data[-4:], "little")

@@ -52,6 +52,8 @@ class StoreLock:
     Use it with ``with``, or by ``acquire`` and ``release``. While it is held a thread renews its
     heartbeat. Ask ``owned()`` (or ``check()``) before each batch of commits: a process that was
     suspended for long may find that another one has taken over.
+
+    owner : what the file names while this lock is held, different for every lock
     """
 
     def __init__(
@@ -72,7 +74,7 @@ class StoreLock:
         self.path = store.with_name(f"{store.name}.lock")
         self.heartbeat_s = heartbeat_s
         self.stale_s = stale_s
-        self._owner = uuid.uuid4().hex
+        self.owner = uuid.uuid4().hex
         self._fd: int | None = None
         self._state = RUNNING
         self._stop = threading.Event()
@@ -116,7 +118,7 @@ class StoreLock:
             self._thread.join()
             self._thread = None
         holder = self._read()
-        if holder is not None and holder.get("owner") == self._owner:
+        if holder is not None and holder.get("owner") == self.owner:
             self._remove(holder)
         os.close(self._fd)
         self._fd = None
@@ -126,7 +128,7 @@ class StoreLock:
         if self._fd is None:
             return False
         holder = self._read()
-        return holder is not None and holder.get("owner") == self._owner
+        return holder is not None and holder.get("owner") == self.owner
 
     def check(self) -> None:
         """Raise LockedError unless the lock is still held."""
@@ -167,7 +169,7 @@ class StoreLock:
     def _content(self) -> bytes:
         """Of constant length, so that a heartbeat overwrites it in place."""
         facts = {
-            "owner": self._owner,
+            "owner": self.owner,
             **_host(),
             "pid": os.getpid(),
             "state": self._state,
@@ -177,7 +179,7 @@ class StoreLock:
 
     def _create(self) -> bool:
         """Create the lock file with its content in one step; False when there is one."""
-        temporary = self.path.with_name(f"{self.path.name}.{self._owner}.partial")
+        temporary = self.path.with_name(f"{self.path.name}.{self.owner}.partial")
         fd = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o644)
         try:
             os.pwrite(fd, self._content(), 0)

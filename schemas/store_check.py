@@ -19,7 +19,7 @@ from zarr.core.buffer import default_buffer_prototype
 from zarr.core.sync import sync
 
 from schemas.errors import LatentflowError, StoreError
-from schemas.layout import FINGERPRINT_BYTES
+from schemas.layout import FINGERPRINT_BYTES, chunk_key
 from schemas.reasons import Status
 from schemas.rows import check_flags
 from schemas.store import LatentStore
@@ -65,7 +65,7 @@ def check_identity(store: LatentStore) -> list[str]:
 def check_block(store: LatentStore, stage: str, block: int) -> BlockCheck:
     """Read one block of a stage completely; a block that is not committed is not looked into."""
     found = BlockCheck(stage, block)
-    key = f"commit/{stage}/c/{block}/0"
+    key = _key(store, f"commit/{stage}", block)
     try:
         commit = _shard(store, f"commit/{stage}", block, found)
     except _Damaged as e:
@@ -79,7 +79,7 @@ def check_block(store: LatentStore, stage: str, block: int) -> BlockCheck:
     n = rows.stop - rows.start
     values: dict[str, np.ndarray] = {}
     for name in (f"status/{stage}", f"reason/{stage}", *store.arrays(stage)):
-        shard_key = f"{name}/{_chunk_key(store, name, block)}"
+        shard_key = _key(store, name, block)
         try:
             value = _shard(store, name, block, found)
             if value is None:
@@ -112,13 +112,13 @@ class _Damaged(Exception):
     """A shard that is missing or cannot be decoded."""
 
 
-def _chunk_key(store: LatentStore, name: str, block: int) -> str:
-    return "/".join(["c", str(block), *("0" for _ in store.array(name).shape[1:])])
+def _key(store: LatentStore, name: str, block: int) -> str:
+    return f"{name}/{chunk_key(block, store.array(name).ndim)}"
 
 
 def _shard(store: LatentStore, name: str, block: int, found: BlockCheck) -> np.ndarray | None:
     """All of a block's shard (block_rows, ...), decoded with its checksums; None without one."""
-    key = f"{name}/{_chunk_key(store, name, block)}"
+    key = _key(store, name, block)
     source = store._open().store
     prototype = default_buffer_prototype()
     data = sync(source.get(store._key(key), prototype))
@@ -131,7 +131,7 @@ def _shard(store: LatentStore, name: str, block: int, found: BlockCheck) -> np.n
     shape = facts["chunk_grid"]["configuration"]["chunk_shape"]
     facts["shape"] = shape
     memory["zarr.json"] = prototype.buffer.from_bytes(json.dumps(facts).encode())
-    memory["/".join(["c", *("0" for _ in shape)])] = data
+    memory[chunk_key(0, len(shape))] = data
     try:
         array = zarr.open_array(zarr.storage.MemoryStore(memory), mode="r")
         return np.asarray(array[...])

@@ -12,10 +12,11 @@ import torch
 from inversion_fixture import RESOLUTION, Setting, adapter, annotator, drawn, make, tree
 from PIL import Image
 
-from generators.annotators import finish, load_annotator, prepare, read_card
+from generators.annotator_card import read_card
+from generators.annotators import finish, load_annotator, prepare
 from generators.protocols import Annotator
-from pipelines import work
 from pipelines.annotate import annotate, export_annotations, plan_annotate, stages_of
+from pipelines.guard import Guard
 from pipelines.invert import invert
 from pipelines.work import InProcess
 from schemas.errors import CheckpointError, StoreError, UntrustedError, UsageError
@@ -363,13 +364,13 @@ def test_refusals(setting, tmp_path):
 def test_a_model_that_changes_during_the_run_is_noticed(setting, tmp_path, monkeypatch):
     path = inverted(setting, tmp_path)
     copy, _ = annotator(tmp_path, "attributes", "scores", SCORES)
-    original = work.Guard.of
+    original = Guard.of
 
     def change(lock):
         annotator(tmp_path, "attributes", "scores", SCORES, activation="sigmoid")
         return original(lock)
 
-    monkeypatch.setattr(work.Guard, "of", change)
+    monkeypatch.setattr(Guard, "of", change)
     with pytest.raises(UsageError, match="changed"):
         run(setting, path, [AnnotateSpec(name="attributes", model=copy)])
 

@@ -14,8 +14,11 @@ from PIL import Image
 import pipelines.invert as pipeline
 from generators.encoder import load_encoder, save_encoder
 from generators.encoder_files import read_encoder
-from pipelines.invert import identify, invert, plan_invert
-from pipelines.work import Guard, InProcess, in_halves
+from pipelines.block_images import in_halves
+from pipelines.guard import Guard
+from pipelines.invert import invert, plan_invert
+from pipelines.store_identity import identify
+from pipelines.work import InProcess
 from schemas.errors import CheckpointError, LockedError, UsageError
 from schemas.lock import StoreLock
 from schemas.reasons import Reason, Status

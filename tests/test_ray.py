@@ -16,9 +16,11 @@ import pytest
 from inversion_fixture import Setting, annotator, make, tree
 
 from pipelines.annotate import annotate
-from pipelines.invert import generator_facts, invert
+from pipelines.guard import Guard
+from pipelines.invert import invert
 from pipelines.ray_engine import RayEngine
-from pipelines.work import BlockActor, Guard, InProcess
+from pipelines.store_identity import generator_facts
+from pipelines.work import BlockActor, InProcess
 from schemas.errors import CheckpointError, LatentflowError, UsageError
 from schemas.lock import StoreLock
 from schemas.spec_models import AnnotateSpec, InvertSpec

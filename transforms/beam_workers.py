@@ -2,8 +2,8 @@
 
 Beam notices a worker that dies in the middle of a bundle, but waits for ever for one that was
 killed before it called in or between two bundles, and then for the others that have not called in
-yet. Importing this module registers a handler of
-worker processes that answers in the dead worker's place: with an error, which ends the pipeline.
+yet. Importing this module registers a handler of worker processes that answers in the dead
+worker's place: with an error, which ends the pipeline.
 """
 
 from __future__ import annotations

@@ -12,9 +12,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import generators
-from generators.annotators import resolve_uri
+from generators.annotator_card import resolve_uri
 from generators.encoder_files import encoder_path
-from pipelines.invert import encoder_uri_of
+from pipelines.store_identity import encoder_uri_of
 from schemas.errors import CheckpointError
 from schemas.spec import RunSpec
 

@@ -12,10 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipelines.annotate import StageModel, stages_of
-from pipelines.invert import STAGE as INVERT
-from pipelines.invert import StoreIdentity, identify_run
 from pipelines.lineage import READS_ANNOTATIONS, requested, rows_fp
 from pipelines.plan import CURRENT, plan_stages
+from pipelines.store_identity import INVERT, StoreIdentity, identify_run
 from schemas.atomic import read_json
 from schemas.directions import DirectionSet
 from schemas.errors import StoreError
