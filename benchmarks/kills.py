@@ -3,7 +3,7 @@
 ``python -m benchmarks.kills`` kills 50 times, ``--smoke`` once. The run is ``latentflow run``
 on tiny models and a small folder of pictures: index, invert (hybrid) and annotate on a local Ray
 with two actors, analyse on Beam with worker processes, evaluate, report. At random moments its
-driver, one of its Ray actors or one of its Beam workers is killed, up to three times in a trial; a
+driver, one of its Ray actors or one of its Beam workers is killed, up to four times in a trial; a
 driver that was killed, or that ended for it, is started again, until a run ends by itself. Then
 index, store and directions must equal, byte for byte, those of the undisturbed run. For the next
 trial a part of what was made is taken away again, so that there is something to do.
@@ -63,10 +63,10 @@ def main() -> int:
     parser.add_argument("--smoke", action="store_true", help="1 kill, up to the analyses")
     parser.add_argument("--kills", type=int, default=None, help="number of kills (default 50)")
     parser.add_argument("--seed", type=int, default=0, help="seed of the moments and victims")
-    parser.add_argument("--rows", type=int, default=None, help="pictures (default 600)")
+    parser.add_argument("--rows", type=int, default=None, help="pictures (default 300)")
     options = parser.parse_args()
     kills = options.kills if options.kills is not None else (1 if options.smoke else 50)
-    rows = options.rows if options.rows is not None else (130 if options.smoke else 600)
+    rows = options.rows if options.rows is not None else (130 if options.smoke else 300)
     with tempfile.TemporaryDirectory(prefix="kills-") as folder:
         whole = not options.smoke
         result = compare(Path(folder), rows, kills, options.seed, whole)
@@ -95,15 +95,17 @@ def compare(folder: Path, rows: int, kills: int, seed: int, whole: bool) -> dict
     alone_s = time.monotonic() - started
     expected = results(folder / "data/undisturbed")
 
-    rng, tally, trials = random.Random(seed), Tally(), 0
+    rng, tally, trials, share = random.Random(seed), Tally(), 0, 1.0
     out = folder / "data/killed"
     started = time.monotonic()
     while tally.tried < kills:
         before, hung = tally.tried, tally.hung
         if trials:
-            take_away(out, rng)
-        disturb(spec, out, min(rng.randint(1, 3), kills - before), alone_s, rng, tally, command)
+            share = take_away(out, rng)
+        todo_s = alone_s * (0.3 + 0.7 * share)
+        disturb(spec, out, min(rng.randint(1, 4), kills - before), todo_s, rng, tally, command)
         trials += 1
+        print(f"trial {trials}: {tally.tried} of {kills} kills", flush=True)
         found = results(out)
         wrong = sorted(n for n in expected | found if expected.get(n) != found.get(n))
         if not wrong and tally.hung == hung:
@@ -181,21 +183,22 @@ def disturb(
     spec: Path,
     out: Path,
     kills: int,
-    alone_s: float,
+    todo_s: float,
     rng: random.Random,
     tally: Tally,
     command: str,
 ) -> None:
     """Run until a driver ends well by itself, killing up to ``kills`` times on the way.
 
-    The moments are spread over the undisturbed run's time. The last driver is left alone.
+    The moments are spread over ``todo_s``, about the time that an undisturbed run would take. The
+    last driver is left alone.
     """
-    limit_s = max(120.0, 6 * alone_s)
+    limit_s = max(120.0, 6 * todo_s)
     for _ in range(kills):
         driver = start(spec, out.name, command)
         tally.runs += 1
         try:
-            driver.wait(rng.uniform(0.05, 0.95) * alone_s)
+            driver.wait(rng.uniform(0.05, 0.95) * todo_s)
             continue  # it was done before it could be killed
         except subprocess.TimeoutExpired:
             kill_one(driver, out, rng, tally)
@@ -270,10 +273,13 @@ def progress_of(out: Path) -> str:
     return "evaluate and report" if (out / "evaluation.json").exists() else "analyse and behind"
 
 
-def take_away(out: Path, rng: random.Random) -> None:
-    """Commits of some blocks, some models, the evaluation, the report, as if never made."""
+def take_away(out: Path, rng: random.Random) -> float:
+    """Commits of some blocks, some models, the evaluation, the report, as if never made.
+
+    Returns the share of the blocks.
+    """
     facts = json.loads((out / "run.json").read_text())
-    share = rng.choice([0.0, 0.5, 1.0])
+    share = rng.choice([0.25, 0.5, 1.0])
     for commit in sorted((out / facts["store"] / "commit").glob("*/c/*/0")):
         if rng.random() < share:
             commit.unlink()
@@ -282,6 +288,7 @@ def take_away(out: Path, rng: random.Random) -> None:
             model.unlink()
     for name in ("evaluation.json", "report.html"):
         (out / name).unlink(missing_ok=True)
+    return share
 
 
 def watch(driver: subprocess.Popen[bytes]) -> int:

@@ -61,11 +61,12 @@ def _sides(
     from generators.annotators import load_annotator
     from pipelines.evaluate import Meter, prior_codes
     from pipelines.evaluation import codes_of
+    from pipelines.samples import sample_rows
 
     annotators = [load_annotator(a.model, a.name, trust=trust) for a in new.spec.annotate]
     models = [None if r.generator_uri is None else generators.load(r.generator_uri)
               for r in (old, new)]  # fmt: skip
-    rows = _sample_rows(new, pairs, samples)
+    rows = sample_rows(new.index, pairs.rows, new.spec, samples, stream=29)
     if len(rows) >= min(samples, 8):
         codes = [codes_of(old.store, old.space, pairs.partner[rows])]
         codes.append(codes_of(new.store, new.space, rows))
@@ -91,20 +92,6 @@ def _sides(
         Side(run.directions, c, m) for run, c, m in zip((old, new), codes, meters, strict=True)
     ]
     return (sides[0], sides[1]), source
-
-
-def _sample_rows(new: ComparedRun, pairs: Pairs, samples: int) -> np.ndarray:
-    """New rows of the samples, in random order: held-out levels where there are enough."""
-    from pipelines.fits.inputs import hold_out
-
-    wanted, seed = new.spec.evaluate, new.spec.evaluate_seed
-    rows = pairs.rows
-    held = hold_out(new.index, wanted.holdout.factor, wanted.holdout.fraction, seed)[rows]
-    if held.sum() >= samples:
-        rows = rows[held]
-    rng = np.random.default_rng(np.random.SeedSequence([seed, 29]))
-    chosen: np.ndarray = rng.permutation(rows)[:samples]
-    return chosen
 
 
 def summarise(

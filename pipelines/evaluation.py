@@ -13,8 +13,8 @@ from generators.annotators import load_annotator
 from generators.protocols import Generator
 from pipelines.block_images import BlockImages
 from pipelines.evaluate import Meter, evaluate_directions, prior_codes
-from pipelines.fits.inputs import hold_out
 from pipelines.fits.tensor import compare
+from pipelines.samples import sample_rows
 from pipelines.sources import Source
 from pipelines.work import Rows
 from schemas.directions import DirectionSet
@@ -82,11 +82,7 @@ def _samples(subject: Subject, generator: Generator, space: str) -> np.ndarray:
     if wanted.source == "prior":
         return prior_codes(generator, space, wanted.samples, seed, wanted.truncation_psi)
     rows = ok_rows(subject.store)
-    held = hold_out(subject.index, wanted.holdout.factor, wanted.holdout.fraction, seed)[rows]
-    if held.sum() >= wanted.samples:
-        rows = rows[held]
-    rng = np.random.default_rng(np.random.SeedSequence([seed, 23]))
-    chosen = rng.permutation(rows)[: wanted.samples]
+    chosen = sample_rows(subject.index, rows, subject.spec, wanted.samples, stream=23)
     return codes_of(subject.store, space, np.sort(chosen))
 
 

@@ -221,6 +221,11 @@ class EvaluateSpec(SpecModel):
         description="Edit strengths in standard deviations.",
     )
     holdout: HoldoutSpec = Field(default=HoldoutSpec(), description="Rows kept back.")
+    stratify: list[str] = Field(
+        default=[],
+        description="Categorical factors whose levels, all combinations of them, the samples from "
+        "the dataset hold in the same proportions as the rows that they are drawn from.",
+    )
     seed: Integer | None = Field(
         default=None, ge=0, description="Seed of the samples. Default: 'seed'."
     )

@@ -9,9 +9,11 @@ from scipy.stats import spearmanr
 
 from pipelines.evaluate import Meter, describe_effect, evaluate_directions, prior_codes, spearman
 from pipelines.fits.inputs import hold_out
+from pipelines.samples import sample_rows, stratified
 from schemas.directions import Direction, DirectionSet
-from schemas.errors import UsageError
+from schemas.errors import DataError, UsageError
 from schemas.index import DatasetIndex, NewRow, encode_categories
+from schemas.spec import RunSpec
 
 
 class BrightnessGenerator:
@@ -114,3 +116,74 @@ def test_whole_levels_are_held_out():
     )
     assert held.sum() == 18 and not np.array_equal(held, hold_out(index, "person", 0.3, seed=2))
     assert hold_out(index, None, 0.25, seed=1).sum() == 15
+
+
+def people_index(n: int = 60) -> DatasetIndex:
+    index = DatasetIndex.empty().append([NewRow(f"{i:064d}", f"{i}.png") for i in range(n)])
+    moods = ["glad" if i % 4 == 0 else "calm" for i in range(n)]
+    return index.with_factors(
+        {
+            "person": encode_categories([f"p{i % 10}" for i in range(n)], None, "string"),
+            "mood": encode_categories(moods, None, "string"),
+            "view": encode_categories(["left", "right"] * (n // 2), None, "string"),
+        }
+    )
+
+
+def sampling(**evaluate) -> RunSpec:
+    return RunSpec.model_validate(
+        {
+            "name": "x",
+            "dataset": {"path": "images"},
+            "generator": "bundled:faces64",
+            "evaluate": evaluate,
+            "output": "out",
+        }
+    )
+
+
+def test_samples_hold_the_levels_in_the_proportions_of_the_rows():
+    index, rows = people_index(), np.arange(60)
+    mood = index.categorical("mood")[0]
+    holdout = {"factor": "person", "fraction": 0.4}
+    held = hold_out(index, "person", 0.4, seed=0)
+    of_mood = np.bincount(mood[held], minlength=2) / held.sum()
+    for seed in range(20):
+        spec = sampling(stratify=["mood"], holdout=holdout, seed=seed)
+        held = hold_out(index, "person", 0.4, seed=seed)
+        of_mood = np.bincount(mood[held], minlength=2) / held.sum()
+        chosen = sample_rows(index, rows, spec, 12, stream=23)
+        assert held[chosen].all() and len(set(chosen.tolist())) == 12
+        assert np.abs(np.bincount(mood[chosen], minlength=2) - 12 * of_mood).max() < 1
+        np.testing.assert_array_equal(chosen, sample_rows(index, rows, spec, 12, stream=23))
+    both = sampling(stratify=["mood", "view"], holdout={"fraction": 0})
+    chosen = sample_rows(index, rows, both, 32, stream=23)
+    view = index.categorical("view")[0]
+    pairs = np.unique(np.stack([mood[chosen], view[chosen]]), axis=1, return_counts=True)[1]
+    assert sorted(pairs.tolist()) == [8, 8, 16]  # 15, 15 and 30 of 60 rows
+
+
+def test_every_entry_of_a_stratum_is_as_likely_and_all_places_are_used():
+    strata = np.repeat([0, 1, 2], [7, 2, 1])
+    rng = np.random.default_rng(0)
+    drawn = np.array([np.bincount(stratified(strata, 5, rng), minlength=10) for _ in range(4000)])
+    assert drawn.max() == 1 and (drawn.sum(axis=1) == 5).all()
+    by_stratum = np.stack([drawn[:, strata == k].sum(axis=1) for k in range(3)], axis=1)
+    np.testing.assert_array_equal(np.unique(by_stratum, axis=0), [[3, 1, 1], [4, 1, 0]])
+    np.testing.assert_allclose(drawn.mean(axis=0), 0.5, atol=0.04)
+    first = [stratified(strata, 5, rng)[0] for _ in range(2000)]
+    np.testing.assert_allclose(np.bincount(first, minlength=10) / 2000, 0.1, atol=0.03)
+    assert sorted(stratified(strata, 50, rng).tolist()) == list(range(10))
+
+
+def test_samples_without_strata_are_those_of_the_seed_alone():
+    spec = sampling(holdout={"fraction": 0})
+    rng = np.random.default_rng(np.random.SeedSequence([0, 23]))
+    rows = np.arange(5, 60)
+    expected = rng.permutation(rows)[:10]
+    np.testing.assert_array_equal(sample_rows(people_index(), rows, spec, 10, 23), expected)
+
+
+def test_strata_that_do_not_exist_are_named():
+    with pytest.raises(DataError, match="'height'"):
+        sample_rows(people_index(), np.arange(60), sampling(stratify=["height"]), 10, 23)
