@@ -21,6 +21,8 @@ from schemas.errors import UsageError
 if TYPE_CHECKING:
     from generators.protocols import Annotator, Generator
 
+Effects = Mapping[str, tuple[dict[str, Any], np.ndarray]]
+"""Of each direction by name: its effect, see `describe_effect`, and pictures of some samples."""
 RISE = 0.3
 """A sample counts as changed when the target's probability rises by at least this much."""
 
@@ -143,40 +145,39 @@ def evaluate_directions(
     strengths: Sequence[float],
     strip_rows: int,
     progress: Callable[[int, int], None] = lambda done, total: None,
-    known: Mapping[str, tuple[dict[str, Any], np.ndarray]] | None = None,
-) -> tuple[list[dict[str, Any]], dict[str, np.ndarray]]:
+    known: Effects | None = None,
+    keep: Callable[[Effects], None] = lambda effects: None,
+) -> Effects:
     """Edit `codes` (samples, *row_shape) along every direction and measure.
 
-    known : effect and pictures of directions that were measured before in the very same way
+    known : of directions that were measured before in the very same way
+    keep : called with what is measured so far, after each direction
 
-    Returns one effect a direction (see `describe_effect`) and the first `strip_rows` samples'
-    pictures, direction name -> uint8 (strip_rows, strengths, R, R, 3).
+    Returns of each direction its effect and the first `strip_rows` samples' pictures, uint8
+    (strip_rows, strengths, R, R, 3).
     """
     strengths = sorted(float(s) for s in {*strengths, 0.0})
     zero = strengths.index(0.0)
     moved = [s for s in strengths if s != 0.0]
     score_names, pose_names = meter.names("scores"), meter.names("pose")
-    effects, strips = [], {}
+    measured: dict[str, tuple[dict[str, Any], np.ndarray]] = {}
     still: tuple[np.ndarray, dict[str, np.ndarray]] | None = None
     for done, direction in enumerate(directions):
         if known and direction.name in known:
-            effect, strips[direction.name] = known[direction.name]
-            effects.append(effect)
+            measured[direction.name] = known[direction.name]
             continue
         if still is None:
             still = meter.edit(codes, direction, [0.0])
         images, values = meter.edit(codes, direction, moved)
         full = {k: np.insert(v, zero, still[1][k][:, 0], axis=1) for k, v in values.items()}
-        effects.append(
-            describe_effect(
-                direction,
-                strengths,
-                {k: full[k] for k in score_names},
-                {k: full[k] for k in pose_names},
-            )
+        effect = describe_effect(
+            direction,
+            strengths,
+            {k: full[k] for k in score_names},
+            {k: full[k] for k in pose_names},
         )
-        strips[direction.name] = np.insert(
-            images[:strip_rows], zero, still[0][:strip_rows, 0], axis=1
-        )
+        strip = np.insert(images[:strip_rows], zero, still[0][:strip_rows, 0], axis=1)
+        measured[direction.name] = effect, strip
+        keep(measured)
         progress(done + 1, len(directions))
-    return effects, strips
+    return measured

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +12,7 @@ import generators
 from generators.annotators import load_annotator
 from generators.protocols import Generator
 from pipelines.block_images import BlockImages
-from pipelines.evaluate import Meter, evaluate_directions, prior_codes
+from pipelines.evaluate import Effects, Meter, evaluate_directions, prior_codes
 from pipelines.fits.tensor import compare
 from pipelines.samples import sample_rows
 from pipelines.sources import Source
@@ -38,11 +38,12 @@ def evaluate(
     directions: DirectionSet,
     trust: bool,
     progress: Callable[[int, int], None],
-    known: Mapping[str, tuple[dict[str, Any], np.ndarray]] | None = None,
+    known: Effects | None = None,
+    keep: Callable[[Effects], None] = lambda effects: None,
 ) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """(contents of evaluation.json, arrays of evaluation.npz).
 
-    trust : TorchScript annotators may be loaded. known : see `evaluate_directions`.
+    trust : TorchScript annotators may be loaded. known, keep : see `evaluate_directions`.
     """
     spec, store = subject.spec, subject.store
     generator = generators.load(spec.generator)
@@ -50,8 +51,8 @@ def evaluate(
     meter = Meter(generator, annotators, directions.space)
     codes = _samples(subject, generator, directions.space)
     strengths = sorted({float(s) for s in spec.evaluate.strengths} | {0.0})
-    effects, strips = evaluate_directions(
-        meter, directions, codes, strengths, spec.report.strip_rows, progress, known
+    effects = evaluate_directions(
+        meter, directions, codes, strengths, spec.report.strip_rows, progress, known, keep
     )
     models = {n: directions.load_model(n)[1] for n in directions.model_names()}
     hosvd = models.get("hosvd", {})
@@ -64,7 +65,7 @@ def evaluate(
         "unit": "sd",
         "attributes": meter.names("scores"),
         "pose": meter.names("pose"),
-        "directions": effects,
+        "directions": [effect for effect, _ in effects.values()],
         "comparison": compare({d.name: d for d in directions}, ranks),
         "svm": models.get("svm", {}).get("held_out", []),
         "reconstruction": _reconstruction(store),
@@ -72,7 +73,7 @@ def evaluate(
         if "nrsfm" in models
         else {},
     }
-    pictures = {f"strips/{name}": images for name, images in strips.items()}
+    pictures = {f"strips/{name}": images for name, (_, images) in effects.items()}
     return found, pictures | _pairs(subject, generator)
 
 

@@ -31,7 +31,7 @@ from schemas.spec import RunSpec, load_spec
 
 DAY_S = 86_400.0
 EVALUATION = ("evaluation.json", "evaluation.npz", "report.html", "report.json")
-#: What `numpy.savez` was writing when a run was killed; it adds its own ending.
+#: What an evaluation had measured when its run was killed; the next run goes on with it.
 LOOSE_PARTIAL = "evaluation.partial.npz"
 
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(s|m|h|d|w)?")

@@ -10,15 +10,19 @@ import datetime
 import importlib.metadata
 import os
 import time
-import zipfile
 from collections.abc import Callable, Container
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from rich.console import Console
 
+from pipelines.evaluation_files import (
+    KeptSoFar,
+    finished_fingerprint,
+    known_effects,
+    write_evaluation,
+)
 from pipelines.index import build_index
 from pipelines.interruption import CheckedEngine, Interruption
 from pipelines.lineage import (
@@ -395,50 +399,18 @@ def _evaluate(state: Run, progress: Any) -> dict[str, Any]:
     spec, store = state.spec, state.store
     inputs = evaluation_inputs(spec, store, state.index, directions)
     fingerprint = digest(inputs)
-    path = state.out / "evaluation.json"
-    former, pictures = _former_evaluation(state.out)
-    if former.get("fingerprint") == fingerprint:
+    if finished_fingerprint(state.out) == fingerprint:
         return {"rows": 0, "skipped": True, "detail": {}}
     from pipelines.evaluation import Subject, evaluate
 
-    known = _known_effects(former, pictures, inputs)
+    known = known_effects(state.out, inputs)
+    keep = KeptSoFar(state.out, inputs)
     subject = Subject(spec, store, state.index, state.source)
-    found, pictures = evaluate(subject, directions, state.trust, progress, known)
-    part = state.out / "evaluation.partial.npz"
-    np.savez(part, allow_pickle=False, fingerprint=np.array(fingerprint), **pictures)
-    part.replace(state.out / "evaluation.npz")
-    write_json(path, {**found, "fingerprint": fingerprint, "inputs": inputs})
+    found, pictures = evaluate(subject, directions, state.trust, progress, known, keep)
+    write_evaluation(state.out, found, pictures, inputs, fingerprint)
     measured = len(found["directions"]) - len(known)
     detail = {"directions": len(found["directions"]), "measured": measured}
     return {"rows": found["samples"], "skipped": False, "detail": detail}
-
-
-def _former_evaluation(out: Path) -> tuple[dict[str, Any], Any]:
-    """evaluation.json and the arrays of evaluation.npz; nothing unless both are of one evaluation:
-    a run may have been killed between the two."""
-    found = read_json(out / "evaluation.json")
-    try:
-        pictures = np.load(out / "evaluation.npz", allow_pickle=False)
-        if str(pictures["fingerprint"]) != found.get("fingerprint"):
-            return {}, {}
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile):
-        return {}, {}
-    return found, pictures
-
-
-def _known_effects(former: dict[str, Any], pictures: Any, inputs: dict[str, Any]) -> dict[str, Any]:
-    """Effects and pictures of the directions that were measured before in the very same way."""
-    was, fitted = former.get("inputs", {}), {"directions": {}, "models": {}}
-    if {**was, **fitted} != {**inputs, **fitted}:
-        return {}
-    try:
-        return {
-            effect["name"]: (effect, pictures[f"strips/{effect['name']}"])
-            for effect in former["directions"]
-            if was["directions"].get(effect["name"]) == inputs["directions"].get(effect["name"])
-        }
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile):  # damaged: measure all
-        return {}
 
 
 def _report(state: Run, progress: Any) -> dict[str, Any]:

@@ -70,15 +70,15 @@ def test_planted_effects_are_measured(meter):
     directions = DirectionSet(
         "f" * 64, "w", [direction("up", 0, "bright"), direction("none", 1, "bright")]
     )
-    effects, strips = evaluate_directions(meter, directions, codes, [-2, 2], strip_rows=3)
-    up, none = effects
+    effects = evaluate_directions(meter, directions, codes, [-2, 2], strip_rows=3)
+    (up, strip), (none, _) = effects["up"], effects["none"]
     # grey goes from 0.5 to 0.75 at +2 sd of 0.25, in a range of 2
     assert up["mean_change"]["bright"] == pytest.approx(0.25, abs=0.01)
     assert up["largest_other"] == {"attribute": "dark", "change": pytest.approx(-0.25, abs=0.01)}
     assert up["rise_fraction"] == 0.0 and none["mean_change"]["bright"] == 0.0
     assert up["pose"]["tilt"] == pytest.approx([2.5, 5.0, 7.5], abs=0.1)
-    assert strips["up"].shape == (3, 3, 8, 8, 3)
-    assert strips["up"][0, 1].mean() < strips["up"][0, 2].mean()
+    assert strip.shape == (3, 3, 8, 8, 3)
+    assert strip[0, 1].mean() < strip[0, 2].mean()
 
 
 def test_the_rise_counts_samples_that_can_rise():

@@ -12,6 +12,8 @@ import pytest
 from conftest import SMALL_SPEC, latentflow
 from digests import tree_digest
 
+from pipelines.evaluate import Meter
+from pipelines.evaluation_files import KeptSoFar, known_effects
 from pipelines.run import run
 from schemas.directions import DirectionSet
 from schemas.errors import LockedError
@@ -143,6 +145,55 @@ def test_too_many_bad_images_stop_before_the_analyses(copy):
     assert done.returncode == 4 and "max_quarantined" in done.stderr
     assert facts(copy)["exit_code"] == 4
     assert [s["name"] for s in facts(copy)["stages"]] == ["index", "invert", "annotate"]
+
+
+def evaluation_of(root: Path) -> tuple[dict, dict]:
+    with np.load(root / "out" / "evaluation.npz") as pictures:
+        return json.loads((root / "out" / "evaluation.json").read_text()), dict(pictures)
+
+
+def test_a_killed_evaluation_goes_on_with_what_it_had_measured(copy, monkeypatch):
+    found, pictures = evaluation_of(copy)
+    for name in ("evaluation.json", "evaluation.npz"):
+        (copy / "out" / name).unlink()
+    measure = Meter.edit
+    calls = []
+
+    def killed(*arguments):
+        calls.append(arguments)
+        if len(calls) > 5:
+            raise KeyboardInterrupt
+        return measure(*arguments)
+
+    monkeypatch.setattr("pipelines.evaluation_files.KEEP_EVERY_S", 0.0)
+    monkeypatch.setattr(Meter, "edit", killed)
+    spec = load_spec(copy / "small.yaml")
+    with pytest.raises(KeyboardInterrupt):
+        run(spec, until="evaluate")
+    assert not (copy / "out" / "evaluation.json").exists()
+    monkeypatch.setattr(Meter, "edit", measure)
+    assert run(spec, until="evaluate").exit_code == 0
+    detail = facts(copy)["stages"][-1]["detail"]
+    assert detail["measured"] == detail["directions"] - 4  # five calls: still, and four directions
+    again, drawn = evaluation_of(copy)
+    assert again == found and drawn.keys() == pictures.keys()
+    for name in pictures:
+        np.testing.assert_array_equal(drawn[name], pictures[name])
+    assert not (copy / "out" / "evaluation.partial.npz").exists()
+
+
+def test_what_was_measured_of_other_samples_or_is_damaged_is_not_used(tmp_path, monkeypatch):
+    monkeypatch.setattr("pipelines.evaluation_files.KEEP_EVERY_S", 0.0)
+    inputs = {"evaluate": {"samples": 12}, "directions": {"a": "1", "b": "2"}, "models": {}}
+    effects = {name: ({"name": name}, np.zeros((1, 2), np.uint8)) for name in "ab"}
+    KeptSoFar(tmp_path, inputs)(effects)
+    assert known_effects(tmp_path, inputs).keys() == {"a", "b"}
+    refitted = {**inputs, "directions": {"a": "1", "b": "3", "c": "4"}, "models": {"pca": "5"}}
+    assert known_effects(tmp_path, refitted).keys() == {"a"}
+    assert known_effects(tmp_path, {**inputs, "evaluate": {"samples": 13}}) == {}
+    part = tmp_path / "evaluation.partial.npz"
+    part.write_bytes(part.read_bytes()[:-40])
+    assert known_effects(tmp_path, inputs) == {}
 
 
 def test_a_locked_run_is_refused(copy):
