@@ -13,8 +13,8 @@ import torch
 from generators.annotators import load_annotator
 from pipelines.training.annotators import Annotators, onnx_model, sidecar
 from pipelines.training.data import PART, rendered
-from pipelines.training.gan import (
-    Trainer,
+from pipelines.training.gan import Trainer
+from pipelines.training.losses import (
     detail_loss,
     energy_distance,
     feature_loss,

@@ -7,7 +7,7 @@ import argparse
 import logging
 from pathlib import Path
 
-from pipelines.training import annotators, bundle, gan
+from pipelines.training import annotators, bundle, gan, mapping
 
 
 def main() -> None:
@@ -35,7 +35,7 @@ def main() -> None:
         if args.only in (None, stage):
             gan.train_stage(stage, args.work, args.images, args.threads)
     if args.only in (None, "mapping"):
-        gan.fit_mapping(args.work, args.images, args.mapping_steps, 13, args.threads)
+        mapping.fit_mapping(args.work, args.images, args.mapping_steps, 13, args.threads)
     if args.only in (None, "annotators"):
         redraw = gan.load_pair(args.work).redraw
         annotators.train(args.work, redraw, args.images, args.annotator_steps, 12, args.threads)

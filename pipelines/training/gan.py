@@ -8,7 +8,7 @@ adversarial autoencoders, 2015), and G so that its samples pass an image discrim
 (non-saturating loss, Goodfellow et al. 2014, lazy R1, Mescheder et al. 2018). Exponential moving
 averages of the weights are kept. The stages of `train_stage` then weigh errors by the face's
 features, which the joint training leaves blurred. At the end the mapping network is fitted anew by
-the energy distance (`fit_mapping`), because the critic leaves it behind.
+the energy distance (`pipelines.training.mapping`), because the critic leaves it behind.
 """
 
 import copy
@@ -28,6 +28,14 @@ from generators.facerig import ATTRIBUTES
 from generators.stylegan2 import StyleGAN2, StyleGAN2Config
 from pipelines.training.annotators import Annotators, load_features
 from pipelines.training.data import TRAIN_SEED, VALIDATION_SEED, as_input, rendered
+from pipelines.training.losses import (
+    code_loss,
+    detail_loss,
+    feature_loss,
+    feature_weight,
+    reconstruction_loss,
+    structure_loss,
+)
 from transforms.metrics import psnr, ssim
 from transforms.preprocess import to_uint8
 
@@ -74,66 +82,6 @@ def latent_discriminator(w_dim: int) -> nn.Module:
         nn.Linear(256, 256),
         nn.LeakyReLU(0.2),
         nn.Linear(256, 1),
-    )
-
-
-def reconstruction_loss(y: Tensor, x: Tensor) -> Tensor:
-    """Squared and absolute pixel error and absolute error of the image gradients."""
-    d = y - x
-    edges = d.diff(dim=2).abs().mean() + d.diff(dim=3).abs().mean()
-    return 4 * d.square().mean() + 0.5 * d.abs().mean() + edges
-
-
-def structure_loss(y: Tensor, x: Tensor) -> Tensor:
-    """1 - SSIM with a uniform 7 x 7 window, images in [-1, 1] (Wang et al. 2004)."""
-
-    def mean(a: Tensor) -> Tensor:
-        return F.avg_pool2d(a, 7, stride=1)
-
-    mx, my = mean(x), mean(y)
-    vx, vy, cov = mean(x * x) - mx * mx, mean(y * y) - my * my, mean(x * y) - mx * my
-    c1, c2 = 0.02**2, 0.06**2
-    ssim_map = (2 * mx * my + c1) * (2 * cov + c2) / ((mx * mx + my * my + c1) * (vx + vy + c2))
-    return 1 - ssim_map.mean()
-
-
-def feature_weight(landmarks: Tensor, size: int) -> Tensor:
-    """1 far from the face's features, 11 on them, (n, 1, size, size).
-
-    landmarks : (n, 68, 2) pixels; brows, nose, eyes and mouth (18 to 68) have Gaussian spots.
-    """
-    at = torch.arange(size) + 0.5
-    spread = -0.5 / 1.5**2
-    x = torch.exp(spread * (landmarks[:, 17:, 0, None] - at) ** 2)
-    y = torch.exp(spread * (landmarks[:, 17:, 1, None] - at) ** 2)
-    return 1 + 10 * torch.einsum("npy,npx->nyx", y, x).clamp(max=1)[:, None]
-
-
-def detail_loss(y: Tensor, x: Tensor, weight: Tensor) -> Tensor:
-    """Squared, absolute and gradient error, weighted by pixel."""
-    d = y - x
-    pixels = (weight * (4 * d.square() + d.abs())).mean()
-    down = (weight[:, :, 1:] * d.diff(dim=2).abs()).mean()
-    return pixels + down + (weight[..., 1:] * d.diff(dim=3).abs()).mean()
-
-
-def feature_loss(net: Annotators, y: Tensor, x: Tensor) -> Tensor:
-    """Relative absolute difference of the feature maps of `y` and `x`, mean over four scales."""
-    with torch.no_grad():
-        wanted = net.features(x)
-    pairs = zip(net.features(y), wanted, strict=True)
-    return torch.stack([(a - b).abs().mean() / b.abs().mean() for a, b in pairs]).mean()
-
-
-def code_loss(w: Tensor, offsets: Tensor) -> Tensor:
-    """Zero mean, unit variance, uncorrelated w over the batch; small offsets."""
-    mean = w.mean(dim=0)
-    spread = w.var(dim=0)
-    return (
-        0.02 * mean.square().mean()
-        + 0.02 * (spread - 1).square().mean()
-        + 0.004 * offsets.square().mean()
-        + 0.002 * w.square().mean()
     )
 
 
@@ -436,47 +384,6 @@ def load_pair(work: Path) -> Trainer:
     trainer = Trainer(1, 1, 0)
     trainer.load(work / f"{list(STAGES)[-1]}.pt")
     return trainer
-
-
-def energy_distance(x: Tensor, y: Tensor) -> Tensor:
-    """2 E|x - y| - E|x - x'| - E|y - y'| of two samples (n, d), (m, d) (Szekely and Rizzo 2013)."""
-    n, m = len(x), len(y)
-    between = torch.cdist(x, y).mean()
-    return 2 * between - torch.pdist(x).sum() * 2 / (n * n) - torch.pdist(y).sum() * 2 / (m * m)
-
-
-def fit_mapping(work: Path, images: int, steps: int, seed: int, threads: int) -> float:
-    """Fit the mapping network anew: mapping(z) gets the distribution of the encoder's w.
-
-    Minimises the energy distance to the codes of the training pictures, batches of 512. Writes
-    `work`/mapping.pt and returns the distance to fresh draws on 4,000 codes.
-    """
-    torch.set_num_threads(threads)
-    torch.manual_seed(seed)
-    trainer = load_pair(work)
-    data = rendered(work / "data", TRAIN_SEED, images)["images"]
-    codes = []
-    with torch.no_grad():
-        for start in range(0, len(data), 200):
-            codes.append(trainer.e_ema(as_input(data[start : start + 200]))[0])
-    real = torch.cat(codes)
-    mapping = StyleGAN2(CONFIG).mapping
-    rate = 2e-3 / CONFIG.lr_multiplier  # stored weights are 1 / lr_multiplier times larger
-    opt = torch.optim.Adam(mapping.parameters(), lr=rate, betas=(0.5, 0.99))
-    for step in range(steps):
-        for group in opt.param_groups:
-            group["lr"] = rate * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * step / steps)))
-        rows = torch.randint(len(real), (512,))
-        loss = energy_distance(mapping(torch.randn(512, CONFIG.z_dim)), real[rows])
-        opt.zero_grad(set_to_none=True)
-        loss.backward()
-        opt.step()
-    with torch.no_grad():
-        rows = torch.randperm(len(real))[:4000]
-        distance = float(energy_distance(mapping(torch.randn(4000, CONFIG.z_dim)), real[rows]))
-    log.info("mapping: energy distance %.4f", distance)
-    torch.save({"mapping": mapping.state_dict(), "distance": distance}, work / "mapping.pt")
-    return distance
 
 
 def train(work: Path, images: int, steps: int, adversarial_from: int, seed: int, threads: int):
