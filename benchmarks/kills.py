@@ -2,7 +2,7 @@
 
 ``python -m benchmarks.kills`` kills 50 times, ``--smoke`` once. The run is ``latentflow run``
 on tiny models and a small folder of pictures: index, invert (hybrid) and annotate on a local Ray
-with two actors, analyse on Beam with worker processes, evaluate, report. At random moments its
+with two actors, analyse on Beam with worker processes, evaluate, report. From random moments on its
 driver, one of its Ray actors or one of its Beam workers is killed, up to four times in a trial; a
 driver that was killed, or that ended for it, is started again, until a run ends by itself. Then
 index, store and directions must equal, byte for byte, those of the undisturbed run. For the next
@@ -229,28 +229,42 @@ def finish(driver: subprocess.Popen[bytes], limit_s: float, tally: Tally) -> int
 
 
 def kill_one(driver: subprocess.Popen[bytes], out: Path, rng: random.Random, tally: Tally) -> None:
-    """SIGKILL the driver, an actor or a Beam worker: each kind that is there is as likely."""
-    there: dict[str, list[psutil.Process]] = {}
+    """SIGKILL the driver, an actor or a Beam worker, each as likely, as soon as there is one; none
+    when the run ends without one."""
+    kind = rng.choice(["driver", *VICTIMS])
+    victims: list[psutil.Process] = []
+    while not victims:
+        if driver.poll() is not None:
+            return
+        time.sleep(rng.uniform(0.05, 1.0))  # somewhere in a short-lived worker's life
+        victims = victims_of(driver.pid, kind)
     try:
-        top = psutil.Process(driver.pid)
-        there["driver"] = [top]
-        for process in top.children(recursive=True):
-            try:
-                line = " ".join(process.cmdline())
-            except psutil.Error:
-                continue
-            if line.startswith(("/bin/sh ", "sh ")):  # Beam starts its workers through a shell
-                continue
-            for kind, part in VICTIMS.items():
-                if part in line:
-                    there.setdefault(kind, []).append(process)
-        kind = rng.choice(sorted(there))
-        rng.choice(there[kind]).kill()
+        rng.choice(victims).kill()
     except psutil.NoSuchProcess:
         return
     tally.kills[kind] += 1
     stage = progress_of(out)
     tally.during[stage] = tally.during.get(stage, 0) + 1
+
+
+def victims_of(driver: int, kind: str) -> list[psutil.Process]:
+    """Processes of one kind that belong to a driver."""
+    found = []
+    try:
+        top = psutil.Process(driver)
+        if kind == "driver":
+            return [top]
+        for process in top.children(recursive=True):
+            try:
+                line = " ".join(process.cmdline())
+            except psutil.Error:
+                continue
+            # Beam starts its workers through a shell
+            if VICTIMS[kind] in line and not line.startswith(("/bin/sh ", "sh ")):
+                found.append(process)
+    except psutil.NoSuchProcess:
+        return []
+    return found
 
 
 def progress_of(out: Path) -> str:
