@@ -43,7 +43,7 @@ FINISHED = (0, 3)
 class Tally:
     """What has been killed, and what became of it."""
 
-    kills: dict[str, int] = field(default_factory=lambda: {"driver": 0, "actor": 0, "beam": 0})
+    kills: dict[str, int]
     during: dict[str, int] = field(default_factory=dict)
     runs: int = 0
     ended_early: int = 0
@@ -95,7 +95,9 @@ def compare(folder: Path, rows: int, kills: int, seed: int, whole: bool) -> dict
     alone_s = time.monotonic() - started
     expected = results(folder / "data/undisturbed")
 
-    rng, tally, trials, share = random.Random(seed), Tally(), 0, 1.0
+    kinds = ["driver", "actor", "beam"] if whole else ["driver", "actor"]
+    tally, rng = Tally(dict.fromkeys(kinds, 0)), random.Random(seed)
+    trials, share = 0, 1.0
     out = folder / "data/killed"
     started = time.monotonic()
     while tally.tried < kills:
@@ -231,7 +233,7 @@ def finish(driver: subprocess.Popen[bytes], limit_s: float, tally: Tally) -> int
 def kill_one(driver: subprocess.Popen[bytes], out: Path, rng: random.Random, tally: Tally) -> None:
     """SIGKILL the driver, an actor or a Beam worker, each as likely, as soon as there is one; none
     when the run ends without one."""
-    kind = rng.choice(["driver", *VICTIMS])
+    kind = rng.choice(sorted(tally.kills))
     victims: list[psutil.Process] = []
     while not victims:
         if driver.poll() is not None:
