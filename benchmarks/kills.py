@@ -2,7 +2,7 @@
 
 ``python -m benchmarks.kills`` kills 50 times, ``--smoke`` once. The run is ``latentflow run``
 on tiny models and a small folder of pictures: index, invert (hybrid) and annotate on a local Ray
-with two actors, analyse on Beam with worker processes, evaluate, report. From random moments on its
+with two actors, analyse on Beam with worker processes, evaluate, report. At random moments its
 driver, one of its Ray actors or one of its Beam workers is killed, up to four times in a trial; a
 driver that was killed, or that ended for it, is started again, until a run ends by itself. Then
 index, store and directions must equal, byte for byte, those of the undisturbed run. For the next
@@ -37,6 +37,7 @@ sys.path[:0] = [str(ROOT / "tests"), str(ROOT)]
 #: Part of the command lines of the processes that are killed.
 VICTIMS = {"actor": "MapWorker", "beam": "sdk_worker_main"}
 FINISHED = (0, 3)
+EARLY_S = 5.0
 
 
 @dataclass
@@ -192,18 +193,13 @@ def disturb(
 ) -> None:
     """Run until a driver ends well by itself, killing up to ``kills`` times on the way.
 
-    The moments are spread over ``todo_s``, about the time that an undisturbed run would take. The
-    last driver is left alone.
+    todo_s : about the time that an undisturbed run would take. The last driver is left alone.
     """
     limit_s = max(120.0, 6 * todo_s)
     for _ in range(kills):
         driver = start(spec, out.name, command)
         tally.runs += 1
-        try:
-            driver.wait(rng.uniform(0.05, 0.95) * todo_s)
-            continue  # it was done before it could be killed
-        except subprocess.TimeoutExpired:
-            kill_one(driver, out, rng, tally)
+        kill_one(driver, out, todo_s, rng, tally)
         if finish(driver, limit_s, tally) in FINISHED:
             return
     driver = start(spec, out.name, command)
@@ -230,16 +226,24 @@ def finish(driver: subprocess.Popen[bytes], limit_s: float, tally: Tally) -> int
     return code
 
 
-def kill_one(driver: subprocess.Popen[bytes], out: Path, rng: random.Random, tally: Tally) -> None:
-    """SIGKILL the driver, an actor or a Beam worker, each as likely, as soon as there is one; none
-    when the run ends without one."""
+def kill_one(
+    driver: subprocess.Popen[bytes], out: Path, todo_s: float, rng: random.Random, tally: Tally
+) -> None:
+    """SIGKILL the driver, an actor or a Beam worker, each as likely; nothing when the run ends first.
+
+    The driver at a random moment of the run, the others, which come and go, at one of the first
+    `EARLY_S` seconds after there is one.
+    """
     kind = rng.choice(sorted(tally.kills))
-    victims: list[psutil.Process] = []
-    while not victims:
-        if driver.poll() is not None:
-            return
-        time.sleep(rng.uniform(0.05, 1.0))  # somewhere in a short-lived worker's life
+    while kind != "driver" and driver.poll() is None and not victims_of(driver.pid, kind):
+        time.sleep(0.05)
+    try:
+        driver.wait(rng.uniform(0.05, 0.95) * (todo_s if kind == "driver" else EARLY_S))
+        return
+    except subprocess.TimeoutExpired:
         victims = victims_of(driver.pid, kind)
+    if not victims:
+        return
     try:
         rng.choice(victims).kill()
     except psutil.NoSuchProcess:
