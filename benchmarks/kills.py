@@ -229,7 +229,7 @@ def finish(driver: subprocess.Popen[bytes], limit_s: float, tally: Tally) -> int
 def kill_one(
     driver: subprocess.Popen[bytes], out: Path, todo_s: float, rng: random.Random, tally: Tally
 ) -> None:
-    """SIGKILL the driver, an actor or a Beam worker, each as likely; nothing when the run ends first.
+    """SIGKILL driver, actor or Beam worker, each as likely; nothing when the run ends before.
 
     The driver at a random moment of the run, the others, which come and go, at one of the first
     `EARLY_S` seconds after there is one.
