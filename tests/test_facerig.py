@@ -128,7 +128,7 @@ def test_factors_show_in_the_picture():
 
 @pytest.mark.parametrize("name, cx, cy, tint", [(c[0], *c[1:3], c[5]) for c in FACIAL_COLOUR])
 def test_an_expression_colours_its_zone_in_proportion_to_its_intensity(name, cx, cy, tint):
-    at = np.array([cx, 0.0], dtype=np.float32), np.array([cy, 2.0], dtype=np.float32)
+    at = np.array([cx, 0.0], dtype=np.float32), np.array([cy, 9.0], dtype=np.float32)
     for intensity in (0.0, 0.5, 1.0):
         f = describe(neutral(**{name: intensity}).values[0])
         palette(f)
