@@ -141,7 +141,7 @@ def test_actors_write_the_bytes_of_one_process_even_when_one_is_killed(setting, 
 
 def test_an_actors_error_arrives_as_it_was(setting, engine, tmp_path, monkeypatch):
     facts = generator_facts(setting.generator)
-    monkeypatch.setattr("pipelines.invert.generator_facts", lambda uri: facts)
+    monkeypatch.setattr("pipelines.store_identity.generator_facts", lambda uri: facts)
     broken = replace(setting, generator=str(tmp_path / "missing.safetensors"))
     with pytest.raises(CheckpointError, match="missing.safetensors") as caught:
         run(broken, tmp_path, engine)
