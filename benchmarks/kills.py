@@ -234,8 +234,10 @@ def kill_one(
     The driver at a random moment of the run, the others, which come and go, at one of the first
     `EARLY_S` seconds after there is one.
     """
-    kind = rng.choice(sorted(tally.kills))
+    kind, latest = rng.choice(sorted(tally.kills)), time.monotonic() + 6 * todo_s
     while kind != "driver" and driver.poll() is None and not victims_of(driver.pid, kind):
+        if time.monotonic() > latest:  # it hangs, as `finish` will tell
+            return
         time.sleep(0.05)
     try:
         driver.wait(rng.uniform(0.05, 0.95) * (todo_s if kind == "driver" else EARLY_S))
