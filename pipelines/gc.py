@@ -22,6 +22,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from pipelines.evaluation_files import SO_FAR
 from pipelines.store_identity import identify_run
 from schemas.atomic import PARTIAL_SUFFIX, read_json
 from schemas.directions import FOREIGN_METHODS, DirectionSet
@@ -31,8 +32,6 @@ from schemas.spec import RunSpec, load_spec
 
 DAY_S = 86_400.0
 EVALUATION = ("evaluation.json", "evaluation.npz", "report.html", "report.json")
-#: What an evaluation had measured when its run was killed; the next run goes on with it.
-LOOSE_PARTIAL = "evaluation.partial.npz"
 
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(s|m|h|d|w)?")
 _SECONDS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": DAY_S, "w": 7 * DAY_S}
@@ -242,7 +241,7 @@ def _partials(root: Path, kept: set[str]) -> Iterator[Artefact]:
     for folder, names, files in os.walk(root, followlinks=False):
         here = Path(folder)
         for name in sorted([*names, *files]):
-            if name.endswith(PARTIAL_SUFFIX) or (here == root and name == LOOSE_PARTIAL):
+            if name.endswith(PARTIAL_SUFFIX) or (here == root and name == SO_FAR):
                 yield _artefact(root, here / name, "partial")
         names[:] = sorted(
             name
