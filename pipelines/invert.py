@@ -19,13 +19,7 @@ from numpy.typing import NDArray
 from pipelines.block_images import Batch, BlockImages, in_halves
 from pipelines.guard import Guard
 from pipelines.sources import Source
-from pipelines.store_identity import (
-    INVERT,
-    QUALITIES,
-    StoreIdentity,
-    encoder_uri_of,
-    identify,
-)
+from pipelines.store_identity import INVERT, QUALITIES, StoreIdentity
 from pipelines.work import (
     BlockWork,
     Engine,
@@ -75,12 +69,13 @@ def invert_inputs(max_pixels: int) -> dict[str, Any]:
     return {"version": VERSION, "max_pixels": max_pixels}
 
 
-def plan_invert(index: DatasetIndex, identity: StoreIdentity, max_pixels: int) -> InvertPlan:
+def plan_invert(index: DatasetIndex, identity: StoreIdentity) -> InvertPlan:
     """Which blocks of the store are missing; a store that does not exist yet misses them all."""
     probe = _Outline(identity, index.n_rows)
     rows = Rows(index, probe)
+    settings = {"max_pixels": identity.spec.max_pixels}
     fps = [
-        probe.block_fp(INVERT, block, rows.identity(block), VERSION, {"max_pixels": max_pixels})
+        probe.block_fp(INVERT, block, rows.identity(block), VERSION, settings)
         for block in range(probe.n_blocks)
     ]
     known = 0
@@ -282,22 +277,18 @@ class InvertResult:
 def invert(
     index: DatasetIndex,
     source: Source,
-    store_root: str | os.PathLike[str],
-    spec: InvertSpec,
+    identity: StoreIdentity,
     *,
-    name: str,
-    seed: int,
-    generator_uri: str,
-    encoder_uri: str | None = None,
     engine: Engine,
     progress: Progress | None = None,
     lock: StoreLock | None = None,
     blocks: Container[int] | None = None,
 ) -> InvertResult:
-    """Bring the store of these settings up to date with the index, making missing blocks only.
+    """Bring a store up to date with the index, making missing blocks only.
 
-    source : reads an image by its uri; picklable. store_root : folder of the run's stores.
-    name, seed : of the run; both are part of the store's identity.
+    source : reads an image by its uri; picklable.
+    identity : the store, with the settings and models of its codes; see
+        `pipelines.store_identity.identify`.
     engine : a `pipelines.ray_engine.RayEngine`; not started when nothing is missing.
     progress : called with (rows done, rows in all).
     lock : the store's, where the caller holds it already.
@@ -308,30 +299,21 @@ def invert(
     the store's own errors.
     """
     started = time.monotonic()
-    identity = identify(
-        store_root,
-        spec,
-        name=name,
-        seed=seed,
-        generator_uri=generator_uri,
-        encoder_uri=encoder_uri,
-    )
     held = StoreLock(identity.path) if lock is None else lock
     if lock is None:
         held.acquire()
     try:
         store = identity.create(index.n_rows)
         store.delete_partials()
-        plan = plan_invert(index, identity, spec.max_pixels)
-        encodes = spec.method != "optimise"
+        plan = plan_invert(index, identity)
         task = InvertTask(
             source,
             os.path.abspath(identity.path),
-            generator_uri,
+            identity.generator_uri,
             identity.facts.fingerprint,
-            encoder_uri_of(generator_uri, encoder_uri) if encodes else None,
-            spec,
-            seed,
+            identity.encoder_uri,
+            identity.spec,
+            identity.seed,
             engine.gpus_per_actor > 0,
         )
         todo = [work for work in plan.work if blocks is None or work.block in blocks]
@@ -342,7 +324,7 @@ def invert(
             held,
             n_blocks=plan.n_blocks,
             n_rows=plan.n_rows,
-            actors=spec.actors,
+            actors=identity.spec.actors,
             progress=progress,
         )
         if todo:

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from pipelines.evaluation_files import finished_fingerprint
 from pipelines.fits.measured import Measured, landmarks_of, measurements
 from schemas.atomic import read_json, write_json
 from schemas.directions import DirectionSet
@@ -219,7 +220,7 @@ def evaluation_inputs(
 
 def report_inputs(spec: RunSpec, index: DatasetIndex, out: Path) -> Inputs:
     """What the report is made of, beside run.json: times and counts there change with any stage."""
-    evaluation = read_json(out / "evaluation.json").get("fingerprint")
+    evaluation = finished_fingerprint(out)
     own = spec.report.model_dump(mode="json")
     return {"evaluation": evaluation, "index": rows_fp(index), "report": own}
 

@@ -19,6 +19,7 @@ from rich.text import Text
 from rich.tree import Tree
 
 from pipelines.annotate import annotate_inputs, plan_annotate, stages_of
+from pipelines.evaluation_files import finished_fingerprint
 from pipelines.index import update_index
 from pipelines.invert import InvertPlan, invert_inputs, plan_invert
 from pipelines.lineage import (
@@ -140,7 +141,7 @@ class _Plan:
     def _invert(self) -> Stage:
         spec = self.spec
         identity = identify_run(spec, self.out)
-        wanted = plan_invert(self.index, identity, spec.invert.max_pixels)
+        wanted = plan_invert(self.index, identity)
         if Path(identity.path, "zarr.json").exists():
             self.store = LatentStore.open(identity.path)
         rows = sum(len(work) for work in wanted.work)
@@ -296,9 +297,12 @@ class _Plan:
         except StoreError:
             return Stage("evaluate", STALE, causes=["there is no direction set"])
         now = self._expected(evaluation_inputs(self.spec, self.store, self.index, directions))
-        if found.get("fingerprint") == digest(now) and not changed:
+        finished = finished_fingerprint(self.out)
+        if finished == digest(now) and not changed:
             return Stage("evaluate", CURRENT)
         causes = [f"directions of {', '.join(changed)}"] if changed else []
+        if finished is None:
+            causes.append("its pictures are missing or of another evaluation")
         was = found.get("inputs")
         if was is not None:
             n_rows, block_rows = self.index.n_rows, self.store.block_rows

@@ -284,12 +284,7 @@ def _invert(state: Run, progress: Any) -> dict[str, Any]:
     result = invert(
         index,
         state.source,
-        state.out / "stores",
-        spec.invert,
-        name=spec.name,
-        seed=spec.seed,
-        generator_uri=spec.generator,
-        encoder_uri=spec.encoder,
+        identity,
         engine=state.ray,
         progress=progress,
         lock=state.lock,

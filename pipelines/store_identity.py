@@ -6,7 +6,7 @@ Nothing here needs torch or Ray, nor writes anything but a store's layout.
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -51,10 +51,16 @@ def encoder_uri_of(generator_uri: str, encoder_uri: str | None) -> str | None:
 
 @dataclass(frozen=True)
 class StoreIdentity:
-    """Everything that decides which store the codes belong to; see `identify`."""
+    """Everything that decides which store the codes belong to; see `identify`.
+
+    encoder_uri : None where the method needs no encoder.
+    """
 
     path: str
     name: str
+    spec: InvertSpec
+    generator_uri: str
+    encoder_uri: str | None
     facts: ModelFacts
     method: dict[str, Any]
     seed: int
@@ -111,7 +117,7 @@ def identify(
     Raises CheckpointError for unreadable models, UsageError when an encoder is needed and missing.
     """
     facts = generator_facts(generator_uri) if facts is None else facts
-    encoder_fp = None
+    uri, encoder_fp = None, None
     if spec.method != "optimise":
         from generators.encoder_files import read_encoder
 
@@ -128,9 +134,11 @@ def identify(
     )
     block_rows = spec.block_rows or block_rows_for(max(array.row_bytes for array in arrays))
     method = {**method_of(spec, encoder_fp), "crop": spec.crop}
-    identity = StoreIdentity("", name, facts, method, seed, block_rows, arrays)
+    identity = StoreIdentity(
+        "", name, spec, generator_uri, uri, facts, method, seed, block_rows, arrays
+    )
     path = LatentStore.path_for(store_root, name, identity.store_fp)
-    return StoreIdentity(path, name, facts, method, seed, block_rows, arrays)
+    return replace(identity, path=path)
 
 
 def identify_run(spec: RunSpec, folder: Path) -> StoreIdentity:

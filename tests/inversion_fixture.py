@@ -19,7 +19,9 @@ from generators.encoder import EncoderConfig, WPlusEncoder, save_encoder
 from generators.stylegan2 import StyleGAN2, StyleGAN2Config
 from generators.stylegan2_adapter import StyleGAN2Adapter
 from pipelines.sources import FolderSource
+from pipelines.store_identity import StoreIdentity, identify
 from schemas.index import DatasetIndex, NewRow
+from schemas.spec_models import InvertSpec
 
 RESOLUTION, W_DIM = 16, 8
 CONFIG = StyleGAN2Config(
@@ -41,6 +43,17 @@ class Setting:
     encoder: str
     source: FolderSource
     index: DatasetIndex
+
+    def identity(self, root: Path, seed: int = 0, **spec) -> StoreIdentity:
+        """The store under `root` that inverting with these settings fills."""
+        return identify(
+            root,
+            InvertSpec(**{"block_rows": 64, "batch_size": 16, **spec}),
+            name="tiny",
+            seed=seed,
+            generator_uri=self.generator,
+            encoder_uri=self.encoder,
+        )
 
     def file(self, row: int) -> Path:
         return Path(self.source.root) / self.index.uris[row]

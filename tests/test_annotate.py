@@ -21,7 +21,7 @@ from pipelines.invert import invert
 from pipelines.work import InProcess
 from schemas.errors import CheckpointError, StoreError, UntrustedError, UsageError
 from schemas.reasons import Reason
-from schemas.spec_models import AnnotateSpec, InvertSpec
+from schemas.spec_models import AnnotateSpec
 from schemas.store import LatentStore
 from transforms.annotate import annotate_batch
 from transforms.invert import render
@@ -214,12 +214,7 @@ def inverted(setting: Setting, root: Path, **spec) -> str:
     return invert(
         setting.index,
         setting.source,
-        root,
-        InvertSpec(**{"block_rows": 64, "batch_size": 16, **spec}),
-        name="tiny",
-        seed=0,
-        generator_uri=setting.generator,
-        encoder_uri=setting.encoder,
+        setting.identity(root, **spec),
         engine=InProcess(),
     ).store_path
 

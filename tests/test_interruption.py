@@ -25,7 +25,6 @@ from pipelines.invert import invert
 from pipelines.work import InProcess
 from schemas.errors import LockedError, RunInterruptedError
 from schemas.lock import StoreLock, run_lock
-from schemas.spec_models import InvertSpec
 from schemas.store import LatentStore
 
 ROOT = Path(__file__).parents[1]
@@ -134,8 +133,7 @@ def test_blocks_in_hand_are_finished_and_no_other_is_begun(tmp_path, asked):
 
     def run(root: Path, lock: StoreLock | None = None, progress=None):
         return invert(
-            setting.index, setting.source, root, InvertSpec(block_rows=64, batch_size=16),
-            name="tiny", seed=0, generator_uri=setting.generator, encoder_uri=setting.encoder,
+            setting.index, setting.source, setting.identity(root),
             engine=InProcess(), lock=lock, progress=progress,
         )  # fmt: skip
 

@@ -17,12 +17,10 @@ from generators.encoder_files import read_encoder
 from pipelines.block_images import in_halves
 from pipelines.guard import Guard
 from pipelines.invert import invert, plan_invert
-from pipelines.store_identity import identify
 from pipelines.work import InProcess
 from schemas.errors import CheckpointError, LockedError, UsageError
 from schemas.lock import StoreLock
 from schemas.reasons import Reason, Status
-from schemas.spec_models import InvertSpec
 from schemas.store import LatentStore
 from transforms.invert import (
     Inversion,
@@ -206,16 +204,10 @@ def setting(tmp_path_factory) -> Setting:
 
 
 def run(setting: Setting, root: Path, index=None, engine=None, seed=0, progress=None, **spec):
-    spec = InvertSpec(**{"block_rows": 64, "batch_size": 16, **spec})
     return invert(
         setting.index if index is None else index,
         setting.source,
-        root,
-        spec,
-        name="tiny",
-        seed=seed,
-        generator_uri=setting.generator,
-        encoder_uri=setting.encoder,
+        setting.identity(root, seed, **spec),
         engine=engine or InProcess(),
         progress=progress,
     )
@@ -353,14 +345,7 @@ def test_codes_that_are_not_finite_are_quarantined(setting, tmp_path, monkeypatc
 
 def test_identity_holds_what_changes_the_codes_and_nothing_else(setting, tmp_path):
     def fp(seed=0, **values):
-        return identify(
-            tmp_path,
-            InvertSpec(**{"block_rows": 64, **values}),
-            name="tiny",
-            seed=seed,
-            generator_uri=setting.generator,
-            encoder_uri=setting.encoder,
-        ).store_fp
+        return setting.identity(tmp_path, seed, **values).store_fp
 
     base = fp()
     assert fp(batch_size=3, threads=2, actors=4, max_pixels=9, steps=7, learning_rate=1) == base
@@ -370,16 +355,7 @@ def test_identity_holds_what_changes_the_codes_and_nothing_else(setting, tmp_pat
 
 
 def test_plan_of_a_store_that_does_not_exist_writes_nothing(setting, tmp_path):
-    spec = InvertSpec(block_rows=64)
-    identity = identify(
-        tmp_path / "none",
-        spec,
-        name="tiny",
-        seed=0,
-        generator_uri=setting.generator,
-        encoder_uri=setting.encoder,
-    )
-    plan = plan_invert(setting.index, identity, spec.max_pixels)
+    plan = plan_invert(setting.index, setting.identity(tmp_path / "none"))
     assert (plan.n_blocks, len(plan.work), sum(map(len, plan.work))) == (3, 3, 150)
     assert not (tmp_path / "none").exists()
 

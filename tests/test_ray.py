@@ -23,7 +23,7 @@ from pipelines.store_identity import generator_facts
 from pipelines.work import BlockActor, InProcess
 from schemas.errors import CheckpointError, LatentflowError, UsageError
 from schemas.lock import StoreLock
-from schemas.spec_models import AnnotateSpec, InvertSpec
+from schemas.spec_models import AnnotateSpec
 
 # Ray's own code warns about itself and leaves sockets to the garbage collector.
 pytestmark = [
@@ -50,16 +50,11 @@ def engine():
 
 
 def run(setting: Setting, root: Path, engine, progress=None, **spec):
-    given = {"block_rows": 64, "batch_size": 16, "method": "hybrid", "steps": 6, **spec}
+    given = {"method": "hybrid", "steps": 6, **spec}
     return invert(
         setting.index,
         setting.source,
-        root,
-        InvertSpec(**given),
-        name="tiny",
-        seed=0,
-        generator_uri=setting.generator,
-        encoder_uri=setting.encoder,
+        setting.identity(root, **given),
         engine=engine,
         progress=progress,
     )

@@ -11,8 +11,9 @@ import pytest
 import torch
 
 from generators.annotators import load_annotator
+from generators.facerig import random_faces
 from pipelines.training.annotators import Annotators, onnx_model, sidecar
-from pipelines.training.data import PART, rendered
+from pipelines.training.data import PART, RAISE, expressive, rendered
 from pipelines.training.gan import Trainer
 from pipelines.training.losses import (
     detail_loss,
@@ -135,3 +136,39 @@ def test_rendered_parts_are_kept_and_are_functions_of_the_seed(tmp_path, monkeyp
     assert np.array_equal(one["images"], again["images"])
     assert max(p.stat().st_mtime_ns for p in tmp_path.rglob("*.npy")) == stamp
     assert PART == 2000
+
+
+def pairs(folder: Path, monkeypatch) -> tuple[dict, dict]:
+    monkeypatch.setattr("pipelines.training.data.PART", 12)
+    return tuple(rendered(folder, 9, 12, processes=1, alter=a) for a in (None, expressive))
+
+
+def test_pairs_differ_in_one_expression_and_nothing_else(tmp_path, monkeypatch):
+    data, raised = pairs(tmp_path, monkeypatch)
+    more = raised["attributes"] - data["attributes"]
+    assert ((more == RAISE).sum(axis=1) == 1).all() and ((more == 0).sum(axis=1) == 9).all()
+    assert raised["attributes"].max() <= 1
+    assert np.array_equal(raised["pose"], data["pose"])
+    still = (raised["images"] == data["images"]).all(axis=3).mean(axis=(1, 2))
+    assert (still < 1).all() and (still > 0.5).all()  # the face alone changes
+    faces = random_faces(5, 9, first=4)
+    assert np.array_equal(expressive(faces, 9).values[2], expressive(faces[2], 9).values[0])
+
+
+def test_a_step_on_pairs_can_be_repeated_and_trains_the_moves(net, tmp_path, monkeypatch):
+    data, raised = pairs(tmp_path, monkeypatch)
+    first = Trainer(10, 1, seed=5)
+    first.measure_moves(data, raised, pairs=12)
+    apart = first.encode_all(raised["images"]) - first.encode_all(data["images"])
+    which = np.argmax(raised["attributes"] - data["attributes"], axis=1)
+    moves = first.moves.weight.detach().clone()
+    torch.testing.assert_close(
+        moves[which[0]], apart[which == which[0]].flatten(1).double().mean(0).float()
+    )
+    first.advance_pairs(data, raised, 1.0, net)
+    first.save(tmp_path / "state.pt")
+    assert not torch.equal(first.moves.weight[which[0]], moves[which[0]])
+    losses = first.advance_pairs(data, raised, 1.0, net)
+    second = Trainer(10, 1, seed=5)
+    second.load(tmp_path / "state.pt")
+    assert second.advance_pairs(data, raised, 1.0, net) == losses

@@ -34,9 +34,9 @@ def palette(f: SimpleNamespace) -> None:
 
 
 FACIAL_COLOUR = (
+    ("fear", 0.00, -0.10, 0.80, 0.80, (0.60, 0.95, 1.30)),  # pale all over, below the others
     ("anger", 0.00, 0.22, 0.30, 0.22, (1.08, 0.48, 0.42)),  # flushed forehead
     ("disgust", 0.24, -0.24, 0.14, 0.17, (0.72, 0.90, 0.46)),  # green beside the nose
-    ("fear", 0.20, -0.60, 0.22, 0.22, (1.30, 1.42, 1.60)),  # pale about the mouth
     ("happiness", 0.45, -0.20, 0.16, 0.15, (1.06, 0.50, 0.48)),  # rosy cheeks
     ("sadness", 0.34, 0.08, 0.17, 0.15, (0.60, 0.42, 0.62)),  # reddened, shaded eyes
 )

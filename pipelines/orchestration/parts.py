@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipelines.annotate import StageModel, stages_of
+from pipelines.evaluation_files import finished_fingerprint
 from pipelines.lineage import READS_ANNOTATIONS, requested, rows_fp
 from pipelines.plan import CURRENT, plan_stages
 from pipelines.store_identity import INVERT, StoreIdentity, identify_run
@@ -145,8 +146,8 @@ class _Folder:
                 found[f"analyse/{name}"] = directions.model_facts(name).get("fingerprint")
         if directions is None and not requested(self.spec):
             found["evaluate"] = _no_directions(self.identity)
-        elif (self.out / "evaluation.npz").exists():
-            found["evaluate"] = read_json(self.out / "evaluation.json").get("fingerprint")
+        else:
+            found["evaluate"] = finished_fingerprint(self.out)
         if (self.out / "report.html").exists():
             made_of = read_json(self.out / "report.json").get("inputs")
             found["report"] = None if made_of is None else digest(made_of)

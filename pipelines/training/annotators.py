@@ -23,7 +23,7 @@ from sklearn.metrics import roc_auc_score
 from torch import Tensor, nn
 
 from generators.facerig import ATTRIBUTES, EXPRESSIONS
-from pipelines.training.data import TRAIN_SEED, VALIDATION_SEED, as_input, rendered
+from pipelines.training.data import TRAIN_SEED, VALIDATION_SEED, as_input, expressive, rendered
 
 log = logging.getLogger(__name__)
 
@@ -266,12 +266,13 @@ def train(
     seed: int,
     threads: int,
 ) -> dict:
-    """Train from the features, half on what `redraw` makes of pictures.
+    """Train from the features, on all pairs' pictures, half as `redraw` makes them.
 
     Writes `work`/<head>.{onnx,json} and returns the held-out measures.
     """
     torch.set_num_threads(threads)
-    data = rendered(work / "data", TRAIN_SEED, images)
+    parts = [rendered(work / "data", TRAIN_SEED, images, alter=a) for a in (None, expressive)]
+    data = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
     net = load_features(work)
     fit(net, data, steps, 1e-3, seed, redraw)
     held_out = rendered(work / "data", VALIDATION_SEED, 2000)

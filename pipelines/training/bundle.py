@@ -89,14 +89,18 @@ Training is **adversarial and reconstruction jointly**, then by stages (`make mo
    against an image discriminator (non-saturating loss, lazy R1). Seed 7.
 2. {stages}:
    errors weighted on eyes, brows, nose and mouth; a linear layer must read landmarks and
-   attributes from the codes (the rig's truth guides the encoder); the last two stages add the
-   differences that the annotators' convolutional trunk sees (perceptual loss). Seed 19.
+   attributes from the codes (the rig's truth guides the encoder); from "expressions" on also the
+   differences that the annotators' convolutional trunk sees (perceptual loss); in "pairs" every
+   picture has a second one that shows one expression more strongly, and the codes of the second
+   must be the first's plus one move that all faces share, so that expressions add up. Seed 19.
 3. mapping: fitted so that mapping(z) has the distribution of the encoder's w (energy distance
    {fitted["distance"]:.4f}, seed 13).
 
 The rig's expressions were made stronger, and blends of two were added, before "expressions"; faces
-got their expressions' colours and yaw up to 50 degrees before "longer". Earlier stages saw the rig
-as it was. Exponential moving averages of the weights are kept.
+got their expressions' colours and yaw up to 50 degrees before "longer"; fear, pale about the mouth
+until then, turned it blue before "recoloured", the nose before "recoloured_again", and the whole
+face pale before "final". Earlier stages saw the rig as it was. Exponential moving averages of the
+weights are kept.
 
 | reconstruction of persons not seen | median | 5 % quantile |
 |---|---|---|
@@ -116,9 +120,9 @@ Samples from z are less varied than the training set. Last training losses: {jso
 {made.replace(f"{trainer.step} steps of {BATCH} images", f"{measured['steps']} steps of 32 images")}
 
 One convolutional trunk with three heads, exported as three ONNX files (opset 17), each with a JSON
-description of its input and outputs. Trained on pictures first, then with half of each batch drawn
-through encoder and generator, so that renders are measured as well as pictures. Seed
-{measured["seed"]}.
+description of its input and outputs. Trained on pictures first, then on those and as many with one
+expression more, half of each batch drawn through encoder and generator, so that renders are
+measured as well as pictures. Seed {measured["seed"]}.
 
 - `attributes.onnx`: probabilities of six expressions (twice the estimated intensity, at most 1: an
   expression counts as shown from half its full intensity on), glasses, beard, long hair,

@@ -24,10 +24,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from generators.encoder import EncoderConfig, WPlusEncoder
-from generators.facerig import ATTRIBUTES
+from generators.facerig import ATTRIBUTES, EXPRESSIONS
 from generators.stylegan2 import StyleGAN2, StyleGAN2Config
 from pipelines.training.annotators import Annotators, load_features
-from pipelines.training.data import TRAIN_SEED, VALIDATION_SEED, as_input, rendered
+from pipelines.training.data import TRAIN_SEED, VALIDATION_SEED, as_input, expressive, rendered
 from pipelines.training.losses import (
     code_loss,
     detail_loss,
@@ -52,6 +52,11 @@ CONFIG = StyleGAN2Config(
 BATCH = 16
 EMA = 0.998
 STRUCTURE_FROM, STRUCTURE_FULL_FROM, GUIDE_FROM = 2000, 6000, 13_500
+
+
+def raised_expression(before: np.ndarray, after: np.ndarray) -> Tensor:
+    """Which expression is stronger in `after`, int64 (n,); both are attributes (n, 10)."""
+    return torch.from_numpy((after - before)[:, : len(EXPRESSIONS)].argmax(axis=1))
 
 
 class ImageDiscriminator(nn.Module):
@@ -107,13 +112,15 @@ class Trainer:
         torch.manual_seed(seed)
         self.guide = nn.Linear(CONFIG.num_ws * CONFIG.w_dim, 136 + len(ATTRIBUTES))
         self.opt_guide = torch.optim.Adam(self.guide.parameters(), lr=1e-3, betas=(0.9, 0.99))
+        self.moves = nn.Embedding(len(EXPRESSIONS), CONFIG.num_ws * CONFIG.w_dim)
+        self.opt_moves = torch.optim.Adam(self.moves.parameters(), lr=1e-3, betas=(0.9, 0.99))
         self.step = 0
         self.rng = np.random.default_rng(seed)
         self.seed = seed
 
     PARTS = (
-        "g", "e", "g_ema", "e_ema", "d", "dw", "guide",
-        "opt", "opt_map", "opt_d", "opt_dw", "opt_guide",
+        "g", "e", "g_ema", "e_ema", "d", "dw", "guide", "moves",
+        "opt", "opt_map", "opt_d", "opt_dw", "opt_guide", "opt_moves",
     )  # fmt: skip
 
     def save(self, path: Path) -> None:
@@ -224,11 +231,12 @@ class Trainer:
 
     def finish(self, loss: Tensor) -> None:
         """One optimiser step of everything that the loss reaches."""
-        for opt in (self.opt, self.opt_guide):
+        optimisers = (self.opt, self.opt_guide, self.opt_moves)
+        for opt in optimisers:
             opt.zero_grad(set_to_none=True)
         loss.backward()
-        self.opt.step()
-        self.opt_guide.step()
+        for opt in optimisers:
+            opt.step()
         self._average()
         self.step += 1
 
@@ -287,6 +295,50 @@ class Trainer:
         return {"detail": float(detail.detach())}
 
     @torch.no_grad()
+    def measure_moves(
+        self, data: dict[str, np.ndarray], raised: dict[str, np.ndarray], pairs: int
+    ) -> None:
+        """Begin `moves` as the mean differences of the codes of the first `pairs` pairs."""
+        apart = self.encode_all(raised["images"][:pairs]) - self.encode_all(data["images"][:pairs])
+        which = raised_expression(data["attributes"][:pairs], raised["attributes"][:pairs])
+        for k in range(len(EXPRESSIONS)):
+            self.moves.weight[k] = apart[which == k].flatten(1).mean(dim=0)
+
+    def advance_pairs(
+        self,
+        data: dict[str, np.ndarray],
+        raised: dict[str, np.ndarray],
+        scale: float,
+        features: Annotators,
+    ) -> dict[str, float]:
+        """Both networks, on pairs of pictures that differ in one expression's intensity.
+
+        Adding an expression shall be one move of the codes, whoever shows it and whatever else is
+        shown: from the first picture's codes, moved, the generator must draw the second, and the
+        second's codes must lie there.
+        """
+        self.rates(scale)
+        rows = self.draw(len(data["images"]), BATCH // 2)
+        both = {name: np.concatenate([data[name][rows], raised[name][rows]]) for name in data}
+        x = as_input(both["images"])
+        w, offsets = self.e(x)
+        codes = w[:, None] + offsets
+        first, second = codes.chunk(2)
+        which = raised_expression(*np.split(both["attributes"], 2))
+        moved = first + self.moves(which).view_as(first)
+        y = self.g.synthesis(torch.cat([codes, moved]))
+        x = torch.cat([x, x[len(rows) :]])
+        weight = feature_weight(torch.from_numpy(both["landmarks"]), x.shape[-1])
+        weight = torch.cat([weight, weight[len(rows) :]])
+        detail, seen = detail_loss(y, x, weight), feature_loss(features, y, x)
+        guide = self.guide_loss(codes, both, np.arange(len(codes)))
+        apart = (second - moved).square().mean() / (moved - first).square().mean()
+        loss = detail + 0.5 * structure_loss(y, x) + seen + guide + code_loss(w, offsets)
+        self.finish(loss + 0.2 * apart)
+        shown = {"detail": detail, "features": seen, "guide": guide, "apart": apart}
+        return {name: float(value.detach()) for name, value in shown.items()}
+
+    @torch.no_grad()
     def encode_all(self, images: np.ndarray) -> Tensor:
         """Codes of the averaged encoder, float32 (n, num_ws, w_dim)."""
         parts = []
@@ -327,6 +379,10 @@ STAGES = {
     "both": (4_500, 4_500),
     "expressions": (8_000, 8_000),
     "longer": (10_000, 10_000),
+    "recoloured": (4_000, 4_000),
+    "recoloured_again": (4_000, 4_000),
+    "final": (3_000, 3_000),
+    "pairs": (5_000, 5_000),
 }
 """What follows the joint training: steps, and over how many steps the rate would fall to zero."""
 
@@ -339,8 +395,8 @@ def train_stage(name: str, work: Path, images: int, threads: int, seed: int = 19
     from step `GUIDE_FROM` on with a linear layer that must read landmarks and attributes from the
     codes; "encoder" trains the encoder alone to tell these, three times as fast; "generator" the
     generator alone to draw from the fixed codes; "both" trains them together again; "expressions"
-    goes on with the differences that the annotators' network sees (perceptual loss), and "longer"
-    does the same for longer.
+    goes on with the differences that the annotators' network sees (perceptual loss), and the
+    stages behind it do the same for longer; "pairs" makes each expression one move of the codes.
     """
     torch.set_num_threads(threads)
     order = ["gan", *STAGES]
@@ -356,19 +412,26 @@ def train_stage(name: str, work: Path, images: int, threads: int, seed: int = 19
         trainer.e.load_state_dict(trainer.e_ema.state_dict())
     if path.exists():
         trainer.load(path)
+    raised = None
+    if name == "pairs":
+        raised = rendered(work / "data", TRAIN_SEED, images, alter=expressive)
+        if not path.exists():
+            trainer.measure_moves(data, raised, pairs=6000)
     features = None
-    if name in ("expressions", "longer"):
+    if order.index(name) >= order.index("expressions"):
         features = load_features(work).requires_grad_(False)
     started, begun = time.monotonic(), trainer.step
     while trainer.step < first + steps:
         t = (trainer.step - first) / decay
         scale = min(1.0, (trainer.step - first + 1) / 100) * (0.01 + 0.99 * (1 - t) ** 0.7)
-        if name in ("detail", "both", "expressions", "longer"):
-            shown = trainer.advance_detail(data, scale, features)
-        elif name == "encoder":
+        if name == "encoder":
             shown = trainer.advance_encoder(data, codes, scale)
-        else:
+        elif name == "generator":
             shown = trainer.advance_generator(data, codes, scale)
+        elif name == "pairs":
+            shown = trainer.advance_pairs(data, raised, scale, features)
+        else:
+            shown = trainer.advance_detail(data, scale, features)
         if (trainer.step - first) % 250 == 0 or trainer.step == first + steps:
             trainer.save(path)
             rate = (trainer.step - begun) / (time.monotonic() - started)
