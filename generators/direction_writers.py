@@ -64,11 +64,11 @@ def _anycost(directions: Many, mean: np.ndarray | None) -> bytes:
 def _centre(directions: Many, mean: np.ndarray | None, what: str) -> tuple[np.ndarray, np.ndarray]:
     """(components float32 (k, 1, dim), mean float32 (1, dim)) of directions of one space."""
     vectors = [_flat(d, what) for d in directions]
-    shapes = {v.shape for v in vectors}
-    if len({d.space for d in directions}) > 1 or shapes != {np.shape(mean)}:
+    shapes, own = {v.shape for v in vectors}, () if mean is None else mean.shape
+    if len({d.space for d in directions}) > 1 or shapes != {own}:
         raise DirectionMismatchError(
             f"directions have spaces {sorted({d.space for d in directions})!r} and shapes "
-            f"{sorted(shapes)!r}, the mean {np.shape(mean)!r}: format {what!r} needs one space and "
+            f"{sorted(shapes)!r}, the mean {own!r}: format {what!r} needs one space and "
             "the mean code of it"
         )
     return np.stack(vectors)[:, None].astype("<f4"), np.asarray(mean, "<f4")[None]

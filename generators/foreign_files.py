@@ -94,7 +94,9 @@ def _dtype(record: Any) -> np.dtype[Any]:
     if not isinstance(record, Inert) or record.function.path != "numpy.dtype" or not record.args:
         raise CheckpointError("an array has no proper element type")
     code = record.args[0]
-    order = record.state[1] if isinstance(record.state, tuple) and len(record.state) > 1 else "|"
+    order: Any = "|"
+    if isinstance(record.state, tuple) and len(record.state) > 1:
+        order = record.state[1]
     if not isinstance(code, str) or order not in ("<", ">", "|", "="):
         raise CheckpointError("an array has no proper element type")
     if code in ("O8", "O"):

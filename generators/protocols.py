@@ -6,29 +6,34 @@ tensors; this module itself imports torch for type checking only.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal, Protocol, Self, runtime_checkable
 
 if TYPE_CHECKING:
     import numpy as np
+    import torch
     from torch import Tensor
 
 
 @runtime_checkable
 class Generator(Protocol):
-    """A model that draws images from latent codes.
+    """A model that draws images from latent codes."""
 
-    fingerprint : 64 hex digits over architecture and tensors; equal for the same model whatever
-        file it came from.
-    architecture : canonical-JSON description.
-    resolution : width and height of the images in pixels.
-    spaces : name -> shape of one row's code, e.g. ``{"z": (512,), "w_plus": (18, 512)}``.
-    """
+    @property
+    def fingerprint(self) -> str:
+        """64 hex digits over architecture and tensors, the same whatever file the model is from."""
 
-    fingerprint: str
-    architecture: dict[str, Any]
-    resolution: int
-    spaces: dict[str, tuple[int, ...]]
+    @property
+    def architecture(self) -> Mapping[str, Any]:
+        """Canonical-JSON description."""
+
+    @property
+    def resolution(self) -> int:
+        """Width and height of the images in pixels."""
+
+    @property
+    def spaces(self) -> Mapping[str, tuple[int, ...]]:
+        """Name -> shape of one row's code, e.g. ``{"z": (512,), "w_plus": (18, 512)}``."""
 
     @property
     def w_avg(self) -> Tensor:
@@ -52,7 +57,7 @@ class Generator(Protocol):
         Differentiable with respect to the codes. A row's image does not depend on the other rows.
         """
 
-    def to(self, device: Any) -> Generator:
+    def to(self, device: torch.device | str) -> Self:
         """Move the model to a device; returns itself."""
 
 
@@ -60,8 +65,13 @@ class Generator(Protocol):
 class Encoder(Protocol):
     """A model that guesses codes of `space` from images."""
 
-    fingerprint: str
-    space: str
+    @property
+    def fingerprint(self) -> str:
+        """64 hex digits, the same for the same model."""
+
+    @property
+    def space(self) -> str:
+        """The space of the codes."""
 
     def encode(self, images: Tensor) -> Tensor:
         """Images float32 NCHW in [-1, 1] -> codes float32 (n, *shape of the space)."""
@@ -69,15 +79,23 @@ class Encoder(Protocol):
 
 @runtime_checkable
 class Annotator(Protocol):
-    """A model that describes images: scores, landmarks or pose.
+    """A model that describes images: scores, landmarks or pose."""
 
-    names : of the scores or points, in the order of the result's second axis.
-    """
+    @property
+    def fingerprint(self) -> str:
+        """64 hex digits, the same for the same model."""
 
-    fingerprint: str
-    name: str
-    kind: Literal["scores", "landmarks", "pose"]
-    names: Sequence[str]
+    @property
+    def name(self) -> str:
+        """What its annotations are called."""
+
+    @property
+    def kind(self) -> Literal["scores", "landmarks", "pose"]:
+        """What it measures."""
+
+    @property
+    def names(self) -> Sequence[str]:
+        """Of the scores or points, in the order of the result's second axis."""
 
     def annotate(self, images: np.ndarray) -> np.ndarray:
         """Images uint8 NHWC -> float32 (n, len(names)), for landmarks (n, len(names), 2)."""

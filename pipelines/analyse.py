@@ -25,7 +25,7 @@ from schemas.index import DatasetIndex
 from schemas.spec import RunSpec
 from schemas.store import LatentStore
 
-FITS: dict[str, Callable[[Inputs], Fitted]] = {
+FITS: dict[str, Callable[[Inputs, Any], Fitted]] = {
     "pca": fit_pca,
     "mean_difference": fit_mean_differences,
     "svm": fit_hyperplanes,
@@ -35,7 +35,8 @@ FITS: dict[str, Callable[[Inputs], Fitted]] = {
     "jacobian": fit_jacobian,
     "s_space": fit_s_space,
 }
-"""Every analysis by its section of the specification, in the order in which they run."""
+"""Every analysis by the section of the specification that it is given, in the order in which they
+run."""
 
 
 def space_of(spec: RunSpec) -> str:
@@ -92,10 +93,10 @@ def analyse(
             report[name] = {**found.held[name], "seconds": 0.0, "skipped": True}
             continue
         started = time.monotonic()
-        fitted = FITS[name](inputs)
+        fitted = FITS[name](inputs, getattr(spec.analyse, name))
         unmeasured = [d for d in fitted.directions if d.sd == 0]
-        measured = measure_sd(inputs, unmeasured) if unmeasured else []
-        sds = {d.name: float(sd) for d, sd in zip(unmeasured, measured, strict=True)}
+        measured: list[float] = measure_sd(inputs, unmeasured).tolist() if unmeasured else []
+        sds = {d.name: sd for d, sd in zip(unmeasured, measured, strict=True)}
         fingerprint = digest(found.stale[name])
         provenance = {"analysis": name, "fingerprint": fingerprint}
         fitted.directions = [

@@ -23,7 +23,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, BinaryIO
@@ -149,7 +149,8 @@ class RowTables:
             elif stage == INVERT and group in groups:
                 found.append(_Column(_list_field(f"{group}.{name}", stored), array))
             elif group in MEASURED and stored.ndim == 2:
-                labels = stored.attrs.get("names", range(stored.shape[1]))
+                attrs: Mapping[str, Any] = stored.attrs
+                labels = attrs.get("names", range(stored.shape[1]))
                 found += [
                     _Column(pa.field(f"{stage}.{label}", kind), array, k)
                     for k, label in enumerate(labels)

@@ -6,7 +6,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -17,7 +17,7 @@ from schemas.index import DatasetIndex
 from schemas.reasons import Status
 from schemas.spec import RunSpec, load_spec
 from schemas.store import LatentStore
-from transforms.blocks import sum_blocks
+from transforms.blocks import Arrays, sum_blocks
 from transforms.latent_maps import MapChoice, choose_map
 from transforms.moments import Moments
 from transforms.paired_blocks import PairedBlocks, image_part, pair_rows
@@ -160,6 +160,14 @@ def _generator(given: str | None, named: str, fingerprint: str) -> tuple[str | N
     return None, f"the run names a generator {found[:12]} now, the directions are of another"
 
 
+class MomentsRequest(PassRequest, Protocol):
+    """A request for `Moments`."""
+
+    def statistic(self, prepared: Arrays) -> Moments:
+        """`Moments` of the block."""
+        ...
+
+
 @dataclass(frozen=True, eq=False)
 class Pairs:
     """The images that both runs hold.
@@ -188,7 +196,7 @@ class Pairs:
         return np.flatnonzero(self.partner >= 0)
 
     def sum(
-        self, request: PassRequest, held_out: bool, layers: tuple[int, int] | None = None
+        self, request: MomentsRequest, held_out: bool, layers: tuple[int, int] | None = None
     ) -> Moments:
         """A statistic of the pairs, block by block: those held out, or the others."""
         source = PairedBlocks(
@@ -200,8 +208,7 @@ class Pairs:
         )
 
         def statistic(block: int) -> Moments:
-            found: Moments = request.statistic(request.prepare(source.read(block)[1]))
-            return found
+            return request.statistic(request.prepare(source.read(block)[1]))
 
         return sum_blocks(source.n_blocks, statistic)
 

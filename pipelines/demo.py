@@ -63,7 +63,8 @@ def summarise(out: Path) -> dict[str, Any]:
     """
     with RunFolder.open(out) as folder:
         run_facts, evaluation = folder.run, folder.evaluation
-        store, index = folder.store, folder.index
+        store = folder.needed("store", folder.store)
+        index = folder.needed("index", folder.index)
         arrays, facts = folder.model("nrsfm")
     directions = {d["name"]: d for d in evaluation["directions"]}
     expressions = {

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -66,16 +66,17 @@ def _sides(
     annotators = [load_annotator(a.model, a.name, trust=trust) for a in new.spec.annotate]
     models = [None if r.generator_uri is None else generators.load(r.generator_uri)
               for r in (old, new)]  # fmt: skip
+    drawing = [model for model in models if model is not None]
     rows = sample_rows(new.index, pairs.rows, new.spec, samples, stream=29)
     if len(rows) >= min(samples, 8):
         codes = [codes_of(old.store, old.space, pairs.partner[rows])]
         codes.append(codes_of(new.store, new.space, rows))
         source = "images of both runs"
-    elif None not in models:
+    elif len(drawing) == 2:
         seed, psi = new.spec.evaluate_seed, new.spec.evaluate.truncation_psi
         codes = [
             prior_codes(model, run.space, samples, seed, psi)
-            for model, run in zip(models, (old, new), strict=True)
+            for model, run in zip(drawing, (old, new), strict=True)
         ]
         source = "draws from both priors with the same seeds"
     else:
@@ -214,7 +215,7 @@ def print_diff(result: dict[str, Any], console: Console) -> None:
     )  # fmt: skip
 
 
-def row_of(entry: dict[str, Any]) -> list[str]:
+def row_of(entry: Mapping[str, Any]) -> list[str]:
     """Cells of a direction: name, measure, cosines, effects, share."""
     effects = entry.get("effects", {})
     degrees = entry.get("kind") == "pose"

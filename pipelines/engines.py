@@ -10,7 +10,7 @@ from schemas.spec import RunSpec
 from schemas.store import LatentStore
 from transforms.beam_engine import BeamEngine
 from transforms.blocks import BlockSource
-from transforms.passes import PassRequest, PassSolver, Seen, run_passes
+from transforms.passes import PassRequest, S, Seen, run_passes
 
 EMBEDDED = "FnApiRunner"
 
@@ -29,7 +29,7 @@ class LocalIterations:
         """One pass, in Beam."""
         return self.beam.sum(source, request)
 
-    def run(self, solver: PassSolver, source: BlockSource, seen: Seen | None = None) -> Any:
+    def run(self, solver: S, source: BlockSource, *, seen: Seen | None = None) -> S:
         """All passes of a solver, in this process."""
         return run_passes(solver, source, seen=seen)
 

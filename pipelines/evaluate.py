@@ -111,7 +111,7 @@ def describe_effect(
     """
     zero, top = int(np.argmin(np.abs(strengths))), int(np.argmax(strengths))
     change = {k: float((v[:, top] - v[:, zero]).mean()) for k, v in scores.items()}
-    target = direction.provenance.get("target")
+    target: str | None = direction.provenance.get("target")
     row: dict[str, Any] = {
         "name": direction.name,
         "method": direction.method,
@@ -127,13 +127,13 @@ def describe_effect(
     if others:
         worst = max(others, key=lambda k: others[k])
         row["largest_other"] = {"attribute": worst, "change": change[worst]}
-    if target in scores:
+    if target is not None and target in scores:
         rise = scores[target][:, top] - scores[target][:, zero] >= RISE
         possible = scores[target][:, zero] <= 1 - RISE
         row["rise_fraction"] = float(rise.mean())
         row["rise_fraction_of_possible"] = float(rise[possible].mean()) if possible.any() else None
         row["samples_that_could_rise"] = int(possible.sum())
-    if target in pose:
+    if target is not None and target in pose:
         row["spearman"] = {target: float(spearman(strengths, pose[target]).mean())}
     return row
 

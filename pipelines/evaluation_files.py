@@ -56,7 +56,7 @@ def known_effects(out: Path, inputs: Mapping[str, Any]) -> dict[str, Any]:
     inputs : of the evaluation to be made, see `pipelines.lineage.evaluation_inputs`.
     """
     known: dict[str, Any] = {}
-    fitted = {"directions": {}, "models": {}}
+    fitted: dict[str, Any] = {"directions": {}, "models": {}}
     for found, pictures in (_finished(out), _so_far(out)):
         was = found.get("inputs", {})
         if {**was, **fitted} != {**inputs, **fitted}:

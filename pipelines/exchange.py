@@ -22,7 +22,6 @@ from schemas.atomic import write_bytes
 from schemas.direction import FOREIGN_METHODS
 from schemas.errors import DirectionMismatchError, UsageError
 from transforms.blocks import sum_blocks
-from transforms.passes import PassRequest
 from transforms.requests import MomentsAlong, MomentsOfRows
 from transforms.sources import SelectBlocks, StoreBlocks
 
@@ -152,7 +151,7 @@ def import_directions(
     return [d.name for d in found]
 
 
-def _moments(run: FinishedRun, request: PassRequest) -> Moments:
+def _moments(run: FinishedRun, request: MomentsOfRows | MomentsAlong) -> Moments:
     """A statistic of all finished codes of the run, block by block in this process."""
     array = f"latents/{run.directions.space}"
     source = SelectBlocks(StoreBlocks(run.store.path, (array,), ("invert",)), {"x": array})

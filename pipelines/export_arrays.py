@@ -25,7 +25,7 @@ import json
 import math
 import os
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -85,7 +85,7 @@ def facts(rows: ExportRows) -> dict[str, Any]:
         for name, info in rows.index.factors.items()
         if info.kind == CATEGORICAL
     }
-    attrs = {array: rows.store.array(array).attrs for array in rows.arrays}
+    attrs: dict[str, Mapping[str, Any]] = {a: rows.store.array(a).attrs for a in rows.arrays}
     names = {array: [str(v) for v in a["names"]] for array, a in attrs.items() if "names" in a}
     return {**rows.facts(), "categories": categories, "names": names}
 
@@ -162,7 +162,8 @@ def write_interfacegan(rows: ExportRows, folder: Path) -> None:
     for array, stage in rows.arrays.items():
         if array.startswith("annotations/"):
             stored = rows.store.array(array)
-            labels = stored.attrs.get("names", range(stored.shape[1]))
+            attrs: Mapping[str, Any] = stored.attrs
+            labels = attrs.get("names", range(stored.shape[1]))
             scores = np.concatenate(list(rows.chunks(array)))
             for k, label in enumerate(labels):
                 name = f"{stage}.{quote(str(label), safe=' ')}_scores.npy"

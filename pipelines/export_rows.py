@@ -67,7 +67,8 @@ class ExportRows:
             )
         commits = {stage: store.committed(stage) for stage in stages}
         status = {stage: store.status(stage) for stage in stages}
-        taken, left_out = np.ones(store.n_rows, bool), {}
+        taken = np.ones(store.n_rows, bool)
+        left_out: dict[str, int] = {}
         if required:
             gone = ~index.active
             flags = [np.where(gone, np.uint8(Status.REMOVED), status[s]) for s in required]

@@ -35,21 +35,17 @@ class FinishedRun:
         """Open the run folder of a specification. Raises StoreError where a part is missing,
         DirectionMismatchError where directions and codes are of different generators."""
         with RunFolder.open(spec.output_path) as folder:
-            parts = {"index": folder.index, "store": folder.store, "directions": folder.directions}
-            for name, part in parts.items():
-                if part is None:
-                    raise StoreError(
-                        f"run {spec.name!r} has no {name}: {folder.absent.get(name, 'missing')}; "
-                        "run it first with 'latentflow run'"
-                    )
-            drawn_by = folder.store.attrs.get("generator_fp")
-            if drawn_by != folder.directions.generator_fp:
+            index = folder.needed("index", folder.index)
+            store = folder.needed("store", folder.store)
+            directions = folder.needed("directions", folder.directions)
+            drawn_by = store.attrs.get("generator_fp")
+            if drawn_by != directions.generator_fp:
                 raise DirectionMismatchError(
                     f"the directions of run {spec.name!r} were made for generator "
-                    f"{folder.directions.generator_fp!r}, its codes are of {drawn_by!r}; "
+                    f"{directions.generator_fp!r}, its codes are of {drawn_by!r}; "
                     f"{transfer_cure('NAME')}"
                 )
-            return cls(spec, folder.index, folder.store, folder.directions)
+            return cls(spec, index, store, directions)
 
     def codes(self, rows: Sequence[int]) -> np.ndarray:
         """Codes float32 (m, *row_shape) of the given rows, in the directions' space.
@@ -141,10 +137,5 @@ def export_run(
     if kind not in ROW_EXPORTS:
         return FinishedRun.of(spec).export(kind, out, names, overwrite)
     with RunFolder.open(spec.output_path) as folder:
-        if folder.index is None or folder.store is None:
-            lacking = "index" if folder.index is None else "store"
-            raise StoreError(
-                f"run {spec.name!r} has no {lacking}: {folder.absent.get(lacking, 'missing')}; "
-                "run it first with 'latentflow run'"
-            )
-        return export_rows(folder.store, folder.index, kind, out, overwrite)
+        index = folder.needed("index", folder.index)
+        return export_rows(folder.needed("store", folder.store), index, kind, out, overwrite)

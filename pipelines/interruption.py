@@ -13,12 +13,17 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from types import FrameType, TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import psutil
 
 from schemas.errors import RunInterruptedError
 from schemas.lock import StoreLock
+
+if TYPE_CHECKING:
+    from pipelines.fits.inputs import Engine
+    from transforms.blocks import BlockSource
+    from transforms.passes import PassRequest, S, Seen
 
 EXIT_CODE = RunInterruptedError.exit_code
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -84,18 +89,18 @@ class Interruption:
 class CheckedEngine:
     """An engine of analyses that asks before every pass whether the run may go on."""
 
-    engine: Any
+    engine: Engine
     check: Callable[[], None]
 
-    def sum(self, source: Any, request: Any) -> Any:
+    def sum(self, source: BlockSource, request: PassRequest) -> Any:
         """See `pipelines.fits.inputs.Engine`."""
         self.check()
         return self.engine.sum(source, request)
 
-    def run(self, solver: Any, source: Any, **options: Any) -> Any:
+    def run(self, solver: S, source: BlockSource, *, seen: Seen | None = None) -> S:
         """See `pipelines.fits.inputs.Engine`."""
         self.check()
-        return self.engine.run(solver, source, **options)
+        return self.engine.run(solver, source, seen=seen)
 
 
 def _write(text: bytes) -> None:

@@ -26,10 +26,10 @@ def show_verification(found: Verification, console: Console) -> None:
     if found.stages:
         console.print(table)
     if found.directions:
-        counts = found.directions
+        held = found.directions
         console.print(
-            f"direction set: {counts['directions']} directions, {counts['models']} models, "
-            f"{counts['damaged']} damaged",
+            f"direction set: {held['directions']} directions, {held['models']} models, "
+            f"{held['damaged']} damaged",
             markup=False,
         )
     if found.index_rows is not None:

@@ -263,7 +263,7 @@ def _prepare_local(folder: Path) -> None:
         os.environ["PYTHONPATH"] = os.pathsep.join([str(_ROOT), *(p for p in paths if p)])
     if "ray" in sys.modules:  # imported before these settings were made
         from ray._private import ray_constants
-        from ray._raylet import Config
+        from ray._raylet import Config  # type: ignore[attr-defined]  # its stub leaves it out
 
         ray_constants.ENABLE_RAY_CLUSTER = False
         Config.initialize("")

@@ -12,6 +12,7 @@ import os
 import time
 from collections.abc import Callable, Container
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -38,7 +39,7 @@ from pipelines.lineage import (
 from pipelines.memory import PeakMemory
 from pipelines.progress import stage_progress
 from pipelines.sources import Source, open_source
-from pipelines.store_identity import identify_run
+from pipelines.store_identity import StoreIdentity, identify_run
 from schemas.atomic import read_json, write_json
 from schemas.directions import DirectionSet
 from schemas.errors import QuarantineExceededError, RunInterruptedError, UsageError
@@ -90,16 +91,33 @@ class Run:
     blocks: Container[int] | None = None
     stages: list[dict[str, Any]] = field(default_factory=list)
     facts: dict[str, Any] = field(default_factory=dict)
-    index: DatasetIndex | None = None
-    source: Source | None = None
-    store_path: str | None = None
-    generator_fp: str | None = None
     run_lock: StoreLock | None = None
     lock: StoreLock | None = None
     stop: Interruption = field(default_factory=Interruption)
     directions: DirectionSet | None = None
+    _index: DatasetIndex | None = None
+    _identity: StoreIdentity | None = None
     _store: LatentStore | None = None
     _ray: RayEngine | None = None
+
+    @cached_property
+    def source(self) -> Source:
+        """Of the images."""
+        return open_source(self.spec.dataset)
+
+    @property
+    def index(self) -> DatasetIndex:
+        """What the stage "index" has found. Raises RuntimeError before it has run."""
+        if self._index is None:
+            raise RuntimeError("the run has no index yet: run the stage 'index' first")
+        return self._index
+
+    @property
+    def identity(self) -> StoreIdentity:
+        """Of the store that the stage "invert" writes. Raises RuntimeError before it has begun."""
+        if self._identity is None:
+            raise RuntimeError("the run has no store yet: run the stage 'invert' first")
+        return self._identity
 
     @property
     def ray(self) -> RayEngine:
@@ -136,7 +154,7 @@ class Run:
     def store(self) -> LatentStore:
         """The latent store as the last stage that wrote it left it."""
         if self._store is None:
-            self._store = LatentStore.open(self.store_path or "")
+            self._store = LatentStore.open(self.identity.path)
         return self._store
 
     def written(self) -> None:
@@ -150,7 +168,7 @@ class Run:
     @property
     def directions_path(self) -> Path:
         """The direction set that belongs to the store."""
-        return self.out / "directions" / Path(self.store_path or "").name
+        return self.out / "directions" / Path(self.identity.path).name
 
 
 def run(
@@ -257,7 +275,7 @@ def _index(state: Run, progress: Any) -> dict[str, Any]:
             spec.dataset, path, max_pixels=spec.invert.max_pixels, cache=cache, progress=progress
         )
     write_json(state.out / "index_report.json", report.to_dict(limit=1000))
-    state.index, state.source = index, open_source(spec.dataset)
+    state._index = index
     found = report.to_dict(limit=0)
     join = report.factors
     if join is not None and (join.unmatched_rows or join.unmatched_table):
@@ -276,8 +294,7 @@ def _invert(state: Run, progress: Any) -> dict[str, Any]:
     from pipelines.invert import invert, invert_inputs
 
     spec, index = state.spec, state.index
-    identity = identify_run(spec, state.out)
-    state.store_path, state.generator_fp = identity.path, identity.facts.fingerprint
+    identity = state._identity = identify_run(spec, state.out)
     Path(identity.path).parent.mkdir(parents=True, exist_ok=True)
     state.lock = StoreLock(identity.path).acquire()
     state.stop.watch(state.lock)
@@ -312,7 +329,7 @@ def _annotate(state: Run, progress: Any) -> dict[str, Any]:
     result = annotate(
         state.index,
         state.source,
-        state.store_path,
+        state.identity.path,
         models,
         generator_uri=state.spec.generator,
         engine=state.ray,
@@ -373,7 +390,7 @@ def _analyse(state: Run, progress: Any) -> dict[str, Any]:
             spec,
             store,
             index,
-            state.generator_fp,
+            state.identity.facts.fingerprint,
             state.directions_path,
             CheckedEngine(analysis_engine(spec, store), state.check),
             progress,
@@ -434,9 +451,9 @@ _STAGE_FUNCTIONS: dict[str, Callable[[Run, Any], dict[str, Any]]] = {
 def _write_run(state: Run, started: datetime.datetime, peak: int, code: int) -> None:
     """``run.json``: what ran, for the report and for people. Relative paths, no secrets."""
     finished = datetime.datetime.now(datetime.UTC)
-    relative = {}
-    if state.store_path is not None:
-        relative["store"] = os.path.relpath(state.store_path, state.out)
+    identity, relative = state._identity, {}
+    if identity is not None:
+        relative["store"] = os.path.relpath(identity.path, state.out)
         relative["directions"] = os.path.relpath(state.directions_path, state.out)
     last = dict(relative)  # what 'latentflow gc' keeps although a later run failed before it
     if not relative or code not in (0, QUARANTINED):
@@ -449,7 +466,7 @@ def _write_run(state: Run, started: datetime.datetime, peak: int, code: int) -> 
             "index": "index.parquet",
             **relative,
             "last_finished": last,
-            "generator_fp": state.generator_fp,
+            "generator_fp": None if identity is None else identity.facts.fingerprint,
             "stages": state.stages,
             "counts": state.facts.get("counts", {}),
             "versions": {name: importlib.metadata.version(name) for name in SHOWN_VERSIONS},

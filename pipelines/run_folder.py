@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import numpy as np
 
@@ -17,6 +17,8 @@ from schemas.errors import InputError, LatentflowError, StoreError
 from schemas.index import DatasetIndex
 from schemas.reasons import Reason, Status, describe
 from schemas.store import LatentStore
+
+T = TypeVar("T")
 
 #: Names shown for one reason in the list of rows left out.
 MAX_EXAMPLES = 6
@@ -104,6 +106,15 @@ class RunFolder:
         return None
 
     # ---- parts ------------------------------------------------------------------------------
+
+    def needed(self, name: str, part: T | None) -> T:
+        """The part of this name. Raises StoreError where it is absent."""
+        if part is None:
+            raise StoreError(
+                f"run {self.run.get('name')!r} has no {name}: {self.absent.get(name, 'missing')}; "
+                "run it first with 'latentflow run'"
+            )
+        return part
 
     def pictures(self, name: str) -> np.ndarray | None:
         """An array of evaluation.npz, uint8 (..., R, R, 3); None when there is none such."""

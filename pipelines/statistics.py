@@ -178,7 +178,7 @@ class SavedStatistics:
             self.names.add(names[0])
             self.passes_saved += 1
             wanted -= 1
-            solver = solver.step(total)  # type: ignore[arg-type]
+            solver = solver.step(total)
         made = 0
 
         def seen(request: PassRequest, total: Accumulator) -> None:

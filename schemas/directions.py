@@ -188,12 +188,13 @@ class DirectionSet:
             folder = zarr.open_group(target(path), mode="r", zarr_format=3).get("directions")
         except (ValueError, FileNotFoundError):
             return []
+        if not isinstance(folder, zarr.Group):
+            return []
         found = []
-        for name in sorted(folder.array_keys()) if isinstance(folder, zarr.Group) else []:
+        for name, array in sorted(folder.arrays()):
             try:
-                array = folder[name]
                 facts = cast("dict[str, Any]", dict(array.attrs))
-                if facts.get("method") in FOREIGN_METHODS and isinstance(array, zarr.Array):
+                if facts.get("method") in FOREIGN_METHODS:
                     found.append(Direction(name=name, vector=np.asarray(array[...]), **facts))
             except (TypeError, ValueError, RuntimeError, DataError):
                 continue  # the one that was being written

@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import zarr
@@ -125,16 +124,13 @@ def _shard(store: LatentStore, name: str, block: int, found: BlockCheck) -> np.n
     if data is None:
         return None
     found.bytes_read += len(data)
-    memory: dict[str, Any] = {}
-    described = sync(source.get(store._key(f"{name}/zarr.json"), prototype))
-    facts = json.loads(described.to_bytes())  # opened before, so it is there and valid
-    shape = facts["chunk_grid"]["configuration"]["chunk_shape"]
-    facts["shape"] = shape
-    memory["zarr.json"] = prototype.buffer.from_bytes(json.dumps(facts).encode())
-    memory[chunk_key(0, len(shape))] = data
+    array = store.array(name)
+    shape = array.shards or array.chunks
+    facts = json.dumps({**array.metadata.to_dict(), "shape": shape}).encode()
+    memory = {"zarr.json": prototype.buffer.from_bytes(facts), chunk_key(0, len(shape)): data}
     try:
-        array = zarr.open_array(zarr.storage.MemoryStore(memory), mode="r")
-        return np.asarray(array[...])
+        alone = zarr.open_array(zarr.storage.MemoryStore(memory), mode="r")
+        return np.asarray(alone[...])
     except Exception as e:  # whatever zarr and its codecs raise for bytes that are not theirs
         text = str(e).splitlines()[0] if str(e) else type(e).__name__
         raise _Damaged(f"{key!r} cannot be read: {text}") from e

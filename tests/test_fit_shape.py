@@ -46,15 +46,13 @@ def store(tmp_path_factory):
 
 
 def inputs_of(store, **settings):
-    spec = SimpleNamespace(
-        analyse=SimpleNamespace(nrsfm=NrsfmSpec(landmarks="lm", n_shapes=1, **settings)),
-        annotate=[SimpleNamespace(name="lm", render=True)],
-    )
-    return Inputs(store, None, spec, SimpleNamespace(run=run_passes), "w_plus", (3, 4))
+    spec = SimpleNamespace(annotate=[SimpleNamespace(name="lm", render=True)])
+    inputs = Inputs(store, None, spec, SimpleNamespace(run=run_passes), "w_plus", (3, 4))
+    return inputs, NrsfmSpec(landmarks="lm", n_shapes=1, **settings)
 
 
 def test_rows_get_parameters_and_the_regressor_directions(store):
-    out = fit_nrsfm(inputs_of(store, regressor=0.01))
+    out = fit_nrsfm(*inputs_of(store, regressor=0.01))
     assert out.arrays["rows"].tolist() == [i for i in range(40) if i != 3]
     assert out.arrays["parameters"].shape == (39, 9)
     assert np.isfinite(out.arrays["parameters"]).all()  # row 5 lacks a point only
@@ -74,7 +72,7 @@ def test_rows_get_parameters_and_the_regressor_directions(store):
     [{"temporal": True}, {"temporal": True, "zoom": True}, {"robust": True}, {"refine": True}],
 )
 def test_other_ways_to_fit(store, settings):
-    out = fit_nrsfm(inputs_of(store, **settings))
+    out = fit_nrsfm(*inputs_of(store, **settings))
     assert out.arrays["parameters"].shape == (39, 9) and not out.directions
     assert ("loadings" in out.arrays) == ("temporal" in settings)
     assert out.facts["flags"]["robust"] == ("robust" in settings)

@@ -3,8 +3,7 @@
 import numpy as np
 import pytest
 
-from pipelines.fits.differences import fit_mean_differences
-from pipelines.fits.hyperplanes import fit_hyperplanes as fit_svm
+from pipelines.analyse import FITS
 from pipelines.fits.inputs import Inputs, hold_out
 from schemas.index import DatasetIndex, NewRow, continuous_column, encode_categories
 from schemas.spec import parse_spec
@@ -74,9 +73,13 @@ def inputs(made, analyse, held=True):
     return Inputs(store, index, spec, InProcess(), "w_plus", (3, 4), held_out)
 
 
+def fit(name, given):
+    return FITS[name](given, getattr(given.spec.analyse, name))
+
+
 def test_hyperplanes_take_the_best_c_of_a_path(made):
     _, _, codes, scores, _, _ = made
-    fitted = fit_svm(inputs(made, "  svm: {path: [1.0, 0.001], folds: 3, balanced: true}\n"))
+    fitted = fit("svm", inputs(made, "  svm: {path: [1.0, 0.001], folds: 3, balanced: true}\n"))
     assert [d.name for d in fitted.directions] == ["svm.glasses", "svm.beard"]
     assert "0 positive" in fitted.facts["skipped"]["none"]
     auc = fitted.arrays["path_auc"]
@@ -97,14 +100,14 @@ def test_hyperplanes_take_the_best_c_of_a_path(made):
 def test_without_folds_the_held_out_rows_are_measured_once(made):
     _, _, codes, scores, _, _ = made
     given = inputs(made, "  svm: {attributes: glasses, c: 0.1}\n")
-    fitted = fit_svm(given)
+    fitted = fit("svm", given)
     held, y = given.held_out, np.where(scores[:, 0] > 0.5, 1, -1)
     alone = fit_hyperplanes(codes[~held], y[~held], 0.1)
     right = np.sign(alone.decision_function(codes[held])[:, 0]) == y[held]
     (entry,) = fitted.facts["held_out"]
     assert entry["accuracy"] == pytest.approx(right.mean()) and entry["rows"] == held.sum()
     assert "folds" not in entry
-    none = fit_svm(inputs(made, "  svm: {attributes: glasses, c: 0.1}\n", held=False))
+    none = fit("svm", inputs(made, "  svm: {attributes: glasses, c: 0.1}\n", held=False))
     assert none.facts["held_out"] == []
     np.testing.assert_allclose(none.arrays["coef"], fitted.arrays["coef"], rtol=1e-3, atol=1e-5)
 
@@ -112,7 +115,7 @@ def test_without_folds_the_held_out_rows_are_measured_once(made):
 def test_paired_differences_are_means_of_each_person_s(made):
     _, _, codes, _, person, expression = made
     section = "  mean_difference: {baseline: {expression: neutral}, pair_by: person}\n"
-    fitted = fit_mean_differences(inputs(made, section))
+    fitted = fit("mean_difference", inputs(made, section))
     found = {d.name: d for d in fitted.directions}
     each = []
     for p in range(12):
@@ -127,7 +130,7 @@ def test_paired_differences_are_means_of_each_person_s(made):
 
 def test_continuous_factors_have_regression_directions(made):
     _, index, codes, _, _, _ = made
-    fitted = fit_mean_differences(inputs(made, "  mean_difference: {ridge: 0.1}\n"))
+    fitted = fit("mean_difference", inputs(made, "  mean_difference: {ridge: 0.1}\n"))
     (direction,) = [d for d in fitted.directions if d.name == "linear.age"]
     expected = fit_regressions(codes, index.continuous("age"), ridge=0.1)
     slope = expected.slopes[0] / np.linalg.norm(expected.slopes[0])
@@ -135,7 +138,7 @@ def test_continuous_factors_have_regression_directions(made):
     assert direction.quality["rows"] == N - len(range(0, N, 9))
     kept = np.append(expected.coefficients[0], expected.intercepts[0])
     np.testing.assert_allclose(fitted.arrays["ridge-age"], kept, rtol=1e-9)
-    only = fit_mean_differences(inputs(made, "  mean_difference: {factors: [expression]}\n"))
+    only = fit("mean_difference", inputs(made, "  mean_difference: {factors: [expression]}\n"))
     assert "linear.age" not in {d.name for d in only.directions}
 
 

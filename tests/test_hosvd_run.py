@@ -10,7 +10,6 @@ from tensors import planted
 
 from pipelines.fits import tensor as module
 from pipelines.fits.inputs import Inputs
-from pipelines.fits.tensor import fit_hosvd
 from schemas.errors import DataError
 from schemas.index import DatasetIndex, NewRow, encode_categories
 from schemas.reasons import Status
@@ -77,6 +76,10 @@ def inputs(tmp_path_factory, tensor):
     return make
 
 
+def fit(made):
+    return module.fit_hosvd(made, made.spec.analyse.hosvd)
+
+
 def sorted_tensor(tensor, made, modes=NAMES):
     """The tensor with levels in the order of the index' codes."""
     axes = []
@@ -99,7 +102,7 @@ def test_five_modes_with_pairs_and_intensity(inputs, tensor, engine):
         pairs={"side": [["side0", "side1"]]},
         intensity={"mood": "strength"},
     )
-    found = fit_hosvd(made)
+    found = fit(made)
     peer = hosvd(sorted_tensor(tensor, made))
     np.testing.assert_allclose(found.arrays["core"], peer.core, atol=1e-5)
     by_name = {d.name: d for d in found.directions}
@@ -118,7 +121,7 @@ def test_five_modes_with_pairs_and_intensity(inputs, tensor, engine):
 
 def test_composite_modes_have_an_origin(inputs, tensor):
     made = inputs(ALL, modes=["who", ["mood", "strength"], "side"], energy=1)
-    found = fit_hosvd(made)
+    found = fit(made)
     assert found.arrays["apathy1"].shape == (16,)
     assert found.facts["shape"] == [6, 6, 2]
     assert found.arrays["subspace1"].shape == (6, 3)
@@ -129,7 +132,7 @@ def test_holes_and_repeats_are_completed_in_slabs(inputs, tensor, stacked):
     cells = np.concatenate([np.delete(ALL, [3, 17, 40, 41, 66]), [5, 5, 9]])
     section = {"modes": list(NAMES), "missing": "complete", "energy": 0.9, "stacked": stacked}
     made = inputs(cells, **section)
-    found = fit_hosvd(made)
+    found = fit(made)
     assert found.facts["missing_cells"] == 5 and found.facts["repeated_cells"] == 2
     assert found.facts["completion"]["converged"]
     holes = tensor[0].astype(np.float64).reshape(16, -1)
@@ -149,7 +152,7 @@ def test_holes_and_repeats_are_completed_in_slabs(inputs, tensor, stacked):
     if not stacked:
         counts = np.bincount(cells, minlength=72).reshape(1, *SHAPE)
         counts = sorted_tensor((counts.repeat(16, axis=0),), made)[0]
-        weighted = fit_hosvd(inputs(cells, **section, repeats="weighted"))
+        weighted = fit(inputs(cells, **section, repeats="weighted"))
         heavy = hosvd(holes, missing="complete", energy=0.9, counts=counts)
         core = weighted.arrays["core"][(slice(None), *(slice(r) for r in heavy.ranks))]
         np.testing.assert_allclose(core, heavy.core, atol=1e-5)
@@ -160,7 +163,7 @@ def test_holes_and_repeats_are_completed_in_slabs(inputs, tensor, stacked):
 def test_dropped_persons(inputs, tensor):
     cells = np.delete(ALL, [3, 17, 40])
     made = inputs(cells, modes=list(NAMES), missing="drop_person", energy=1)
-    found = fit_hosvd(made)
+    found = fit(made)
     whole = [int(n.removeprefix("who")) for n in found.facts["levels"][0]]
     assert sorted(whole) == [2, 4, 5] and found.facts["shape"] == [3, 3, 2, 2]
     assert found.facts["missing_cells"] == 3
@@ -169,9 +172,9 @@ def test_dropped_persons(inputs, tensor):
         found.arrays["mean"], tensor[0][:, whole].mean(axis=(1, 2, 3, 4)), rtol=1e-5
     )
     with pytest.raises(DataError, match="3 of 72 cells"):
-        fit_hosvd(inputs(cells, modes=list(NAMES)))
+        fit(inputs(cells, modes=list(NAMES)))
     with pytest.raises(DataError, match="first mode|every cell"):
-        fit_hosvd(
+        fit(
             inputs(
                 np.delete(ALL, range(0, 66, 12)),
                 modes=["side", "who", "mood", "strength"],
@@ -182,9 +185,9 @@ def test_dropped_persons(inputs, tensor):
 
 def test_a_large_core_is_only_made_at_the_ranks_asked_for(inputs, monkeypatch):
     section = {"modes": list(NAMES), "ranks": [3, None, 1, 2], "energy": 0.9}
-    full = fit_hosvd(inputs(ALL, **section))
+    full = fit(inputs(ALL, **section))
     monkeypatch.setattr(module, "CORE_BYTES", 100)
-    small = fit_hosvd(inputs(ALL, **section))
+    small = fit(inputs(ALL, **section))
     assert full.arrays["core"].shape == (16, *SHAPE)
     assert small.arrays["core"].shape[1:] == tuple(small.facts["ranks"]) == (
         3, full.facts["ranks"][1], 1, 2,
@@ -195,7 +198,7 @@ def test_a_large_core_is_only_made_at_the_ranks_asked_for(inputs, monkeypatch):
 
 
 def test_penalties_are_cross_validated(inputs):
-    found = fit_hosvd(inputs(ALL, modes=list(NAMES), folds=3, energy=0.95))
+    found = fit(inputs(ALL, modes=list(NAMES), folds=3, energy=0.95))
     facts = found.facts["penalties"]
     assert facts["rows"] == 72 and facts["ridge"] in facts["tried"]
     assert np.shape(facts["transfer_errors"]) == (len(facts["tried"]), 3)
@@ -219,4 +222,4 @@ def test_sections_that_do_not_fit_are_refused(section, text):
 def test_a_pair_without_cells_is_refused(inputs):
     section = {"modes": list(NAMES), "where": {"mood": ["mood0", "mood1"]}}
     with pytest.raises(DataError, match="without cells"):
-        fit_hosvd(inputs(ALL, **section, pairs={"mood": [["mood0", "mood2"]]}))
+        fit(inputs(ALL, **section, pairs={"mood": [["mood0", "mood2"]]}))

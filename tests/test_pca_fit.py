@@ -1,7 +1,5 @@
 """Principal components of a store: layers, solvers, what a change costs, through Beam."""
 
-from types import SimpleNamespace
-
 import numpy as np
 import pytest
 from pydantic import ValidationError
@@ -64,10 +62,9 @@ def store(tmp_path_factory):
 
 
 def inputs_of(store, path=None, **keys):
-    spec = SimpleNamespace(analyse=SimpleNamespace(pca=PcaSpec(**keys)))
     engine = InProcess(keep=False)
     engine = engine if path is None else SavedStatistics(engine, path)
-    return Inputs(store, None, spec, engine, "w_plus", SHAPE)
+    return Inputs(store, None, None, engine, "w_plus", SHAPE), PcaSpec(**keys)
 
 
 def same(a, b, atol=1e-7):
@@ -77,7 +74,7 @@ def same(a, b, atol=1e-7):
 @pytest.mark.parametrize("solver", ["covariance", "gram", "randomised"])
 def test_all_layers(store, solver):
     x = codes_of(148)[1]
-    found = fit_store(inputs_of(store, n_components=5, solver=solver, n_directions=2))
+    found = fit_store(*inputs_of(store, n_components=5, solver=solver, n_directions=2))
     expected = fit_pca(x, 5)
     same(found.arrays["components"], expected.components)
     same(found.arrays["random_sd"], expected.random_sd)
@@ -91,7 +88,7 @@ def test_all_layers(store, solver):
 def test_layers_of_their_own(store, solver):
     x = codes_of(148)[1]
     ranges = [(0, 4), (1, 3), (3, 4)]
-    found = fit_store(inputs_of(store, n_components=3, layers=ranges, solver=solver))
+    found = fit_store(*inputs_of(store, n_components=3, layers=ranges, solver=solver))
     labels = {"": slice(0, 4), "layers01-02": slice(1, 3), "layer03": slice(3, 4)}
     for name, layers in labels.items():
         expected = fit_pca(x[:, layers], 3)
@@ -107,11 +104,11 @@ def test_layers_of_their_own(store, solver):
 
 
 def test_each_layer_and_what_is_refused(store):
-    found = fit_store(inputs_of(store, layers="each", n_directions=1, n_components=100))
+    found = fit_store(*inputs_of(store, layers="each", n_directions=1, n_components=100))
     assert [d.name for d in found.directions] == [f"pca.layer{i:02d}.000" for i in range(4)]
     assert found.arrays["layer02_components"].shape == (6, 6)
     with pytest.raises(UsageError, match="4 layers"):
-        fit_store(inputs_of(store, layers=[(2, 5)]))
+        fit_store(*inputs_of(store, layers=[(2, 5)]))
     with pytest.raises(UsageError, match="no layers"):
         selections("each", (512,))
     for wrong in ([(3, 1)], [], [(0, 1), (0, 1)], "all"):
@@ -123,8 +120,9 @@ def test_another_number_of_components_reads_nothing_and_new_rows_their_groups(tm
     store = make_store(tmp_path / "faces", 36, 2)
 
     def fit(**keys):
-        inputs = inputs_of(store, tmp_path / "statistics", layers=[(0, 4), (1, 2)], **keys)
-        found = fit_store(inputs)
+        layers = [(0, 4), (1, 2)]
+        inputs, wanted = inputs_of(store, tmp_path / "statistics", layers=layers, **keys)
+        found = fit_store(inputs, wanted)
         assert inputs.engine.blocks_read == inputs.engine.engine.blocks
         return found, inputs.engine.blocks_read
 
@@ -138,7 +136,7 @@ def test_another_number_of_components_reads_nothing_and_new_rows_their_groups(tm
     write(store, 18)
     grown, blocks = fit(n_components=6)
     assert blocks == 2 * (20 - 16)  # the last group only
-    scratch = fit_store(inputs_of(store, n_components=6))
+    scratch = fit_store(*inputs_of(store, n_components=6))
     np.testing.assert_array_equal(grown.arrays["components"], scratch.arrays["components"])
     assert grown.facts["rows"] == 39
 
@@ -146,26 +144,26 @@ def test_another_number_of_components_reads_nothing_and_new_rows_their_groups(tm
 def test_large_moments_are_kept_as_their_total(tmp_path, monkeypatch):
     store, folder = make_store(tmp_path / "faces", 36, 2), tmp_path / "statistics"
     monkeypatch.setattr("pipelines.statistics.SUM_BYTES", 24 * 24 * 8 + 1000)
-    first = inputs_of(store, folder)
-    whole = fit_store(first)
+    first, wanted = inputs_of(store, folder)
+    whole = fit_store(first, wanted)
     assert len(list(folder.iterdir())) == 1 and first.engine.blocks_read == 18
-    again = inputs_of(store, folder, n_components=2)
-    found = fit_store(again)
+    again, wanted = inputs_of(store, folder, n_components=2)
+    found = fit_store(again, wanted)
     assert again.engine.blocks_read == 0
     same(found.arrays["components"], whole.arrays["components"][:2])
-    plain = fit_store(inputs_of(store))
+    plain = fit_store(*inputs_of(store))
     np.testing.assert_array_equal(plain.arrays["components"], whole.arrays["components"])
 
 
 def test_components_are_carried_back_to_z(store):
     z, x = codes_of(148)
-    found = fit_store(inputs_of(store, layers=[(0, 2)], n_components=3, regress_to="z"))
+    found = fit_store(*inputs_of(store, layers=[(0, 2)], n_components=3, regress_to="z"))
     scores = fit_pca(x[:, :2], 3).transform(x[:, :2].reshape(148, -1))
     expected = np.linalg.lstsq(scores, z - z.mean(axis=0, dtype=float), rcond=None)[0]
     same(found.arrays["layers00-01_z_coefficients"], expected, atol=1e-6)
     assert 0.9 < found.facts["selections"][0]["latent_r2"] <= 1
     with pytest.raises(UsageError, match="latents/w"):
-        fit_store(inputs_of(store, regress_to="w"))
+        fit_store(*inputs_of(store, regress_to="w"))
 
 
 def test_a_run_s_analysis_solves_again_without_reading(store, tmp_path):

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
+from uuid import uuid4
 
 import apache_beam as beam
 import numpy as np
@@ -115,7 +116,7 @@ class BeamEngine:
             finally:
                 shutil.rmtree(folder, ignore_errors=True)
             return
-        folder = FileSystems.join(self.exchange, next(tempfile._get_candidate_names()))
+        folder = FileSystems.join(self.exchange, uuid4().hex)
         FileSystems.mkdirs(folder)
         try:
             yield folder

@@ -54,7 +54,7 @@ class CellGrid:
         counts : int (n_cells,), rows of each cell. Raises DataError when fewer than 2 levels stay.
         """
         table = np.asarray(counts).reshape(len(self.levels[0]), -1)
-        kept = (table > 0).all(axis=1)
+        kept = np.all(table > 0, axis=1)
         if kept.sum() < 2:
             raise DataError(
                 f"{int(kept.sum())!r} levels of {self.modes[0]!r} have every cell: complete the "

@@ -62,7 +62,7 @@ class HOSVDSolver:
     standardise: bool = False
     ranks: Sequence[int | None] | None = None
     energy: float | Sequence[float] | None = None
-    grams: ModeGrams | None = None
+    grams: ModeGrams = field(default_factory=lambda: ModeGrams.zero(()))
     factors: list[np.ndarray] = field(default_factory=list)
     energies: list[np.ndarray] = field(default_factory=list)
     core: CoreSlabs | None = None
@@ -75,7 +75,7 @@ class HOSVDSolver:
 
     def request(self) -> PassRequest:
         """Mode Grams first, then the core."""
-        if self.grams is None:
+        if not self.factors:
             return ModeGramsRequest(self.standardise)
         return CoreRequest(self.standardise, self.factors)
 
@@ -92,7 +92,7 @@ class HOSVDSolver:
 
     def model(self) -> HOSVD:
         """The model; UsageError before the passes are done."""
-        if self.core is None or self.grams is None:
+        if self.core is None:
             raise UsageError("the decomposition is not done: drive it with run_passes")
         core, mean, scale = self.core.assemble()
         kept = [np.arange(len(u)) for u in self.factors]

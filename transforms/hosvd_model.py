@@ -212,7 +212,7 @@ def choose_ranks(
         return tuple(int(r) for r in ranks if r is not None)
     if energy is None:
         return tuple(most)
-    shares = [energy] * len(most) if np.isscalar(energy) else list(energy)  # type: ignore[arg-type]
+    shares = [energy] * len(most) if isinstance(energy, float | int) else list(energy)
     if len(shares) != len(most) or any(not 0 < s <= 1 for s in shares):
         raise UsageError(f"energy is {energy!r}: give a share in (0, 1], or one for each mode")
     chosen = []

@@ -65,9 +65,8 @@ class ModeGrams:
 
     def to_arrays(self) -> Arrays:
         """gram0, gram1, ..., squares."""
-        return {f"gram{i}": g for i, g in enumerate(self.grams)} | {
-            "squares": np.float64(self.squares)
-        }
+        grams = {f"gram{i}": g for i, g in enumerate(self.grams)}
+        return grams | {"squares": np.array(self.squares)}
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, np.ndarray]) -> Self:
@@ -276,15 +275,15 @@ class CoreSlabs(Parts):
 class CoreRequest(ModeGramsRequest):
     """The core's part of every slab: T x_2 U_2' x_3 U_3' ...
 
-    factors : the modes' factors; of a stacked model, for every slab its own
+    factors : the modes' factors; of a stacked model, those of every slab by its index
     """
 
-    factors: Sequence[np.ndarray] | Sequence[Sequence[np.ndarray]] = ()
+    factors: Sequence[np.ndarray] | Mapping[int, Sequence[np.ndarray]] = ()
 
     def statistic(self, prepared: Arrays) -> CoreSlabs:  # type: ignore[override]
         """`CoreSlabs` of the slab."""
         index = int(prepared["index"])
-        own = self.factors if isinstance(self.factors[0], np.ndarray) else self.factors[index]
+        own = self.factors[index] if isinstance(self.factors, Mapping) else self.factors
         core = multiply_slab(prepared["slab"], [np.ascontiguousarray(u.T) for u in own])
         part = {
             "core": coordinates_first(core),

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -106,21 +106,21 @@ class StackedHOSVD:
 
 
 def fit_styles(
-    model: StackedHOSVD, rows: np.ndarray, **options: object
+    model: StackedHOSVD, rows: np.ndarray, **options: Any
 ) -> tuple[list[TensorFit], np.ndarray]:
     """Parameters of rows, style by style: (one `TensorFit` a style, the codes (m, D)).
 
     options : those of `fit_parameters`
     """
     fits = [
-        fit_parameters(m, part, **options)  # type: ignore[arg-type]
+        fit_parameters(m, part, **options)
         for m, part in zip(model.models, model.split(np.asarray(rows)), strict=True)
     ]
     return fits, np.concatenate([f.codes for f in fits], axis=1)
 
 
 def stacked_hosvd(
-    tensor: np.ndarray, ranks: Sequence[int | None] | None = None, **options: object
+    tensor: np.ndarray, ranks: Sequence[int | None] | None = None, **options: Any
 ) -> StackedHOSVD:
     """The stacked model of a tensor (S, L, I_1, ..., I_N), styles first.
 
@@ -130,7 +130,7 @@ def stacked_hosvd(
         raise UsageError(
             f"tensor has shape {np.shape(tensor)!r}: give (styles, latent, levels, ...)"
         )
-    return StackedHOSVD([hosvd(style, ranks, **options) for style in tensor])  # type: ignore[arg-type]
+    return StackedHOSVD([hosvd(style, ranks, **options) for style in tensor])
 
 
 @dataclass(frozen=True)
@@ -163,7 +163,8 @@ class StackedSolver:
         """Every slab's Grams first, then its part of the core."""
         if not self.grams:
             return SlabGramsRequest(self.standardise)
-        return CoreRequest(self.standardise, [self.factors[style] for style in self.styles])
+        factors = {index: self.factors[style] for index, style in enumerate(self.styles)}
+        return CoreRequest(self.standardise, factors)
 
     def step(self, total: Accumulator) -> StackedSolver:
         """State after a pass with the summed statistic `total`."""

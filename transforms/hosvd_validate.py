@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -92,14 +93,14 @@ def choose_penalties(
     penalties += [(0.0, float(value)) for value in lassos if value > 0]
     if not penalties:
         raise UsageError("no penalties given: name at least one ridge or lasso value")
-    total, n_rows = 0.0, 0
+    total, n_rows = np.zeros(()), 0
     for left_out in folds:
         model, rows, levels = fold(left_out)
         total = total + penalty_errors(model, rows, levels, penalties)
         n_rows += len(rows)
     if not n_rows:
         raise DataError("no row was left out: give folds with levels that have cells")
-    return Validation(penalties, np.asarray(total) / n_rows, n_rows)
+    return Validation(penalties, total / n_rows, n_rows)
 
 
 def cross_validate(
@@ -109,7 +110,7 @@ def cross_validate(
     ridges: Sequence[float] = RIDGES,
     lassos: Sequence[float] = (0.0,),
     seed: int = 0,
-    **options: object,
+    **options: Any,
 ) -> Validation:
     """Penalties for `fit_parameters`, chosen over folds of the first mode's levels.
 
@@ -121,9 +122,9 @@ def cross_validate(
 
     def fold(left_out: np.ndarray) -> tuple[HOSVD, np.ndarray, np.ndarray]:
         kept = np.setdiff1d(np.arange(tensor.shape[1]), left_out)
-        model = hosvd(tensor[:, kept], **options)  # type: ignore[arg-type]
-        person, *others = np.nonzero(present[left_out])
-        rows = tensor[(slice(None), left_out[person], *others)].T
-        return model, rows, np.stack(others, axis=1).reshape(len(rows), -1)
+        model = hosvd(tensor[:, kept], **options)
+        cells = present[left_out]
+        rows = np.moveaxis(tensor[:, left_out], 0, -1)[cells]
+        return model, rows, np.argwhere(cells)[:, 1:]
 
     return choose_penalties(validation_folds(tensor.shape[1], folds, seed), fold, ridges, lassos)

@@ -128,14 +128,22 @@ def jacobian_subspace(
     background : mask of what must not change; its `background_rank` leading directions are taken
         out first (`transforms.subspaces.region_subspace`). Needs a mask in `gram`.
     """
-    options = {"tolerance": tolerance, "max_iterations": max_iterations, "seed": seed}
     if background is None:
-        return subspace_iteration(gram, gram.dimension, k, **options)
+        return subspace_iteration(
+            gram, gram.dimension, k, tolerance=tolerance, max_iterations=max_iterations, seed=seed
+        )
     if gram.mask is None:
         raise UsageError("a background needs a foreground: give the mask of what should change")
     behind = JacobianGram(gram.draw, gram.codes, background, gram.batch_size)
     found, _ = region_subspace(
-        gram, behind, gram.dimension, k, background_rank=background_rank, **options
+        gram,
+        behind,
+        gram.dimension,
+        k,
+        background_rank=background_rank,
+        tolerance=tolerance,
+        max_iterations=max_iterations,
+        seed=seed,
     )
     return found
 

@@ -45,7 +45,9 @@ class MeanDifferences:
 
 def _level_index(levels: np.ndarray, reference: int | Sequence[int]) -> int:
     wanted = np.atleast_1d(np.asarray(reference, np.int64))
-    found = np.flatnonzero((levels == wanted).all(axis=1)) if wanted.size == levels.shape[1] else []
+    found = np.zeros(0, np.int64)
+    if wanted.size == levels.shape[1]:
+        found = np.flatnonzero((levels == wanted).all(axis=1))
     if len(found) == 0:
         raise UsageError(
             f"reference level {reference!r} is not one of {levels.tolist()!r}: name one of these"

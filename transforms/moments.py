@@ -131,7 +131,7 @@ class Moments:
 
     def to_arrays(self) -> Arrays:
         """count int64 (), mean (D,), second (D, D) or (D,)."""
-        return {"count": np.int64(self.count), "mean": self.mean, "second": self.second}
+        return {"count": np.array(self.count, np.int64), "mean": self.mean, "second": self.second}
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, np.ndarray]) -> Self:

@@ -77,14 +77,16 @@ def run_passes(
                 kept[block] = (request.token, arrays)
         return arrays
 
+    def summed(request: PassRequest) -> Accumulator:
+        return sum_blocks(
+            source.n_blocks, lambda block: request.statistic(prepared(request, block))
+        )
+
     for _ in range(max_passes):
         if solver.done:
             break
         request = solver.request()
-        total = sum_blocks(
-            source.n_blocks,
-            lambda block, request=request: request.statistic(prepared(request, block)),
-        )
+        total = summed(request)
         if seen is not None:
             seen(request, total)
         solver = solver.step(total)

@@ -15,7 +15,7 @@ import numpy as np
 from scipy.linalg import eigh
 
 from schemas.errors import UsageError
-from transforms.blocks import Arrays, BlockSource, Parts, Sums, flatten_rows
+from transforms.blocks import Accumulator, Arrays, BlockSource, Parts, Sums, flatten_rows
 from transforms.moments import second_moment
 from transforms.passes import PassRequest
 from transforms.pca_result import (
@@ -159,10 +159,12 @@ class GramSolver:
             return GramRequest()
         return ProductsRequest(left=self.left, frame=random_frame(self.n_features))
 
-    def step(self, total: Sums | SlabParts) -> Self:
+    def step(self, total: Accumulator) -> Self:
         """Left singular vectors after the first pass, the result after the second."""
         if isinstance(total, SlabParts):
             return replace(self, found=self._finish(total))
+        if not isinstance(total, Sums):
+            raise UsageError(f"a pass returned {type(total).__name__!r}: give it this request")
         gram, n_features = total["gram"], int(total["features"])
         check_finite(gram)
         n_rows = len(gram)

@@ -16,7 +16,7 @@ from typing import ClassVar, Self
 import numpy as np
 
 from schemas.errors import UsageError
-from transforms.blocks import Arrays, flatten_rows
+from transforms.blocks import Accumulator, Arrays, flatten_rows
 from transforms.moments import centred_batches
 from transforms.passes import PassRequest
 from transforms.pca_result import (
@@ -90,11 +90,11 @@ class MomentProducts:
     def to_arrays(self) -> Arrays:
         """count (), mean (D,), along (b,), products (D, b), total ()."""
         return {
-            "count": np.int64(self.count),
+            "count": np.array(self.count, np.int64),
             "mean": self.mean,
             "along": self.along,
             "products": self.products,
-            "total": np.float64(self.total),
+            "total": np.array(self.total),
         }
 
     @classmethod
@@ -185,8 +185,10 @@ class RandomisedSolver:
             raise UsageError("the solver is done: ask for its result")
         return ProductsOfMoments(self.block)
 
-    def step(self, total: MomentProducts) -> Self:
+    def step(self, total: Accumulator) -> Self:
         """State after a pass: a larger search space, the best vectors in it, the next block."""
+        if not isinstance(total, MomentProducts):
+            raise UsageError(f"a pass returned {type(total).__name__!r}: give it this request")
         check_rows(total.count)
         check_finite(total.mean, total.products)
         block = self.block

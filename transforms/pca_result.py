@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 from scipy.linalg import qr
@@ -118,13 +118,12 @@ class PCA:
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, np.ndarray]) -> Self:
         """Inverse of `to_arrays`."""
-        values = {f.name: np.asarray(arrays[f.name]) for f in fields(cls) if f.name in arrays}
-        scalars = {
-            "noise_variance": float(values["noise_variance"]),
-            "n_rows": int(values["n_rows"]),
-            "converged": bool(values["converged"]),
+        values: dict[str, Any] = {
+            f.name: np.asarray(arrays[f.name]) for f in fields(cls) if f.name in arrays
         }
-        return cls(**(values | scalars))
+        for name, kind in (("noise_variance", float), ("n_rows", int), ("converged", bool)):
+            values[name] = kind(values[name])
+        return cls(**values)
 
 
 def check_components(n_components: int, most: int) -> None:
@@ -175,7 +174,9 @@ def assemble(
     )
 
 
-def random_frame(n_features: int, n_directions: int = RANDOM_DIRECTIONS, seed: int = 0):
+def random_frame(
+    n_features: int, n_directions: int = RANDOM_DIRECTIONS, seed: int = 0
+) -> np.ndarray:
     """Random orthonormal directions (n_features, min(n_directions, n_features)), float64.
 
     More directions begin with those that fewer have, so that every solver measures the same ones.

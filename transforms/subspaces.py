@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
@@ -105,9 +106,11 @@ def region_subspace(
     left; here they are computed within it, so no direction of it changes the foreground more.
     A direction's change of the background is at most that of the next background eigenvector.
     """
-    options = {"tolerance": tolerance, "max_iterations": max_iterations, "seed": seed}
-    behind = subspace_iteration(background, dimension, background_rank, **options)
-    front = subspace_iteration(foreground, dimension, k, avoid=behind.vectors, **options)
+    leading = partial(
+        subspace_iteration, tolerance=tolerance, max_iterations=max_iterations, seed=seed
+    )
+    behind = leading(background, dimension, background_rank)
+    front = leading(foreground, dimension, k, avoid=behind.vectors)
     return front, behind
 
 

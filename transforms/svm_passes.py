@@ -50,7 +50,7 @@ class LabelledMoments:
         stride = max(1, n // (_GRAM_ROWS_PER_FEATURE * max(n_features, 1)))
         for rows in _chunks(n, _MOMENT_ROWS):
             centred, mean = _centred(x[rows], precision)
-            signs = y[rows].astype(precision)
+            signs: np.ndarray = y[rows].astype(precision)
             if weight is not None:
                 signs *= weight[rows, None].astype(precision)
             present = np.abs(signs)

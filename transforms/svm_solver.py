@@ -38,7 +38,7 @@ PAIR_BYTES = 1 << 27
 Phase = Literal["moments", "sample", "evaluate", "curvature", "line", "done"]
 
 
-def _columns(array: np.ndarray, at: np.ndarray, values: np.ndarray) -> np.ndarray:
+def _columns(array: np.ndarray, at: np.ndarray | np.integer, values: np.ndarray) -> np.ndarray:
     """Copy of `array` with the last axis' entries `at` replaced."""
     array = array.copy()
     array[..., at] = values
@@ -196,7 +196,7 @@ class HyperplaneSolver:
         options = replace(self.options, c=c)
         state = replace(
             self, options=options, costs=self.costs * (c / self.options.c), n_passes=0,
-            alive=(self._known.statistic.counts > 0).all(axis=0), cg={}, line=None,
+            alive=np.all(self._known.statistic.counts > 0, axis=0), cg={}, line=None,
         )  # fmt: skip
         none = np.zeros(len(state.alive))
         reference = self.facts["reference"] * (c / self.options.c)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 
@@ -263,7 +264,7 @@ def cross_validate(
     seed: int = 0,
     sample_weight: np.ndarray | None = None,
     block_rows: int = DEFAULT_BLOCK_ROWS,
-    **options: object,
+    **options: Any,
 ) -> list[Validated]:
     """Hyperplanes of all attributes at every C of a path, each with K-fold cross-validation.
 

@@ -11,6 +11,7 @@ from pipelines.fits.inputs import Fitted, Inputs
 from pipelines.fits.labels import Labels
 from schemas.direction import Direction, unit_direction
 from schemas.errors import DataError, UsageError
+from schemas.spec_analyses import SSpaceSpec
 from transforms.style_channels import ChannelsOfLabels, StyleLayer, rank_channels, styles
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ SHOWN = 10
 """Channels named for each attribute in the facts; the model holds the relevance of all."""
 
 
-def fit_s_space(inputs: Inputs) -> Fitted:
+def fit_s_space(inputs: Inputs, wanted: SSpaceSpec) -> Fitted:
     """Relevance of every style channel for every attribute; makes no direction of the set's space.
 
     The channels are edited by name, see `channel_direction`.
@@ -28,7 +29,6 @@ def fit_s_space(inputs: Inputs) -> Fitted:
     import generators
     from generators.affine import affine_layers
 
-    wanted = inputs.spec.analyse.s_space
     if inputs.space not in ("w", "w_plus"):
         raise UsageError(f"styles do not follow from space {inputs.space!r}: use 'w_plus'")
     affine = affine_layers(generators.load(inputs.spec.generator))
@@ -120,7 +120,7 @@ def channel_direction(
         raise DataError(f"channel {name!r} does not vary over the rows: choose another")
     vector = np.zeros(len(arrays["sd"]))
     vector[channel] = sign
-    quality = {"channel": channel_name(facts["layers"], channel)}
+    quality: dict[str, Any] = {"channel": channel_name(facts["layers"], channel)}
     if relevance is not None:
         quality["relevance"] = float(relevance[channel])
     return unit_direction(

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from pipelines.fits.inputs import Fitted, Inputs
 from schemas.errors import UsageError
+from schemas.spec_analyses import PcaSpec
 from transforms.pca import PCA, GramSolver, RandomisedSolver, RowSlabs, choose_solver, solve_pca
 from transforms.pca_latent import LatentComponents, MomentsOfScores, solve_latent_components
 from transforms.requests import MomentsOfRows
@@ -34,7 +35,9 @@ class Selection:
         return f"layer{start:02d}" if start == last else f"layers{start:02d}-{last:02d}"
 
 
-def selections(layers: Any, code_shape: tuple[int, ...]) -> list[Selection]:
+def selections(
+    layers: Literal["each"] | list[tuple[int, int]] | None, code_shape: tuple[int, ...]
+) -> list[Selection]:
     """What 'layers' of the specification asks for, of codes of that shape.
 
     A range of all layers is the PCA over all. Raises UsageError for layers that are not there.
@@ -47,37 +50,37 @@ def selections(layers: Any, code_shape: tuple[int, ...]) -> list[Selection]:
             f"'pca.layers' is {layers!r} but codes have shape {code_shape!r} and no layers: "
             "leave it out, or analyse space 'w_plus'"
         )
-    ranges = [(i, i + 1) for i in range(n_layers)] if layers == "each" else list(layers)
+    ranges = [(i, i + 1) for i in range(n_layers)] if layers == "each" else layers
     beyond = [r for r in ranges if r[1] > n_layers]
     if beyond:
         raise UsageError(
             f"'pca.layers' has ranges {beyond!r} but codes have {n_layers!r} layers: end them at "
             f"{n_layers!r}"
         )
-    return [Selection(None if r == (0, n_layers) else (int(r[0]), int(r[1]))) for r in ranges]
+    return [Selection(None if r == (0, n_layers) else r) for r in ranges]
 
 
-def fit_pca(inputs: Inputs) -> Fitted:
+def fit_pca(inputs: Inputs, wanted: PcaSpec) -> Fitted:
     """Principal components of every selection of layers."""
-    wanted = inputs.spec.analyse.pca
     n_rows = inputs.store.n_rows - sum(inputs.left_out().values())
     out = Fitted(facts={"rows": n_rows, "selections": []})
     for selection in selections(wanted.layers, inputs.code_shape):
-        _fit_selection(inputs, selection, n_rows, out)
+        _fit_selection(inputs, wanted, selection, n_rows, out)
     first = out.facts["selections"][0]
     out.facts |= {name: first[name] for name in ("rows", "noise_variance")}
     return out
 
 
-def _fit_selection(inputs: Inputs, selection: Selection, n_rows: int, out: Fitted) -> None:
-    wanted = inputs.spec.analyse.pca
+def _fit_selection(
+    inputs: Inputs, wanted: PcaSpec, selection: Selection, n_rows: int, out: Fitted
+) -> None:
     shape = inputs.code_shape
     if selection.layers is not None:
         shape = (selection.layers[1] - selection.layers[0], *shape[1:])
     n_features = math.prod(shape)
     most = max(min(n_features, n_rows), 1)
     n_components = None if wanted.n_components is None else min(wanted.n_components, most)
-    solver = wanted.solver
+    solver: str = wanted.solver
     if solver == "auto":
         solver = choose_solver(n_rows, n_features, n_components)
     facts: dict[str, Any] = {"name": selection.name, "solver": solver}
@@ -100,7 +103,7 @@ def _fit_selection(inputs: Inputs, selection: Selection, n_rows: int, out: Fitte
     for name in ("n_rows", "noise_variance", "converged"):
         del arrays[name]
     if wanted.regress_to is not None:
-        latent = _regress(inputs, selection, found)
+        latent = _regress(inputs, wanted.regress_to, selection, found)
         facts["latent_r2"] = latent.r2
         arrays |= {
             f"{wanted.regress_to}_{name}": getattr(latent, name)
@@ -108,13 +111,15 @@ def _fit_selection(inputs: Inputs, selection: Selection, n_rows: int, out: Fitte
         }
     out.arrays |= {f"{prefix}{name}": value for name, value in arrays.items()}
     out.facts["selections"].append(facts)
-    _add_directions(inputs, selection, found, out)
+    _add_directions(inputs, wanted, selection, found, out)
 
 
-def _add_directions(inputs: Inputs, selection: Selection, found: PCA, out: Fitted) -> None:
+def _add_directions(
+    inputs: Inputs, wanted: PcaSpec, selection: Selection, found: PCA, out: Fitted
+) -> None:
     label = f"{selection.name}." if selection.name else ""
     baseline = float(np.mean(found.random_sd)) if found.random_sd is not None else None
-    for i, component in enumerate(found.components[: inputs.spec.analyse.pca.n_directions]):
+    for i, component in enumerate(found.components[: wanted.n_directions]):
         vector, layers = component.reshape(-1), None
         if selection.layers is not None:
             layers = list(range(*selection.layers))
@@ -146,9 +151,9 @@ def _slabs(inputs: Inputs, selection: Selection) -> RowSlabs:
     return RowSlabs(slabs, tuple(width * i for i in range(len(layers) + 1)))
 
 
-def _regress(inputs: Inputs, selection: Selection, found: PCA) -> LatentComponents:
-    """The components as directions of another latent of the same rows."""
-    target = f"latents/{inputs.spec.analyse.pca.regress_to}"
+def _regress(inputs: Inputs, space: str, selection: Selection, found: PCA) -> LatentComponents:
+    """The components as directions of another latent, of `space`, of the same rows."""
+    target = f"latents/{space}"
     stored = inputs.store.arrays("invert")
     if target not in stored:
         raise UsageError(

@@ -18,6 +18,7 @@ from pipelines.fits.inputs import (
 from pipelines.fits.labels import Labels, Targets
 from schemas.errors import DataError, UsageError
 from schemas.index import CATEGORICAL, CONTINUOUS
+from schemas.spec_analyses import MeanDifferenceSpec
 from transforms.blocks import Arrays, BlockSource, Sums
 from transforms.cells import grid_cells
 from transforms.mean_difference import solve_mean_differences, solve_regressions
@@ -48,12 +49,11 @@ class LabelSums:
         )
 
 
-def fit_mean_differences(inputs: Inputs) -> Fitted:
+def fit_mean_differences(inputs: Inputs, wanted: MeanDifferenceSpec) -> Fitted:
     """A direction for every level of the chosen factors, every attribute, every quantity.
 
     Quantities are measured angles and continuous factors (age): their directions are regressions.
     """
-    wanted = inputs.spec.analyse.mean_difference
     out = Fitted(facts={"factors": {}, "attributes": {}})
     scores = inputs.measurements("scores")
     measured = {name for m in scores for name in m.names}
@@ -69,25 +69,26 @@ def fit_mean_differences(inputs: Inputs) -> Fitted:
             "the names"
         )
     for factor in (f for f in chosen if f in factors):
-        _factor_differences(inputs, factor, wanted.baseline.get(factor), measured, out)
+        _factor_differences(inputs, wanted, factor, measured, out)
     for m in scores:
         if wanted.factors is None or set(m.names) & set(chosen) - set(factors):
             _label_differences(inputs, m, None if wanted.factors is None else chosen, out)
     for m in inputs.measurements("pose"):
-        _pose_regressions(inputs, m, out)
+        _pose_regressions(inputs, wanted, m, out)
     for name in quantities:
         if name in chosen:
-            _factor_regression(inputs, name, out)
+            _factor_regression(inputs, wanted, name, out)
     if not out.directions:
         raise DataError("no factor has two levels with rows: nothing to compare")
     return out
 
 
 def _factor_differences(
-    inputs: Inputs, factor: str, baseline: str | None, measured: set[str], out: Fitted
+    inputs: Inputs, wanted: MeanDifferenceSpec, factor: str, measured: set[str], out: Fitted
 ) -> None:
     categories = inputs.index.categorical(factor)[1]
-    pair_by = [n for n in inputs.spec.analyse.mean_difference.pair_by if n != factor]
+    baseline = wanted.baseline.get(factor)
+    pair_by = [n for n in wanted.pair_by if n != factor]
     modes = [factor, *pair_by]
     grid = grid_cells(modes, categorical(inputs.index, modes))
     if grid.shape[0] < 2:
@@ -138,12 +139,12 @@ def _label_differences(
         )
 
 
-def _pose_regressions(inputs: Inputs, m: Measured, out: Fitted) -> None:
+def _pose_regressions(inputs: Inputs, wanted: MeanDifferenceSpec, m: Measured, out: Fitted) -> None:
     source = inputs.blocks(m, Targets(tuple(range(len(m.names)))))
-    _regressions(inputs, source, m.names, {"targets": m.array}, out)
+    _regressions(inputs, wanted, source, m.names, {"targets": m.array}, out)
 
 
-def _factor_regression(inputs: Inputs, name: str, out: Fitted) -> None:
+def _factor_regression(inputs: Inputs, wanted: MeanDifferenceSpec, name: str, out: Fitted) -> None:
     """Each continuous factor by itself: those of one dataset are often functions of one another."""
     values = inputs.index.continuous(name)[:, None]
     if np.unique(values[np.isfinite(values)]).size < 2:
@@ -151,15 +152,19 @@ def _factor_regression(inputs: Inputs, name: str, out: Fitted) -> None:
     source = inputs.blocks(columns={"targets": values})
     taken = {d.name for d in out.directions}
     label = name if f"linear.{name}" not in taken else f"{name}-factor"
-    _regressions(inputs, source, (label,), {"factor": name}, out)
+    _regressions(inputs, wanted, source, (label,), {"factor": name}, out)
 
 
 def _regressions(
-    inputs: Inputs, source: BlockSource, names: Sequence[str], facts: dict[str, str], out: Fitted
+    inputs: Inputs,
+    wanted: MeanDifferenceSpec,
+    source: BlockSource,
+    names: Sequence[str],
+    facts: dict[str, str],
+    out: Fitted,
 ) -> None:
     joint = inputs.engine.sum(source, JointMoments())
-    ridge = inputs.spec.analyse.mean_difference.ridge
-    found = solve_regressions(joint, len(names), ridge)
+    found = solve_regressions(joint, len(names), wanted.ridge)
     for i, name in enumerate(names):
         quality = {"r2": float(found.r2[i]), "rows": int(found.n_rows)}
         label = f"linear.{name}"

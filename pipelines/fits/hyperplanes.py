@@ -9,6 +9,7 @@ import numpy as np
 from pipelines.fits.inputs import Fitted, Inputs, Measured, categorical
 from pipelines.fits.labels import Labels
 from schemas.errors import DataError, UsageError
+from schemas.spec_analyses import SvmSpec
 from transforms.svm import HyperplaneOptions
 from transforms.svm_validation import (
     MARGIN_EDGES,
@@ -19,14 +20,13 @@ from transforms.svm_validation import (
 )
 
 
-def fit_hyperplanes(inputs: Inputs) -> Fitted:
+def fit_hyperplanes(inputs: Inputs, wanted: SvmSpec) -> Fitted:
     """A hyperplane for every chosen attribute, fitted on all rows.
 
     Accuracy and area under the ROC curve are those of fits that have not seen the rows measured:
     one that leaves the held-out rows out, or one a fold. Attributes without two classes are named
     in the facts and give no direction.
     """
-    wanted = inputs.spec.analyse.svm
     out = Fitted(facts={"skipped": {}, "held_out": [], "margin_edges": MARGIN_EDGES.tolist()})
     found_any = False
     for m in inputs.measurements("scores", wanted.labels):
@@ -37,13 +37,13 @@ def fit_hyperplanes(inputs: Inputs) -> Fitted:
         labels = Labels(tuple(columns), wanted.threshold)
         names = [m.names[i] for i in columns]
         try:
-            path = _solve(inputs, m, labels)
+            path = _solve(inputs, wanted, m, labels)
         except DataError as e:  # no attribute has rows of both classes
             out.facts["skipped"] |= dict.fromkeys(names, str(e))
             continue
         chosen = best_of_path(path)
         for i, name in enumerate(names):
-            _add(inputs, m, name, path[chosen[i]], i, out)
+            _add(inputs, wanted, m, name, path[chosen[i]], i, out)
         each = range(len(names))
         out.arrays |= {
             "coef": np.stack([path[chosen[i]].model.coef[i] for i in each]),
@@ -67,9 +67,17 @@ def best_of_path(path: tuple[Validated, ...]) -> np.ndarray:
     return np.where(np.isfinite(auc), auc, -1.0).argmax(axis=0)
 
 
-def _add(inputs: Inputs, m: Measured, name: str, found: Validated, i: int, out: Fitted) -> None:
+def _add(
+    inputs: Inputs,
+    wanted: SvmSpec,
+    m: Measured,
+    name: str,
+    found: Validated,
+    i: int,
+    out: Fitted,
+) -> None:
     """Attribute i's direction and what was measured of it."""
-    wanted, model = inputs.spec.analyse.svm, found.model
+    model = found.model
     n = (int(model.n_positive[i]), int(model.n_negative[i]))
     if min(n) == 0:
         out.facts["skipped"][name] = f"{n[0]} positive and {n[1]} negative rows"
@@ -119,8 +127,7 @@ def _columns(m: Measured, attributes: list[str] | None) -> list[int]:
     return [i for i, n in enumerate(m.names) if attributes is None or n in attributes]
 
 
-def _solve(inputs: Inputs, m: Measured, labels: Labels) -> tuple[Validated, ...]:
-    wanted = inputs.spec.analyse.svm
+def _solve(inputs: Inputs, wanted: SvmSpec, m: Measured, labels: Labels) -> tuple[Validated, ...]:
     options = HyperplaneOptions(
         tol=wanted.tolerance,
         penalise_intercept=wanted.penalise_intercept,
@@ -130,14 +137,14 @@ def _solve(inputs: Inputs, m: Measured, labels: Labels) -> tuple[Validated, ...]
     )
     path = sorted(set(wanted.path)) if wanted.path else [wanted.c]
     n_folds = wanted.folds or 1
-    source = FoldBlocks(inputs.blocks(m, labels, {"fold": _folds(inputs)}), n_folds)
+    source = FoldBlocks(inputs.blocks(m, labels, {"fold": _folds(inputs, wanted.folds)}), n_folds)
     return inputs.engine.run(ValidationSolver.start(options, path, n_folds), source).found
 
 
-def _folds(inputs: Inputs) -> np.ndarray:
+def _folds(inputs: Inputs, folds: int | None) -> np.ndarray:
     """Fold of every row of the store: of the cross-validation, else 0 for held-out rows, or -1."""
-    wanted, holdout = inputs.spec.analyse.svm, inputs.spec.evaluate.holdout
-    if wanted.folds is None:
+    holdout = inputs.spec.evaluate.holdout
+    if folds is None:
         held_out = inputs.held_out
         if held_out is None or held_out.all():
             return np.full(inputs.store.n_rows, -1)
@@ -146,4 +153,4 @@ def _folds(inputs: Inputs) -> np.ndarray:
     if holdout.factor is not None and holdout.factor in inputs.index.factors:
         groups = categorical(inputs.index, [holdout.factor])[holdout.factor]
     seed = inputs.spec.evaluate_seed
-    return assign_folds(inputs.store.n_rows, wanted.folds, seed, groups)
+    return assign_folds(inputs.store.n_rows, folds, seed, groups)

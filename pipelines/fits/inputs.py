@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
@@ -24,13 +24,23 @@ MOMENT_FEATURES = 2048
 """Codes of up to this many coordinates are summed as their whole second moment."""
 
 
-class Engine(Protocol):
-    """Where statistics are summed: in this process, or in Beam."""
+S = TypeVar("S", bound=PassSolver)
+
+
+class Statistics(Protocol):
+    """Where an analysis gets its statistics: summed by an engine, or kept from another time."""
 
     def sum(self, source: BlockSource, request: PassRequest) -> Any:
         """Sum of the blocks' statistics, in the fixed order of `transforms.blocks`."""
 
-    def run(self, solver: PassSolver, source: BlockSource, seen: Seen | None = None) -> Any:
+    def run(self, solver: S, source: BlockSource) -> S:
+        """Drive a solver until it is done."""
+
+
+class Engine(Statistics, Protocol):
+    """Where statistics are summed: in this process, or in Beam."""
+
+    def run(self, solver: S, source: BlockSource, *, seen: Seen | None = None) -> S:
         """Drive a solver until it is done. seen : called with each pass's request and sum."""
 
 
@@ -53,7 +63,7 @@ class Inputs:
     store: LatentStore
     index: DatasetIndex
     spec: RunSpec
-    engine: Engine
+    engine: Statistics
     space: str
     code_shape: tuple[int, ...]
     held_out: np.ndarray | None = None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from schemas.spec_models import AnnotateSpec
 from schemas.store import LatentStore
@@ -34,7 +35,7 @@ def measurements(
             if match is None:
                 continue
             stage, array = match
-            attrs = dict(store.array(array).attrs)
+            attrs: dict[str, Any] = dict(store.array(array).attrs)
             if attrs.get("kind") == kind:
                 found.append(Measured(array, stage, kind, tuple(attrs["names"])))
             break

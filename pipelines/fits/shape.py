@@ -7,6 +7,7 @@ import numpy as np
 from pipelines.fits.inputs import Fitted, Inputs
 from pipelines.fits.measured import landmarks_of
 from schemas.errors import UsageError
+from schemas.spec_analyses import NrsfmSpec
 from transforms.blocks import BlockSource
 from transforms.landmark_map import parameter_names
 from transforms.latent_shape import LatentShapeSolver
@@ -20,9 +21,8 @@ from transforms.sources import SelectBlocks, StoreBlocks
 POSE = ("pitch", "yaw", "roll")
 
 
-def landmark_blocks(inputs: Inputs) -> tuple[str, SelectBlocks]:
+def landmark_blocks(inputs: Inputs, wanted: NrsfmSpec) -> tuple[str, SelectBlocks]:
     """(array in the store, blocks with ``points`` (m, 2, L), y up) of the chosen landmarks."""
-    wanted = inputs.spec.analyse.nrsfm
     match = landmarks_of(inputs.store, inputs.spec.annotate, wanted.landmarks, wanted.labels)
     if match is None:
         raise UsageError(
@@ -35,17 +35,16 @@ def landmark_blocks(inputs: Inputs) -> tuple[str, SelectBlocks]:
     return array, SelectBlocks(source, {"points": array}, frames, landmarks=("points",))
 
 
-def fit_nrsfm(inputs: Inputs) -> Fitted:
+def fit_nrsfm(inputs: Inputs, wanted: NrsfmSpec) -> Fitted:
     """Rigid shape, basis shapes, and every row's camera and coefficients.
 
     The model's ``residual`` is the root mean square of the re-projection, ``residual_rigid`` that
     of the rigid shape alone, both in pixels. With a regressor there is a direction for every
     parameter of pose and shape, the change of a code that moves this parameter alone.
     """
-    wanted = inputs.spec.analyse.nrsfm
-    array, source = landmark_blocks(inputs)
-    model = solve_shapes(inputs, source, wanted.n_shapes)
-    rigid = solve_shapes(inputs, source, 0)
+    array, source = landmark_blocks(inputs, wanted)
+    model = solve_shapes(inputs, wanted, source, wanted.n_shapes)
+    rigid = solve_shapes(inputs, wanted, source, 0)
     rows, parts, error, error_rigid, n = [], [], 0.0, 0.0, 0
     for block in range(source.n_blocks):
         numbers, arrays = source.read(block)
@@ -136,9 +135,10 @@ def _regress(
         )
 
 
-def solve_shapes(inputs: Inputs, source: BlockSource, n_shapes: int) -> ShapeModel | SequenceModel:
+def solve_shapes(
+    inputs: Inputs, wanted: NrsfmSpec, source: BlockSource, n_shapes: int
+) -> ShapeModel | SequenceModel:
     """The landmark model with `n_shapes` basis shapes; for 68 landmarks the nose is in front."""
-    wanted = inputs.spec.analyse.nrsfm
     front, missing = None, False
     for block in range(source.n_blocks):
         points = source.read(block)[1]["points"]

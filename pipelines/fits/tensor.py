@@ -13,7 +13,7 @@ from schemas.direction import Direction
 from schemas.errors import DataError
 from schemas.index import DatasetIndex
 from schemas.spec_analyses import HosvdSpec
-from transforms.blocks import BlockSource
+from transforms.blocks import BlockSource, sum_in_order
 from transforms.cells import CellGrid, grid_cells
 from transforms.hosvd import HOSVD, HOSVDSolver
 from transforms.hosvd_complete import Completion, FilledSlabs, cell_weights
@@ -28,6 +28,9 @@ CORE_BYTES = 1 << 28
 
 VALIDATION_ROWS = 256
 """Most rows of a fold whose parameters are recovered."""
+
+Ranks = tuple[list[int | None] | None, float | None]
+"""Ranks of the modes, and the share of energy that decides those not given."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,31 +82,34 @@ class Tensor:
         return FilledSlabs(source, done.fill), styles, facts
 
     @property
-    def ranks(self) -> tuple[list[int | None] | None, float | None]:
+    def ranks(self) -> Ranks:
         """Ranks and share of energy asked for; no share where every rank is given."""
         ranks = self.wanted.ranks
         given = ranks is not None and None not in ranks
         return ranks, None if given else self.wanted.energy
 
-    def solve(self) -> tuple[HOSVD | StackedHOSVD, ModeGrams, dict[str, Any]]:
-        """(the model, of full rank where that is small; its Grams over all layers; facts)."""
+    @property
+    def solved_ranks(self) -> Ranks:
+        """Ranks and share of energy to solve for: all of them where that is small."""
+        return (None, None) if self.full else self.ranks
+
+    def solve(self) -> tuple[HOSVD, ModeGrams, dict[str, Any]]:
+        """(the model of all layers, of full rank where that is small; its Grams; facts)."""
+        source, _, facts = self.slabs()
+        solver = HOSVDSolver(self.wanted.standardise, *self.solved_ranks)
+        done = self.inputs.engine.run(solver, source)
+        return done.model(), done.grams, facts
+
+    def solve_stacked(self) -> tuple[StackedHOSVD, ModeGrams, dict[str, Any]]:
+        """As `solve`, every layer apart; its Grams are those over all layers."""
         source, styles, facts = self.slabs()
-        asked = (None, None) if self.full else self.ranks
-        if not self.wanted.stacked:
-            solver = HOSVDSolver(self.wanted.standardise, *asked)
-            done = self.inputs.engine.run(solver, source)
-            return done.model(), done.grams, facts
-        stacked = StackedSolver(styles, self.wanted.standardise, *asked)
-        done = self.inputs.engine.run(stacked, source)
-        total = done.grams[0]
-        for gram in done.grams[1:]:
-            total = total.merge(gram)
-        return done.model(), total, facts
+        solver = StackedSolver(styles, self.wanted.standardise, *self.solved_ranks)
+        done = self.inputs.engine.run(solver, source)
+        return done.model(), sum_in_order(done.grams), facts
 
 
-def declare_tensor(inputs: Inputs) -> Tensor:
-    """The tensor of `analyse.hosvd`; DataError where it lacks cells under missing: error."""
-    wanted = inputs.spec.analyse.hosvd
+def declare_tensor(inputs: Inputs, wanted: HosvdSpec) -> Tensor:
+    """The tensor as declared; DataError where it lacks cells under missing: error."""
     names = [[m] if isinstance(m, str) else list(m) for m in wanted.modes]
     codes = categorical(inputs.index, [n for mode in names for n in mode])
     where = inputs.index.active.copy()
@@ -127,16 +133,16 @@ def declare_tensor(inputs: Inputs) -> Tensor:
     return tensor
 
 
-def fit_hosvd(inputs: Inputs) -> Fitted:
+def fit_hosvd(inputs: Inputs, wanted: HosvdSpec) -> Fitted:
     """The tensor model over the declared modes, and a direction for every level of a factor.
 
     A factor's level is the mean over the composite levels that contain it; it is compared with
     the baseline level that `mean_difference.baseline` names, or else with the mean of the others.
     The first mode (persons) gives no directions.
     """
-    tensor = declare_tensor(inputs)
-    wanted, grid, counts = tensor.wanted, tensor.grid, tensor.all_counts
-    full, grams, completion = tensor.solve()
+    tensor = declare_tensor(inputs, wanted)
+    grid, counts = tensor.grid, tensor.all_counts
+    full, grams, completion = tensor.solve_stacked() if wanted.stacked else tensor.solve()
     model = full.truncate(*tensor.ranks)
     out = Fitted(
         facts={
@@ -162,7 +168,7 @@ def fit_hosvd(inputs: Inputs) -> Fitted:
     measured = {n for m in inputs.measurements("scores") for n in m.names}
     for mode in range(1, len(grid.modes)):
         for position in range(len(grid.modes[mode])):
-            factor = ModelFactor(inputs, model, grid, mode, position)
+            factor = ModelFactor(inputs, wanted, model, grid, mode, position)
             _add_directions(inputs, factor.name, factor.levels() | factor.pairs(), measured, out)
         _add_apathy(model, grid, mode, out)
     return out
@@ -196,6 +202,7 @@ class ModelFactor:
     """The factor at a position of a mode of a tensor model: its vectors."""
 
     inputs: Inputs
+    wanted: HosvdSpec
     model: HOSVD | StackedHOSVD
     grid: CellGrid
     mode: int
@@ -218,11 +225,11 @@ class ModelFactor:
         if len(present) < 2 or (len(self.grid.modes[self.mode]) > 1 and self.position > 0):
             return {}
         categories = self.inputs.index.categorical(name)[1]
-        intensity = self.inputs.spec.analyse.hosvd.intensity.get(name)
+        intensity = self.wanted.intensity.get(name)
         if intensity is not None:
             along = self.grid.mode_index(intensity)
             vectors, _ = self.model.intensity_directions(self.mode, along)
-            facts = {"factor": name, "intensity": intensity}
+            facts: dict[str, Any] = {"factor": name, "intensity": intensity}
             return {
                 categories[code]: (vector, facts | {"level": categories[code]})
                 for code, vector in zip(codes.tolist(), vectors, strict=True)
@@ -243,7 +250,7 @@ class ModelFactor:
     def pairs(self) -> Vectors:
         """'<first>-to-<second>' -> (vector, provenance), of the pairs of levels asked for."""
         codes, name, found = self.codes, self.name, {}
-        for first, second in self.inputs.spec.analyse.hosvd.pairs.get(name, ()):
+        for first, second in self.wanted.pairs.get(name, ()):
             a, b = (codes == level_code(self.inputs.index, name, one) for one in (first, second))
             if not (a.any() and b.any()):
                 raise DataError(
@@ -279,7 +286,7 @@ def _add_apathy(model: HOSVD | StackedHOSVD, grid: CellGrid, mode: int, out: Fit
     if len(grid.modes[mode]) < 2:
         return
     leading = grid.levels[mode][:, 0]
-    lines = [np.flatnonzero(leading == code) for code in np.unique(leading)]
+    lines = [np.flatnonzero(leading == code).tolist() for code in np.unique(leading)]
     lines = [levels for levels in lines if len(levels) > 1]
     if len(lines) < 2:
         return

@@ -9,18 +9,18 @@ import numpy as np
 
 from pipelines.fits.inputs import Fitted, Inputs
 from schemas.errors import DataError, UsageError
+from schemas.spec_analyses import JacobianSpec, SefaSpec
 from transforms.sefa import sefa
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
-def fit_sefa(inputs: Inputs) -> Fitted:
+def fit_sefa(inputs: Inputs, wanted: SefaSpec) -> Fitted:
     """Eigenvectors of the affine layers' weights, the same in every w_plus row that they edit."""
     import generators
     from generators.affine import affine_layers
 
-    wanted = inputs.spec.analyse.sefa
     if inputs.space not in ("w", "w_plus") or (inputs.space == "w" and wanted.layers is not None):
         raise UsageError(
             f"sefa with layers {wanted.layers!r} cannot edit space {inputs.space!r}: use space "
@@ -47,7 +47,7 @@ def fit_sefa(inputs: Inputs) -> Fitted:
     return out
 
 
-def fit_jacobian(inputs: Inputs) -> Fitted:
+def fit_jacobian(inputs: Inputs, wanted: JacobianSpec) -> Fitted:
     """Leading directions of the mean of J'J over codes spread evenly over the store's rows."""
     import torch
 
@@ -55,7 +55,6 @@ def fit_jacobian(inputs: Inputs) -> Fitted:
     from pipelines.evaluation import codes_of, ok_rows
     from transforms.jacobian import JacobianGram, jacobian_subspace, rectangle_mask
 
-    wanted = inputs.spec.analyse.jacobian
     rows = ok_rows(inputs.store)
     if not len(rows):
         raise DataError("the store has no finished row to differentiate at: invert some first")

@@ -255,10 +255,11 @@ def _run(
         ) from e
 
 
-class _Lines(io.TextIOBase):
+class _Lines(io.StringIO):
     """A text file that hands every finished line on."""
 
     def __init__(self, line: Callable[[str], None]) -> None:
+        super().__init__()
         self._line, self._rest = line, ""
 
     def write(self, text: str) -> int:

@@ -81,7 +81,7 @@ def _analyse(
     spec: RunSpec, name: str, folder: RunFolder, detail: Mapping[str, Any]
 ) -> dict[str, Any]:
     _, facts = folder.model(name)
-    found = {
+    found: dict[str, Any] = {
         key: value
         for key, value in facts.items()
         if isinstance(value, bool | int | float | str) and key != "fingerprint"

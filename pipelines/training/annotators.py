@@ -81,10 +81,11 @@ def onnx_model(net: Annotators, head: str) -> onnx.ModelProto:
     Outputs: `attributes` (n, 10) probabilities; `landmarks` (n, 68, 2) pixels; `pose` (n, 3)
     degrees.
     """
-    nodes, weights = [], []
+    nodes: list[onnx.NodeProto] = []
+    weights: list[onnx.TensorProto] = []
 
-    def tensor(name: str, value: np.ndarray) -> str:
-        weights.append(numpy_helper.from_array(value, name))
+    def tensor(name: str, value: np.ndarray | np.float32) -> str:
+        weights.append(numpy_helper.from_array(np.asarray(value), name))
         return name
 
     def parameters(name: str, layer: nn.Module) -> list[str]:
@@ -113,7 +114,7 @@ def onnx_model(net: Annotators, head: str) -> onnx.ModelProto:
         node("Sigmoid", [at])
         node("Mul", [at, tensor("gain", SHOWN_GAIN)])
         node("Min", [at, tensor("certain", np.float32(1))])
-        shape = ["n", len(ATTRIBUTES)]
+        shape: list[str | int] = ["n", len(ATTRIBUTES)]
     elif head == "landmarks":
         node("Mul", [at, tensor("scale", np.float32(SIZE / 2))])
         node("Add", [at, tensor("centre", np.float32(SIZE / 2))])

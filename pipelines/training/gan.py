@@ -356,8 +356,8 @@ class Trainer:
         for ema, net in ((self.g_ema, self.g), (self.e_ema, self.e)):
             for a, b in zip(ema.parameters(), net.parameters(), strict=True):
                 a.lerp_(b, 1 - decay)
-            for a, b in zip(ema.buffers(), net.buffers(), strict=True):
-                a.copy_(b)
+            for old, new in zip(ema.buffers(), net.buffers(), strict=True):
+                old.copy_(new)
 
     @torch.no_grad()
     def quality(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -424,11 +424,10 @@ def train_stage(name: str, work: Path, images: int, threads: int, seed: int = 19
     while trainer.step < first + steps:
         t = (trainer.step - first) / decay
         scale = min(1.0, (trainer.step - first + 1) / 100) * (0.01 + 0.99 * (1 - t) ** 0.7)
-        if name == "encoder":
-            shown = trainer.advance_encoder(data, codes, scale)
-        elif name == "generator":
-            shown = trainer.advance_generator(data, codes, scale)
-        elif name == "pairs":
+        if codes is not None:
+            advance = trainer.advance_encoder if name == "encoder" else trainer.advance_generator
+            shown = advance(data, codes, scale)
+        elif raised is not None and features is not None:
             shown = trainer.advance_pairs(data, raised, scale, features)
         else:
             shown = trainer.advance_detail(data, scale, features)
