@@ -4,7 +4,7 @@ BIN := .venv/bin
 LONGEST := tests/test_ray.py
 TESTS := $(LONGEST) $(filter-out $(LONGEST),$(sort $(wildcard tests/test_*.py)))
 
-.PHONY: demo test bench models docs clean
+.PHONY: demo test types bench models docs clean
 
 demo: .venv/installed
 	$(BIN)/latentflow demo --out runs/demo
@@ -12,8 +12,10 @@ demo: .venv/installed
 test: .venv/tested
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(TESTS)
+
+types: .venv/tested
+	$(BIN)/mypy
 
 docs: .venv/tested
 	PYTHONPATH=. NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet

@@ -99,7 +99,7 @@ Training is **adversarial and reconstruction jointly**, then by stages (`make mo
 The rig's expressions were made stronger, and blends of two were added, before "expressions"; faces
 got their expressions' colours and yaw up to 50 degrees before "longer"; fear, pale about the mouth
 until then, turned it blue before "recoloured", the nose before "recoloured_again", and the whole
-face pale before "final". Earlier stages saw the rig as it was. Exponential moving averages of the
+face pale before "pale". Earlier stages saw the rig as it was. Exponential moving averages of the
 weights are kept.
 
 | reconstruction of persons not seen | median | 5 % quantile |

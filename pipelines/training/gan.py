@@ -381,7 +381,7 @@ STAGES = {
     "longer": (10_000, 10_000),
     "recoloured": (4_000, 4_000),
     "recoloured_again": (4_000, 4_000),
-    "final": (3_000, 3_000),
+    "pale": (3_000, 3_000),
     "pairs": (5_000, 5_000),
 }
 """What follows the joint training: steps, and over how many steps the rate would fall to zero."""
