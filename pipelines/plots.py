@@ -190,14 +190,14 @@ def spectrum(ratio: np.ndarray, shown: int = 60) -> tuple[Markup, Markup]:
         axes = figure.add_subplot()
         axes.plot(number, total, color=SERIES[0], linewidth=2)
         axes.fill_between(number, total, color=SERIES[0], alpha=0.12, linewidth=0)
-        for level in (0.5, 0.9, 0.95):
+        for level, below in ((0.5, 11), (0.9, 24), (0.95, 11)):  # labels clear of one another
             if total[-1] >= level:
                 at = int(np.argmax(total >= level)) + 1
                 axes.plot([at], [total[at - 1]], "o", color=SERIES[1], markersize=5)
                 axes.annotate(
                     f"{100 * level:.0f} % at {at}",
                     (at, total[at - 1]),
-                    xytext=(7, -11),
+                    xytext=(7, -below),
                     textcoords="offset points",
                     fontsize=10.5,
                 )
