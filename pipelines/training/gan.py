@@ -301,7 +301,8 @@ class Trainer:
         """Begin `moves` as the mean differences of the codes of the first `pairs` pairs."""
         apart = self.encode_all(raised["images"][:pairs]) - self.encode_all(data["images"][:pairs])
         which = raised_expression(data["attributes"][:pairs], raised["attributes"][:pairs])
-        for k in range(len(EXPRESSIONS)):
+        self.moves.weight.zero_()
+        for k in which.unique():
             self.moves.weight[k] = apart[which == k].flatten(1).mean(dim=0)
 
     def advance_pairs(
