@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Container, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -35,7 +35,6 @@ from schemas.errors import UsageError
 from schemas.index import DatasetIndex
 from schemas.lock import StoreLock
 from schemas.reasons import Reason, Status
-from schemas.spec_models import InvertSpec
 from schemas.store import LatentStore
 from transforms.metrics import SSIM_WINDOW, mse, psnr_from_mse, ssim
 from transforms.preprocess import to_float, to_uint8
@@ -117,12 +116,7 @@ class InvertTask:
     """How an actor inverts: small and picklable; models are loaded from their uris."""
 
     source: Source
-    store_path: str
-    generator_uri: str
-    generator_fp: str
-    encoder_uri: str | None
-    spec: InvertSpec
-    seed: int
+    identity: StoreIdentity
     cuda: bool = False
 
     def build(self, guard: Guard) -> InvertWorker:
@@ -137,15 +131,15 @@ class InvertWorker:
         import generators
         from transforms.invert import Inversion
 
-        spec = task.spec
+        identity, spec = task.identity, task.identity.spec
         self.task, self.guard = task, guard
         self.device = use_threads(spec.threads, task.cuda)
-        self.generator = generators.load(task.generator_uri, self.device)
-        if self.generator.fingerprint != task.generator_fp:
+        self.generator = generators.load(identity.generator_uri, self.device)
+        if self.generator.fingerprint != identity.facts.fingerprint:
             raise UsageError(
-                f"generator {task.generator_uri!r} has fingerprint "
-                f"{self.generator.fingerprint!r}, the store was made for {task.generator_fp!r}: "
-                "the file changed during the run; start again"
+                f"generator {identity.generator_uri!r} has fingerprint "
+                f"{self.generator.fingerprint!r}, the store was made for "
+                f"{identity.facts.fingerprint!r}: the file changed during the run; start again"
             )
         self.inversion = Inversion(
             spec.method,
@@ -157,11 +151,11 @@ class InvertWorker:
             spec.noise_mode,
         )
         self.encoder = None
-        if self.inversion.encodes and task.encoder_uri is not None:
+        if identity.encoder_uri is not None:
             from generators.encoder import load_encoder
 
-            self.encoder = load_encoder(task.encoder_uri, self.device, spec.space)
-        self.store = LatentStore.open(task.store_path, "r+")
+            self.encoder = load_encoder(identity.encoder_uri, self.device, spec.space)
+        self.store = LatentStore.open(identity.path, "r+")
         self.reader = BlockImages(
             task.source, self.generator.resolution, spec.crop, spec.max_pixels, spec.threads
         )
@@ -177,7 +171,7 @@ class InvertWorker:
         qualities = {name: np.full(n, np.nan, np.float32) for name in QUALITIES}
         status, reason = np.zeros(n, np.uint8), np.zeros(n, np.uint8)
         shrunk = False
-        for batch in self.reader.batches(work, self.task.spec.batch_size):
+        for batch in self.reader.batches(work, self.task.identity.spec.batch_size):
             status[batch.rows], reason[batch.rows] = batch.status, batch.reason
             good = np.flatnonzero(batch.status == Status.OK)
             if not good.size:
@@ -226,7 +220,9 @@ class InvertWorker:
         if not self.inversion.encodes:
             last = len(image_ids) - 1
             ids = [image_ids[min(i, last)] for i in range(rows.start, rows.stop)]
-            rngs = [row_generator(self.task.seed, SEED_STAGE, image_id) for image_id in ids]
+            rngs = [
+                row_generator(self.task.identity.seed, SEED_STAGE, image_id) for image_id in ids
+            ]
         target = torch.from_numpy(to_float(images[rows])).to(self.device)
         codes = invert_batch(self.generator, target, self.inversion, self.encoder, rngs)
         usable = torch.isfinite(codes).flatten(1).all(dim=1)
@@ -308,12 +304,7 @@ def invert(
         plan = plan_invert(index, identity)
         task = InvertTask(
             source,
-            os.path.abspath(identity.path),
-            identity.generator_uri,
-            identity.facts.fingerprint,
-            identity.encoder_uri,
-            identity.spec,
-            identity.seed,
+            replace(identity, path=os.path.abspath(identity.path)),
             engine.gpus_per_actor > 0,
         )
         todo = [work for work in plan.work if blocks is None or work.block in blocks]

@@ -17,7 +17,7 @@ import hashlib
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 
@@ -27,7 +27,7 @@ from schemas.errors import DataError
 from schemas.fingerprint import digest
 from transforms.blocks import Accumulator, BlockSource, group_blocks, sum_in_order
 from transforms.partials import GroupsOfBlocks, StatisticOfGroups
-from transforms.passes import PassRequest, PassSolver
+from transforms.passes import PassRequest, S
 from transforms.statistics import statistic_bytes, statistic_of_bytes
 
 STATISTICS_VERSION = 1
@@ -39,8 +39,6 @@ SUM_BYTES = 256 * 2**20
 larger than this is not kept."""
 FOLDER_BYTES = 2 * 2**30
 """Above this size the files that were used longest ago go."""
-
-S = TypeVar("S", bound=PassSolver)
 
 
 def request_key(request: Any) -> str:

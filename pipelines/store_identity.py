@@ -109,14 +109,12 @@ def identify(
     seed: int,
     generator_uri: str,
     encoder_uri: str | None = None,
-    facts: ModelFacts | None = None,
 ) -> StoreIdentity:
     """The store that inverting with these settings writes to, without writing anything.
 
-    facts : of the generator, where the caller knows them already.
     Raises CheckpointError for unreadable models, UsageError when an encoder is needed and missing.
     """
-    facts = generator_facts(generator_uri) if facts is None else facts
+    facts = generator_facts(generator_uri)
     uri, encoder_fp = None, None
     if spec.method != "optimise":
         from generators.encoder_files import read_encoder

@@ -11,7 +11,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 from uuid import uuid4
 
 import apache_beam as beam
@@ -34,7 +34,7 @@ from transforms.mean_difference import (
     solve_regressions,
 )
 from transforms.nrsfm import NRSfMSolver, ShapeModel
-from transforms.passes import PassRequest, PassSolver, Seen
+from transforms.passes import PassRequest, S, Seen
 from transforms.pca import PCA, GramSolver, RandomisedSolver, solve_pca
 from transforms.pinned import DEFAULT_CACHE_BYTES, PINNED
 from transforms.requests import (
@@ -46,8 +46,6 @@ from transforms.requests import (
 )
 from transforms.statistics import statistic_bytes, statistic_of_bytes
 from transforms.svm import HyperplaneOptions, Hyperplanes, HyperplaneSolver
-
-S = TypeVar("S", bound=PassSolver)
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,7 @@ from transforms.hosvd_passes import (
     slab_ranges,
     solve_modes,
 )
-from transforms.passes import PassRequest, run_passes
+from transforms.passes import PassRequest, expect, run_passes
 
 __all__ = [
     "HOSVD",
@@ -86,9 +86,7 @@ class HOSVDSolver:
             ranks = choose_ranks(energies, [len(u) for u in factors], self.ranks, self.energy)
             factors = cut_factors(factors, ranks)
             return replace(self, grams=total, factors=factors, energies=energies)
-        if not isinstance(total, CoreSlabs):
-            raise UsageError(f"a pass returned {type(total).__name__!r}: give it this request")
-        return replace(self, core=total)
+        return replace(self, core=expect(total, CoreSlabs))
 
     def model(self) -> HOSVD:
         """The model; UsageError before the passes are done."""

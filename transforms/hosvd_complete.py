@@ -25,7 +25,7 @@ from typing import Any, Literal
 import numpy as np
 from scipy.linalg import lu_factor, lu_solve
 
-from schemas.errors import DataError, UsageError
+from schemas.errors import DataError
 from transforms.blocks import Accumulator, Arrays, BlockSource, Sums
 from transforms.hosvd_model import choose_ranks
 from transforms.hosvd_passes import (
@@ -37,7 +37,7 @@ from transforms.hosvd_passes import (
     slab_ranges,
     solve_modes,
 )
-from transforms.passes import PassRequest
+from transforms.passes import PassRequest, expect
 
 MOST_PARAMETERS = 2048
 MOST_RIDGE = 10.0  # an entry held down harder could not show that it is there after all
@@ -250,8 +250,7 @@ class Completion:
 
     def step(self, total: Accumulator) -> Completion:
         """The next factors, prior and noise from the filled tensor's Grams."""
-        if not isinstance(total, Sums):
-            raise UsageError(f"a pass returned {type(total).__name__!r}: give it this request")
+        total = expect(total, Sums)
         grams = ModeGrams.from_arrays(total.arrays)
         factors, energies = solve_modes(grams)
         residual = float(total["residual"])

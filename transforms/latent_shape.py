@@ -31,7 +31,7 @@ from transforms.blocks import (
 from transforms.landmark_map import landmark_jacobian, landmarks_of, parameter_names
 from transforms.moments import Moments
 from transforms.nrsfm_model import SequenceModel, ShapeModel
-from transforms.passes import PassRequest, run_passes
+from transforms.passes import PassRequest, expect, run_passes
 
 CHUNK = 512  # rows whose Jacobians are held at once
 
@@ -244,8 +244,7 @@ class LatentShapeSolver:
         """State after a pass."""
         if isinstance(total, Moments):
             return self._started(total)
-        if not isinstance(total, Sums):
-            raise UsageError(f"a pass returned {type(total).__name__!r}: give it this request")
+        total = expect(total, Sums)
         n, rows = len(self.weights), int(total["rows"])
         metric = total["square"] / rows if not self.shape.size else self.shape
         lean = 1e-9 * np.trace(metric) / len(metric) * np.eye(len(metric))

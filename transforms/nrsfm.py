@@ -38,7 +38,7 @@ from transforms.nrsfm_passes import (
 )
 from transforms.nrsfm_sequence import SMOOTHNESS, SequenceSolver
 from transforms.nrsfm_zoom import ZoomSolver
-from transforms.passes import PassRequest, run_passes
+from transforms.passes import PassRequest, expect, run_passes
 from transforms.signs import fix_signs
 
 Phase = Literal["gram", "fill", "metric", "gauge", "axes", "done"]
@@ -105,8 +105,7 @@ class NRSfMSolver:
 
     def step(self, total: Accumulator) -> NRSfMSolver:
         """State after a pass with the summed statistic `total`."""
-        if not isinstance(total, Sums):
-            raise UsageError(f"a pass returned {type(total).__name__!r}: give it this request")
+        total = expect(total, Sums)
         if self.phase in ("gram", "fill"):
             return self._factorised(total)
         if self.phase == "metric":

@@ -15,6 +15,7 @@ import numpy as np
 from schemas.errors import DataError, UsageError
 from transforms.blocks import Accumulator, Sums
 from transforms.cameras import fit_views
+from transforms.passes import expect
 
 LEAST_POINTS = 4  # three columns of an affine camera and the translation
 FREEDOM = 4.0  # degrees of freedom of the Student t distribution of robust fits
@@ -23,8 +24,7 @@ CHUNK = 1024  # frames whose design matrices are held at once
 
 def enough_frames(total: Accumulator) -> Sums:
     """The pass' sums; DataError unless at least 3 frames had enough points."""
-    if not isinstance(total, Sums):
-        raise UsageError(f"a pass returned {type(total).__name__!r}: give it this request")
+    total = expect(total, Sums)
     if int(total["frames"]) < 3:
         raise DataError(
             f"{int(total['frames'])!r} frames with enough points where at least 3 are needed: "

@@ -10,7 +10,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Protocol, Self, TypeVar
 
+from schemas.errors import UsageError
 from transforms.blocks import Accumulator, Arrays, BlockSource, sum_blocks
+
+K = TypeVar("K")
 
 
 class PassRequest(Protocol):
@@ -49,6 +52,13 @@ class PassSolver(Protocol):
     def step(self, total: Accumulator) -> Self:
         """State after a pass whose summed statistic is `total`."""
         ...
+
+
+def expect(total: Accumulator, kind: type[K]) -> K:
+    """The sum of a pass, as the statistic that it must be; UsageError for another request's."""
+    if not isinstance(total, kind):
+        raise UsageError(f"a pass returned {type(total).__name__!r}: give it this request")
+    return total
 
 
 S = TypeVar("S", bound=PassSolver)

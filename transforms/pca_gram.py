@@ -17,7 +17,7 @@ from scipy.linalg import eigh
 from schemas.errors import UsageError
 from transforms.blocks import Accumulator, Arrays, BlockSource, Parts, Sums, flatten_rows
 from transforms.moments import second_moment
-from transforms.passes import PassRequest
+from transforms.passes import PassRequest, expect
 from transforms.pca_result import (
     PCA,
     assemble,
@@ -163,8 +163,7 @@ class GramSolver:
         """Left singular vectors after the first pass, the result after the second."""
         if isinstance(total, SlabParts):
             return replace(self, found=self._finish(total))
-        if not isinstance(total, Sums):
-            raise UsageError(f"a pass returned {type(total).__name__!r}: give it this request")
+        total = expect(total, Sums)
         gram, n_features = total["gram"], int(total["features"])
         check_finite(gram)
         n_rows = len(gram)

@@ -18,7 +18,7 @@ import numpy as np
 from schemas.errors import UsageError
 from transforms.blocks import Accumulator, Arrays, flatten_rows
 from transforms.moments import centred_batches
-from transforms.passes import PassRequest
+from transforms.passes import PassRequest, expect
 from transforms.pca_result import (
     PCA,
     RANDOM_DIRECTIONS,
@@ -187,8 +187,7 @@ class RandomisedSolver:
 
     def step(self, total: Accumulator) -> Self:
         """State after a pass: a larger search space, the best vectors in it, the next block."""
-        if not isinstance(total, MomentProducts):
-            raise UsageError(f"a pass returned {type(total).__name__!r}: give it this request")
+        total = expect(total, MomentProducts)
         check_rows(total.count)
         check_finite(total.mean, total.products)
         block = self.block

@@ -15,7 +15,7 @@ from scipy.linalg import LinAlgError, cho_factor, cho_solve
 
 from schemas.errors import DataError, UsageError
 from transforms.blocks import Accumulator, ArrayBlocks, Sums
-from transforms.passes import PassRequest, run_passes
+from transforms.passes import PassRequest, expect, run_passes
 from transforms.svm_geometry import Geometry, HyperplaneOptions
 from transforms.svm_line import LineSearch
 from transforms.svm_model import Hyperplanes
@@ -115,8 +115,7 @@ class HyperplaneSolver:
             state = replace(counted, geometry=geometry)._begin()
             complete = len(total.rows) == geometry.n_rows
             return state._continue_at(_solve_in_span(state, total)) if complete else state
-        if not isinstance(total, Sums):
-            raise UsageError(f"a pass returned {type(total).__name__!r}: give it this request")
+        total = expect(total, Sums)
         if self.phase == "evaluate":
             return counted._evaluated(total)
         return counted._walked(total) if self.phase == "line" else counted._curved(total)

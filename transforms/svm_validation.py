@@ -22,7 +22,7 @@ from transforms.blocks import (
     Sums,
     flatten_rows,
 )
-from transforms.passes import PassRequest, run_passes
+from transforms.passes import PassRequest, expect, run_passes
 from transforms.svm_geometry import HyperplaneOptions
 from transforms.svm_model import Hyperplanes
 from transforms.svm_passes import CentredRequest
@@ -230,8 +230,7 @@ class ValidationSolver:
         """State after a pass with the summed statistic `total`."""
         if not self.solver.done:
             return replace(self, solver=self.solver.step(total))
-        if not isinstance(total, Sums):
-            raise UsageError(f"a pass returned {type(total).__name__!r}: give it this request")
+        total = expect(total, Sums)
         every = self.solver.result()
         n_attributes = len(every.coef) // (1 + self.n_folds)
         folds = (1 + self.n_folds, n_attributes)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -16,15 +16,12 @@ from schemas.index import CATEGORICAL, DatasetIndex
 from schemas.spec import RunSpec
 from schemas.store import LatentStore
 from transforms.blocks import BlockSource
-from transforms.passes import PassRequest, PassSolver, Seen
+from transforms.passes import PassRequest, S, Seen
 from transforms.requests import MomentsAlong, MomentsOfRows
 from transforms.sources import SelectBlocks, StoreBlocks
 
 MOMENT_FEATURES = 2048
 """Codes of up to this many coordinates are summed as their whole second moment."""
-
-
-S = TypeVar("S", bound=PassSolver)
 
 
 class Statistics(Protocol):
