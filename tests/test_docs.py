@@ -23,7 +23,7 @@ DOCS = ROOT / "docs"
 PAGES = sorted(DOCS.glob("*.md"))
 LINK = re.compile(r"\]\(([^)#\s]+)(?:#[^)\s]*)?\)")
 NAME = re.compile(r"^::: (\S+)", re.MULTILINE)
-SNIPPET = re.compile(r'^--8<-- "([^"]+)"', re.MULTILINE)
+SNIPPET = re.compile(r'--8<-- "([^"]+)"')
 
 
 def load_hooks() -> Any:
@@ -71,8 +71,15 @@ def test_named_objects_exist_and_are_documented(page):
     for name in names_of(page):
         found = resolved(name)
         assert inspect.getdoc(found), name
-    for path in SNIPPET.findall(page.read_text()):
-        assert (ROOT / path).is_file(), path
+
+
+def test_every_example_is_shown_on_a_page():
+    marks = [line for page in PAGES for line in page.read_text().splitlines() if "8<" in line]
+    shown = [SNIPPET.fullmatch(mark) for mark in marks]
+    assert all(shown), marks  # a mark of another form is printed as text
+    files = {path.relative_to(ROOT).as_posix() for path in (ROOT / "examples").glob("*.py")}
+    assert {match[1] for match in shown} == files - {"examples/dagster_screenshot.py"}
+    assert len(marks) == len(files) - 1
 
 
 def test_the_api_page_names_members_that_exist():
