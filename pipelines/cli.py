@@ -45,7 +45,8 @@ Wait = Annotated[
 OldRun = typer.Argument(help="The older run.", metavar="OLD")
 NewRun = typer.Argument(help="The newer run.", metavar="NEW")
 OldGenerator = Annotated[
-    str | None, typer.Option(help="The old run's generator, where its specification moved on.")
+    str | None,
+    typer.Option(help="The old run's generator, if its specification names another one by now."),
 ]
 NewGenerator = Annotated[str | None, typer.Option(help="The same for the new run.")]
 Address = Annotated[
@@ -92,7 +93,7 @@ def invert(spec: Spec, wait: Wait = 0.0, ray_address: Address = None) -> None:
 def annotate(
     spec: Spec, trust: Trust = False, wait: Wait = 0.0, ray_address: Address = None
 ) -> None:
-    """Up to and including annotation of the images and of what their latents draw."""
+    """Index, invert, then annotate every image and its reconstruction."""
     _run(spec, "annotate", trust, wait, ray_address)
 
 
@@ -100,15 +101,15 @@ def annotate(
 def analyse(
     spec: Spec, trust: Trust = False, wait: Wait = 0.0, ray_address: Address = None
 ) -> None:
-    """Up to and including the analyses: PCA, mean differences, hyperplanes, HOSVD, NRSfM."""
+    """Index, invert, annotate, then run the analyses: PCA, mean differences, SVM, HOSVD, NRSfM."""
     _run(spec, "analyse", trust, wait, ray_address)
 
 
 @app.command()
 def plan(spec: Spec) -> None:
-    """Show what a run would compute and why: which input changed, from what to what.
+    """Show what a run would compute, and which changed input makes it necessary.
 
-    Also how many rows and how much disk. Writes nothing.
+    Also how many rows it would process and how much disk space they take. Writes nothing.
     """
     from pipelines.plan import plan as plan_run
     from schemas.spec import load_spec
@@ -127,12 +128,12 @@ def verify(
     ],
     repair: Annotated[
         bool,
-        typer.Option(help="Take damaged blocks and analyses out; the next run makes them again."),
+        typer.Option(help="Remove damaged blocks and analyses; the next run makes them again."),
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     wait: Wait = 0.0,
 ) -> None:
-    """Read everything a run stored again: checksums, fingerprints, fill values, directions, index.
+    """Check everything that a run has stored: checksums, fingerprints, fill values, directions, index.
 
     Names what is damaged and the cure. Exit code 0 when all is well, 1 when something is not.
     """
@@ -156,13 +157,13 @@ def gc(
     ],
     delete: Annotated[bool, typer.Option("--delete", help="Remove; default: only show.")] = False,
     older_than: Annotated[
-        str, typer.Option(help="Spare what changed more recently: '12h', '1d', '0'.")
+        str, typer.Option(help="Keep what changed more recently than this: '12h', '1d', '0'.")
     ] = "1d",
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     wait: Wait = 0.0,
 ) -> None:
-    """Show, or with --delete remove, what no run refers to: former stores, direction sets,
-    statistics, evaluations, and what killed runs left half-written."""
+    """List what no run refers to any more (with --delete: remove it): former stores, direction
+    sets, statistics, evaluations, and files that killed runs left incomplete."""
     from pipelines.gc import collect, seconds_of
     from pipelines.maintenance import show_collection
 
@@ -281,8 +282,8 @@ def export(
 ) -> None:
     """Export rows or directions for other tools.
 
-    Rows are those that are finished; how many are left out is told. A file or folder appears under
-    its name when it is complete.
+    Only finished rows are exported; the numbers of rows left out are printed by cause. The target
+    appears under its name only when it is complete.
     """
     from pipelines.finished import export_run
     from schemas.spec import load_spec
@@ -336,7 +337,12 @@ def diff(
     out: Annotated[Path | None, typer.Option(help="Folder for drift.json and drift.html.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, not a table.")] = False,
     samples: Annotated[int, typer.Option(help="Samples edited along each direction.", min=8)] = 64,
-    strength: Annotated[float, typer.Option(help="Of the trial, in standard deviations.")] = 2.0,
+    strength: Annotated[
+        float,
+        typer.Option(
+            help="Edit strength at which directions are compared, in standard deviations."
+        ),
+    ] = 2.0,
     old_generator: OldGenerator = None,
     new_generator: NewGenerator = None,
     trust: Trust = False,
@@ -394,7 +400,7 @@ def transfer(
 def inspect(
     path: Annotated[Path, typer.Argument(help="Index, store, direction set or checkpoint.")],
 ) -> None:
-    """Say what a file or store is: shapes, counts, fingerprints. Executes nothing from it."""
+    """Describe a file or store: shapes, counts, fingerprints. Nothing in it is executed."""
     from pipelines.describe import describe
 
     table = Table(show_header=False, box=None)
@@ -435,7 +441,7 @@ def demo(
     out: Annotated[Path, typer.Option(help="Folder of the demonstration.")] = Path("runs/demo"),
     people: Annotated[int, typer.Option(help="Persons; 50 pictures each.", min=4)] = 100,
 ) -> None:
-    """The whole path on the built-in face set: pictures, latents, directions, report, summary."""
+    """Run the whole pipeline on the built-in face set: images, latents, directions, report, summary."""
     from pipelines.demo import run_demo
 
     raise typer.Exit(run_demo(out, people, console))

@@ -38,7 +38,7 @@ class ComparedRun:
     """What one side of a comparison stored.
 
     path : the run folder. generator_uri : of the very generator that the directions were made for,
-        None where it is not to be had, which ``generator_absent`` explains.
+        None where it is not available, which ``generator_absent`` explains.
     """
 
     path: Path

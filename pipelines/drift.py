@@ -55,7 +55,7 @@ class Side:
     """A model with its directions and the samples' codes.
 
     codes : float32 (samples, *row_shape), of the same samples on both sides
-    meter : draws with this model and measures; None where the model is not to be had
+    meter : draws with this model and measures; None where the model is not available
     """
 
     directions: DirectionSet
@@ -111,7 +111,9 @@ class _Trials:
 
     def _meter(self) -> Meter:
         if self.side.meter is None:
-            raise DataError("this side's model is not to be had; give its file")
+            raise DataError(
+                "the generator of this run is not available: give its file with --old-generator or --new-generator"
+            )
         return self.side.meter
 
 
