@@ -1,7 +1,7 @@
 """What the pipeline asks of a generator, an encoder and an annotator.
 
-Foreign models sit behind these. Tensors are torch tensors; this module itself imports torch for type
-checking only.
+Foreign models sit behind these. Tensors are torch tensors; this module itself imports
+torch for type checking only.
 """
 
 from __future__ import annotations

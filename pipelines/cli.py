@@ -133,7 +133,7 @@ def verify(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     wait: Wait = 0.0,
 ) -> None:
-    """Check everything that a run has stored: checksums, fingerprints, fill values, directions, index.
+    """Check all that a run has stored: checksums, fingerprints, fill values, directions, index.
 
     Names what is damaged and the cure. Exit code 0 when all is well, 1 when something is not.
     """
@@ -441,7 +441,7 @@ def demo(
     out: Annotated[Path, typer.Option(help="Folder of the demonstration.")] = Path("runs/demo"),
     people: Annotated[int, typer.Option(help="Persons; 50 pictures each.", min=4)] = 100,
 ) -> None:
-    """Run the whole pipeline on the built-in face set: images, latents, directions, report, summary."""
+    """Run the whole pipeline on the built-in face set: images, latents, directions, report."""
     from pipelines.demo import run_demo
 
     raise typer.Exit(run_demo(out, people, console))

@@ -112,7 +112,8 @@ class _Trials:
     def _meter(self) -> Meter:
         if self.side.meter is None:
             raise DataError(
-                "the generator of this run is not available: give its file with --old-generator or --new-generator"
+                "the generator of this run is not available: give its file with --old-generator "
+                "or --new-generator"
             )
         return self.side.meter
 

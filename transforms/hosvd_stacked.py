@@ -171,7 +171,8 @@ class StackedSolver:
         if not isinstance(total, CoreSlabs) or sorted(total.parts) != list(range(len(self.styles))):
             raise UsageError(
                 f"a pass returned {type(total).__name__!r}, this solver expects the core of "
-                f"{len(self.styles)!r} styles: run the pass with the request that the solver gives now"
+                f"{len(self.styles)!r} styles: run the pass with the request "
+                "that the solver gives now"
             )
         if self.grams:
             return replace(self, core=total)

@@ -58,8 +58,8 @@ def expect(total: Accumulator, kind: type[K]) -> K:
     """The sum of a pass, as the statistic that it must be; UsageError for another request's."""
     if not isinstance(total, kind):
         raise UsageError(
-            f"a pass returned {type(total).__name__!r}, this solver expects {kind.__name__!r}: run the "
-            "pass with the request that the solver gives now"
+            f"a pass returned {type(total).__name__!r}, this solver expects {kind.__name__!r}: run "
+            "the pass with the request that the solver gives now"
         )
     return total
 
