@@ -11,6 +11,9 @@ activation null, "sigmoid" or "softmax", applied to scores
 coordinates of landmarks: "pixels" of the input (centres at integer + 0.5), "unit" (0..1) or
            "indices" (pixel numbers, centres at integers)
 axes       of landmarks: "xy" or "yx"
+scheme     of landmarks: what their order is called, "ibug68" or any other name, or null where
+           nobody says. It changes no measured number, only what is known about the points
+           ("ibug68": which of them are the nose), so it is not part of the fingerprint
 presence   null, or {"output": ..., "threshold": ...}: rows below it hold no face
 input      {"name", "size": side or [height, width], "layout": "NCHW" or "NHWC",
            "range": [low, high] of black and white, "mean", "std": null or three numbers in units
@@ -35,6 +38,8 @@ from schemas.fingerprint import digest, file_sha256
 
 Kind = Literal["scores", "landmarks", "pose"]
 KINDS = ("scores", "landmarks", "pose")
+#: Landmark schemes that are known here, with their number of points.
+SCHEMES = {"ibug68": 68}
 ONNX_ENDINGS = (".onnx",)
 TORCHSCRIPT_ENDINGS = (".pt", ".pth", ".ts", ".torchscript")
 _BUNDLED_ROOT = Path(__file__).parent / "bundled"
@@ -71,6 +76,7 @@ class AnnotatorCard:
     resize: str = "antialias"
     coordinates: str = "pixels"
     axes: str = "xy"
+    scheme: str | None = None
     activation: str | None = None
     presence: tuple[str | int, float] | None = None
     licence: str | None = None
@@ -190,6 +196,17 @@ def _card(raw: Mapping[str, Any], path: str, name: str | None) -> AnnotatorCard:
     statistics = [_three(given.get(key), key) for key in ("mean", "std")]
     if statistics[1] is not None and min(statistics[1]) <= 0:
         raise ValueError(f"'std' is {list(statistics[1])!r}: give positive numbers")
+    scheme = raw.get("scheme")
+    if scheme is not None and (kind != "landmarks" or not isinstance(scheme, str) or not scheme):
+        raise ValueError(
+            f"'scheme' is {scheme!r} and 'kind' {kind!r}: give the name of the landmarks' order, "
+            "such as 'ibug68', and only for landmarks"
+        )
+    if scheme in SCHEMES and len(names) != SCHEMES[scheme]:
+        raise ValueError(
+            f"'scheme' {scheme!r} has {SCHEMES[scheme]!r} points, 'names' has {len(names)!r}: "
+            "name them all, or leave 'scheme' out"
+        )
     return AnnotatorCard(
         path=path,
         name=name if name is not None else str(raw["name"]),
@@ -206,6 +223,7 @@ def _card(raw: Mapping[str, Any], path: str, name: str | None) -> AnnotatorCard:
         resize=chosen["resize"],
         coordinates=chosen["coordinates"],
         axes=chosen["axes"],
+        scheme=scheme,
         activation=chosen["activation"],
         presence=None if presence is None else (presence["output"], float(presence["threshold"])),
         licence=raw.get("licence"),

@@ -129,9 +129,23 @@ def test_fingerprint_is_of_the_numbers(tmp_path):
     assert len({base, *others, fp()}) == 6
 
 
+def test_the_scheme_of_landmarks_is_known_and_changes_no_number(tmp_path):
+    assert read_card("bundled:faces64/landmarks").scheme == "ibug68"
+    path, _ = annotator(tmp_path, "lm", "landmarks", POINTS)
+    card = json.loads(Path(path).with_suffix(".json").read_text())
+    base = read_card(path)
+    Path(path).with_suffix(".json").write_text(json.dumps({**card, "scheme": "ours"}))
+    assert base.scheme is None and read_card(path).scheme == "ours"
+    assert read_card(path).fingerprint == base.fingerprint
+    Path(path).with_suffix(".json").write_text(json.dumps({**card, "scheme": "ibug68"}))
+    with pytest.raises(CheckpointError, match="has 68 points, 'names' has 3"):
+        read_card(path)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
+        ({"scheme": "ibug68"}, "only for landmarks"),
         ({"kind": "guess"}, "'kind' is 'guess'"),
         ({"names": []}, "'names'"),
         ({"names": ["a", "a"]}, "each once"),

@@ -160,6 +160,7 @@ def sidecar(head: str) -> dict:
             "resize": "antialias",
         },
         "coordinates": "pixels",
+        **({"scheme": "ibug68"} if head == "landmarks" else {}),
         "licence": "Apache-2.0",
         "source": "pipelines/training/annotators.py",
     }
