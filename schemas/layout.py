@@ -34,13 +34,13 @@ FINGERPRINT_BYTES = 32
 ZSTD_LEVEL = 3
 
 STAGE_GROUPS = ("status", "reason", "commit")
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.\-]*(@render)?")
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.\-]*(@render)?")
 _GROUP = re.compile(r"[a-z][a-z0-9_]*")
 
 
 def check_name(name: str, what: str) -> str:
     """``name`` if it can be an array or stage name, else StoreError."""
-    if not _NAME.fullmatch(name):
+    if not NAME.fullmatch(name):
         raise StoreError(
             f"{what} name {name!r} is not allowed; use letters, digits, '_', '-' and '.', "
             "starting with a letter or digit, optionally ending in '@render'"
