@@ -13,7 +13,7 @@ from zarr.core.sync import sync
 from schemas.direction import FOREIGN_METHODS, Direction
 from schemas.directions import DIRECTIONS_LAYOUT_VERSION, KIND, content_of
 from schemas.errors import LatentflowError
-from schemas.handle import target
+from schemas.handle import open_group
 from schemas.layout import check_layout
 
 
@@ -39,7 +39,7 @@ def check_directions(path: str | os.PathLike[str]) -> SetCheck:
     """Read the set at ``path`` completely; never raises for what is wrong with it."""
     found = SetCheck()
     try:
-        group = zarr.open_group(target(path), mode="r", zarr_format=3)
+        group = open_group(path)
         attrs = dict(group.attrs)
         check_layout(attrs, KIND, DIRECTIONS_LAYOUT_VERSION, os.fspath(path))
     except (LatentflowError, ValueError, TypeError, KeyError, FileNotFoundError) as e:
@@ -94,7 +94,7 @@ def drop_damaged(path: str | os.PathLike[str], found: SetCheck) -> None:
     """
     if found.unreadable is not None:
         return
-    group = zarr.open_group(target(path), mode="r+", zarr_format=3)
+    group = open_group(path, "r+")
     bad = {name for name, problems in found.directions.items() if problems}
     again = {name for name, problems in found.models.items() if problems}
     again |= {found.analysis_of[name] for name in bad if name in found.analysis_of}

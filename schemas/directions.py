@@ -29,7 +29,7 @@ from schemas.direction import (
 )
 from schemas.errors import DataError, DirectionMismatchError, StoreError, UsageError
 from schemas.fingerprint import canonical_json
-from schemas.handle import target
+from schemas.handle import open_group
 from schemas.layout import Layout, check_layout, check_name, default_dims
 
 __all__ = [
@@ -47,6 +47,8 @@ __all__ = [
 DIRECTIONS_LAYOUT_VERSION = 1
 KIND = "direction_set"
 _MODEL_CHUNK_BYTES = 32 * 2**20
+_NOT_SAVED = "its values or attributes are not those that were saved"
+_REPAIR = "take it out with 'latentflow verify RUN --repair', then run or import it again"
 
 
 class DirectionSet:
@@ -114,7 +116,7 @@ class DirectionSet:
         The same set gives the same bytes. A set whose saving was cut short is refused by
         ``load``; saving it again repairs it. Directions that are stored already are not touched.
         """
-        group = zarr.open_group(target(path), mode="a", zarr_format=3)
+        group = open_group(path, "a")
         old = dict(group.attrs)
         if old:
             check_layout(old, KIND, DIRECTIONS_LAYOUT_VERSION, os.fspath(path))
@@ -155,8 +157,8 @@ class DirectionSet:
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> DirectionSet:
-        """Read a set. Raises StoreError when there is none or its saving was cut short,
-        NewerLayoutError when a newer release wrote it."""
+        """Read a set. Raises StoreError when there is none, when its saving was cut short and where
+        a direction is not what was saved, NewerLayoutError when a newer release wrote it."""
         group = _open(path)
         attrs = dict(group.attrs)
         if not attrs.get("complete"):
@@ -164,19 +166,14 @@ class DirectionSet:
                 f"the direction set at {os.fspath(path)!r} is half-written; run its analysis again"
             )
         found = cls(str(attrs["generator_fp"]), str(attrs["space"]))
+        contents = cast("dict[str, str]", attrs.get("contents", {}))
         for name in cast("list[str]", attrs["names"]):
-            array = group[f"directions/{name}"]
-            if not isinstance(array, zarr.Array):
-                raise StoreError(f"direction {name!r} of {os.fspath(path)!r} is not an array")
-            facts = cast("dict[str, Any]", dict(array.attrs))
             try:
-                direction = Direction(name=name, vector=np.asarray(array[...]), **facts)
-            except (TypeError, ValueError) as e:
+                found.add(_read_direction(group, name, contents.get(name)))
+            except (TypeError, ValueError, KeyError) as e:
                 raise StoreError(
-                    f"direction {name!r} of {os.fspath(path)!r} is damaged: {e}; "
-                    "run its analysis again"
+                    f"direction {name!r} of {os.fspath(path)!r} is damaged: {e}; {_REPAIR}"
                 ) from e
-            found.add(direction)
         found.path = os.fspath(path)
         return found
 
@@ -185,19 +182,19 @@ class DirectionSet:
         """Directions of FOREIGN_METHODS that a set holds whose saving was cut short: they come
         from elsewhere, and no analysis could make them again."""
         try:
-            folder = zarr.open_group(target(path), mode="r", zarr_format=3).get("directions")
+            group, folder = open_group(path), open_group(path, name="directions")
         except (ValueError, FileNotFoundError):
             return []
-        if not isinstance(folder, zarr.Group):
-            return []
+        # a cut one may still hold what the new contents were to replace
+        contents = group.attrs.get("contents", {}) if group.attrs.get("complete") else {}
         found = []
-        for name, array in sorted(folder.arrays()):
+        for name in sorted(folder.array_keys()):
             try:
-                facts = cast("dict[str, Any]", dict(array.attrs))
-                if facts.get("method") in FOREIGN_METHODS:
-                    found.append(Direction(name=name, vector=np.asarray(array[...]), **facts))
+                direction = _read_direction(group, name, cast("dict[str, str]", contents).get(name))
             except (TypeError, ValueError, RuntimeError, DataError):
                 continue  # the one that was being written
+            if direction.method in FOREIGN_METHODS:
+                found.append(direction)
         return found
 
     def save_model(
@@ -216,7 +213,7 @@ class DirectionSet:
                     f"array {key!r} of model {name!r} has dtype {np.asarray(value).dtype.name!r}; "
                     "store numbers, and put text into attrs"
                 )
-        models = _subgroup(zarr.open_group(target(self._saved()), mode="r+"), "models")
+        models = _subgroup(open_group(self._saved(), "r+"), "models")
         state: dict[str, Any] = {"layout_version": DIRECTIONS_LAYOUT_VERSION, "attrs": dict(attrs)}
         folder = _subgroup(models, name)
         state["content"] = content_of(dict(attrs), arrays)
@@ -232,11 +229,16 @@ class DirectionSet:
     def load_model(self, name: str) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         """Arrays and attributes of ``models/<name>``.
 
-        Raises StoreError when there is none or its saving was cut short.
+        Raises StoreError when there is none, when its saving was cut short and when it is not what
+        was saved.
         """
         folder = self._model(name)
         arrays = {key: np.asarray(array[...]) for key, array in sorted(folder.arrays())}
-        return arrays, cast("dict[str, Any]", folder.attrs["attrs"])
+        attrs = cast("dict[str, Any]", folder.attrs["attrs"])
+        saved = folder.attrs.get("content")
+        if saved is not None and content_of(attrs, arrays) != saved:
+            raise StoreError(f"model {name!r} of {self.path!r} is damaged: {_NOT_SAVED}; {_REPAIR}")
+        return arrays, attrs
 
     def model_facts(self, name: str) -> dict[str, Any]:
         """Attributes of ``models/<name>`` without its arrays; errors as of `load_model`."""
@@ -244,15 +246,17 @@ class DirectionSet:
 
     def delete_model(self, name: str) -> None:
         """Take ``models/<name>`` away, complete or not; nothing happens where there is none."""
-        models = zarr.open_group(target(self._saved()), mode="r+").get("models")
-        if isinstance(models, zarr.Group) and name in models:
+        group = open_group(self._saved(), "r+")
+        if f"models/{name}" in group:
+            models = open_group(group, "r+", "models")
             folder = models[name]
             folder.attrs.put({**dict(folder.attrs), "complete": False})  # a crash leaves no half
             del models[name]
 
     def _model(self, name: str) -> zarr.Group:
-        folder = _open(self._saved()).get(f"models/{name}")
-        if not isinstance(folder, zarr.Group) or not folder.attrs.get("complete"):
+        group = _open(self._saved())
+        folder = open_group(group, name=f"models/{name}") if f"models/{name}" in group else None
+        if folder is None or not folder.attrs.get("complete"):
             raise StoreError(
                 f"the set at {self.path!r} has no complete model {name!r}; it has "
                 f"{self.model_names()!r}; run the analysis again"
@@ -261,9 +265,10 @@ class DirectionSet:
 
     def model_names(self) -> list[str]:
         """Names of the completely written models, sorted."""
-        models = _open(self._saved()).get("models")
-        if not isinstance(models, zarr.Group):
+        group = _open(self._saved())
+        if "models" not in group:
             return []
+        models = open_group(group, name="models")
         return sorted(name for name, group in models.groups() if group.attrs.get("complete"))
 
     def _saved(self) -> str:
@@ -286,6 +291,17 @@ def content_of(attrs: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> st
     return hasher.hexdigest()
 
 
+def _read_direction(group: zarr.Group, name: str, content: str | None) -> Direction:
+    """A stored direction. Raises ValueError where its content is another one."""
+    array = group[f"directions/{name}"]
+    if not isinstance(array, zarr.Array):
+        raise ValueError("it is not an array")
+    facts, vector = cast("dict[str, Any]", dict(array.attrs)), np.asarray(array[...])
+    if content is not None and content_of(facts, {"": vector}) != content:
+        raise ValueError(_NOT_SAVED)
+    return Direction(name=name, vector=vector, **facts)
+
+
 def _attrs_of(direction: Direction) -> dict[str, Any]:
     fields = (f.name for f in dataclasses.fields(direction) if f.name not in ("name", "vector"))
     return {name: getattr(direction, name) for name in fields}
@@ -305,7 +321,7 @@ def _holds(folder: zarr.Group, direction: Direction) -> bool:
 
 def _open(path: str | os.PathLike[str]) -> zarr.Group:
     try:
-        group = zarr.open_group(target(path), mode="r", zarr_format=3)
+        group = open_group(path)
     except (ValueError, FileNotFoundError) as e:
         raise StoreError(f"there is no direction set at {os.fspath(path)!r}; check the path") from e
     check_layout(group.attrs.asdict(), KIND, DIRECTIONS_LAYOUT_VERSION, os.fspath(path))
@@ -313,9 +329,9 @@ def _open(path: str | os.PathLike[str]) -> zarr.Group:
 
 
 def _subgroup(group: zarr.Group, name: str) -> zarr.Group:
-    found = group.get(name)
-    if isinstance(found, zarr.Group):
-        return found
+    """The group ``name`` of a group opened for writing, made where there is none."""
+    if name in group:
+        return open_group(group, "r+", name)
     return group.create_group(name, attributes={"layout_version": DIRECTIONS_LAYOUT_VERSION})
 
 

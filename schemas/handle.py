@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Self, cast
+from typing import Any, Literal, Self, cast
 
 import numpy as np
 import zarr
@@ -18,6 +18,7 @@ from schemas.errors import StoreError
 from schemas.layout import LAYOUT_VERSION, check_layout, check_name, read_small
 
 KIND = "latent_store"
+Mode = Literal["r", "r+", "a"]
 
 
 class StoreHandle:
@@ -68,9 +69,7 @@ class StoreHandle:
                     f"there is no store at {self.path!r}; check the path, or create it"
                 )
             try:
-                group = zarr.open_group(
-                    target(self.path), mode="r" if self.mode == "r" else "r+", zarr_format=3
-                )
+                group = open_group(self.path, "r" if self.mode == "r" else "r+")
                 attrs = dict(group.attrs)
             except (ValueError, TypeError, KeyError, FileNotFoundError) as e:
                 raise StoreError(f"{self.path!r} is not a readable Zarr v3 group: {e}") from e
@@ -215,10 +214,38 @@ def exists(path: str | os.PathLike[str]) -> bool:
     if is_local(path):
         return Path(path, "zarr.json").exists()
     try:
-        zarr.open_group(os.fspath(path), mode="r", zarr_format=3)
+        open_group(path)
     except FileNotFoundError:
         return False
     return True
+
+
+def open_group(
+    where: str | os.PathLike[str] | zarr.Group, mode: Mode = "r", name: str = ""
+) -> zarr.Group:
+    """A Zarr v3 group of ours: at a path or URL, or the group ``name`` inside of an open one.
+
+    Metadata that other programs consolidated into it is never read, for it goes out of date as
+    soon as something is written; with a mode that writes it is removed.
+
+    Raises FileNotFoundError where there is none, ValueError where something else is.
+    """
+    group = zarr.open_group(
+        where.store if isinstance(where, zarr.Group) else target(where),
+        path=f"{where.path}/{name}".lstrip("/") if isinstance(where, zarr.Group) else name,
+        mode=mode,
+        zarr_format=3,
+        use_consolidated=False,
+    )
+    if mode != "r" and b"consolidated_metadata" in _metadata_of(group):
+        group.attrs.put(dict(group.attrs))
+    return group
+
+
+def _metadata_of(group: zarr.Group) -> bytes:
+    key = f"{group.path}/zarr.json".lstrip("/")
+    found = sync(group.store.get(key, default_buffer_prototype()))
+    return b"" if found is None else found.to_bytes()
 
 
 def open_array(path: str | os.PathLike[str]) -> zarr.Array[Any]:

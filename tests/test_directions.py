@@ -5,16 +5,19 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import warnings
 from pathlib import Path
 
 import numpy as np
 import pytest
 import xarray as xr
+import zarr
 from digests import tree_files
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from schemas import direction as module
+from schemas.direction_check import check_directions
 from schemas.directions import (
     DIRECTIONS_LAYOUT_VERSION,
     Direction,
@@ -346,6 +349,50 @@ def test_a_damaged_direction_is_refused(tmp_path):
     file.write_text(json.dumps(node))
     with pytest.raises(StoreError, match="'smile'.*damaged"):
         DirectionSet.load(tmp_path / "d")
+
+
+def test_a_direction_or_model_that_was_changed_by_hand_is_refused(tmp_path):
+    made = make_set()
+    made.save(tmp_path / "d")
+    made.save_model("pca", {"mean": np.ones(3)}, {"k": 1})
+    for path, error in [("models/pca", "model 'pca'"), ("directions/age", "direction 'age'")]:
+        file = tmp_path / "d" / path / "zarr.json"
+        node = json.loads(file.read_text())
+        node["attributes"] |= {"attrs": {"k": 2}} if "attrs" in node["attributes"] else {"sd": 3.0}
+        file.write_text(json.dumps(node))
+        with pytest.raises(StoreError, match=f"{error} .*not those that were saved.*--repair"):
+            DirectionSet.load(tmp_path / "d").load_model("pca")
+
+
+@pytest.mark.parametrize("part", ["", "directions", "models", "models/pca"])
+def test_metadata_that_others_consolidated_is_not_believed(tmp_path, part):
+    """People consolidate before they share a set; what is written later must be found."""
+    for name in ("plain", "shared"):
+        made = make_set()
+        made.save(tmp_path / name)
+        made.save_model("pca", {"mean": np.ones(3)}, {"k": 1})
+        made.save_model("svm", {"mean": np.ones(3)}, {})
+        if name == "shared":
+            with warnings.catch_warnings():  # zarr's own: not part of its specification
+                warnings.simplefilter("ignore")
+                zarr.consolidate_metadata(tmp_path / name, path=part)
+        again = DirectionSet.load(tmp_path / name)
+        again.replace(make("smile", sd=5.0))
+        again.add(make("new"))
+        again.save(tmp_path / name)
+        again.delete_model("svm")
+        again.save_model("pca", {"other": np.zeros(2)}, {"k": 2})
+        again.save_model("hosvd", {"core": np.zeros(2)}, {})
+    found = DirectionSet.load(tmp_path / "shared")
+    assert found.names() == ["smile", "age", "new"] and found["smile"].sd == 5.0
+    assert found.model_names() == ["hosvd", "pca"]
+    arrays, attrs = found.load_model("pca")
+    assert list(arrays) == ["other"] and attrs == found.model_facts("pca") == {"k": 2}
+    checked = check_directions(tmp_path / "shared")
+    assert not checked.unreadable and list(checked.models) == ["hosvd", "pca"]
+    assert not any([*checked.directions.values(), *checked.models.values()])
+    # nothing out of date is left for other programs either
+    assert tree_files(tmp_path / "shared") == tree_files(tmp_path / "plain")
 
 
 def test_golden_set_of_every_released_layout_is_read():
