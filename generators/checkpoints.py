@@ -20,6 +20,7 @@ import numpy as np
 from generators.official_pickle import write_official_pickle
 from generators.rosinality import check_filter, from_rosinality
 from generators.stylegan2_config import StyleGAN2Config
+from generators.tensor_files import safetensors_bytes
 from generators.torch_files import TensorRecord, read_any
 from generators.unpickle import Inert, Limits
 from schemas.atomic import write_bytes, write_json
@@ -140,16 +141,11 @@ def write_checkpoint(checkpoint: Checkpoint, path: str | Path) -> None:
 
     Raises UsageError for another suffix.
     """
-    from safetensors.numpy import save
-
     path = Path(path)
     if path.suffix != ".safetensors":
         raise UsageError(f"path {str(path)!r} does not end in '.safetensors': rename it")
-    tensors = {
-        name: np.ascontiguousarray(value, "<f4").reshape(value.shape)
-        for name, value in checkpoint.tensors.items()
-    }
-    write_bytes(path, save(tensors))
+    tensors = {name: value.astype("<f4") for name, value in checkpoint.tensors.items()}
+    write_bytes(path, safetensors_bytes(tensors))
     write_json(
         path.with_suffix(".json"),
         {

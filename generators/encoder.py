@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import safetensors.numpy
 import torch
 from torch import Tensor, nn
 
 from generators.encoder_files import read_encoder
+from generators.tensor_files import safetensors_bytes
 from schemas.atomic import write_bytes, write_json
 from schemas.errors import CheckpointError, UsageError
 from schemas.fingerprint import tensors_fingerprint
@@ -135,7 +135,7 @@ def save_encoder(network: WPlusEncoder, path: str | os.PathLike[str], **facts: A
     path = Path(path)
     tensors = _tensors(network)
     architecture = network.config.architecture()
-    write_bytes(path, safetensors.numpy.save(tensors))
+    write_bytes(path, safetensors_bytes(tensors))
     about = {
         **facts,
         "kind": "encoder",
