@@ -9,10 +9,11 @@ import pytest
 import torch
 from safetensors.numpy import load
 from safetensors.torch import load_file
+from safetensors.torch import save as save_torch
 
 from generators.checkpoints import read_checkpoint, write_checkpoint
 from generators.encoder import EncoderConfig, WPlusEncoder, load_encoder, save_encoder
-from generators.tensor_files import contiguous, safetensors_bytes
+from generators.tensor_files import contiguous, read_safetensors, safetensors_bytes
 from tests.stylegan2_layouts import tiny
 
 BASE = np.arange(48, dtype=np.float32).reshape(2, 4, 6)
@@ -38,6 +39,22 @@ def test_values_come_back_whatever_the_order_in_memory(name: str) -> None:
     np.testing.assert_array_equal(found, array)
     assert found.shape == array.shape and found.dtype == array.dtype.newbyteorder("<")
     assert contiguous(array).flags.c_contiguous
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "float64", "int16", "uint8"])
+def test_tensors_of_every_type_that_torch_writes_are_read(dtype: str) -> None:
+    made = (torch.arange(24).reshape(2, 3, 4) * 1.25).to(getattr(torch, dtype))
+    tensors, metadata = read_safetensors(save_torch({"b": made, "a": made[0]}, {"k": "v"}))
+    assert list(tensors) == ["a", "b"] and metadata == {"k": "v"}
+    np.testing.assert_array_equal(tensors["b"], made.double().numpy())
+
+
+def test_safetensors_that_numpy_cannot_hold_are_named() -> None:
+    made = save_torch({"weight": torch.ones(3).to(torch.float8_e4m3fn)})
+    with pytest.raises(ValueError, match="'weight' has element type 'F8_E4M3'; convert it"):
+        read_safetensors(made)
+    with pytest.raises(ValueError, match="no safetensors file or is damaged"):
+        read_safetensors(made[:-1])
 
 
 def test_an_encoder_in_channels_last_comes_back(tmp_path: Path) -> None:
