@@ -23,14 +23,16 @@ from typing import Any
 from pydantic import ValidationError
 
 from pipelines.evaluation_files import SO_FAR
+from pipelines.statistics import is_statistic
 from pipelines.store_identity import identify_run
-from schemas.atomic import PARTIAL_SUFFIX, read_json
+from schemas.atomic import PARTIAL_SUFFIX, is_partial, read_json
 from schemas.directions import FOREIGN_METHODS, DirectionSet
 from schemas.errors import LatentflowError, LockedError, StoreError, UsageError
 from schemas.lock import StoreLock, run_lock
 from schemas.spec import RunSpec, load_spec
 
 DAY_S = 86_400.0
+STRANGER = "is nothing that a run writes and is left alone"
 EVALUATION = ("evaluation.json", "evaluation.npz", "report.html", "report.json")
 
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(s|m|h|d|w)?")
@@ -174,7 +176,7 @@ def _folders(
     """Zarr groups in a folder that no run names."""
     for entry in _entries(root / folder, found):
         relative = f"{folder}/{entry.name}"
-        if entry.name.endswith(PARTIAL_SUFFIX) or entry.name.endswith(".lock"):
+        if is_partial(entry) or entry.name.endswith(".lock"):
             continue
         if relative in kept:
             continue
@@ -184,7 +186,7 @@ def _folders(
             note = _imports(entry) if kind == "directions" else ""
             yield _artefact(root, entry, kind, note)
         else:
-            found.notes.append(f"{relative!r} is nothing that a run writes and is left alone")
+            found.notes.append(f"{relative!r} {STRANGER}")
 
 
 def _imports(path: Path) -> str:
@@ -215,10 +217,13 @@ def _statistics(root: Path, sets: set[str], found: Collection) -> Iterator[Artef
             continue
         used |= _strings(models)
     for entry in _entries(root / "statistics", found):
-        if entry.name.endswith(PARTIAL_SUFFIX) or {entry.name, entry.stem} & used:
+        if is_partial(entry) or {entry.name, entry.stem} & used:
             continue
         if entry.is_symlink():
             found.notes.append(f"'statistics/{entry.name}' is a link and is left alone")
+            continue
+        if not is_statistic(entry):
+            found.notes.append(f"'statistics/{entry.name}' {STRANGER}")
             continue
         artefact = _artefact(root, entry, "statistics")
         if used or artefact.age_s >= DAY_S:
@@ -241,13 +246,12 @@ def _partials(root: Path, kept: set[str]) -> Iterator[Artefact]:
     for folder, names, files in os.walk(root, followlinks=False):
         here = Path(folder)
         for name in sorted([*names, *files]):
-            if name.endswith(PARTIAL_SUFFIX) or (here == root and name == SO_FAR):
+            if is_partial(name) or (here == root and name == SO_FAR):
                 yield _artefact(root, here / name, "partial")
         names[:] = sorted(
             name
             for name in names
-            if not name.endswith(PARTIAL_SUFFIX)
-            and not (here in gone and f"{here.name}/{name}" not in kept)
+            if not is_partial(name) and not (here in gone and f"{here.name}/{name}" not in kept)
         )
 
 
@@ -256,11 +260,12 @@ def _partials(root: Path, kept: set[str]) -> Iterator[Artefact]:
 
 
 def _entries(folder: Path, found: Collection) -> list[Path]:
-    """What lies in a folder of the run; nothing when the folder is a link to elsewhere."""
+    """What lies in a folder of the run but hidden files; nothing when it is a link to elsewhere."""
     if folder.is_symlink():
         found.notes.append(f"{folder.name!r} is a link and is left alone")
         return []
-    return sorted(folder.iterdir()) if folder.is_dir() else []
+    found_here = folder.iterdir() if folder.is_dir() else ()
+    return sorted(entry for entry in found_here if not entry.name.startswith("."))
 
 
 def _is(path: Path, kind: Any) -> bool:
@@ -317,7 +322,7 @@ def _delete(path: Path) -> None:
         path.unlink(missing_ok=True)
         return
     aside = path
-    if not path.name.endswith(PARTIAL_SUFFIX):
+    if not is_partial(path):
         aside = path.with_name(f"{path.name}.{uuid.uuid4().hex}{PARTIAL_SUFFIX}")
         os.rename(path, aside)
     shutil.rmtree(aside)

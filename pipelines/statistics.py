@@ -15,6 +15,7 @@ import contextlib
 import dataclasses
 import hashlib
 import os
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,27 @@ SUM_BYTES = 256 * 2**20
 larger than this is not kept."""
 FOLDER_BYTES = 2 * 2**30
 """Above this size the files that were used longest ago go."""
+
+
+SEAL_BYTES = 64
+_FILE = re.compile(r"[0-9a-f]{32}\.npz")
+
+
+def is_statistic(path: str | os.PathLike[str]) -> bool:
+    """Whether a file of the folder is, by its name, one that `StatisticFolder` wrote."""
+    return _FILE.fullmatch(Path(path).name) is not None
+
+
+def sealed(content: bytes) -> bytes:
+    """An npz file with the sha256 of its bytes as the comment that ends every zip file."""
+    mark = hashlib.sha256(content).hexdigest().encode()
+    return content[:-2] + len(mark).to_bytes(2, "little") + mark
+
+
+def opened(data: bytes) -> bytes | None:
+    """What was `sealed`; None where a byte of it is another one."""
+    content = data[: -2 - SEAL_BYTES] + bytes(2)  # the length of a comment that is not there
+    return content if sealed(content) == data else None
 
 
 def request_key(request: Any) -> str:
@@ -75,7 +97,7 @@ class StatisticFolder:
         """The statistic of that name, None where there is none."""
         file = self.path / f"{name}.npz"
         try:
-            found = statistic_of_bytes(file.read_bytes())
+            found = statistic_of_bytes(opened(file.read_bytes()) or b"")
         except (OSError, DataError):
             return None
         with contextlib.suppress(OSError):
@@ -84,6 +106,7 @@ class StatisticFolder:
 
     def save(self, name: str, content: bytes) -> None:
         """Write one; older ones give way where the folder would pass its limit."""
+        content = sealed(content)
         if len(content) > self.limit:
             return
         self._make_room(self.limit - len(content))
@@ -91,7 +114,7 @@ class StatisticFolder:
 
     def _make_room(self, limit: int) -> None:
         files = []
-        for file in self.path.glob("*.npz"):
+        for file in filter(is_statistic, self.path.glob("*.npz")):
             with contextlib.suppress(OSError):
                 stat = file.stat()
                 files.append((stat.st_mtime_ns, file.name, stat.st_size))

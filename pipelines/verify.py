@@ -34,11 +34,14 @@ from schemas.store_check import (
     check_block,
     check_identity,
     stages_with_problems,
+    strangers,
     uncommit,
 )
 
 RUN_AGAIN = "run the specification again"
 REPAIR = "take it out with 'latentflow verify --repair', then run the specification again"
+
+SHOWN = 6
 
 Progress = Callable[[int, int], None]
 
@@ -232,6 +235,12 @@ def _check(places: _Places, found: Verification, progress: Progress | None, repa
         _store(places, index, found, progress, repair)
     if places.directions is not None:
         _directions(places, index, found, repair)
+    for place in (places.store, places.directions):
+        if place is not None and (others := strangers(place)):
+            found.notes.append(
+                f"{len(others)} files or folders in {place.name!r} are nothing that a run writes "
+                f"and are left alone: {', '.join(map(repr, others[:SHOWN]))}"
+            )
 
 
 def _index(places: _Places, found: Verification) -> DatasetIndex | None:

@@ -16,6 +16,12 @@ from schemas.fingerprint import pretty_json
 
 #: Ending of files that are still being written; leftovers of a killed run carry it.
 PARTIAL_SUFFIX = ".partial"
+_PARTIAL = re.compile(r".*\.[0-9a-f]{32}\.partial", re.DOTALL)
+
+
+def is_partial(path: str | os.PathLike[str]) -> bool:
+    """Whether a file or folder is, by its name, one that we or Zarr had not finished writing."""
+    return _PARTIAL.fullmatch(Path(path).name) is not None
 
 
 def sync_directory(path: str | os.PathLike[str]) -> None:
@@ -100,9 +106,8 @@ def replacing_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
 def delete_partials_of(path: str | os.PathLike[str]) -> None:
     """Delete what a killed process left of `replacing` ``path``. Only its one writer may."""
     path = Path(path)
-    mine = re.compile(re.escape(path.name) + r"\.[0-9a-f]{32}" + re.escape(PARTIAL_SUFFIX))
     for found in path.parent.glob(f"*{PARTIAL_SUFFIX}"):
-        if not mine.fullmatch(found.name):
+        if not is_partial(found) or found.stem.rpartition(".")[0] != path.name:
             continue
         if found.is_dir():
             shutil.rmtree(found, ignore_errors=True)

@@ -13,7 +13,7 @@ from zarr.core.sync import sync
 from schemas.direction import FOREIGN_METHODS, Direction
 from schemas.directions import DIRECTIONS_LAYOUT_VERSION, KIND, content_of
 from schemas.errors import LatentflowError
-from schemas.handle import open_group
+from schemas.handle import METADATA, members, open_group
 from schemas.layout import check_layout
 
 
@@ -101,7 +101,7 @@ def drop_damaged(path: str | os.PathLike[str], found: SetCheck) -> None:
     if not bad <= {*found.analysis_of, *found.foreign}:  # whose direction it was cannot be told
         again |= found.models.keys()
     for name in sorted(again):
-        sync(group.store.delete(_key(group, f"models/{name}/zarr.json")))
+        sync(group.store.delete(_key(group, f"models/{name}/{METADATA}")))
         sync(group.store.delete_dir(_key(group, f"models/{name}")))
     if bad:
         attrs = dict(group.attrs)
@@ -115,12 +115,12 @@ def drop_damaged(path: str | os.PathLike[str], found: SetCheck) -> None:
 
 
 def _check_models(group: zarr.Group, found: SetCheck) -> None:
-    for name in _children(group, "models"):
+    for name in members(group, "models"):
         problems: list[str] = []
         try:
             folder = group[f"models/{name}"]
             attrs = dict(folder.attrs)
-            keys = _children(group, f"models/{name}")
+            keys = members(group, f"models/{name}")
         except (KeyError, ValueError, TypeError) as e:
             found.models[name] = [f"it cannot be opened: {e}"]
             continue
@@ -138,15 +138,6 @@ def _check_models(group: zarr.Group, found: SetCheck) -> None:
             problems.append("its arrays or attributes are not those that were saved")
         if isinstance(facts.get("fingerprint"), str):
             found.fingerprints[name] = facts["fingerprint"]
-
-
-def _children(group: zarr.Group, path: str) -> list[str]:
-    """Names of everything below a group, also of what cannot be opened."""
-
-    async def collect() -> list[str]:
-        return [entry async for entry in group.store.list_dir(_key(group, path))]
-
-    return sorted(name for name in sync(collect()) if name != "zarr.json")
 
 
 def _key(group: zarr.Group, path: str) -> str:

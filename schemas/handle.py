@@ -18,6 +18,8 @@ from schemas.errors import StoreError
 from schemas.layout import LAYOUT_VERSION, check_layout, check_name, read_small
 
 KIND = "latent_store"
+METADATA = "zarr.json"
+
 Mode = Literal["r", "r+", "a"]
 
 
@@ -28,7 +30,7 @@ class StoreHandle:
     so that an instance travels cheaply to Ray and Beam workers.
     """
 
-    def __init__(self, path: str | os.PathLike[str], mode: str = "r") -> None:
+    def __init__(self, path: str | os.PathLike[str], mode: Mode = "r") -> None:
         if mode not in ("r", "r+"):
             raise StoreError(f"mode {mode!r} is not known; use 'r' to read or 'r+' to write")
         # absolute, because workers that get a pickled store have another working directory
@@ -53,7 +55,7 @@ class StoreHandle:
         return f"{os.fspath(root).rstrip('/')}/{check_name(name, 'store')}-{store_fp[:12]}"
 
     @classmethod
-    def open(cls, path: str | os.PathLike[str], mode: str = "r") -> Self:
+    def open(cls, path: str | os.PathLike[str], mode: Mode = "r") -> Self:
         """Open an existing store, "r" to read or "r+" to write.
 
         Raises StoreError when there is none, NewerLayoutError when a newer release wrote it.
@@ -69,7 +71,7 @@ class StoreHandle:
                     f"there is no store at {self.path!r}; check the path, or create it"
                 )
             try:
-                group = open_group(self.path, "r" if self.mode == "r" else "r+")
+                group = open_group(self.path, self.mode)
                 attrs = dict(group.attrs)
             except (ValueError, TypeError, KeyError, FileNotFoundError) as e:
                 raise StoreError(f"{self.path!r} is not a readable Zarr v3 group: {e}") from e
@@ -120,10 +122,7 @@ class StoreHandle:
     def stages(self) -> list[str]:
         """Names of the stages that the store has, sorted."""
         if self._stages is None:
-            group = self._open()
-            self._stages = (
-                sorted(group["commit"].array_keys()) if "commit" in group else []  # type: ignore[union-attr]
-            )
+            self._stages = members(self._open(), "commit")
         return list(self._stages)
 
     def arrays(self, stage: str) -> list[str]:
@@ -133,7 +132,8 @@ class StoreHandle:
     def array(self, name: str) -> zarr.Array[Any]:
         """The Zarr array ``<group>/<name>``, as stored: fill values and uncommitted blocks too."""
         if name not in self._arrays:
-            found = self._open().get(name)
+            with self._told_of(name):
+                found = self._open().get(name)
             if not isinstance(found, zarr.Array):
                 raise StoreError(f"store {self.path!r} has no array {name!r}; add its stage first")
             self._arrays[name] = found
@@ -175,7 +175,7 @@ class StoreHandle:
         """What checksums and codecs raise, as the StoreError of an array."""
         try:
             yield
-        except (ValueError, RuntimeError) as e:
+        except (ValueError, TypeError, RuntimeError) as e:
             raise StoreError(
                 f"array {name!r} of {self.path!r} is damaged: {e}; 'latentflow verify --repair' "
                 "takes the damaged blocks out, then run again"
@@ -212,7 +212,7 @@ def target(path: str | os.PathLike[str]) -> Any:
 
 def exists(path: str | os.PathLike[str]) -> bool:
     if is_local(path):
-        return Path(path, "zarr.json").exists()
+        return Path(path, METADATA).exists()
     try:
         open_group(path)
     except FileNotFoundError:
@@ -232,7 +232,7 @@ def open_group(
     """
     group = zarr.open_group(
         where.store if isinstance(where, zarr.Group) else target(where),
-        path=f"{where.path}/{name}".lstrip("/") if isinstance(where, zarr.Group) else name,
+        path=_below(where, name) if isinstance(where, zarr.Group) else name,
         mode=mode,
         zarr_format=3,
         use_consolidated=False,
@@ -243,9 +243,28 @@ def open_group(
 
 
 def _metadata_of(group: zarr.Group) -> bytes:
-    key = f"{group.path}/zarr.json".lstrip("/")
+    key = _below(group, METADATA)
     found = sync(group.store.get(key, default_buffer_prototype()))
     return b"" if found is None else found.to_bytes()
+
+
+def members(group: zarr.Group, path: str = "") -> list[str]:
+    """Names of the arrays and groups directly below a part of a group, sorted, whatever other
+    files lie beside them."""
+
+    async def collect() -> list[str]:
+        store, there = group.store, []
+        async for name in store.list_dir(_below(group, path)):
+            hidden = name.startswith(".")
+            if not hidden and await store.exists(_below(group, path, name, METADATA)):
+                there.append(name)
+        return sorted(there)
+
+    return sync(collect())
+
+
+def _below(group: zarr.Group, *names: str) -> str:
+    return "/".join(name for name in (group.path, *names) if name)
 
 
 def open_array(path: str | os.PathLike[str]) -> zarr.Array[Any]:

@@ -22,7 +22,7 @@ import zarr
 from schemas import atomic
 from schemas.errors import StoreError, UnalignedWriteError
 from schemas.fingerprint import canonical_json, digest
-from schemas.handle import KIND, StoreHandle, exists, is_local, target
+from schemas.handle import KIND, StoreHandle, exists, is_local, members, open_group, target
 from schemas.layout import (
     FINGERPRINT_BYTES,
     LAYOUT_VERSION,
@@ -188,6 +188,7 @@ class LatentStore(StoreHandle):
         known = [self._spec_of(path) for path in owners if path not in there]
         check_dimensions([*known, *arrays])
         check_row_sizes([*known, *arrays])
+        self._own_metadata()
         for name in sorted({*STAGE_GROUPS, *(spec.group for spec in arrays)}):
             if name not in group:
                 group.create_group(name, attributes={"layout_version": LAYOUT_VERSION})
@@ -215,6 +216,12 @@ class LatentStore(StoreHandle):
             self.array(f"commit/{stage}").attrs.put({"arrays": names})
         self._arrays = {}
         self._stages = None
+
+    def _own_metadata(self) -> None:
+        """Take the metadata away that others have consolidated into our groups, before arrays
+        change: their programs would go on believing it."""
+        for name in members(self._open()):
+            open_group(self._open(), "r+", name)
 
     def _has(self, stage: str, arrays: Sequence[ArraySpec]) -> bool:
         """Whether a stage is laid out with just such arrays; its commits are laid out last."""
@@ -252,6 +259,7 @@ class LatentStore(StoreHandle):
             )
         if n_rows == old:
             return
+        self._own_metadata()
         n_blocks = -(-n_rows // self.block_rows)
         for stage in self.stages():
             if old % self.block_rows:
@@ -271,7 +279,8 @@ class LatentStore(StoreHandle):
         self._writable()
         if not is_local(self.path):
             return 0
-        partials = list(Path(self.path).rglob(f"*{atomic.PARTIAL_SUFFIX}"))
+        found = Path(self.path).rglob(f"*{atomic.PARTIAL_SUFFIX}")
+        partials = [path for path in found if atomic.is_partial(path)]
         for partial in partials:
             partial.unlink(missing_ok=True)
         return len(partials)

@@ -8,8 +8,10 @@ must hold fill values; codes of OK rows must be finite (DESIGN section 2).
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import os
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 import zarr
@@ -17,7 +19,10 @@ import zarr.storage
 from zarr.core.buffer import default_buffer_prototype
 from zarr.core.sync import sync
 
+from schemas import atomic
+from schemas.atomic import read_json
 from schemas.errors import LatentflowError, StoreError
+from schemas.handle import METADATA
 from schemas.layout import FINGERPRINT_BYTES, chunk_key
 from schemas.reasons import Status
 from schemas.rows import check_flags
@@ -171,6 +176,28 @@ def _check_values(
             lost = np.flatnonzero(ok & ~finite)
             if lost.size:
                 found.problems.append(f"{name!r} is not finite in {lost.size} rows that are ok")
+
+
+def strangers(path: str | os.PathLike[str]) -> list[str]:
+    """What lies in a store or direction set on a local path and belongs to none of its groups and
+    arrays, relative to it, sorted. Hidden files, and half-written ones, do not count."""
+    root = Path(path)
+
+    def below(folder: Path) -> Iterator[Path]:
+        array = read_json(folder / METADATA).get("node_type") == "array"
+        for entry in folder.iterdir():
+            if entry.name == METADATA or entry.name.startswith(".") or atomic.is_partial(entry):
+                continue
+            if array and entry.name == "c":
+                for inner, folders, files in os.walk(entry):
+                    named = (Path(inner, name) for name in (*folders, *files))
+                    yield from (p for p in named if not p.name.isdecimal() and p.name[0] != ".")
+            elif not array and (entry / METADATA).is_file():
+                yield from below(entry)
+            else:
+                yield entry
+
+    return sorted(found.relative_to(root).as_posix() for found in below(root))
 
 
 def stages_with_problems(store: LatentStore) -> tuple[list[str], list[str]]:

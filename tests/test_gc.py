@@ -20,6 +20,9 @@ from schemas.errors import LockedError, StoreError, UsageError
 from schemas.lock import StoreLock, run_lock
 from schemas.store import LatentStore
 
+AA, BB, CC = "a" * 32, "b" * 32, "c" * 32
+HALF = f"{'0' * 32}.partial"
+
 
 @pytest.fixture
 def copy(tiny: Path, tmp_path: Path) -> Path:
@@ -32,8 +35,8 @@ def copy(tiny: Path, tmp_path: Path) -> Path:
         shutil.copytree(out / folder / store.name, out / folder / "tiny-0123456789ab")
     (out / "stores/tiny-0123456789ab.lock").write_text("{}")
     (out / "statistics").mkdir(exist_ok=True)
-    (out / "statistics/aa.npz").write_bytes(b"a" * 100)
-    (out / store / "latents/w_plus/c/0.partial").write_bytes(b"half")
+    (out / f"statistics/{AA}.npz").write_bytes(b"a" * 100)
+    (out / store / f"latents/w_plus/c/0.{HALF}").write_bytes(b"half")
     (out / "evaluation.partial.npz").write_bytes(b"half")
     age(root, 2 * DAY_S)
     return root
@@ -50,7 +53,7 @@ OLD = {
     "stores/tiny-0123456789ab",
     "stores/tiny-0123456789ab.lock",
     "directions/tiny-0123456789ab",
-    "statistics/aa.npz",
+    f"statistics/{AA}.npz",
     "evaluation.partial.npz",
 }
 
@@ -72,7 +75,7 @@ def test_a_dry_run_names_everything_with_its_size_and_changes_nothing(copy):
         "evaluation.partial.npz"
     }
     assert {Path(a.path).name for a in found.removable if a.kind == "partial"} == {
-        "0.partial",
+        f"0.{HALF}",
         "evaluation.partial.npz",
     }
     store = next(a for a in found.removable if a.kind == "store")
@@ -105,22 +108,22 @@ def test_what_is_young_is_spared(copy):
 
 def test_statistics_that_an_analysis_names_stay(copy):
     path = copy / "out" / json.loads((copy / "out/run.json").read_text())["directions"]
-    for name in ("bb", "cc"):
+    for name in (BB, CC):
         (copy / f"out/statistics/{name}.npz").write_bytes(b"x")
     held = DirectionSet.load(path)
     arrays, facts = held.load_model("pca")
-    held.save_model("pca", arrays, {**facts, "statistics": ["bb"]})
+    held.save_model("pca", arrays, {**facts, "statistics": [BB]})
     collect(copy / "out", delete=True, older_than_s=0)
     left = {p.stem for p in (copy / "out/statistics").iterdir()}
-    assert left & {"aa", "bb", "cc"} == {"bb"}
+    assert left & {AA, BB, CC} == {BB}
 
 
 def test_statistics_that_none_names_stay_for_a_day_in_any_case(copy):
     shutil.rmtree(copy / "out/directions")
-    (copy / "out/statistics/bb.npz").write_bytes(b"x")
+    (copy / f"out/statistics/{BB}.npz").write_bytes(b"x")
     found = collect(copy / "out", delete=True, older_than_s=0)
-    assert [a.path for a in found.young] == ["statistics/bb.npz"]
-    assert [p.name for p in (copy / "out/statistics").iterdir()] == ["bb.npz"]
+    assert [a.path for a in found.young] == [f"statistics/{BB}.npz"]
+    assert [p.name for p in (copy / "out/statistics").iterdir()] == [f"{BB}.npz"]
 
 
 def test_a_specification_keeps_the_store_that_it_writes_to_now(copy):
@@ -158,13 +161,27 @@ def test_links_are_never_followed(copy, tmp_path):
     (out / "stores/tiny-0123456789ab/inside").symlink_to(elsewhere)
     shutil.rmtree(out / "statistics")
     (out / "statistics").symlink_to(elsewhere)
-    (out / "linked.partial").symlink_to(elsewhere)
+    (out / f"linked.{HALF}").symlink_to(elsewhere)
     found = collect(out, delete=True, older_than_s=0)
     assert tree_files(elsewhere) == before
     assert not (out / "stores/tiny-0123456789ab").exists()
-    assert not (out / "linked.partial").is_symlink()
+    assert not (out / f"linked.{HALF}").is_symlink()
     assert (out / "stores/tiny-ffffffffffff").is_symlink()
     assert sum("is a link" in note for note in found.notes) == 2
+
+
+def test_foreign_files_stay(copy):
+    out = copy / "out"
+    for folder in (out, out / "stores", out / "directions", out / "statistics"):
+        for name in (".DS_Store", "._x.npz", "notes.npz", "Thumbs.db", "film.partial"):
+            (folder / name).write_bytes(b"somebody else's")
+    age(copy, 2 * DAY_S)
+    before = tree_files(copy)
+    found = collect(out, delete=True)
+    gone = before.keys() - tree_files(copy).keys()
+    assert not [name for name in gone if before[name] == b"somebody else's"]
+    assert any("'statistics/notes.npz' is nothing" in note for note in found.notes)
+    assert not any(".DS_Store" in note for note in found.notes)
 
 
 def test_locks_are_respected(copy):

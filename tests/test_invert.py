@@ -252,7 +252,7 @@ def test_bytes_do_not_depend_on_order_or_interruption(setting, tmp_path):
     store._write_commit("invert", 1, bytes(32))  # as a run killed before its commit leaves it
     shard = next(Path(store.path, "latents/w_plus").rglob("c/1/*/*"))
     shard.write_bytes(shard.read_bytes()[:100])
-    leftover = shard.with_name("0.123.partial")
+    leftover = shard.with_name(f"0.{'1' * 32}.partial")
     leftover.write_bytes(b"half")
     finished = run(setting, tmp_path / "b")
     assert (finished.blocks_done, finished.blocks_skipped) == (1, 2)

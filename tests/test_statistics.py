@@ -10,7 +10,7 @@ from stores import W_PLUS, create, flags, fp_of, n_of, values, write_all
 
 from pipelines.fits.differences import LabelSums
 from pipelines.fits.labels import LabelledBlocks, Labels
-from pipelines.statistics import SavedStatistics, StatisticFolder, request_key
+from pipelines.statistics import SavedStatistics, StatisticFolder, opened, request_key, sealed
 from schemas.errors import DataError
 from schemas.reasons import Reason, Status
 from schemas.store import LatentStore
@@ -201,8 +201,8 @@ def test_killed_between_any_two_writes(store, tmp_path, monkeypatch):
             patched.setattr(StatisticFolder, "save", dying)
             with pytest.raises(KeyboardInterrupt):
                 SavedStatistics(InProcess(), folder).sum(source, request)
-        (folder / "left.npz.123.partial").parent.mkdir(exist_ok=True)
-        (folder / "left.npz.123.partial").write_bytes(b"half")
+        (folder / f"left.npz.{'1' * 32}.partial").parent.mkdir(exist_ok=True)
+        (folder / f"left.npz.{'1' * 32}.partial").write_bytes(b"half")
         saved = SavedStatistics(InProcess(), folder)
         assert bits(saved.sum(source, request)) == expected
         read.append(saved.blocks_read)
@@ -211,17 +211,37 @@ def test_killed_between_any_two_writes(store, tmp_path, monkeypatch):
 
 def test_the_folder_is_bounded_and_the_oldest_go(tmp_path):
     content = statistic_bytes(Moments.of(np.ones((3, 4))))
-    folder = StatisticFolder(tmp_path, limit=3 * len(content))
-    for i, name in enumerate("abc"):
+    a, b, c, d, e = (letter * 32 for letter in "abcde")
+    folder = StatisticFolder(tmp_path, limit=3 * len(sealed(content)))
+    (tmp_path / ".0.npz").write_bytes(bytes(10**6))  # somebody else's: neither counted nor removed
+    for i, name in enumerate((a, b, c)):
         folder.save(name, content)
         stamp = 10**18 + i * 10**9
         os.utime(tmp_path / f"{name}.npz", ns=(stamp, stamp))
-    assert folder.load("a") is not None  # used now, so b is the oldest
-    folder.save("d", content)
-    assert sorted(f.stem for f in tmp_path.iterdir()) == ["a", "c", "d"]
-    folder.save("e", bytes(4 * len(content)))
-    assert sorted(f.stem for f in tmp_path.iterdir()) == ["a", "c", "d"]
-    assert folder.load("e") is None and folder.load("b") is None
+    assert folder.load(a) is not None  # used now, so b is the oldest
+    folder.save(d, content)
+    assert sorted(f.stem for f in tmp_path.iterdir()) == [".0", a, c, d]
+    folder.save(e, bytes(4 * len(content)))
+    assert sorted(f.stem for f in tmp_path.iterdir()) == [".0", a, c, d]
+    assert folder.load(e) is None and folder.load(b) is None
+
+
+def test_every_byte_of_a_saved_sum_counts(tmp_path):
+    folder = StatisticFolder(tmp_path)
+    name = "a" * 32
+    folder.save(name, statistic_bytes(Moments.of(np.arange(12.0).reshape(3, 4))))
+    path = tmp_path / f"{name}.npz"
+    data = path.read_bytes()
+    with np.load(path) as arrays:  # still an npz file like any other
+        assert arrays.files and opened(data) == statistic_bytes(folder.load(name))
+    for position in range(len(data)):
+        changed = bytearray(data)
+        changed[position] ^= 1 << position % 8
+        assert opened(bytes(changed)) is None
+    path.write_bytes(bytes(changed))
+    assert folder.load(name) is None
+    for other in (b"", data[:-1], data + b"x", data[:70]):
+        assert opened(other) is None
 
 
 def test_a_request_is_known_by_all_its_parameters():

@@ -34,6 +34,7 @@ from stores import (
 from schemas.errors import NewerLayoutError, StoreError, UnalignedWriteError
 from schemas.layout import read_small
 from schemas.store import LAYOUT_VERSION, ArraySpec, LatentStore, block_rows_for
+from schemas.store_check import strangers
 
 GOLDEN = Path(__file__).parent / "golden"
 
@@ -506,6 +507,43 @@ def test_xarray_opens_groups_and_the_whole(tmp_path):
     # which is not part of the Zarr v3 specification and is therefore not written.
     with pytest.warns(RuntimeWarning, match="consolidated"):
         xr.open_zarr(path, group="quality").close()
+
+
+def consolidate(path: Path | str) -> None:
+    """What people do before they share a store."""
+    with pytest.warns(UserWarning, match="Consolidated metadata"):
+        for group in ("", "latents", "commit"):
+            zarr.consolidate_metadata(path, path=group)
+
+
+def test_consolidated_metadata_of_others_is_not_believed(tmp_path):
+    store = create(tmp_path / "s")
+    write_all(store)
+    before = tree_files(tmp_path / "s")
+    consolidate(store.path)
+    other = LatentStore.open(store.path, "r+")
+    other.add_arrays("attr", [ArraySpec("annotations", "attr", (2,))])
+    assert LatentStore.open(store.path).stages() == ["attr", "invert"]
+    left = tree_files(tmp_path / "s")
+    assert {name: left[name] for name in before} == before  # consolidated metadata went again
+    consolidate(store.path)
+    LatentStore.open(store.path, "r+").grow(31)
+    assert LatentStore.open(store.path).array(W_PLUS).shape[0] == 31
+    with pytest.warns(RuntimeWarning, match="consolidated"):  # nor do others believe a stale shape
+        assert xr.open_zarr(store.path, group="latents").sizes["row"] == 31
+
+
+def test_foreign_files_beside_ours_change_nothing(tmp_path):
+    store = create(tmp_path / "s")
+    write_all(store)
+    for folder in ("", "commit", "latents", "latents/w_plus", "latents/w_plus/c"):
+        for name in (".DS_Store", "._0", ".nfs0001", "Thumbs.db", "desktop.ini", "zarr.json~"):
+            (tmp_path / "s" / folder / name).write_bytes(b"somebody else's")
+    (tmp_path / "s/commit/folder").mkdir()
+    again = create(tmp_path / "s")
+    assert again.stages() == ["invert"] and again.committed("invert").any(axis=1).all()
+    assert len(strangers(tmp_path / "s")) == 5 * 3 + 1
+    assert again.delete_partials() == 0
 
 
 def test_golden_store_of_every_released_layout_is_read(tmp_path):

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import zarr
 from digests import tree_digest
 from tiny_run import run_tiny
 
@@ -184,6 +185,28 @@ def test_a_damaged_direction_or_model_is_named_and_made_again(copy, harm):
     made = json.loads((copy / "out/run.json").read_text())["stages"][-1]["detail"]
     assert {n for n, d in made.items() if not d["skipped"]} == {"mean_difference", "pca"}
     assert tree_digest(path) == clean and verify(copy / "out").ok
+
+
+def test_foreign_files_are_told_and_nothing_is_taken_out_for_them(copy):
+    for root in (store_of(copy), set_of(copy)):
+        for folder in [root, *(f for f in root.rglob("*") if f.is_dir())]:
+            for name in (".DS_Store", "._zarr.json", "Thumbs.db", "zarr.json~"):
+                (folder / name).write_bytes(b"somebody else's")
+    (set_of(copy) / "models/notes").mkdir()
+    before = tree_digest(copy / "out")
+    found = verify(copy / "out", repair=True)
+    assert found.ok and not found.repaired and tree_digest(copy / "out") == before
+    assert len(found.notes) == 2 and all("left alone" in note for note in found.notes)
+    assert "Thumbs.db" in found.notes[0] and ".DS_Store" not in found.notes[0]
+
+
+def test_consolidated_metadata_is_no_damage(copy):
+    with pytest.warns(UserWarning, match="Consolidated metadata"):
+        for root in (store_of(copy), set_of(copy)):
+            for group in ("", *(f.name for f in root.iterdir() if f.is_dir())):
+                zarr.consolidate_metadata(root, path=group)
+    found = verify(copy / "out", repair=True)
+    assert found.ok and not found.notes and not found.repaired
 
 
 def test_changed_attributes_of_a_direction_are_noticed(copy):
