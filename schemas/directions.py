@@ -29,7 +29,7 @@ from schemas.direction import (
 )
 from schemas.errors import DataError, DirectionMismatchError, StoreError, UsageError
 from schemas.fingerprint import canonical_json
-from schemas.handle import open_group
+from schemas.handle import members, open_group
 from schemas.layout import Layout, check_layout, check_name, default_dims
 
 __all__ = [
@@ -131,7 +131,7 @@ class DirectionSet:
         }
         group.attrs.put({**attrs, "complete": False})
         folder = _subgroup(group, "directions")
-        for name in sorted(set(folder.array_keys()) - set(self.names())):
+        for name in sorted(set(members(folder)) - set(self.names())):
             del folder[name]
         for direction in self:
             if _holds(folder, direction):  # a kill now must not cost what is there already
@@ -188,7 +188,7 @@ class DirectionSet:
         # a cut one may still hold what the new contents were to replace
         contents = group.attrs.get("contents", {}) if group.attrs.get("complete") else {}
         found = []
-        for name in sorted(folder.array_keys()):
+        for name in members(folder):
             try:
                 direction = _read_direction(group, name, cast("dict[str, str]", contents).get(name))
             except (TypeError, ValueError, RuntimeError, DataError):
@@ -218,7 +218,7 @@ class DirectionSet:
         folder = _subgroup(models, name)
         state["content"] = content_of(dict(attrs), arrays)
         folder.attrs.put({**state, "complete": False})
-        for key in sorted(set(folder.array_keys()) - set(arrays)):
+        for key in sorted(set(members(folder)) - set(arrays)):
             del folder[key]
         for key in sorted(arrays):
             value = np.asarray(arrays[key])
@@ -233,7 +233,9 @@ class DirectionSet:
         was saved.
         """
         folder = self._model(name)
-        arrays = {key: np.asarray(array[...]) for key, array in sorted(folder.arrays())}
+        arrays = {
+            key: np.asarray(cast("zarr.Array[Any]", folder[key])[...]) for key in members(folder)
+        }
         attrs = cast("dict[str, Any]", folder.attrs["attrs"])
         saved = folder.attrs.get("content")
         if saved is not None and content_of(attrs, arrays) != saved:
@@ -268,8 +270,7 @@ class DirectionSet:
         group = _open(self._saved())
         if "models" not in group:
             return []
-        models = open_group(group, name="models")
-        return sorted(name for name, group in models.groups() if group.attrs.get("complete"))
+        return [n for n in members(group, "models") if group[f"models/{n}"].attrs.get("complete")]
 
     def _saved(self) -> str:
         if self.path is None:

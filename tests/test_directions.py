@@ -20,6 +20,7 @@ from schemas import direction as module
 from schemas.direction_check import check_directions
 from schemas.directions import (
     DIRECTIONS_LAYOUT_VERSION,
+    FOREIGN_METHODS,
     Direction,
     DirectionSet,
     apply,
@@ -393,6 +394,26 @@ def test_metadata_that_others_consolidated_is_not_believed(tmp_path, part):
     assert not any([*checked.directions.values(), *checked.models.values()])
     # nothing out of date is left for other programs either
     assert tree_files(tmp_path / "shared") == tree_files(tmp_path / "plain")
+
+
+def test_foreign_files_beside_ours_change_nothing(tmp_path):
+    made = make_set()
+    made.save(tmp_path / "d")
+    made.save_model("pca", {"mean": np.ones(3)}, {"k": 1})
+    folders = [tmp_path / "d", *(f for f in (tmp_path / "d").rglob("*") if f.is_dir())]
+    for folder in folders:
+        for name in (".DS_Store", "Thumbs.db", "zarr.json~"):
+            (folder / name).write_bytes(b"somebody else's")
+        (folder / "folder").mkdir()
+    again = DirectionSet.load(tmp_path / "d")
+    assert again.model_names() == ["pca"] and again.load_model("pca")[0].keys() == {"mean"}
+    assert [d.name for d in DirectionSet.foreign_in(tmp_path / "d")] == [
+        d.name for d in made if d.method in FOREIGN_METHODS
+    ]
+    again.save(tmp_path / "d")
+    again.save_model("pca", {"other": np.ones(3)}, {"k": 1})
+    assert again.load_model("pca")[0].keys() == {"other"}
+    assert all((folder / "Thumbs.db").exists() for folder in folders if folder.exists())
 
 
 def test_golden_set_of_every_released_layout_is_read():
