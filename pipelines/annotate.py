@@ -41,6 +41,7 @@ from schemas.index import DatasetIndex
 from schemas.lock import StoreLock
 from schemas.reasons import TRANSIENT, Reason, Status
 from schemas.spec_models import AnnotateSpec
+from schemas.stage_arrays import lay_out_stages
 from schemas.store import ArraySpec, LatentStore
 from transforms.annotate import annotate_batch
 from transforms.preprocess import DEFAULT_MAX_PIXELS, to_uint8
@@ -427,8 +428,7 @@ def annotate(
             )
         resolution = _check_generator(store, generator_uri)
         store.delete_partials()
-        for stage in stages:
-            store.add_arrays(stage.name, [stage.spec()])
+        lay_out_stages(store, {stage.name: [stage.spec()] for stage in stages})
         plan = plan_annotate(index, store, stages, max_pixels)
         method: Mapping[str, Any] = store.attrs["method"]
         todo = [work for work in plan.work if blocks is None or work.block in blocks]
