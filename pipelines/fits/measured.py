@@ -1,23 +1,59 @@
-"""Which measurements of a store an analysis reads. Imports nothing heavy."""
+"""Which measurements of a store an analysis reads, and what they are called. Imports nothing heavy.
+
+An attribute is called as its annotator calls it. Where two annotators of a run have one of the same
+name, both are told apart as ``<annotator>.<name>``, in directions, models and the evaluation alike.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from schemas.spec_models import AnnotateSpec
 from schemas.store import LatentStore
 
+NAMED = ("scores", "pose")
+"""Kinds of annotators whose every number has a name of its own."""
+
 
 @dataclass(frozen=True, eq=False)
 class Measured:
-    """A measurement in the store: array, its stage, kind ("scores", "pose"), names."""
+    """A measurement in the store: array, its stage, kind ("scores", "pose").
+
+    names : of its columns, no two of a run alike. own : the same as the annotator calls them.
+    """
 
     array: str
     stage: str
     kind: str
     names: tuple[str, ...]
+    own: tuple[str, ...] = ()
+
+    def chosen(self, wanted: Collection[str] | None) -> list[int]:
+        """Columns that are wanted by either name; all of them for None."""
+        own = self.own or self.names
+        return [
+            i
+            for i, names in enumerate(zip(self.names, own, strict=True))
+            if wanted is None or not set(names).isdisjoint(wanted)
+        ]
+
+
+def told_apart(names: Mapping[str, Sequence[str]]) -> dict[str, tuple[str, ...]]:
+    """Annotator -> what its attributes are called in a run: no two alike.
+
+    names : annotator -> its own names, each once. Annotators' names hold no dot.
+    """
+    called = {(annotator, name): name for annotator, own in names.items() for name in own}
+    while True:
+        times = Counter(called.values())
+        alike = [key for key, name in called.items() if times[name] > 1]
+        if not alike:
+            break
+        called |= {key: ".".join(key) for key in alike}
+    return {a: tuple(called[a, name] for name in own) for a, own in names.items()}
 
 
 def measurements(
@@ -28,18 +64,22 @@ def measurements(
     Renders that a former specification asked for stay in the store, but nothing keeps them up to
     date: they are not read.
     """
-    found = []
+    found: dict[str, tuple[str, str, dict[str, Any]]] = {}
     for entry in annotate:
         for suffix in ("@render", "") if labels == "render" and entry.render else ("",):
             match = stage_of(store, entry.name + suffix)
             if match is None:
                 continue
-            stage, array = match
-            attrs: dict[str, Any] = dict(store.array(array).attrs)
-            if attrs.get("kind") == kind:
-                found.append(Measured(array, stage, kind, tuple(attrs["names"])))
+            attrs: dict[str, Any] = dict(store.array(match[1]).attrs)
+            if attrs.get("kind") in NAMED:
+                found[entry.name] = (*match, attrs)
             break
-    return found
+    called = told_apart({name: attrs["names"] for name, (*_, attrs) in found.items()})
+    return [
+        Measured(array, stage, kind, called[name], tuple(attrs["names"]))
+        for name, (stage, array, attrs) in found.items()
+        if attrs["kind"] == kind
+    ]
 
 
 def stage_of(store: LatentStore, name: str) -> tuple[str, str] | None:
