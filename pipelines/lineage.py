@@ -77,6 +77,15 @@ class _Reads:
         """Measurements of one kind."""
         return measurements(self.store, self.spec.annotate, kind, labels)
 
+    def chosen_scores(self, attributes: list[str] | None, labels: str = "render") -> None:
+        """Stages of the chosen attributes; of several annotators also whose they are, for these
+        share one model."""
+        scores = [m for m in self.measured("scores", labels) if m.chosen(attributes)]
+        self.stages |= {m.stage for m in scores}
+        if len(scores) > 1:
+            self.parameters["annotated"] = [[m.names[i] for i in m.chosen(attributes)]
+                                            for m in scores]  # fmt: skip
+
     def names(self) -> list[str]:
         """Measured attributes, which name the directions that should move them."""
         return sorted({name for m in self.measured("scores") for name in m.names})
@@ -89,7 +98,7 @@ class _Reads:
         scores = self.measured("scores")
         if own.factors is not None:
             attributes = set(own.factors) - set(self.index.factors)
-            scores = [m for m in scores if set(m.names) & attributes]
+            scores = [m for m in scores if m.chosen(attributes)]
         self.stages |= {m.stage for m in [*scores, *self.measured("pose")]}
         if scores:
             svm = self.spec.analyse.svm
@@ -98,9 +107,7 @@ class _Reads:
 
     def svm(self, own: Any) -> None:
         """Chosen attributes, and which rows are kept back."""
-        scores = self.measured("scores", own.labels)
-        wanted = None if own.attributes is None else set(own.attributes)
-        self.stages |= {m.stage for m in scores if wanted is None or wanted & set(m.names)}
+        self.chosen_scores(own.attributes, own.labels)
         holdout = self.spec.evaluate.holdout
         self.parameters["evaluate.holdout"] = holdout.model_dump(mode="json")
         self.parameters["evaluate.seed"] = self.spec.evaluate_seed
@@ -122,9 +129,7 @@ class _Reads:
 
     def s_space(self, own: Any) -> None:
         """Chosen attributes."""
-        wanted = None if own.attributes is None else set(own.attributes)
-        scores = self.measured("scores")
-        self.stages |= {m.stage for m in scores if wanted is None or wanted & set(m.names)}
+        self.chosen_scores(own.attributes)
 
 
 _READS = {

@@ -12,7 +12,13 @@ from pipelines.fits.labels import Labels
 from schemas.direction import Direction, unit_direction
 from schemas.errors import DataError, UsageError
 from schemas.spec_analyses import SSpaceSpec
-from transforms.style_channels import ChannelsOfLabels, StyleLayer, rank_channels, styles
+from transforms.style_channels import (
+    Channels,
+    ChannelsOfLabels,
+    StyleLayer,
+    rank_channels,
+    styles,
+)
 
 if TYPE_CHECKING:
     from generators.stylegan2_adapter import StyleGAN2Adapter
@@ -24,7 +30,9 @@ SHOWN = 10
 def fit_s_space(inputs: Inputs, wanted: SSpaceSpec) -> Fitted:
     """Relevance of every style channel for every attribute; makes no direction of the set's space.
 
-    The channels are edited by name, see `channel_direction`.
+    The channels are edited by name, see `channel_direction`. Relevance and shift of an attribute
+    are of the rows that its annotator measured. The model's mean and sd are those of one
+    annotator's rows, or, with several, of all rows that have a code.
     """
     import generators
     from generators.affine import affine_layers
@@ -35,41 +43,51 @@ def fit_s_space(inputs: Inputs, wanted: SSpaceSpec) -> Fitted:
     layers = tuple(StyleLayer(a.ws_index, a.weight, a.bias) for a in affine)
     measured = inputs.measurements("scores")
     known = [n for m in measured for n in m.names]
-    unknown = sorted(set(wanted.attributes or ()) - set(known))
+    asked = set(wanted.attributes or ())
+    unknown = sorted(asked - set(known) - {n for m in measured for n in m.own})
     if unknown or not known:
         raise UsageError(
             f"s_space.attributes {unknown!r} are not among the annotated ones {known!r}: correct "
             "the names, or annotate with a model of kind 'scores'"
         )
+    rows_of_w = inputs.code_shape[0] if len(inputs.code_shape) > 1 else 0
+    request = ChannelsOfLabels(layers, rows_of_w)
     out = Fitted()
-    names: list[str] = []
-    shifts, relevances, counts = [], [], []
+    found: list[tuple[list[str], Channels]] = []
+    skipped: dict[str, str] = {}
     for m in measured:
-        columns = [
-            i for i, n in enumerate(m.names) if wanted.attributes is None or n in wanted.attributes
-        ]
+        columns = m.chosen(wanted.attributes)
         if not columns:
             continue
+        names = [m.names[i] for i in columns]
         source = inputs.blocks(m, Labels(tuple(columns), wanted.threshold))
-        rows_of_w = inputs.code_shape[0] if len(inputs.code_shape) > 1 else 0
-        found = rank_channels(inputs.engine.sum(source, ChannelsOfLabels(layers, rows_of_w)))
-        names += [m.names[i] for i in columns]
-        shifts.append(found.shift)
-        relevances.append(found.relevance)
-        counts.append(found.counts)
-        out.arrays |= {"mean": found.mean, "sd": found.sd}
-    out.arrays |= {
-        "shift": np.concatenate(shifts),
-        "relevance": np.concatenate(relevances),
-        "counts": np.concatenate(counts),
+        try:
+            found.append((names, rank_channels(inputs.engine.sum(source, request))))
+        except DataError as e:  # it measured no two rows
+            skipped |= dict.fromkeys(names, str(e))
+    if not found:
+        raise DataError(
+            f"no style channel can be ranked, the annotators measured too few rows: {skipped!r}; "
+            "leave 's_space' out, or annotate with another model"
+        )
+    population = found[0][1]
+    if len(found) > 1:  # each measured rows of its own
+        nobody = {"y": np.zeros((inputs.store.n_rows, 0), np.int8)}
+        population = rank_channels(inputs.engine.sum(inputs.blocks(columns=nobody), request))
+    attributes = [name for names, _ in found for name in names]
+    out.arrays = {"mean": population.mean, "sd": population.sd} | {
+        name: np.concatenate([getattr(channels, name) for _, channels in found])
+        for name in ("shift", "relevance", "counts")
     }
     table = [[a.name, a.start, a.stop] for a in affine]
     best = {
         name: [channel_name(table, int(c)) for c in np.argsort(-row, kind="stable")[:SHOWN]]
-        for name, row in zip(names, out.arrays["relevance"], strict=True)
+        for name, row in zip(attributes, out.arrays["relevance"], strict=True)
         if np.isfinite(row).all()
     }
-    out.facts = {"attributes": names, "layers": table, "best": best}
+    out.facts = {"attributes": attributes, "layers": table, "best": best}
+    if skipped:
+        out.facts["skipped"] = skipped
     return out
 
 

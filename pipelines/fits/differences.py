@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -53,6 +54,8 @@ def fit_mean_differences(inputs: Inputs, wanted: MeanDifferenceSpec) -> Fitted:
     """A direction for every level of the chosen factors, every attribute, every quantity.
 
     Quantities are measured angles and continuous factors (age): their directions are regressions.
+    What too few rows show, or were measured in, has no direction: the fact ``skipped`` says why.
+    Raises DataError where nothing is left.
     """
     out = Fitted(facts={"factors": {}, "attributes": {}})
     scores = inputs.measurements("scores")
@@ -61,44 +64,71 @@ def fit_mean_differences(inputs: Inputs, wanted: MeanDifferenceSpec) -> Fitted:
     quantities = [n for n, f in inputs.index.factors.items() if f.kind == CONTINUOUS]
     every = [*factors, *quantities, *sorted(measured)]
     chosen = wanted.factors if wanted.factors is not None else every
-    unknown = sorted(set(chosen) - set(every))
+    unknown = sorted(set(chosen) - set(every) - {n for m in scores for n in m.own})
     if unknown:
         raise UsageError(
             f"mean_difference.factors names {unknown!r}, which is neither a factor "
             f"{[*factors, *quantities]!r} nor a measured attribute {sorted(measured)!r}: correct "
             "the names"
         )
+    skipped: dict[str, str] = {}
     for factor in (f for f in chosen if f in factors):
-        _factor_differences(inputs, wanted, factor, measured, out)
+        with _told(skipped, factor):
+            skipped |= _factor_differences(inputs, wanted, factor, measured, out)
+    attributes = None if wanted.factors is None else set(chosen) - set(factors)
     for m in scores:
-        if wanted.factors is None or set(m.names) & set(chosen) - set(factors):
-            _label_differences(inputs, m, None if wanted.factors is None else chosen, out)
+        if columns := m.chosen(attributes):
+            skipped |= _label_differences(inputs, m, columns, out)
     for m in inputs.measurements("pose"):
-        _pose_regressions(inputs, wanted, m, out)
+        with _told(skipped, *m.names):
+            _pose_regressions(inputs, wanted, m, out)
     for name in quantities:
         if name in chosen:
-            _factor_regression(inputs, wanted, name, out)
+            with _told(skipped, name):
+                _factor_regression(inputs, wanted, name, out)
     if not out.directions:
-        raise DataError("no factor has two levels with rows: nothing to compare")
+        raise DataError(
+            f"nothing is to be compared, no factor has two levels with rows: {skipped or chosen!r};"
+            " correct the factor table, or leave 'mean_difference' out"
+        )
+    if skipped:
+        out.facts["skipped"] = skipped
     return out
+
+
+@contextmanager
+def _told(skipped: dict[str, str], *names: str) -> Iterator[None]:
+    """Too few rows for one of several is told in the facts, and stops nothing."""
+    try:
+        yield
+    except DataError as e:
+        skipped |= dict.fromkeys(names, str(e))
 
 
 def _factor_differences(
     inputs: Inputs, wanted: MeanDifferenceSpec, factor: str, measured: set[str], out: Fitted
-) -> None:
+) -> dict[str, str]:
+    """Adds the directions of a factor's levels; returns which levels have none, and why."""
     categories = inputs.index.categorical(factor)[1]
     baseline = wanted.baseline.get(factor)
     pair_by = [n for n in wanted.pair_by if n != factor]
     modes = [factor, *pair_by]
     grid = grid_cells(modes, categorical(inputs.index, modes))
     if grid.shape[0] < 2:
-        return
+        return {factor: f"{grid.shape[0]} level of it has rows, at least 2 are compared"}
+    skipped: dict[str, str] = {}
     sums = inputs.engine.sum(inputs.blocks(columns={"cells": grid.cells}), SumsOfCells())
     reference = None if baseline is None else level_code(inputs.index, factor, baseline)
     found = solve_mean_differences(sums, grid, reference, paired=bool(pair_by))
     for i, ((code,), vector) in enumerate(zip(found.levels.tolist(), found.vectors, strict=True)):
         level = categories[code]
         if not np.isfinite(vector).all() or not vector.any():
+            if level != baseline:
+                skipped[f"{factor}-{level}"] = (
+                    f"{found.n_level[i]} rows of it have codes, and {found.n_pairs[i]} pairs"
+                    if pair_by
+                    else f"{found.n_level[i]} rows of it and {found.n_reference[i]} to compare with"
+                )
             continue
         target = target_of(level, factor, measured)
         name = f"mean.{target or f'{factor}-{level}'}"
@@ -114,20 +144,26 @@ def _factor_differences(
         )
         out.arrays[f"difference-{factor}-{level}"] = vector
     out.facts["factors"][factor] = {"baseline": baseline, "levels": list(categories)}
+    return skipped
 
 
 def _label_differences(
-    inputs: Inputs, m: Measured, chosen: Sequence[str] | None, out: Fitted
-) -> None:
+    inputs: Inputs, m: Measured, columns: Sequence[int], out: Fitted
+) -> dict[str, str]:
+    """Adds the directions of these columns; returns which attributes have none, and why."""
     threshold = inputs.spec.analyse.svm.threshold if inputs.spec.analyse.svm else 0.5
     source = inputs.blocks(m, Labels(tuple(range(len(m.names))), threshold))
     sums = inputs.engine.sum(source, LabelSums())
     taken = {d.name for d in out.directions}
+    skipped = {}
     for i, name in enumerate(m.names):
         n = (int(sums["n_positive"][i]), int(sums["n_negative"][i]))
         out.facts["attributes"][name] = {"positive": n[0], "negative": n[1]}
         label = f"mean.{name}" if f"mean.{name}" not in taken else f"mean.{name}-measured"
-        if min(n) == 0 or (chosen is not None and name not in chosen):
+        if i not in columns:
+            continue
+        if min(n) == 0:
+            skipped[name] = f"{n[0]} positive and {n[1]} negative rows"
             continue
         vector = sums["positive"][i] / n[0] - sums["negative"][i] / n[1]
         quality = {"positive": n[0], "negative": n[1], "norm": float(np.linalg.norm(vector))}
@@ -137,6 +173,7 @@ def _label_differences(
                 label, vector, "mean_difference", name, quality=quality, provenance=facts
             )
         )
+    return skipped
 
 
 def _pose_regressions(inputs: Inputs, wanted: MeanDifferenceSpec, m: Measured, out: Fitted) -> None:
@@ -148,7 +185,7 @@ def _factor_regression(inputs: Inputs, wanted: MeanDifferenceSpec, name: str, ou
     """Each continuous factor by itself: those of one dataset are often functions of one another."""
     values = inputs.index.continuous(name)[:, None]
     if np.unique(values[np.isfinite(values)]).size < 2:
-        return
+        raise DataError("it has fewer than two values")
     source = inputs.blocks(columns={"targets": values})
     taken = {d.name for d in out.directions}
     label = name if f"linear.{name}" not in taken else f"{name}-factor"

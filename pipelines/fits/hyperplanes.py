@@ -9,6 +9,7 @@ import numpy as np
 from pipelines.fits.inputs import Fitted, Inputs, Measured, categorical
 from pipelines.fits.labels import Labels
 from schemas.errors import DataError, UsageError
+from schemas.names import safe_names
 from schemas.spec_analyses import SvmSpec
 from transforms.svm import HyperplaneOptions
 from transforms.svm_validation import (
@@ -21,44 +22,81 @@ from transforms.svm_validation import (
 
 
 def fit_hyperplanes(inputs: Inputs, wanted: SvmSpec) -> Fitted:
-    """A hyperplane for every chosen attribute, fitted on all rows.
+    """A hyperplane for every chosen attribute of every annotator, fitted on all rows it measured.
 
     Accuracy and area under the ROC curve are those of fits that have not seen the rows measured:
     one that leaves the held-out rows out, or one a fold. Attributes without two classes are named
-    in the facts and give no direction.
+    in the facts and give no direction. The model's arrays have one row an attribute, in the order
+    of the fact ``attributes``; NaN, and margins 0, where there is no hyperplane.
     """
-    out = Fitted(facts={"skipped": {}, "held_out": [], "margin_edges": MARGIN_EDGES.tolist()})
-    found_any = False
-    for m in inputs.measurements("scores", wanted.labels):
-        columns = _columns(m, wanted.attributes)
-        if not columns:
-            continue
-        found_any = True
-        labels = Labels(tuple(columns), wanted.threshold)
-        names = [m.names[i] for i in columns]
-        try:
-            path = _solve(inputs, wanted, m, labels)
-        except DataError as e:  # no attribute has rows of both classes
-            out.facts["skipped"] |= dict.fromkeys(names, str(e))
-            continue
-        chosen = best_of_path(path)
-        for i, name in enumerate(names):
-            _add(inputs, wanted, m, name, path[chosen[i]], i, out)
-        each = range(len(names))
-        out.arrays |= {
-            "coef": np.stack([path[chosen[i]].model.coef[i] for i in each]),
-            "intercepts": np.stack([path[chosen[i]].model.intercepts[i] for i in each]),
-            "margins": np.stack([path[chosen[i]].margins[:, i] for i in each]),
-            "path_c": np.array([validated.c for validated in path]),
-            "path_auc": np.stack([validated.mean_auc for validated in path]),
-            "path_accuracy": np.stack([validated.mean_accuracy for validated in path]),
-        }
-    if not found_any:
+    chosen = [
+        (m, columns)
+        for m in inputs.measurements("scores", wanted.labels)
+        if (columns := m.chosen(wanted.attributes))
+    ]
+    if not chosen:
         raise UsageError(
             "no annotator of kind 'scores' measured the attributes "
             f"{wanted.attributes or 'to separate'!r}: add one under 'annotate'"
         )
+    attributes = [m.names[i] for m, columns in chosen for i in columns]
+    out = Fitted(
+        facts={
+            "attributes": attributes,
+            "skipped": {},
+            "held_out": [],
+            "margin_edges": MARGIN_EDGES.tolist(),
+        }
+    )
+    called = dict(zip(attributes, safe_names(f"svm.{name}" for name in attributes), strict=True))
+    parts = []
+    for m, columns in chosen:
+        names = [m.names[i] for i in columns]
+        try:
+            path = _solve(inputs, wanted, m, Labels(tuple(columns), wanted.threshold))
+        except DataError as e:  # no attribute has rows of both classes
+            out.facts["skipped"] |= dict.fromkeys(names, str(e))
+            parts.append(_no_hyperplanes(inputs, wanted, len(names)))
+            continue
+        best = best_of_path(path)
+        for i, name in enumerate(names):
+            _add(inputs, wanted, m, name, called[name], path[best[i]], i, out)
+        parts.append(_hyperplanes(path, best))
+    if len(out.facts["skipped"]) < len(attributes):
+        rows = ("coef", "intercepts", "margins")
+        out.arrays = {name: np.concatenate([part[name] for part in parts]) for name in rows}
+        for name in ("path_auc", "path_accuracy"):
+            out.arrays[name] = np.concatenate([part[name] for part in parts], axis=1)
+        out.arrays["path_c"] = np.array(_path(wanted))
     return out
+
+
+def _hyperplanes(path: tuple[Validated, ...], best: np.ndarray) -> dict[str, np.ndarray]:
+    """One row an attribute, each from its best place in the path."""
+    each = list(enumerate(best))
+    return {
+        "coef": np.stack([path[at].model.coef[i] for i, at in each]),
+        "intercepts": np.stack([path[at].model.intercepts[i] for i, at in each]),
+        "margins": np.stack([path[at].margins[:, i] for i, at in each]),
+        "path_auc": np.stack([validated.mean_auc for validated in path]),
+        "path_accuracy": np.stack([validated.mean_accuracy for validated in path]),
+    }
+
+
+def _no_hyperplanes(inputs: Inputs, wanted: SvmSpec, n: int) -> dict[str, np.ndarray]:
+    """The rows of attributes without two classes."""
+    return {
+        "coef": np.full((n, int(np.prod(inputs.code_shape))), np.nan),
+        "intercepts": np.full(n, np.nan),
+        "margins": np.zeros((n, 2, len(MARGIN_EDGES) - 1), np.int64),
+        "path_auc": np.full((len(_path(wanted)), n), np.nan),
+        "path_accuracy": np.full((len(_path(wanted)), n), np.nan),
+    }
+
+
+def _path(wanted: SvmSpec) -> list[float]:
+    """Values of C to try, ascending."""
+    return sorted(set(wanted.path)) if wanted.path else [wanted.c]
 
 
 def best_of_path(path: tuple[Validated, ...]) -> np.ndarray:
@@ -72,6 +110,7 @@ def _add(
     wanted: SvmSpec,
     m: Measured,
     name: str,
+    called: str,
     found: Validated,
     i: int,
     out: Fitted,
@@ -97,7 +136,7 @@ def _add(
     provenance = {"labels": m.array, "threshold": wanted.threshold, "c": found.c}
     out.directions.append(
         inputs.direction(
-            f"svm.{name}",
+            called,
             model.coef[i],
             "svm",
             name,
@@ -123,10 +162,6 @@ def _measured(found: Validated, i: int) -> dict[str, Any] | None:
     return out | ({"folds": len(found.accuracy)} if len(found.accuracy) > 1 else {})
 
 
-def _columns(m: Measured, attributes: list[str] | None) -> list[int]:
-    return [i for i, n in enumerate(m.names) if attributes is None or n in attributes]
-
-
 def _solve(inputs: Inputs, wanted: SvmSpec, m: Measured, labels: Labels) -> tuple[Validated, ...]:
     options = HyperplaneOptions(
         tol=wanted.tolerance,
@@ -135,7 +170,7 @@ def _solve(inputs: Inputs, wanted: SvmSpec, m: Measured, labels: Labels) -> tupl
         max_newton=wanted.max_passes,
         degenerate="skip",
     )
-    path = sorted(set(wanted.path)) if wanted.path else [wanted.c]
+    path = _path(wanted)
     n_folds = wanted.folds or 1
     source = FoldBlocks(inputs.blocks(m, labels, {"fold": _folds(inputs, wanted.folds)}), n_folds)
     return inputs.engine.run(ValidationSolver.start(options, path, n_folds), source).found
