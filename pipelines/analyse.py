@@ -20,7 +20,7 @@ from pipelines.lineage import compare_analyses, requested
 from pipelines.statistics import SavedStatistics
 from schemas.directions import FOREIGN_METHODS, DirectionSet
 from schemas.errors import StoreError, UsageError
-from schemas.fingerprint import digest
+from schemas.fingerprint import digest, with_nulls
 from schemas.index import DatasetIndex
 from schemas.spec import RunSpec
 from schemas.store import LatentStore
@@ -109,7 +109,7 @@ def analyse(
         directions = _replaced(directions, name, fitted, requested(spec))
         directions.save(path)
         attrs = {
-            **fitted.facts,
+            **with_nulls(fitted.facts),
             "left_out": inputs.left_out(),
             "inputs": found.stale[name],
             "statistics": [] if kept is None else kept.take_names(),

@@ -66,6 +66,12 @@ def _run(spec: Path, until: str, trust: bool, wait: float, address: str | None) 
     raise typer.Exit(result.exit_code)
 
 
+def _echo_json(value: Any) -> None:
+    from schemas.fingerprint import pretty_json
+
+    typer.echo(pretty_json(value), nl=False)
+
+
 @app.command("run")
 def run_command(
     spec: Spec, trust: Trust = False, wait: Wait = 0.0, ray_address: Address = None
@@ -144,7 +150,7 @@ def verify(
     with stage_progress(console, "verify") as progress:
         found = check(path, repair, wait, progress)
     if as_json:
-        typer.echo(json.dumps(found.to_dict(), indent=2))
+        _echo_json(found.to_dict())
     else:
         show_verification(found, Console())
     raise typer.Exit(0 if found.ok else 1)
@@ -169,7 +175,7 @@ def gc(
 
     found = collect(path, delete, seconds_of(older_than), wait)
     if as_json:
-        typer.echo(json.dumps(found.to_dict(), indent=2))
+        _echo_json(found.to_dict())
     else:
         show_collection(found, Console())
 
@@ -364,7 +370,7 @@ def diff(
             *sides, samples=samples, rule=Rule(strength), trust=trust, progress=progress
         )
     if as_json:
-        typer.echo(json.dumps(result, indent=2))
+        _echo_json(result)
     else:
         print_diff(result, Console())
     for path in write_diff(result, strips, out) if out is not None else ():

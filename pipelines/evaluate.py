@@ -9,14 +9,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from scipy.stats import rankdata
 
 from pipelines.edit import edit_images
+from pipelines.fits.measured import NAMED, told_apart
 from schemas.directions import Direction, DirectionSet
 from schemas.errors import UsageError
+from transforms.annotate import annotate_batch
 
 if TYPE_CHECKING:
     from generators.protocols import Annotator, Generator
@@ -31,7 +34,8 @@ RISE = 0.3
 class Meter:
     """Draws edited codes and measures the pictures.
 
-    annotators : of kind "scores" and "pose"; others are ignored.
+    annotators : of kind "scores" and "pose"; others are ignored. Names that two of them share are
+        told apart as in the analyses, see `pipelines.fits.measured`.
     """
 
     generator: Generator
@@ -41,19 +45,26 @@ class Meter:
 
     def names(self, kind: str) -> list[str]:
         """Names of all measured scores ("scores") or angles ("pose")."""
-        return [n for a in self.annotators if a.kind == kind for n in a.names]
+        return [n for a, names in self._called for n in names if a.kind == kind]
 
     def measure(self, images: np.ndarray) -> dict[str, np.ndarray]:
-        """Measurements of uint8 images (n, R, R, 3): name -> float64 (n,)."""
+        """Measurements of uint8 images (n, R, R, 3): name -> float64 (n,), NaN where an annotator
+        finds no face, or gives no finite number."""
         out: dict[str, np.ndarray] = {}
-        for annotator in self.annotators:
-            if annotator.kind not in ("scores", "pose"):
-                continue
+        for annotator, names in self._called:
             starts = range(0, len(images), self.batch_size)
-            parts = [annotator.annotate(images[s : s + self.batch_size]) for s in starts]
+            parts = [
+                annotate_batch(annotator, images[s : s + self.batch_size]).values for s in starts
+            ]
             columns = np.concatenate(parts).astype(np.float64).T
-            out.update(zip(annotator.names, columns, strict=True))
+            out.update(zip(names, columns, strict=True))
         return out
+
+    @cached_property
+    def _called(self) -> list[tuple[Annotator, tuple[str, ...]]]:
+        used = [a for a in self.annotators if a.kind in NAMED]
+        called = told_apart({a.name: a.names for a in used})
+        return [(a, called[a.name]) for a in used]
 
     def edit(self, codes: np.ndarray, direction: Direction, strengths: Sequence[float]):
         """Pictures uint8 (rows, strengths, R, R, 3) and measurements, name -> (rows, strengths)."""
@@ -97,20 +108,37 @@ def spearman(strengths: Sequence[float], values: np.ndarray) -> np.ndarray:
     return np.divide(b @ a, scale, out=np.zeros(len(b)), where=scale > 0)
 
 
+def mean_of(values: np.ndarray) -> float | None:
+    """Mean of those of values (n,) that were measured (are not NaN); None where none was."""
+    return means_of(values[:, None])[0]
+
+
+def means_of(values: np.ndarray) -> list[float | None]:
+    """`mean_of` each column of values (n, k)."""
+    measured = np.isfinite(values)
+    counts = measured.sum(axis=0)
+    sums = np.where(measured, values, 0.0).sum(axis=0)
+    return [float(s / n) if n else None for s, n in zip(sums, counts, strict=True)]
+
+
 def describe_effect(
     direction: Direction,
     strengths: Sequence[float],
     scores: Mapping[str, np.ndarray],
     pose: Mapping[str, np.ndarray],
 ) -> dict[str, Any]:
-    """What a direction did, from measurements (samples, strengths) by name.
+    """What a direction did, from measurements (samples, strengths) by name, NaN for none.
 
-    The change is measured between strength 0 and the largest strength. ``rise_fraction`` is the
-    share of samples whose target rose by at least ``RISE``; ``rise_fraction_of_possible`` is the
-    share among the samples that could rise that far (a probability above 0.7 cannot).
+    The change is measured between strength 0 and the largest strength, in the samples that were
+    measured at both: ``pairs`` counts these, by name. ``rise_fraction`` is the share of them whose
+    target rose by at least ``RISE``; ``rise_fraction_of_possible`` is the share among those that
+    could rise that far (a probability above 0.7 cannot). The means in ``scores`` and ``pose`` are
+    of the samples measured at that strength, rank correlations of those measured at every one.
+    What no sample tells is None.
     """
     zero, top = int(np.argmin(np.abs(strengths))), int(np.argmax(strengths))
-    change = {k: float((v[:, top] - v[:, zero]).mean()) for k, v in scores.items()}
+    changes = {k: v[:, top] - v[:, zero] for k, v in {**scores, **pose}.items()}
+    change = {k: mean_of(changes[k]) for k in scores}
     target: str | None = direction.provenance.get("target")
     row: dict[str, Any] = {
         "name": direction.name,
@@ -119,23 +147,31 @@ def describe_effect(
         "target": target,
         "sd": direction.sd,
         "layers": direction.layers,
-        "scores": {k: v.mean(axis=0).tolist() for k, v in scores.items()},
-        "pose": {k: v.mean(axis=0).tolist() for k, v in pose.items()},
+        "scores": {k: means_of(v) for k, v in scores.items()},
+        "pose": {k: means_of(v) for k, v in pose.items()},
         "mean_change": change,
+        "pose_change": {k: mean_of(changes[k]) for k in pose},
+        "pairs": {k: int(np.isfinite(c).sum()) for k, c in changes.items()},
     }
-    others = {k: abs(c) for k, c in change.items() if k != target}
+    others = {k: c for k, c in change.items() if k != target and c is not None}
     if others:
-        worst = max(others, key=lambda k: others[k])
-        row["largest_other"] = {"attribute": worst, "change": change[worst]}
+        worst = max(others, key=lambda k: abs(others[k]))
+        row["largest_other"] = {"attribute": worst, "change": others[worst]}
     if target is not None and target in scores:
-        rise = scores[target][:, top] - scores[target][:, zero] >= RISE
-        possible = scores[target][:, zero] <= 1 - RISE
-        row["rise_fraction"] = float(rise.mean())
-        row["rise_fraction_of_possible"] = float(rise[possible].mean()) if possible.any() else None
+        known = np.isfinite(changes[target])
+        rise = changes[target][known] >= RISE
+        possible = scores[target][known, zero] <= 1 - RISE
+        row["rise_fraction"] = _share(rise)
+        row["rise_fraction_of_possible"] = _share(rise[possible])
         row["samples_that_could_rise"] = int(possible.sum())
     if target is not None and target in pose:
-        row["spearman"] = {target: float(spearman(strengths, pose[target]).mean())}
+        whole = np.isfinite(pose[target]).all(axis=1)
+        row["spearman"] = {target: mean_of(spearman(strengths, pose[target][whole]))}
     return row
+
+
+def _share(flags: np.ndarray) -> float | None:
+    return float(flags.mean()) if len(flags) else None
 
 
 def evaluate_directions(

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from schemas.atomic import read_json, replacing, write_json
-from schemas.fingerprint import canonical_json
+from schemas.fingerprint import pretty_json
 
 if TYPE_CHECKING:
     from pipelines.evaluate import Effects
@@ -87,7 +87,7 @@ class KeptSoFar:
             np.savez(
                 file,
                 allow_pickle=False,
-                facts=np.frombuffer(canonical_json(facts), np.uint8),
+                facts=np.frombuffer(pretty_json(facts), np.uint8),
                 **strips,
             )
         self._last = time.monotonic()

@@ -122,6 +122,7 @@ def _partial(path: Path) -> Path:
 def write_json(path: str | os.PathLike[str], obj: Any) -> None:
     """Write ``obj`` as indented JSON with sorted keys; the same value gives the same bytes.
 
-    Takes what ``schemas.fingerprint.canonical_json`` takes and raises the same errors.
+    Takes what ``schemas.fingerprint.pretty_json`` takes and raises the same errors: numbers that
+    are not finite are written as null.
     """
     write_bytes(path, pretty_json(obj))

@@ -78,11 +78,27 @@ def canonical_json(obj: Any) -> bytes:
     ).encode("utf-8")
 
 
+def with_nulls(obj: Any) -> Any:
+    """``obj`` with None for every number in it that is not finite: what was not measured is null,
+    and never a NaN, which is no JSON."""
+    if isinstance(obj, np.ndarray):
+        obj = obj.tolist()
+    if isinstance(obj, Mapping):
+        return {key: with_nulls(value) for key, value in obj.items()}
+    if isinstance(obj, list | tuple):
+        if _AS_THEY_ARE.issuperset(map(type, obj)):
+            return obj
+        return [with_nulls(value) for value in obj]
+    return None if isinstance(obj, float | np.floating) and not np.isfinite(obj) else obj
+
+
 def pretty_json(obj: Any) -> bytes:
-    """Like ``canonical_json``, but indented and with a final newline, for files people read."""
-    text = json.dumps(
-        _plain(obj, "$"), sort_keys=True, indent=2, ensure_ascii=False, allow_nan=False
-    )
+    """Like ``canonical_json``, but indented and with a final newline, for files people read.
+
+    Numbers that are not finite become null, see `with_nulls`.
+    """
+    plain = _plain(with_nulls(obj), "$")
+    text = json.dumps(plain, sort_keys=True, indent=2, ensure_ascii=False, allow_nan=False)
     return (text + "\n").encode("utf-8")
 
 

@@ -12,6 +12,7 @@ from pipelines.fits.labels import LabelledBlocks, Labels, Targets
 from pipelines.fits.measured import Measured, measurements
 from schemas.direction import Direction, unit_direction
 from schemas.errors import UsageError
+from schemas.fingerprint import with_nulls
 from schemas.index import CATEGORICAL, DatasetIndex
 from schemas.spec import RunSpec
 from schemas.store import LatentStore
@@ -114,7 +115,11 @@ class Inputs:
     def direction(
         self, name: str, vector: np.ndarray, method: str, target: str | None, **facts: Any
     ) -> Direction:
-        """A direction of this space; unless given, its sd is measured later, over all rows."""
+        """A direction of this space; unless given, its sd is measured later, over all rows.
+
+        What its quality does not tell (is not finite) is None.
+        """
+        facts["quality"] = with_nulls(facts.get("quality", {}))
         provenance = {"target": target, **facts.pop("provenance", {})}
         facts.setdefault("sd", 0.0)
         return unit_direction(
