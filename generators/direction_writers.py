@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from generators.direction_files import EXPRESSIONS
+from generators.direction_formats import EXPRESSIONS
 from generators.pickle_writer import object_npy, pickle_file, torch_file
 from schemas.atomic import write_bytes
 from schemas.direction import Direction
@@ -18,13 +18,20 @@ from schemas.errors import DirectionMismatchError, UsageError
 Many = Sequence[Direction]
 
 
-def _flat(direction: Direction, what: str) -> np.ndarray:
-    if direction.vector.ndim != 1:
+def _of_axes(direction: Direction, axes: int, what: str) -> np.ndarray:
+    """The vector, which must have this many axes: 1, 2 (layers) or 4 (steps of h)."""
+    if direction.vector.ndim != axes:
+        fits = {1: "'interfacegan' or 'anycost'", 2: "'e4e' or 'idinvert'", 4: "'h_jacobian'"}
         raise DirectionMismatchError(
             f"direction {direction.name!r} has shape {direction.vector.shape!r} and does not fit "
-            f"into a file of format {what!r}, which holds vectors without layers; use 'e4e'"
+            f"into a file of format {what!r}, whose vectors have {axes!r} axes; use "
+            f"{fits.get(direction.vector.ndim, 'DirectionSet.save')}"
         )
     return direction.vector
+
+
+def _flat(direction: Direction, what: str) -> np.ndarray:
+    return _of_axes(direction, 1, what)
 
 
 def _one(directions: Many, what: str) -> Direction:
@@ -45,16 +52,15 @@ def _interfacegan(directions: Many, mean: np.ndarray | None) -> bytes:
 
 def _idinvert(directions: Many, mean: np.ndarray | None) -> bytes:
     direction = _one(directions, "idinvert")
-    if direction.vector.ndim != 2:
-        raise DirectionMismatchError(
-            f"direction {direction.name!r} has no layers, which 'idinvert' needs; broadcast it"
-        )
+    vector = _of_axes(direction, 2, "idinvert")
     meta = {"manipulate_layers": direction.layers, "space": direction.space, "sd": direction.sd}
-    return object_npy({"boundary": direction.vector[None].astype("<f4"), "meta_data": meta})
+    return object_npy({"boundary": vector[None].astype("<f4"), "meta_data": meta})
 
 
 def _e4e(directions: Many, mean: np.ndarray | None) -> bytes:
-    return torch_file(_one(directions, "e4e").vector[None].astype("<f4"))
+    direction = _one(directions, "e4e")
+    vector = _of_axes(direction, min(direction.vector.ndim, 2), "e4e")
+    return torch_file(vector[None].astype("<f4"))
 
 
 def _anycost(directions: Many, mean: np.ndarray | None) -> bytes:
@@ -95,7 +101,8 @@ def _ganspace(directions: Many, mean: np.ndarray | None) -> bytes:
 
 def _ganspace_direction(directions: Many, mean: np.ndarray | None) -> bytes:
     direction = _one(directions, "ganspace_direction")
-    vector, sd, layers = direction.vector, direction.sd, direction.layers
+    sd, layers = direction.sd, direction.layers
+    vector = _of_axes(direction, min(direction.vector.ndim, 2), "ganspace_direction")
     if vector.ndim == 2:
         layers = list(range(len(vector))) if layers is None else layers
         same = np.array_equal(layers, range(layers[0], layers[-1] + 1))
@@ -141,24 +148,21 @@ def _sefa(directions: Many, mean: np.ndarray | None) -> bytes:
 
 
 def _tensorgan(directions: Many, mean: np.ndarray | None) -> bytes:
-    by_name = {d.name.rpartition(".")[2]: d for d in directions}
-    missing = [n for n in (*EXPRESSIONS, "rotation") if n not in by_name]
-    if missing:
-        raise UsageError(
-            f"a file of format 'tensorgan' holds {[*EXPRESSIONS, 'rotation']!r}; {missing!r} are "
-            "not among the directions: name them so"
-        )
-    scaled = {n: (d.vector * d.sd).ravel().astype("<f4") for n, d in by_name.items()}
-    return torch_file([[scaled[n] for n in EXPRESSIONS], scaled["rotation"]])
+    scaled = []
+    for wanted in (*EXPRESSIONS, "rotation"):
+        found = [d for d in directions if d.name.rpartition(".")[2] == wanted]
+        if len(found) != 1:
+            raise UsageError(
+                f"a file of format 'tensorgan' holds one direction each of "
+                f"{[*EXPRESSIONS, 'rotation']!r}, named so up to a prefix; for {wanted!r} there "
+                f"are {[d.name for d in found]!r}: choose the seven, or use 'e4e'"
+            )
+        scaled.append((found[0].vector * found[0].sd).ravel().astype("<f4"))
+    return torch_file([scaled[:-1], scaled[-1]])
 
 
 def _steps(directions: Many, what: str) -> np.ndarray:
-    stack = np.stack([d.vector * d.sd for d in directions])
-    if stack.ndim != 5:
-        raise DirectionMismatchError(
-            f"directions have shape {stack.shape[1:]!r}; {what!r} holds (steps, c, h, w)"
-        )
-    return stack
+    return np.stack([_of_axes(d, 4, what) * d.sd for d in directions])
 
 
 def _asyrp(directions: Many, mean: np.ndarray | None) -> bytes:

@@ -1,7 +1,7 @@
-"""Other projects' ``.npy``, ``.npz``, ``.pkl`` and ``.pt`` files as plain arrays, running nothing.
+"""Other projects' ``.npy``, ``.npz``, ``.safetensors``, ``.pkl`` and ``.pt`` files as plain arrays.
 
-Pickles go through the inert interpreter of `generators.unpickle`: numpy's and torch's records
-become arrays, subclasses of dict become dicts, and anything else stays out.
+Nothing in them is run: pickles go through the inert interpreter of `generators.unpickle`. Numpy's
+and torch's records become arrays, subclasses of dict become dicts, and anything else stays out.
 """
 
 from __future__ import annotations
@@ -14,12 +14,19 @@ from typing import Any
 
 import numpy as np
 
+from generators.tensor_files import read_safetensors
 from generators.torch_files import TensorRecord, read_any
 from generators.unpickle import Budget, Inert, Interpreter, Limits
 from schemas.errors import CheckpointError, InputError
 
 MAX_DEPTH = 20
-_KINDS = "fiub"
+_KINDS = "fiubcUS"
+_NPY = b"\x93NUMPY"
+_NO_DATA = {
+    b"version https://git-lfs": "it is a Git LFS pointer: fetch the file with 'git lfs pull'",
+    b"<!doctype html": "it is a web page: download the file itself",
+    b"<html": "it is a web page: download the file itself",
+}
 _RECONSTRUCT = ("_reconstruct", "_frombuffer", "scalar")
 
 
@@ -27,32 +34,52 @@ def read_foreign(path: str | os.PathLike[str]) -> Any:
     """Contents of a file: dicts, lists, tuples, text, numbers, and numpy arrays.
 
     Tensors become arrays of their element type (bfloat16: float32), wherever they were saved from;
-    an ``.npz`` becomes a dict. Objects that are neither data nor arrays raise CheckpointError;
-    files that try to run code UnsafeCheckpointError; other kinds of files InputError.
+    an ``.npz`` or ``.safetensors`` becomes a dict, the latter's metadata texts in it. Objects that
+    are neither data nor arrays raise CheckpointError; files that try to run code
+    UnsafeCheckpointError; other kinds of files InputError.
     """
     path = Path(path)
+    if not path.is_file():
+        what = "is a folder: name a file in it" if path.is_dir() else "does not exist: check it"
+        raise InputError(f"path {str(path)!r} {what}")
     try:
+        _check_size(path, path.stat().st_size)
         with path.open("rb") as file:
-            head = file.read(6)
-        if head == b"\x93NUMPY":
-            return _read_npy(path)
+            head = file.read(64)
+        if head.startswith(_NPY):
+            return _read_npy(path.read_bytes())
         if head[:2] == b"PK":
             with zipfile.ZipFile(path) as archive:
-                if all(name.endswith(".npy") for name in archive.namelist()):
-                    with np.load(path, allow_pickle=False) as arrays:
-                        return {name: arrays[name] for name in arrays.files}
+                members = archive.infolist()
+                if all(member.filename.endswith(".npy") for member in members):
+                    _check_size(path, sum(member.file_size for member in members))
+                    names = [member.filename.removesuffix(".npy") for member in members]
+                    return {name: _read_npy(archive.read(f"{name}.npy")) for name in names}
+        if head[8:9] == b"{" and int.from_bytes(head[:8], "little") < path.stat().st_size:
+            tensors, metadata = read_safetensors(path.read_bytes())
+            return {**metadata, **tensors}
+        for start, cure in _NO_DATA.items():
+            if head.lstrip().lower().startswith(start):
+                raise ValueError(cure)
         return plain(read_any(path))
     except CheckpointError as e:
         raise type(e)(f"{path.name!r}: {e}") from e
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as e:
+    except (OSError, ValueError, EOFError, RuntimeError, zipfile.BadZipFile) as e:
         raise InputError(
-            f"{str(path)!r} cannot be read: {e}; give a .npy, .npz, .pkl or .pt file"
+            f"{str(path)!r} cannot be read: {e}; give a .npy, .npz, .safetensors, .pkl or .pt file"
         ) from e
 
 
-def _read_npy(path: Path) -> Any:
+def _check_size(path: Path, size: int) -> None:
+    if size > Limits().max_bytes:
+        raise InputError(
+            f"{str(path)!r} holds {size!r} bytes, the cap is {Limits().max_bytes!r}: save the part "
+            "that is needed in a file of its own"
+        )
+
+
+def _read_npy(data: bytes) -> Any:
     """A numeric array, or the value of an object array of one element, without unpickling it."""
-    data = path.read_bytes()
     file = io.BytesIO(data)
     version = np.lib.format.read_magic(file)
     read = {
@@ -106,7 +133,7 @@ def _dtype(record: Any) -> np.dtype[Any]:
     except TypeError as e:
         raise CheckpointError(f"element type {code[:20]!r} is unknown") from e
     if dtype.kind not in _KINDS:
-        raise CheckpointError(f"element type {code[:20]!r} is not a number")
+        raise CheckpointError(f"element type {code[:20]!r} is neither a number nor text")
     return dtype
 
 

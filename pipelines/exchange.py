@@ -8,16 +8,17 @@ from __future__ import annotations
 import dataclasses
 import io
 import json
-from collections.abc import Sequence
+import zipfile
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from safetensors.numpy import save as save_safetensors
 
-from generators.direction_files import read_directions
+from generators.direction_files import other_space, read_directions
 from generators.direction_writers import SUFFIXES, WRITERS, write_directions
-from pipelines.export import ROW_EXPORTS, check_target
+from generators.tensor_files import safetensors_bytes
+from pipelines.export import ROW_EXPORTS, check_target, written
 from schemas.atomic import write_bytes
 from schemas.direction import FOREIGN_METHODS
 from schemas.errors import DirectionMismatchError, UsageError
@@ -52,18 +53,17 @@ def export_directions(
     if kind not in SUFFIXES:
         check_target(out, folder=False, overwrite=overwrite)
         mean = None
-        if kind in ("ganspace", "ganspace_pca"):
+        if kind in ("ganspace", "ganspace_pca") and all(d.vector.ndim == 1 for d in chosen):
             mean = _moments(run, MomentsOfRows(diagonal=True)).mean
-            mean = mean.reshape(run.store.array(f"latents/{run.directions.space}").shape[1:])
-        out.parent.mkdir(parents=True, exist_ok=True)
-        write_directions(chosen, out, kind, mean=mean)
+        with written(out):
+            write_directions(chosen, out, kind, mean=mean)
         return [out]
     paths = [out / f"{d.name}{SUFFIXES[kind]}" for d in chosen]
     for path in paths:
         check_target(path, folder=False, overwrite=overwrite)
-    out.mkdir(parents=True, exist_ok=True)
     for direction, path in zip(chosen, paths, strict=True):
-        write_directions([direction], path, kind)
+        with written(path):
+            write_directions([direction], path, kind)
     return paths
 
 
@@ -73,7 +73,7 @@ def export_all_directions(
     """Write directions float64 by name into one ``.npz``, or ``.safetensors``; returns the file.
 
     ``facts`` is JSON: space, method, sd, layers, intercept, target and generator of each; an array
-    of text in the npz, an entry of the metadata in safetensors.
+    of text in the npz, an entry of the metadata in safetensors. `import_directions` reads it.
 
     Raises UsageError for another ending or a file that exists.
     """
@@ -91,17 +91,28 @@ def export_all_directions(
         }
         for d in chosen
     }
-    vectors = {d.name: np.array(d.vector) for d in chosen}
+    vectors = {d.name: d.vector for d in chosen}
+    if "facts" in vectors:
+        raise UsageError("a direction 'facts' would hide the file's facts: choose the others by -d")
     if out.suffix == ".safetensors":
-        data = save_safetensors(vectors, metadata={"facts": json.dumps(facts)})
+        data = safetensors_bytes(vectors, {"facts": json.dumps(facts)})
     elif out.suffix == ".npz":
-        buffer = io.BytesIO()
-        np.savez(buffer, allow_pickle=False, facts=np.array(json.dumps(facts)), **vectors)
-        data = buffer.getvalue()
+        data = _npz({**vectors, "facts": np.array(json.dumps(facts))})
     else:
         raise UsageError(f"directions go into an '.npz' or a '.safetensors', not {out.name!r}")
-    write_bytes(out, data)
+    with written(out):
+        write_bytes(out, data)
     return [out]
+
+
+def _npz(arrays: Mapping[str, np.ndarray]) -> bytes:
+    """A ``.npz`` of arrays of any names (`numpy.savez` takes some for its own arguments)."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        for name, value in arrays.items():
+            with archive.open(zipfile.ZipInfo(f"{name}.npy"), "w", force_zip64=True) as part:
+                np.lib.format.write_array(part, value, allow_pickle=False)
+    return buffer.getvalue()
 
 
 def import_directions(
@@ -122,8 +133,8 @@ def import_directions(
     own = run.directions.space
     if space != own and (space, own) != ("w", "w_plus"):
         raise UsageError(
-            f"the run's directions are of space {own!r}, the file's of {space!r}: they cannot be "
-            "in one set"
+            f"the run's directions are of space {own!r}, the file's of {space!r}, and a set has "
+            f"one space: {other_space(space)}"
         )
     if generator_fp != run.directions.generator_fp:
         raise DirectionMismatchError(
@@ -134,6 +145,7 @@ def import_directions(
     found = read_directions(
         path,
         space=own,
+        made_in=space,
         generator_fp=generator_fp,
         sd=0.0,
         row_shape=run.store.array(f"latents/{own}").shape[1:],
@@ -142,7 +154,9 @@ def import_directions(
     taken = {d.name for d in run.directions if d.method not in FOREIGN_METHODS}
     both = sorted(taken & {d.name for d in found})
     if both:
-        raise UsageError(f"the run already has directions {both!r}: choose another name")
+        raise UsageError(
+            f"the run's analyses already made directions {both!r}: choose another name with --name"
+        )
     along = _moments(run, MomentsAlong(np.stack([d.vector.ravel() for d in found])))
     deviations = np.sqrt(along.second.ravel() / max(along.count - 1, 1))
     for direction, sd in zip(found, deviations, strict=True):

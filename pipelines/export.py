@@ -18,7 +18,8 @@ appear under their names when they are complete; folders hold ``export.json``, t
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -79,7 +80,7 @@ def export_rows(
     if kind == "interfacegan_latents":
         required += annotation_stages(store, ["annotations"])
     rows = ExportRows.of(store, index, () if kind == "annotations" else required)
-    try:
+    with written(out):
         delete_partials_of(out)
         if kind == "annotations":
             export_annotations(store, index, out)
@@ -89,12 +90,19 @@ def export_rows(
             with replacing_folder(out) as folder:
                 FOLDERS[kind](rows, folder)
                 write_json(folder / MARK, {"export": kind, **rows.facts()})
+    return Exported([out], rows.n, rows.left_out, rows.not_measured)
+
+
+@contextmanager
+def written(out: Path) -> Iterator[None]:
+    """Tell that a target cannot be written, as StoreError."""
+    try:
+        yield
     except OSError as e:
         raise StoreError(
             f"export {str(out)!r} cannot be written: {e.strerror or e}; nothing is left of it, "
             "free space or choose another target"
         ) from e
-    return Exported([out], rows.n, rows.left_out, rows.not_measured)
 
 
 def check_target(out: Path, folder: bool, overwrite: bool) -> None:

@@ -14,6 +14,7 @@ from schemas.direction import Direction
 from schemas.directions import DirectionSet
 from schemas.errors import DataError, UsageError
 from schemas.lock import StoreLock
+from schemas.names import safe_name
 from transforms.blocks import Arrays, sum_blocks
 from transforms.latent_maps import MapChoice
 from transforms.moments import Moments
@@ -64,7 +65,8 @@ def transfer_directions(
     if old.directions.generator_fp == new.directions.generator_fp and old.space == new.space:
         raise UsageError(
             f"both runs are of generator {old.directions.generator_fp!r} and space {old.space!r}: "
-            "nothing is to be mapped, use the directions as they are"
+            "nothing is to be mapped; take the directions over as they are, with 'latentflow "
+            "export OLD.yaml --as directions' and 'latentflow import'"
         )
     pairs = Pairs.of(old, new)
     choice, unlinked = pairs.link()
@@ -129,7 +131,7 @@ def _described(
     }
     return dataclasses.replace(
         mapped,
-        name=f"{METHOD}.{direction.name}",
+        name=safe_name(f"{METHOD}.{direction.name}"),
         space=new.space,
         method=METHOD,
         sd=sd,

@@ -57,7 +57,7 @@ class Direction:
 
     def __post_init__(self) -> None:
         check_name(self.name, "direction")
-        vector = np.array(self.vector, dtype=np.float64)
+        vector = np.array(self.vector, dtype=np.float64, order="C")
         norm = float(np.linalg.norm(vector))
         if not abs(norm - 1.0) <= UNIT_TOLERANCE:
             raise DataError(
@@ -108,6 +108,11 @@ class Direction:
 
 def _check_layers(layers: Iterable[int], n_layers: int, name: str) -> list[int]:
     chosen = sorted({int(layer) for layer in layers})
+    if not n_layers:
+        raise DataError(
+            f"direction {name!r} has no layer axis, so there are no layers {chosen!r} of it; "
+            "leave the layers out"
+        )
     if not chosen or chosen[0] < 0 or chosen[-1] >= n_layers:
         raise DataError(
             f"layers {chosen!r} of direction {name!r} are not within the {n_layers!r} layers "
@@ -117,11 +122,14 @@ def _check_layers(layers: Iterable[int], n_layers: int, name: str) -> list[int]:
 
 
 def _check_shape(codes: np.ndarray, direction: Direction) -> None:
-    if np.shape(codes)[1:] != direction.vector.shape:
+    shape, own = np.shape(codes)[1:], direction.vector.shape
+    if shape != own:
+        cure = "use codes of the generator and space that it was made for"
+        if len(shape) == 2 and shape[1:] == own:
+            cure = "for codes with layers broadcast it with broadcast_layers"
         raise DirectionMismatchError(
-            f"direction {direction.name!r} has shape {direction.vector.shape!r} (space "
-            f"{direction.space!r}), codes have {np.shape(codes)[1:]!r} a row; for codes with "
-            "layers broadcast it with broadcast_layers"
+            f"direction {direction.name!r} has shape {own!r} (space {direction.space!r}), codes "
+            f"have {shape!r} a row; {cure}"
         )
 
 
@@ -216,9 +224,12 @@ def broadcast_layers(
 def check_applies(direction: Direction, generator_fp: str, space: str) -> None:
     """Raise DirectionMismatchError unless the direction was made for this generator and space."""
     if direction.space != space:
+        cure = f"use codes of {direction.space!r}"
+        if (direction.space, space) == ("w", "w_plus"):
+            cure = "broadcast it with broadcast_layers"
         raise DirectionMismatchError(
             f"direction {direction.name!r} was made in space {direction.space!r}, not {space!r}; "
-            "convert the codes or broadcast the direction"
+            f"{cure}"
         )
     made_for = direction.provenance.get("generator_fp")
     if made_for != generator_fp:

@@ -186,7 +186,7 @@ def test_the_command_line_imports_exports_and_edits(finished, tmp_path, capsys):
     assert torch.load(out / "beard.pt", weights_only=True).shape == (1, 6, 8)
     options = ["--as", "interfacegan", "-d", "beard", "--out", out]
     assert command("export", finished.file, *options) == 1
-    assert "without layers" in capsys.readouterr().err
+    assert "have 1 axes; use 'e4e'" in capsys.readouterr().err
     other = ["--space", "w", "--generator", "bundled:faces64"]
     assert command("import", finished.file, tmp_path / "beard.pt", *other) == 1
     strip = tmp_path / "s.png"
@@ -217,13 +217,13 @@ def test_running_again_skips_and_imported_directions_stay(finished, tmp_path):
     assert {n for n, facts in report.items() if not facts["skipped"]} == {"sefa"}
     found = DirectionSet.load(finished.path)
     assert found.names()[-1] == "age" and "sefa.002" not in found and "sefa.001" in found
-    with pytest.raises(UsageError, match="cannot be in one set"):
+    with pytest.raises(UsageError, match="one space: analyses read 'w' or 'w_plus'"):
         import_directions(run, tmp_path / "age_boundary.npy", "z", fp)
     with pytest.raises(
         DirectionMismatchError, match="a run of that generator.*latentflow transfer"
     ):
         import_directions(run, tmp_path / "age_boundary.npy", "w", "cd" * 32)
-    with pytest.raises(UsageError, match="choose another name"):
+    with pytest.raises(UsageError, match="another name with --name"):
         import_directions(run, tmp_path / "age_boundary.npy", "w", fp, name="sefa.000")
 
 
@@ -246,6 +246,12 @@ def test_a_run_s_directions_are_exported_and_read_back(finished, tmp_path):
         np.testing.assert_array_equal(
             file.get_tensor("sefa.000"), run.directions["sefa.000"].vector
         )
+    for file in ("d.npz", "d.safetensors"):  # our own files come back, and say what they are for
+        fp = run.directions.generator_fp
+        for found in read_directions(tmp_path / file, space="w_plus", generator_fp=fp):
+            given = run.directions[found.name]
+            np.testing.assert_allclose(found.vector, given.vector, rtol=1e-14)
+            assert (found.quality["method"], found.layers) == (given.method, given.layers)
     with pytest.raises(UsageError, match="--overwrite"):
         run.export("directions", path)
     with pytest.raises(UsageError, match="not .d.csv."):
