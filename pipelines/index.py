@@ -14,79 +14,29 @@ The result does not depend on the number of threads or their timing.
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import os
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
-from pipelines.factors import JoinReport, join, read_factor_table, with_inline_factors
+from pipelines.factor_tables import read_factor_table
+from pipelines.factors import check_columns, join, with_inline_factors
+from pipelines.index_report import IndexReport, Unreadable
 from pipelines.paths import inside
-from pipelines.sources import Item, Source, file_errors, open_item, open_source
+from pipelines.sources import Item, Listing, Source, file_errors, open_item, open_source
 from schemas.errors import InputError
 from schemas.fingerprint import ContentHashCache, file_sha256
 from schemas.index import ACTIVE, DatasetIndex, NewRow, duplicates
+from schemas.reasons import Reason
 from schemas.spec import DatasetSpec
 from transforms.preprocess import DEFAULT_MAX_PIXELS, Quarantine, probe
 
 Progress = Callable[[int, int], None]
 _BATCH = 32  # items a thread takes at once
 _KNOWN_BATCH = 500  # items that the cache is asked for at once
-
-
-@dataclass
-class Unreadable:
-    """A row whose header says already that it will be quarantined."""
-
-    uri: str
-    reason: str
-    text: str
-
-
-@dataclass
-class IndexReport:
-    """What an index build found. Lists are complete; `to_dict` can shorten them.
-
-    n_files : images that the source listed
-    n_rows, n_active : rows of the index now, and those not removed
-    unchanged, added, moved, removed : rows; a changed file counts as removed and as added
-    changed : uris of files whose bytes changed
-    duplicates : active rows that share their bytes with another, grouped as lists of uris
-    unreadable : rows whose header cannot be read
-    skipped : files that are not images by name or pattern, counted by ending
-    refused : (path, why) of what looks like an image but is not taken
-    factors : the join with the factor table, None without one
-    """
-
-    n_files: int = 0
-    n_rows: int = 0
-    n_active: int = 0
-    unchanged: int = 0
-    added: int = 0
-    moved: int = 0
-    removed: int = 0
-    changed: list[str] = field(default_factory=list)
-    duplicates: list[list[str]] = field(default_factory=list)
-    unreadable: list[Unreadable] = field(default_factory=list)
-    skipped: dict[str, int] = field(default_factory=dict)
-    refused: list[tuple[str, str]] = field(default_factory=list)
-    factors: JoinReport | None = None
-
-    @property
-    def n_duplicates(self) -> int:
-        """Active rows beyond the first of each group with the same bytes."""
-        return sum(len(group) - 1 for group in self.duplicates)
-
-    def to_dict(self, limit: int | None = None) -> dict[str, Any]:
-        """As JSON values. limit : longest list to keep; a shortened one is followed by its full
-        length under ``n_<name>``, which every list has."""
-        result: dict[str, Any] = {}
-        _flatten_lists(dataclasses.asdict(self), limit, result)
-        result["n_duplicate_rows"] = self.n_duplicates
-        return result
 
 
 def build_index(
@@ -141,26 +91,33 @@ def update_index(
     """
     listing = source.list()
     if not listing.items and not existing.n_rows:
-        raise InputError(_nothing(source, dataset, listing.skipped, listing.refused))
+        raise InputError(_nothing(dataset, listing))
     report = IndexReport(
         n_files=len(listing.items),
         skipped=dict(sorted(listing.skipped.items())),
         refused=list(listing.refused),
+        damaged=list(listing.damaged),
+        notes=list(listing.notes),
     )
     containers = _container_hashes(source, listing.items, cache)
     look = _Look(existing, source, containers, cache, max_pixels)
     seen = _look_at_all(look, listing.items, threads, progress or (lambda done, total: None))
+    refused = [now.bad for now in seen if now.bad is not None]
+    if refused and len(refused) == len(seen):  # not a bad row, the wrong root or column
+        raise refused[0]
     index, row_of = _matched(existing, listing.items, seen, report)
     index = index.with_containers(containers)
-    if dataset.columns:
+    table = None if dataset.factors is None else read_factor_table(dataset)
+    check_columns(dataset, listing.columns, table)
+    if listing.columns:
         inline = {row: listing.items[i].factors for i, row in enumerate(row_of)}
-        index = with_inline_factors(index, inline, dataset)
-    if dataset.factors is not None:
+        index = with_inline_factors(index, listing.columns, inline, dataset, report.notes)
+    if table is not None:
         keys = [""] * index.n_rows
         for i, row in enumerate(row_of):
             keys[row] = listing.items[i].key
-        table = read_factor_table(dataset)
         index, report.factors = join(index, keys, table, dataset, source.root)
+        report.notes += report.factors.notes
     report.n_rows, report.n_active = index.n_rows, int(index.active.sum())
     uris, image_ids = index.uris, index.image_ids
     active_rows = [row for row, state in enumerate(index.states) if state == ACTIVE]
@@ -176,12 +133,17 @@ def update_index(
 
 @dataclass(frozen=True)
 class _Seen:
-    """One image as it is now. image_id : None where the bytes cannot be read at this time."""
+    """One image as it is now.
+
+    image_id : None where the bytes cannot be read at this time
+    bad : why its row may not be read at all (a path that leads out of the root)
+    """
 
     image_id: str | None
     width: int = -1
     height: int = -1
     problem: Unreadable | None = None
+    bad: InputError | None = None
 
 
 class _Look:
@@ -217,10 +179,18 @@ class _Look:
         ]
         if self._cache is not None:
             plain = [i for i, item in enumerate(items) if item.container is None]
-            paths = [str(self._source.local_path(items[i].uri)) for i in plain]
-            for i, image_id in zip(plain, self._cache.known(paths), strict=True):
+            paths = {i: path for i in plain if (path := self._path(items[i].uri)) is not None}
+            known = self._cache.known(list(paths.values()))
+            for i, image_id in zip(paths, known, strict=True):
                 ids[i] = image_id
         return [_Seen(i, *self._size_of[i]) if i in self._size_of else None for i in ids]
+
+    def _path(self, uri: str) -> Path | None:
+        """The image's own file; None also where a table names none that may be read."""
+        try:
+            return self._source.local_path(uri)
+        except InputError:
+            return None
 
     def __call__(self, item: Item) -> _Seen:
         """What the image is now; never raises for a bad image."""
@@ -235,6 +205,8 @@ class _Look:
         except Quarantine as e:
             problem = Unreadable(item.uri, e.reason.name, e.text)
             return _Seen(image_id, problem=problem)
+        except InputError as e:  # what one row of a table names may not be read
+            return _Seen(None, problem=Unreadable(item.uri, Reason.UNSUPPORTED.name, str(e)), bad=e)
 
     def _hash(self, uri: str, path: Path | None) -> str:
         with file_errors(uri):
@@ -336,25 +308,11 @@ def _unreadable_id(uri: str) -> str:
     return hashlib.sha256(b"unreadable\0" + uri.encode()).hexdigest()
 
 
-def _nothing(
-    source: Source, dataset: DatasetSpec, skipped: Mapping[str, int], refused: Sequence[Any]
-) -> str:
-    others = ", ".join(f"{n} {ending or 'without ending'}" for ending, n in skipped.items())
+def _nothing(dataset: DatasetSpec, listing: Listing) -> str:
+    others = ", ".join(f"{n} {ending or 'without ending'}" for ending, n in listing.skipped.items())
     text = f"no images in {dataset.path!r} as a {dataset.kind!r} dataset"
     if others:
         text += f" (other files: {others})"
-    if refused:
-        text += f"; refused {refused[0][0]!r}: {refused[0][1]}"
+    for path, why in [*listing.damaged, *listing.refused][:1]:
+        text += f"; {path!r}: {why}"
     return text + ": check 'dataset.path', 'dataset.kind' and 'dataset.pattern'"
-
-
-def _flatten_lists(value: dict[str, Any], limit: int | None, out: dict[str, Any]) -> None:
-    for name, entry in value.items():
-        if isinstance(entry, list):
-            out[name] = entry if limit is None else entry[:limit]
-            out[f"n_{name}"] = len(entry)
-        elif isinstance(entry, dict):
-            out[name] = {}
-            _flatten_lists(entry, limit, out[name])
-        else:
-            out[name] = entry

@@ -227,7 +227,9 @@ def report_inputs(spec: RunSpec, index: DatasetIndex, out: Path) -> Inputs:
     """What the report is made of, beside run.json: times and counts there change with any stage."""
     evaluation = finished_fingerprint(out)
     own = spec.report.model_dump(mode="json")
-    return {"evaluation": evaluation, "index": rows_fp(index), "report": own}
+    found = read_json(out / "index_report.json")
+    told = [found.get("left_out"), found.get("notes")]
+    return {"evaluation": evaluation, "index": rows_fp(index), "report": own, "told": told}
 
 
 def table_fp(store: LatentStore, index: DatasetIndex) -> str:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import difflib
 import threading
 from bisect import bisect_right
 from collections import OrderedDict
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,7 +14,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipelines.paths import inside, selector, suffix
+from pipelines.paths import below_root, inside, kind_of, selector, suffix
 from pipelines.sources import Item, Listing, file_errors, split_uri, utf8, walk_files
 from schemas.errors import InputError
 from schemas.reasons import Reason
@@ -21,6 +23,7 @@ from transforms.quarantine import Quarantine
 PATH_COLUMNS = ("path", "file", "file_name", "filename", "image_path")
 _ENDINGS = frozenset({".parquet", ".pq"})
 _CACHED_GROUPS = 2
+_HOLDS = "it must hold bytes, a struct of bytes and path, or paths"
 
 
 @dataclass(frozen=True)
@@ -28,7 +31,8 @@ class ParquetSource:
     """Rows of the Parquet files below ``root`` (or of ``only`` one of them).
 
     image_column : binary, a struct with 'bytes' and 'path' (as Hugging Face writes), or strings
-        that are paths relative to the table's folder. Paths never leave ``root``.
+        that are paths relative to the table's folder, or absolute ones below ``root``. Paths
+        never leave ``root``.
     columns : other columns to deliver as factors
     An image's key is its path where the table has one (in the struct, or in a column of
     ``PATH_COLUMNS``), else its uri.
@@ -46,12 +50,12 @@ class ParquetSource:
 
     def list(self) -> Listing:
         """All rows of all files, files in natural order; reads no image bytes."""
-        listing = Listing()
+        listing = Listing(columns=self.columns)
         names = [self.only] if self.only else walk_files(self.root, listing)
         taken = selector(self.pattern, self.exclude, _ENDINGS)
         for name in names:
             if not self.only and not taken(name):
-                listing.skipped[suffix(name)] += 1
+                listing.skipped[kind_of(name)] += 1
                 continue
             if suffix(name) not in _ENDINGS:
                 raise InputError(
@@ -65,7 +69,7 @@ class ParquetSource:
         try:
             with pq.ParquetFile(path) as file:
                 schema, n_rows = file.schema_arrow, file.metadata.num_rows
-                _check_columns(schema, [self.image_column, *self.columns], name)
+                _check_columns(schema, self.image_column, self.columns, name)
                 wanted, holder = [c for c in PATH_COLUMNS if c in schema.names][:1], None
                 kind = schema.field(self.image_column).type
                 if pa.types.is_struct(kind) and kind.get_field_index("path") >= 0:
@@ -79,14 +83,13 @@ class ParquetSource:
         keys: list[str | None] = [None] * n_rows
         if wanted:
             values = table.column(holder or wanted[0]).to_pylist()
-            keys = [v.get("path") if isinstance(v, dict) else v for v in values]
+            paths = (v.get("path") if isinstance(v, dict) else v for v in values)
+            keys = [below_root(self.root, p) if isinstance(p, str) else None for p in paths]
         factors = {c: table.column(c).to_pylist() for c in self.columns}
         for row in range(n_rows):
-            uri, key = utf8(f"{name}#{row}"), keys[row]
+            uri = utf8(f"{name}#{row}")
             values_of_row = {c: factors[c][row] for c in self.columns}
-            listing.items.append(
-                Item(uri, key if isinstance(key, str) and key else uri, container, values_of_row)
-            )
+            listing.items.append(Item(uri, keys[row] or uri, container, values_of_row))
 
     def read(self, uri: str) -> bytes:
         """The bytes in the image column, or of the file whose path stands there."""
@@ -113,12 +116,14 @@ class ParquetSource:
             return cell
         if not isinstance(cell, str):
             raise InputError(
-                f"column {self.image_column!r} of {name!r} holds {type(cell).__name__!r}: "
-                "it must hold bytes, a struct of bytes and path, or paths"
+                f"column {self.image_column!r} of {name!r} holds {type(cell).__name__!r}: {_HOLDS}"
             )
-        inside(self.root, cell)  # before it is put behind the table's own folder
-        folder = name.rsplit("/", 1)[0] + "/" if "/" in name else ""
-        return inside(self.root, folder + cell)
+        if not cell:
+            raise Quarantine(Reason.EMPTY, f"{uri!r} holds no image: its path is empty")
+        below = below_root(self.root, cell)
+        inside(self.root, below)  # before it is put behind the table's own folder
+        folder = name.rsplit("/", 1)[0] + "/" if "/" in name and below == cell else ""
+        return inside(self.root, folder + below)
 
     def _split(self, uri: str) -> tuple[str, int]:
         marker = ".parquet" if ".parquet#" in uri.lower() else ".pq"
@@ -173,13 +178,37 @@ class _RowGroups:
         return values[row - starts[group]].as_py()
 
 
-def _check_columns(schema: pa.Schema, columns: list[str], name: str) -> None:
-    for column in columns:
+def _check_columns(schema: pa.Schema, image: str, columns: Sequence[str], name: str) -> None:
+    for column in [image, *columns]:
         if column not in schema.names:
+            close = difflib.get_close_matches(column, schema.names, n=1)
+            cure = f"did you mean {close[0]!r}? " if close else ""
             raise InputError(
-                f"Parquet file {name!r} has no column {column!r}: it has {schema.names!r}; set "
-                "'dataset.image_column' and 'dataset.columns'"
+                f"Parquet file {name!r} has no column {column!r}: {cure}it has {schema.names!r}; "
+                "set 'dataset.image_column' and 'dataset.columns'"
             )
+    kind = schema.field(image).type
+    if not _may_hold_images(kind):
+        others = [f.name for f in schema if _may_hold_images(f.type) and f.name != image]
+        raise InputError(
+            f"column {image!r} of {name!r} holds {str(kind)!r}: {_HOLDS}; name another column, of "
+            f"{others!r}, under 'dataset.image_column'"
+        )
+    for column in columns:
+        kind = schema.field(column).type
+        if pa.types.is_nested(kind):
+            raise InputError(
+                f"'dataset.columns' names {column!r}, which holds {str(kind)!r} in {name!r}: a "
+                "factor has one value an image; remove it, or write its parts as columns of their "
+                "own"
+            )
+
+
+def _may_hold_images(kind: pa.DataType) -> bool:
+    t = pa.types
+    if t.is_struct(kind):
+        return bool(kind.get_field_index("bytes") >= 0 or kind.get_field_index("path") >= 0)
+    return _is_string(kind) or _is_bytes(kind) or bool(t.is_null(kind))
 
 
 def _holds_all_bytes(file: pq.ParquetFile, column: str, kind: pa.DataType) -> bool:
@@ -188,13 +217,31 @@ def _holds_all_bytes(file: pq.ParquetFile, column: str, kind: pa.DataType) -> bo
         return not _is_string(kind)
     meta = file.metadata
     for group in map(meta.row_group, range(meta.num_row_groups)):
-        for chunk in map(group.column, range(group.num_columns)):
-            if chunk.path_in_schema == f"{column}.bytes":
-                statistics = chunk.statistics
-                if statistics is None or not statistics.has_null_count or statistics.null_count:
-                    return False
+        chunks = [group.column(i) for i in range(group.num_columns)]
+        of_bytes = [c for c in chunks if c.path_in_schema == f"{column}.bytes"]
+        for chunk in of_bytes:
+            statistics = chunk.statistics
+            if statistics is None or not statistics.has_null_count or statistics.null_count:
+                return False
+        if not of_bytes:
+            return False
     return True
 
 
 def _is_string(kind: pa.DataType) -> bool:
-    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
+    t = pa.types
+    if t.is_dictionary(kind):
+        return _is_string(kind.value_type)
+    return bool(t.is_string(kind) or t.is_large_string(kind) or t.is_string_view(kind))
+
+
+def _is_bytes(kind: pa.DataType) -> bool:
+    t = pa.types
+    if t.is_dictionary(kind):
+        return _is_bytes(kind.value_type)
+    return bool(
+        t.is_binary(kind)
+        or t.is_large_binary(kind)
+        or t.is_binary_view(kind)
+        or t.is_fixed_size_binary(kind)
+    )

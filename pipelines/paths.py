@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 from collections.abc import Callable, Iterable, Sequence
@@ -13,6 +14,47 @@ IMAGE_ENDINGS = frozenset(
     ".png .apng .jpg .jpeg .jpe .jfif .gif .webp .bmp .dib .tif .tiff .ppm .pgm .pbm .pnm "
     ".jp2 .j2k .jpx .avif .avifs .mpo .ico".split()
 )
+
+#: What a file's ending says about pictures that are not read, and about files that hold more files.
+UNREAD_ENDINGS = {
+    ".heic": "HEIC",
+    ".heics": "HEIC",
+    ".heif": "HEIF",
+    ".heifs": "HEIF",
+    ".hif": "HEIF",
+    ".jxl": "JPEG XL",
+    ".jxr": "JPEG XR",
+    ".wdp": "JPEG XR",
+    ".hdp": "JPEG XR",
+    ".psd": "Photoshop",
+    ".psb": "Photoshop",
+    ".xcf": "GIMP",
+    ".svg": "SVG",
+    ".svgz": "SVG",
+    ".eps": "PostScript",
+    ".exr": "OpenEXR",
+    ".hdr": "Radiance HDR",
+    ".tga": "TGA",
+    ".dds": "DDS",
+    ".qoi": "QOI",
+    ".pcx": "PCX",
+    ".sgi": "SGI",
+    ".bpg": "BPG",
+    ".dcm": "DICOM",
+    **dict.fromkeys(
+        ".dng .cr2 .cr3 .crw .nef .nrw .arw .sr2 .srw .orf .rw2 .raf .pef .raw .3fr".split(),
+        "camera raw",
+    ),
+    **dict.fromkeys(".mp4 .mov .avi .mkv .webm .m4v .mpg .mpeg".split(), "video"),
+    **dict.fromkeys(".zip .tar .tgz .gz .bz2 .xz .zst .7z .rar".split(), "archive"),
+}
+#: Files that ordinarily stand beside images; nobody needs to be told of them.
+SIDECAR_ENDINGS = frozenset(
+    ".txt .csv .tsv .tab .json .jsonl .ndjson .parquet .pq .md .rst .html .htm .xml .yaml .yml "
+    ".toml .ini .cfg .log .lst .list .py .ipynb .sh .npy .npz .pt .pkl .mat .h5 .hdf5 .db .sqlite "
+    ".pdf .bib .cls .cls2 .idx .index .url .lnk .sha256 .md5 .license hidden".split()
+)
+HIDDEN = "hidden"
 
 _DIGITS = re.compile(r"[0-9]+")
 
@@ -51,6 +93,30 @@ def inside(root: str | Path, relative: str) -> Path:
     return Path(path)
 
 
+def below_root(root: str, path: str) -> str:
+    """``path`` relative to ``root`` where it is absolute (or a file URL) and lies below it, else
+    as it is. It reaches no file that `inside` would not allow: that is still to be asked.
+
+    root : absolute folder without links
+    """
+    text = path.removeprefix("file://") if path.startswith("file:///") else path
+    if not os.path.isabs(text) or ".." in text.split("/") or "\0" in text:
+        return path
+    for whole in (os.path.normpath(text), os.path.join(_real(os.path.dirname(text)), _name(text))):
+        if whole.startswith(os.path.join(root, "")):
+            return os.path.relpath(whole, root)
+    return path
+
+
+@functools.lru_cache(maxsize=1024)
+def _real(folder: str) -> str:
+    return os.path.realpath(folder)
+
+
+def _name(path: str) -> str:
+    return path.rsplit("/", 1)[-1]
+
+
 def natural_key(text: str) -> tuple[str, str]:
     """Sort key under which "a2" comes before "a10"; equal only for equal strings.
 
@@ -77,7 +143,7 @@ def matcher(patterns: Iterable[str]) -> Callable[[str], bool]:
         (whole if "/" in pattern else names).append(re.compile(_regex(pattern.removeprefix("./"))))
 
     def matches(relative: str) -> bool:
-        name = relative.rsplit("/", 1)[-1]
+        name = _name(relative)
         return any(p.fullmatch(relative) for p in whole) or any(p.fullmatch(name) for p in names)
 
     return matches
@@ -86,18 +152,26 @@ def matcher(patterns: Iterable[str]) -> Callable[[str], bool]:
 def selector(
     patterns: Sequence[str] | None, exclude: Sequence[str], endings: frozenset[str]
 ) -> Callable[[str], bool]:
-    """Is a relative path taken: by ``patterns``, or without them by its ending (and not hidden)?"""
+    """Is a relative path taken: by ``patterns``, or without them by its ending?
+
+    A hidden file (``.DS_Store``, ``._0001.png``) is taken only by a pattern whose file name begins
+    with a dot.
+    """
     left_out = matcher(exclude)
     if patterns is None:
+        return lambda path: not hidden(path) and suffix(path) in endings and not left_out(path)
+    plain, dotted = matcher(patterns), matcher([p for p in patterns if hidden(p)])
+    return lambda path: (dotted if hidden(path) else plain)(path) and not left_out(path)
 
-        def by_ending(relative: str) -> bool:
-            name = relative.rsplit("/", 1)[-1]
-            return not name.startswith(".") and suffix(name) in endings
 
-        chosen: Callable[[str], bool] = by_ending
-    else:
-        chosen = matcher(patterns)
-    return lambda relative: chosen(relative) and not left_out(relative)
+def hidden(relative: str) -> bool:
+    """Whether the file's name begins with a dot."""
+    return _name(relative).startswith(".")
+
+
+def kind_of(relative: str) -> str:
+    """How a file that is not taken is counted: by its ending, or as "hidden"."""
+    return HIDDEN if hidden(relative) else suffix(relative)
 
 
 def suffix(relative: str) -> str:

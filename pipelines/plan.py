@@ -132,8 +132,7 @@ class _Plan:
         if path.exists():
             stage.causes = _index_changes(existing, self.index)
             stage.state = STALE if stage.causes else CURRENT
-        if report.unreadable:
-            stage.notes.append(f"{len(report.unreadable)} files will be quarantined")
+        stage.notes += report.lines()
         return stage
 
     # ---- invert

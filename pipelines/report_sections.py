@@ -151,9 +151,26 @@ def _stages(folder: RunFolder) -> dict[str, Any]:
 
 
 def _left_out(folder: RunFolder) -> dict[str, Any]:
+    """Quarantined rows, and files of the dataset that became no rows."""
+    found = folder.index_report
+    files = [
+        {
+            "what": str(kind.get("what", "")),
+            "why": str(kind.get("why", "")),
+            "n": kind.get("n"),
+            "examples": [str(e) for e in _list(kind.get("examples"))],
+        }
+        for kind in map(_mapping, _list(found.get("left_out")))
+    ]
+    notes = [str(note) for note in _list(found.get("notes"))]
     if folder.store is None:
         raise _why(folder, "store", "there is no latent store")
-    return {"rows": folder.left_out(), "n_rows": folder.store.n_rows}
+    return {
+        "rows": folder.left_out(),
+        "n_rows": folder.store.n_rows,
+        "files": files,
+        "notes": [report_text.redacted(note) for note in notes],
+    }
 
 
 # ---- reconstruction and spectrum ------------------------------------------------------------

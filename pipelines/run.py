@@ -68,7 +68,7 @@ SHOWN_VERSIONS = (
 
 @dataclass(frozen=True)
 class RunResult:
-    """exit_code : 0, or 3 when rows are quarantined. path : of the run's folder."""
+    """exit_code : 0, or 3 when rows are quarantined or a shard is damaged. path : run folder."""
 
     exit_code: int
     path: Path
@@ -243,7 +243,8 @@ def run(
 
 
 def _code(state: Run) -> int:
-    return QUARANTINED if state.facts.get("counts", {}).get("quarantined") else 0
+    quarantined = state.facts.get("counts", {}).get("quarantined")
+    return QUARANTINED if quarantined or state.facts.get("damaged") else 0
 
 
 def _timed(state: Run, name: str, stage: Callable[[Run, Any], dict[str, Any]]) -> None:
@@ -276,18 +277,13 @@ def _index(state: Run, progress: Any) -> dict[str, Any]:
         )
     write_json(state.out / "index_report.json", report.to_dict(limit=1000))
     state._index = index
-    found = report.to_dict(limit=0)
-    join = report.factors
-    if join is not None and (join.unmatched_rows or join.unmatched_table):
-        state.console.print(
-            f"factor table: {len(join.unmatched_table)} of its rows match no image and "
-            f"{len(join.unmatched_rows)} images have no row, see index_report.json",
-            markup=False,
-        )
+    for line in report.lines():
+        state.console.print(line, markup=False, highlight=False, soft_wrap=True)
+    state.facts["damaged"] = len(report.damaged)
     rows = rows_fp(index)  # a moved file changes where a row lies, and nothing that is computed
     changed = read_lineage(state.out).get("index") != rows
     note_lineage(state.out, index=rows)
-    return {"rows": index.n_rows, "skipped": not changed, "detail": found}
+    return {"rows": index.n_rows, "skipped": not changed, "detail": report.to_dict(limit=0)}
 
 
 def _invert(state: Run, progress: Any) -> dict[str, Any]:

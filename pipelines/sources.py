@@ -1,10 +1,11 @@
-"""Where images come from: a folder of files, Parquet tables with image bytes, WebDataset tars.
+"""Where images come from: a folder of files, zips, Parquet tables, WebDataset tars.
 
 A source lists its images and reads one by its uri. It is a small picklable value, so that every
 worker can have its own. uris are relative to the dataset's root:
 
 ========== ================================== =========================================
 folder     ``train/0001.png``
+zip        ``faces.zip#00/0001.png``          member of that zip (``...png#2``: its 2nd)
 parquet    ``part-0.parquet#17``              row 17 of that file
 webdataset ``shard-0.tar#0001.png``           member of that tar (``#0001.png#2``: its 2nd)
 ========== ================================== =========================================
@@ -14,19 +15,25 @@ from __future__ import annotations
 
 import hashlib
 import io
+import json
 import os
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
-from pipelines.paths import IMAGE_ENDINGS, inside, natural_key, selector, suffix
+from pipelines.paths import IMAGE_ENDINGS, inside, kind_of, natural_key, selector, suffix
 from schemas.errors import InputError, SpecError
 from schemas.reasons import Reason
 from schemas.spec import DatasetSpec
 from transforms.quarantine import Quarantine
+
+LABEL = "label"
+DATASET_JSON = "dataset.json"
+LINKED_FOLDER = "a linked folder is not entered: copy it, or set the root to its target"
+LINK_OUTSIDE = "a link to a file outside the dataset's root: copy the file, or set the root higher"
 
 
 @dataclass(frozen=True)
@@ -50,13 +57,20 @@ class Listing:
     """What a source holds.
 
     items : in natural order of their uris' paths
-    skipped : files that are not images by name or pattern, counted by ending
+    skipped : files that are not images by name or pattern, counted by ending; "hidden" counts those
+        whose names begin with a dot
     refused : (path, why) of what looks like an image but is not taken
+    damaged : (path, why) of shards and folders whose images could not all be listed
+    columns : names of the factors that the items carry
+    notes : what people should know about the dataset, in whole sentences
     """
 
     items: list[Item] = field(default_factory=list)
     skipped: Counter[str] = field(default_factory=Counter)
     refused: list[tuple[str, str]] = field(default_factory=list)
+    damaged: list[tuple[str, str]] = field(default_factory=list)
+    columns: tuple[str, ...] = ()
+    notes: list[str] = field(default_factory=list)
 
 
 class Source(Protocol):
@@ -88,6 +102,7 @@ def open_source(dataset: DatasetSpec) -> Source:
     """The source that a specification describes. Raises SpecError when 'path' does not fit."""
     from pipelines.parquet_source import ParquetSource
     from pipelines.webdataset_source import WebDatasetSource
+    from pipelines.zip_source import ZipSource
 
     path = Path(dataset.path)
     if not path.exists():
@@ -102,10 +117,14 @@ def open_source(dataset: DatasetSpec) -> Source:
         if not path.is_dir():
             raise SpecError(
                 f"'dataset.path' is {dataset.path!r}, which is a file: name a folder, or set "
-                "'dataset.kind' to 'parquet' or 'webdataset'"
+                "'dataset.kind' to 'zip', 'parquet' or 'webdataset'"
             )
         factors = None if dataset.factors is None else os.path.realpath(dataset.factors)
-        return FolderSource(str(path), pattern, exclude, factors)
+        labels = dataset.factors is None and LABEL not in dataset.ignore
+        return FolderSource(str(path), pattern, exclude, factors, labels)
+    if dataset.kind == "zip":
+        root, only = _container_root(path)
+        return ZipSource(root, only, pattern, exclude, LABEL not in dataset.ignore)
     if dataset.kind == "parquet":
         root, only = _container_root(path)
         return ParquetSource(root, only, pattern, exclude, dataset.image_column, columns)
@@ -119,12 +138,16 @@ def _container_root(path: Path) -> tuple[str, str | None]:
 
 @dataclass(frozen=True)
 class FolderSource:
-    """Image files below ``root``. ``without`` is a file (the factor table) that is no image."""
+    """Image files below ``root``. ``without`` is a file (the factor table) that is no image.
+
+    labels : a ``dataset.json`` in the root gives its images' factor `LABEL`
+    """
 
     root: str
     pattern: tuple[str, ...] | None = None
     exclude: tuple[str, ...] = ()
     without: str | None = None
+    labels: bool = False
 
     def list(self) -> Listing:
         """All files that the pattern (or their ending) selects, in natural order."""
@@ -132,16 +155,24 @@ class FolderSource:
         for relative in walk_files(self.root, listing):
             path = os.path.join(self.root, relative)
             linked = os.path.islink(path)
-            if not taken(relative) or (os.path.realpath(path) if linked else path) == self.without:
+            if (os.path.realpath(path) if linked else path) == self.without:
                 listing.skipped[suffix(relative)] += 1
-                continue
-            if linked:
-                try:
-                    inside(self.root, relative)
-                except InputError as e:
-                    listing.refused.append((relative, str(e)))
-                    continue
-            listing.items.append(Item(utf8(relative), relative))
+            elif not taken(relative):
+                listing.skipped[kind_of(relative)] += 1
+                if self.without is None and is_table(relative):
+                    listing.notes.append(
+                        f"the table {relative!r} beside the images is not read: name it under "
+                        "'dataset.factors' if it tells about them"
+                    )
+            elif linked and not _leads_inside(self.root, relative):
+                listing.refused.append((relative, LINK_OUTSIDE))
+            else:
+                listing.items.append(Item(utf8(relative), relative))
+        file = Path(self.root, DATASET_JSON)
+        if self.labels and file.is_file():
+            listing.notes = [n for n in listing.notes if repr(DATASET_JSON) not in n]
+            with file_errors(DATASET_JSON):
+                add_labels(listing, listing.items, file.read_bytes(), DATASET_JSON)
         return listing
 
     def read(self, uri: str) -> bytes:
@@ -154,25 +185,84 @@ class FolderSource:
         return inside(self.root, uri)
 
 
+def _leads_inside(root: str, relative: str) -> bool:
+    try:
+        inside(root, relative)
+    except InputError:
+        return False
+    return True
+
+
+def is_table(relative: str) -> bool:
+    """Whether the file is named as the tables that come with image folders are."""
+    name = relative.rsplit("/", 1)[-1].lower()
+    stem, ending = os.path.splitext(name)
+    if ending in (".csv", ".tsv", ".jsonl", ".parquet"):
+        return stem in ("metadata", "labels", "attributes", "factors") or stem.startswith("list_")
+    return name == DATASET_JSON or (ending == ".txt" and stem.startswith(("list_", "identity_")))
+
+
+def add_labels(listing: Listing, items: list[Item], raw: bytes, name: str) -> None:
+    """The labels of a StyleGAN dataset's ``dataset.json`` as factors of ``items``, in place.
+
+    One number an image becomes `LABEL`, a list of k numbers ``label_0`` to ``label_<k-1>``.
+    """
+    try:
+        labels = json.loads(raw).get("labels")
+        found = {str(key): value for key, value in labels or ()}
+    except (ValueError, TypeError, AttributeError, RecursionError) as e:
+        listing.notes.append(f"the labels of {name!r} cannot be read: {e}")
+        return
+    values = {key: value for key, value in found.items() if value is not None}
+    n_labels = {len(value) if isinstance(value, list) else 0 for value in values.values()}
+    if len(n_labels) != 1 or not all(map(_is_label, values.values())):
+        if values:
+            listing.notes.append(
+                f"the labels of {name!r} are not read: they must be one number an image, or "
+                "lists of numbers of one length"
+            )
+        return
+    (n,) = n_labels
+    columns = tuple(f"{LABEL}_{i}" for i in range(n)) if n else (LABEL,)
+    known = 0
+    for i, item in enumerate(items):
+        value = values.get(item.key)
+        if value is not None:
+            known += 1
+            cells = value if isinstance(value, list) else [value]
+            items[i] = replace(item, factors=dict(zip(columns, cells, strict=True)))
+    if known:
+        listing.columns = tuple(dict.fromkeys([*listing.columns, *columns]))
+        missing = f", {len(items) - known} images have none" if known < len(items) else ""
+        factors = " to ".join(map(repr, dict.fromkeys([columns[0], columns[-1]])))
+        listing.notes.append(f"the labels of {name!r} become {factors}{missing}")
+    else:
+        listing.notes.append(f"the labels of {name!r} name none of the images")
+
+
+def _is_label(value: Any) -> bool:
+    cells = value if isinstance(value, list) else [value]
+    return bool(cells) and all(isinstance(c, int | float) for c in cells)
+
+
 def walk_files(root: str, listing: Listing) -> list[str]:
     """Relative POSIX paths of all files below ``root``, in natural order.
 
-    Linked folders are not entered (they can form circles) and are noted in ``listing.refused``,
-    as are folders that cannot be read.
+    Linked folders are not entered (they can form circles) and are noted in ``listing.refused``;
+    folders that cannot be read are noted in ``listing.damaged``.
     """
     found: list[str] = []
 
     def unreadable(error: OSError) -> None:
         where = os.path.relpath(error.filename or root, root)
-        listing.refused.append((where, f"the folder cannot be read: {error.strerror}"))
+        listing.damaged.append((where, f"the folder cannot be read: {error.strerror}"))
 
     for folder, folders, files in os.walk(root, onerror=unreadable):
         below = os.path.relpath(folder, root)
         prefix = "" if below == "." else below.replace(os.sep, "/") + "/"
         for name in folders:
             if os.path.islink(os.path.join(folder, name)):
-                text = "a linked folder is not entered: copy it, or set the root to its target"
-                listing.refused.append((prefix + name, text))
+                listing.refused.append((prefix + name, LINKED_FOLDER))
         found.extend(prefix + name for name in files)
     found.sort(key=natural_key)
     listing.refused.sort()

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import difflib
+import math
 import os
+import re
 import types
 import typing
 from collections.abc import Iterator, Mapping, Sequence
@@ -90,9 +92,13 @@ def load_spec(path: str | os.PathLike[str]) -> RunSpec:
 def parse_spec(text: str | bytes, base: str | os.PathLike[str], name: str = "spec") -> RunSpec:
     """`load_spec` for text: ``base`` is the folder of relative paths, ``name`` names the file."""
     try:
-        node = yaml.compose(text, Loader=yaml.SafeLoader)
-        lines = _lines(node)
-        data = yaml.safe_load(text)
+        loader = _SpecLoader(text)
+        try:
+            node = loader.get_single_node()
+            lines = _lines(node)
+            data = None if node is None else loader.construct_document(node)
+        finally:
+            loader.dispose()
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError, ValueError) as e:
         raise SpecError(f"specification {name!r} is not valid YAML: {_yaml_problem(e)}") from e
     except _DoubledKeyError as e:
@@ -120,7 +126,38 @@ def json_schema() -> dict[str, Any]:
 
 
 # ---------------------------------------------------------------------------------------------
-# YAML positions
+# YAML
+
+
+_NUMBERS = ("int", "float", "timestamp")
+
+
+class _SpecLoader(yaml.SafeLoader):
+    """Numbers and dates as YAML 1.2 reads them, so that factor levels stay themselves: the rules of
+    YAML 1.1 make 511 of ``0777``, 90 of ``1:30``, 1000 of ``1_000`` and a date of ``2024-05-01``.
+    What is a text here still becomes a number where the specification wants one.
+    """
+
+    yaml_implicit_resolvers: typing.ClassVar[dict[str, list[tuple[str, re.Pattern[str]]]]] = {
+        first: [(tag, rule) for tag, rule in rules if tag.rpartition(":")[2] not in _NUMBERS]
+        for first, rules in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+
+    def written_float(self, node: yaml.ScalarNode) -> float | str:
+        """The number, or its text where that is more than the number (``1.10`` as a level)."""
+        value: float = self.construct_yaml_float(node)
+        plain = not math.isfinite(value) or repr(value) == node.value
+        return value if plain else str(node.value)
+
+
+for _tag, _rule in (
+    ("int", r"[-+]?(0|[1-9][0-9]*)|0x[0-9a-fA-F]+"),
+    ("float", r"[-+]?([0-9]+\.[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?|[-+]?\.(inf|nan)"),
+):
+    _SpecLoader.add_implicit_resolver(
+        f"tag:yaml.org,2002:{_tag}", re.compile(rf"(?i)^(?:{_rule})$"), list("-+.0123456789")
+    )
+_SpecLoader.add_constructor("tag:yaml.org,2002:float", _SpecLoader.written_float)
 
 
 class _DoubledKeyError(Exception):
@@ -243,7 +280,12 @@ def _problem(where: Location, detail: Mapping[str, Any]) -> str:
             f"{key!r} is {_shown(value)}: use letters, digits and '_', '-' only, "
             "beginning with a letter or digit"
         )
-    return f"{key!r} is {_shown(value)}: {_lower(detail['msg'])} ({_description(where)})"
+    hint = ""
+    if kind == "string_type" and isinstance(value, bool | int | float):
+        hint = ": put it between quotes"
+        if isinstance(value, bool):
+            hint += " (YAML reads yes, no, on and off as true and false)"
+    return f"{key!r} is {_shown(value)}: {_lower(detail['msg'])}{hint} ({_description(where)})"
 
 
 def _trust_value(value: Any) -> str:

@@ -11,7 +11,7 @@ the person who runs it, never by a file that may have come with the model.
 from __future__ import annotations
 
 import os
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -29,15 +29,19 @@ from schemas.spec_types import (
     Strings,
 )
 
+_KIND_OF_ENDING = {".zip": "zip", ".parquet": "parquet", ".pq": "parquet", ".tar": "webdataset"}
+
 
 class DatasetSpec(SpecModel):
     """The images, and a table of what is known about them."""
 
-    kind: Literal["folder", "parquet", "webdataset"] = Field(
+    kind: Literal["folder", "zip", "parquet", "webdataset"] = Field(
         default="folder",
-        description="folder: image files below 'path'. parquet: one Parquet file, or a folder of "
-        "them, with a column of image bytes or of paths below the table's folder. webdataset: "
-        "one uncompressed tar file, or a folder of them.",
+        description="folder: image files below 'path'. zip: one zip file of images, or a folder "
+        "of them. parquet: one Parquet file, or a folder of them, with a column of image bytes or "
+        "of paths below the table's folder. webdataset: one uncompressed tar file, or a folder of "
+        "them. Default: by the ending of 'path' (.zip, .parquet, .tar), else folder. The labels "
+        "in a dataset.json of a zip or folder (StyleGAN's form) become the factor 'label'.",
     )
     path: SpecPath = Field(description="Folder or file that holds the images.")
     pattern: Strings | None = Field(
@@ -45,7 +49,8 @@ class DatasetSpec(SpecModel):
         description="Glob of the files to take, relative to 'path', or a list of globs: "
         "'**/*.png', 'train/*'. Without a slash it matches file names at any depth. Every match "
         "becomes a row, decodable or not. Default: all files with a known image ending (for "
-        "parquet: all *.parquet; for webdataset: all members with a known image ending).",
+        "parquet: all *.parquet; for zip and webdataset: all members with a known image ending). "
+        "Hidden files are taken only by a pattern that begins with a dot.",
     )
     exclude: Strings = Field(
         default=[], description="Globs of files to leave out, matched like 'pattern'."
@@ -53,21 +58,34 @@ class DatasetSpec(SpecModel):
     image_column: str = Field(
         default="image",
         description="parquet: column with the encoded image as bytes, with a struct of 'bytes' "
-        "and 'path', or with relative paths.",
+        "and 'path', or with paths (relative to the table, or absolute below 'path').",
     )
     columns: list[str] = Field(
         default=[],
         description="Factor columns inside the dataset itself: columns of the Parquet table, or "
-        "fields of a WebDataset sample's .json ('cls' for its .cls).",
+        "fields of a WebDataset sample's .json ('attributes.age' within objects; 'cls' for its "
+        ".cls).",
     )
     factors: SpecPath | None = Field(
-        default=None, description="CSV, TSV or Parquet table with what is known about each image."
+        default=None,
+        description="Table with what is known about each image: CSV (commas, semicolons, tabs), "
+        "CelebA's text lists, JSON, JSON lines or Parquet.",
     )
     key: str | None = Field(
         default=None,
-        description="Column of the factor table that names the image. Default: 'image_id' "
-        "(sha256 of the file) when the table has it, else the first of path, file, file_name, "
-        "filename, uri.",
+        description="Column of the factor table that names the image, by its path or by the "
+        "sha256 of its file. Default: the first of image_id, path, file, file_name, filename, uri "
+        "that names any image, else the column that names most.",
+    )
+    missing: Strings = Field(
+        default=[],
+        description="Texts that stand for a missing value, beside the usual ones (those of "
+        "pandas: an empty cell, NA, None, null, nan, ...).",
+    )
+    literal: Strings = Field(
+        default=[],
+        description="Factor columns in which texts such as 'None' or 'NA' are levels; only empty "
+        "cells are missing there.",
     )
     continuous: list[str] = Field(
         default=[],
@@ -81,6 +99,14 @@ class DatasetSpec(SpecModel):
         default=[], description="Columns of the factor table to leave out of the index."
     )
 
+    @model_validator(mode="before")
+    @classmethod
+    def _kind_of_path(cls, data: Any) -> Any:
+        if isinstance(data, dict) and "kind" not in data and isinstance(data.get("path"), str):
+            kind = _KIND_OF_ENDING.get(os.path.splitext(data["path"])[1].lower())
+            return data if kind is None else {**data, "kind": kind}
+        return data
+
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         both = sorted(set(self.continuous) & set(self.categorical))
@@ -88,9 +114,9 @@ class DatasetSpec(SpecModel):
             raise ValueError(
                 f"columns {both!r} stand under both 'continuous' and 'categorical': keep one"
             )
-        if self.columns and self.kind == "folder":
+        if self.columns and self.kind in ("folder", "zip"):
             raise ValueError(
-                "'columns' needs kind 'parquet' or 'webdataset', got 'folder': "
+                f"'columns' needs kind 'parquet' or 'webdataset', got {self.kind!r}: "
                 "put the columns into a table and name it under 'factors'"
             )
         if self.key is not None and self.factors is None:

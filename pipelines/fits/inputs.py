@@ -13,7 +13,7 @@ from pipelines.fits.measured import Measured, measurements
 from schemas.direction import Direction, unit_direction
 from schemas.errors import UsageError
 from schemas.fingerprint import with_nulls
-from schemas.index import CATEGORICAL, DatasetIndex
+from schemas.index import CATEGORICAL, DatasetIndex, level_named
 from schemas.spec import RunSpec
 from schemas.store import LatentStore
 from transforms.blocks import BlockSource
@@ -163,12 +163,13 @@ def categorical(index: DatasetIndex, names: Sequence[str]) -> dict[str, np.ndarr
 def level_code(index: DatasetIndex, factor: str, level: str) -> int:
     """Code of a factor's level by name."""
     categories = index.categorical(factor)[1]
-    if level not in categories:
+    found = level_named(level, categories)
+    if found is None:
         raise UsageError(
             f"factor {factor!r} has no level {level!r}, only {list(categories)[:20]!r}: "
             "correct the specification"
         )
-    return categories.index(level)
+    return categories.index(found)
 
 
 def target_of(level: str, factor: str, measured: set[str]) -> str | None:
