@@ -284,7 +284,8 @@ def recognise(value: Any, path: Path, space: str) -> tuple[str, list[Entry]]:
 
 def _shown(value: Any) -> str:
     if isinstance(value, np.ndarray):
-        return f"{value.dtype.name} {value.shape!r}"
+        kind = "text" if value.dtype.kind in "US" else value.dtype.name
+        return f"{kind} {value.shape!r}"
     if isinstance(value, dict):
         parts = [f"{str(k)[:40]!r}: {_shown(v)}" for k, v in list(value.items())[:8]]
         return f"a dict of {', '.join(parts)}" + (", ..." if len(value) > 8 else "")

@@ -309,17 +309,23 @@ def import_command(
     spec: Spec,
     file: Annotated[Path, typer.Argument(help="Direction file of another project.")],
     space: Annotated[
-        str, typer.Option(help="Space that it was made for; 'w' is used in every layer of w_plus.")
+        str,
+        typer.Option(help="Its vectors' space: 'w_plus', or 'w' (for every layer of w_plus)."),
     ],
     generator: Annotated[
         str, typer.Option(help="Generator that it was made for: file, bundled name or fingerprint.")
     ],
-    name: Annotated[str | None, typer.Option(help="Name, or prefix of several.")] = None,
+    name: Annotated[
+        str | None,
+        typer.Option(help="Name, or prefix of several. By default that of the file or its keys."),
+    ] = None,
 ) -> None:
     """Add directions from another project's file to a run's direction set.
 
-    The file is recognised by its contents (InterFaceGAN, GANSpace, e4e, anycost, idinvert, SeFa,
-    tensorgan and others) and nothing in it is executed. Run the specification again to evaluate.
+    The file (.npy, .npz, .pt, .pkl, .safetensors) is recognised by its contents (one vector of
+    shape (dim,) or (layers, dim), several by name, InterFaceGAN, GANSpace, e4e, anycost, idinvert,
+    HiGAN, SeFa, tensorgan, our own export and others) and nothing in it is executed. Run the
+    specification again to evaluate.
     """
     import generators
     from pipelines.exchange import import_directions

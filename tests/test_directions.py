@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from schemas import direction as module
-from schemas.direction_check import check_directions
+from schemas.direction_check import check_directions, drop_damaged
 from schemas.directions import (
     DIRECTIONS_LAYOUT_VERSION,
     FOREIGN_METHODS,
@@ -394,6 +394,16 @@ def test_metadata_that_others_consolidated_is_not_believed(tmp_path, part):
     assert not any([*checked.directions.values(), *checked.models.values()])
     # nothing out of date is left for other programs either
     assert tree_files(tmp_path / "shared") == tree_files(tmp_path / "plain")
+    # what is damaged is taken out of a shared set, too
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        zarr.consolidate_metadata(tmp_path / "shared", path=part)
+    node = tmp_path / "shared/directions/new/zarr.json"
+    node.write_text(node.read_text().replace('"sd": 2.0', '"sd": 3.0'))
+    checked = check_directions(tmp_path / "shared")
+    assert [name for name, wrong in checked.directions.items() if wrong] == ["new"]
+    drop_damaged(tmp_path / "shared", checked)
+    assert DirectionSet.load(tmp_path / "shared").names() == ["smile", "age"]
 
 
 def test_foreign_files_beside_ours_change_nothing(tmp_path):

@@ -167,7 +167,7 @@ BAD = {
     "inf": (np.full((L, DIM), np.inf), "'age' of 'x.npz', shape .5, 8., holds NaN or infinity"),
     "zero": (np.zeros((L, DIM)), "'age' of 'x.npz', shape .5, 8., is zero: leave it out"),
     "complex": (WIDE.astype("c8"), "'age': complex64 .5, 8.*real numbers of shape"),
-    "text": (np.array(["a", "b"]), "'age': str32 .2,.*real numbers"),
+    "text": (np.array(["a", "b"]), "'age': text .2,.*real numbers"),
     "flags": (WIDE > 0, "'age': bool .5, 8.*real numbers"),
     "objects": (np.array([None, 1.5], object), "'age': a list of 2, the first a NoneType"),
     "five axes": (WIDE[None, None, None], "'age': float32 .1, 1, 1, 5, 8.*none of the known"),
