@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -17,7 +18,9 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from schemas.errors import LatentflowError, UsageError
+from pipelines.options import numbers_of, rows_of
+from schemas.errors import UsageError
+from schemas.failures import expected
 
 app = typer.Typer(
     name="latentflow",
@@ -219,8 +222,8 @@ def edit(
     from pipelines.finished import FinishedRun
     from schemas.spec import load_spec
 
-    amounts, chosen = _numbers(strengths, "--strengths"), _rows(rows)
-    only = None if layers is None else _rows(layers, "--layers")
+    amounts, chosen = numbers_of(strengths, "--strengths"), rows_of(rows, "--rows")
+    only = None if layers is None else rows_of(layers, "--layers")
     finished = FinishedRun.of(load_spec(spec))
     codes = finished.codes(chosen)
     generator = generators.load(finished.spec.generator)
@@ -459,41 +462,35 @@ def demo(
     raise typer.Exit(run_demo(out, people, console))
 
 
-def _numbers(text: str, flag: str) -> list[float]:
-    try:
-        return [float(part) for part in text.split(",")]
-    except ValueError as e:
-        raise UsageError(f"{flag} is {text!r}: give numbers with commas between") from e
-
-
-def _rows(text: str, option: str = "--rows") -> list[int]:
-    try:
-        rows: list[int] = []
-        for part in text.split(","):
-            first, _, last = part.partition("-")
-            rows += range(int(first), int(last or first) + 1)
-        return rows
-    except ValueError as e:
-        raise UsageError(f"{option} is {text!r}: give numbers like '0,5,9' or '0-3'") from e
-
-
 def main(arguments: list[str] | None = None) -> None:
     """Entry point of the console script: one line for an error, its exit code, no traceback."""
     logging.getLogger().setLevel(logging.ERROR)
     logging.getLogger("apache_beam").setLevel(logging.CRITICAL)  # its errors are raised as well
     try:
         code: Any = app(arguments, standalone_mode=False)
-    except LatentflowError as e:
-        console.print(f"error ({e.kind}): {e}", markup=False, highlight=False, soft_wrap=True)
-        sys.exit(e.exit_code)
     except KeyboardInterrupt:
         console.print("interrupted: run the same command again to go on", markup=False)
         sys.exit(130)
     except typer.Exit as e:
         sys.exit(e.exit_code)
+    except BrokenPipeError:  # who read the output has closed it
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
     except Exception as e:
-        if hasattr(e, "show") and hasattr(e, "exit_code"):  # usage errors carry their own text
-            e.show()
-            sys.exit(2)
-        raise
+        told = _usage(e) or expected(e)
+        if told is None:
+            raise
+        console.print(f"error ({told.kind}): {told}", markup=False, highlight=False, soft_wrap=True)
+        sys.exit(told.exit_code)
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _usage(error: Exception) -> UsageError | None:
+    """An error of typer's, which tells what is wrong with the command line."""
+    said = getattr(error, "format_message", None)
+    if said is None:
+        return None
+    context = getattr(error, "ctx", None)
+    command = "latentflow" if context is None else context.command_path
+    what = " ".join(said().split()).rstrip(".") or "give a command"
+    return UsageError(f"{what}: see '{command} --help'")

@@ -30,6 +30,7 @@ from pipelines.export_shards import write_shards
 from pipelines.store_identity import INVERT
 from schemas.atomic import delete_partials_of, replacing_folder, write_json
 from schemas.errors import StoreError, UsageError
+from schemas.failures import expected
 from schemas.index import DatasetIndex
 from schemas.store import LatentStore
 
@@ -70,8 +71,8 @@ def export_rows(
     overwrite : replace a file, or a folder that an export wrote.
 
     Raises UsageError for another kind and for a target that exists, StoreError when index and
-    store do not match, when another run writes the store meanwhile, or for a full disk, DataError
-    when no row is finished.
+    store do not match or another run writes the store meanwhile, FileSystemError for a full disk
+    (nothing is then left of the export), DataError when no row is finished.
     """
     if kind not in ROW_EXPORTS:
         raise UsageError(f"export {kind!r} is not known: use one of {list(ROW_EXPORTS)!r}")
@@ -99,9 +100,9 @@ def written(out: Path) -> Iterator[None]:
     try:
         yield
     except OSError as e:
-        raise StoreError(
-            f"export {str(out)!r} cannot be written: {e.strerror or e}; nothing is left of it, "
-            "free space or choose another target"
+        e.filename = str(out)
+        raise expected(e) or StoreError(
+            f"export {str(out)!r} cannot be written: {e.strerror or e}; choose another target"
         ) from e
 
 

@@ -27,6 +27,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from schemas.errors import LatentflowError, UsageError
+from schemas.failures import expected
 
 MIN_OBJECT_STORE_MB = 80
 #: Deaths of actors in a row, each while it starts, before a run gives up.
@@ -201,6 +202,8 @@ class RayEngine:
 
 def _failure(error: BaseException) -> LatentflowError:
     """An error of ours with the line of Ray's long text that says what went wrong."""
+    if (told := expected(error)) is not None:
+        return told
     lines = str(error).strip().splitlines() or [type(error).__name__]
     said = [line for line in lines if re.match(r"[\w.]+(Error|Exception)\b", line)]
     return LatentflowError(

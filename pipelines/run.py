@@ -6,6 +6,7 @@ or killed, is finished by running it again. ``run.json`` tells what the last run
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import importlib.metadata
 import os
@@ -227,8 +228,11 @@ def run(
         except BaseException as e:
             failed = getattr(e, "exit_code", 130 if isinstance(e, KeyboardInterrupt) else 1)
             asked = state.stop.requested and failed == 1
-            if state.run_lock.owned():
-                _write_run(state, started, memory.peak, 130 if asked else failed)
+            if isinstance(e, OSError) and e.errno and not e.filename:
+                e.filename = str(out)
+            with contextlib.suppress(OSError):  # on a full disk the first error is the one to tell
+                if state.run_lock.owned():
+                    _write_run(state, started, memory.peak, 130 if asked else failed)
             if asked:  # a terminal's Ctrl-C reaches Beam's and Ray's processes as well
                 raise RunInterruptedError(
                     f"the run was asked to stop, and what was in hand ended with {e!r}: run the "

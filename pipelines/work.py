@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 
 from pipelines.guard import Guard
 from schemas import errors
-from schemas.errors import LatentflowError, RunInterruptedError
+from schemas.errors import RunInterruptedError
+from schemas.failures import expected
 from schemas.index import DatasetIndex
 from schemas.lock import StoreLock
 from schemas.reasons import TRANSIENT, Reason, Status
@@ -168,9 +169,12 @@ class BlockActor:
     def __call__(self, batch: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         try:
             receipt = self._make(BlockWork.from_batch(batch))
-        except LatentflowError as e:  # travels as data: through Ray it would lose its class
-            known = next(k for k in type(e).__mro__ if k.__module__ == errors.__name__)
-            receipt = {"error": known.__name__, "message": str(e)}
+        except Exception as e:  # an expected one travels as data: Ray would lose its class
+            told = expected(e)
+            if told is None:
+                raise
+            known = next(k for k in type(told).__mro__ if k.__module__ == errors.__name__)
+            receipt = {"error": known.__name__, "message": str(told)}
         return {"receipt": np.array([json.dumps(receipt)])}
 
     def _make(self, work: BlockWork) -> dict[str, Any]:

@@ -70,8 +70,10 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
-    except BaseException:
+    except BaseException as e:
         temporary.unlink(missing_ok=True)
+        if isinstance(e, OSError) and e.errno and not e.filename:
+            e.filename = str(path)  # a full disk refuses bytes, and does not say of which file
         raise
     sync_directory(path.parent)
 

@@ -76,6 +76,12 @@ class UnalignedWriteError(StoreError):
     kind = "unaligned_write"
 
 
+class FileSystemError(LatentflowError):
+    """A disk or folder that refuses: it is full, read-only, not allowed, or fails."""
+
+    kind = "file_system"
+
+
 class DirectionMismatchError(LatentflowError):
     """A direction used in a space, or on a generator, that it was not made for."""
 

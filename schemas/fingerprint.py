@@ -141,6 +141,19 @@ def file_sha256(path: str | os.PathLike[str]) -> str:
 
 
 _Key = tuple[int, int, int, str]  # of a file's state: size, mtime_ns, ctime_ns, inode
+_Unusable = (sqlite3.Error, UnicodeError)  # a text of a damaged file need not be text
+_TABLE = "checked_content"
+
+
+def _check(name: str, key: _Key, sha256: str) -> str:
+    """Digest of one entry of the cache: an entry of which a byte has changed answers nothing."""
+    entry = "\0".join([name, *map(str, key), sha256])
+    return hashlib.sha256(entry.encode("utf-8", "surrogateescape")).hexdigest()
+
+
+def _parts(row: Sequence[Any]) -> tuple[str, _Key, str]:
+    name, *key, sha256, _ = row
+    return name, tuple(key), sha256
 
 
 class ContentHashCache:
@@ -149,7 +162,8 @@ class ContentHashCache:
     A hit costs one ``stat``. A stale answer is what must never happen, so: the file is looked at
     before and after hashing and cached only when nothing moved; a file changed within the last
     two seconds is hashed but not cached (it may change again within one clock tick); and ctime,
-    which a program cannot set back, is part of the key. A damaged cache file is started anew.
+    which a program cannot set back, is part of the key; and every entry has a checksum. A cache
+    file that is damaged or cannot be written is started anew, in memory if need be.
 
     Safe to use from several threads; ``close`` (or ``with``) writes what is still in memory.
 
@@ -167,19 +181,27 @@ class ContentHashCache:
         if read_only:
             self._db = self._connect_read_only()
             return
-        self.path.parent.mkdir(parents=True, exist_ok=True)
         try:
             self._db = self._connect(self.path)
-        except sqlite3.DatabaseError:
+        except _Unusable:
+            self._db = self._anew()
+
+    def _anew(self) -> sqlite3.Connection:
+        """An empty cache in place of one that cannot be used; in memory where that fails, too: a
+        run can do without it."""
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
             self.path.unlink(missing_ok=True)
-            self._db = self._connect(self.path)
+            return self._connect(self.path)
+        except (OSError, *_Unusable):
+            return self._connect(":memory:")
 
     def _connect_read_only(self) -> sqlite3.Connection:
         uri = f"{self.path.absolute().as_uri()}?mode=ro"
         try:
             db = sqlite3.connect(uri, uri=True, timeout=30.0, check_same_thread=False)
-            db.execute("SELECT count(*), min(sha256) FROM content").fetchone()
-        except sqlite3.DatabaseError:
+            db.execute(f"SELECT count(*), min(sha256) FROM {_TABLE}").fetchone()
+        except _Unusable:
             return self._connect(":memory:")
         return db
 
@@ -187,12 +209,13 @@ class ContentHashCache:
         db = sqlite3.connect(path, timeout=30.0, check_same_thread=False)
         try:
             db.execute(
-                "CREATE TABLE IF NOT EXISTS content (path TEXT PRIMARY KEY, size INTEGER, "
-                "mtime_ns INTEGER, ctime_ns INTEGER, inode TEXT, sha256 TEXT NOT NULL)"
+                f"CREATE TABLE IF NOT EXISTS {_TABLE} (path TEXT PRIMARY KEY, size INTEGER, "
+                "mtime_ns INTEGER, ctime_ns INTEGER, inode TEXT, sha256 TEXT NOT NULL, "
+                "entry_check TEXT NOT NULL)"
             )
-            db.execute("SELECT count(*), min(sha256) FROM content").fetchone()
+            db.execute(f"SELECT count(*), min(sha256) FROM {_TABLE}").fetchone()
             db.commit()
-        except sqlite3.DatabaseError:
+        except _Unusable:
             db.close()
             raise
         return db
@@ -219,14 +242,13 @@ class ContentHashCache:
         settled = time.time_ns() - max(after[1], after[2]) > RACY_NS
         if before == after and settled and not self.read_only:
             with self._lock:
-                self._db.execute(
-                    "INSERT OR REPLACE INTO content VALUES (?, ?, ?, ?, ?, ?)",
-                    (name, *after, value),
+                self._execute(
+                    f"INSERT OR REPLACE INTO {_TABLE} VALUES (?, ?, ?, ?, ?, ?, ?)",
+                    (name, *after, value, _check(name, after, value)),
                 )
                 self._unsaved += 1
-                if self._unsaved >= 1000:
-                    self._db.commit()
-                    self._unsaved = 0
+            if self._unsaved >= 1000:
+                self.save()
         return value
 
     def known(self, paths: Sequence[str | os.PathLike[str]]) -> list[str | None]:
@@ -243,12 +265,8 @@ class ContentHashCache:
     def _find(self, names: Sequence[str], keys: Sequence[_Key | None]) -> list[str | None]:
         marks = ", ".join("?" * len(names))
         with self._lock:
-            rows = self._db.execute(
-                "SELECT path, size, mtime_ns, ctime_ns, inode, sha256 FROM content "
-                f"WHERE path IN ({marks})",
-                names,
-            ).fetchall()
-            held = {row[0]: (row[1:5], row[5]) for row in rows}
+            rows = self._execute(f"SELECT * FROM {_TABLE} WHERE path IN ({marks})", names)
+            held = {row[0]: (row[1:5], row[5]) for row in rows if row[6] == _check(*_parts(row))}
             found = [
                 held[name][1] if key is not None and name in held and held[name][0] == key else None
                 for name, key in zip(names, keys, strict=True)
@@ -259,8 +277,23 @@ class ContentHashCache:
     def save(self) -> None:
         """Write what is in memory to the cache file."""
         with self._lock:
-            self._db.commit()
+            try:
+                self._db.commit()
+            except _Unusable:  # a full disk, say
+                self._replace()
             self._unsaved = 0
+
+    def _execute(self, statement: str, values: Sequence[Any]) -> list[Any]:
+        """What a statement gives; nothing from a cache that turns out to be unusable."""
+        try:
+            return self._db.execute(statement, values).fetchall()
+        except _Unusable:
+            self._replace()
+            return []
+
+    def _replace(self) -> None:
+        self._db.close()
+        self._db = self._connect(":memory:") if self.read_only else self._anew()
 
     def close(self) -> None:
         """Save and close. The cache cannot be used afterwards."""

@@ -7,6 +7,8 @@ so that a container's pid 7 is not taken for ours) or when its heartbeat is five
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import json
 import os
 import socket
@@ -190,9 +192,12 @@ class StoreLock:
             return False
         except OSError as e:
             os.close(fd)
+            if e.errno not in (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS):
+                e.filename, e.filename2 = str(self.path), None
+                raise
             raise StoreError(
-                f"cannot create the lock {str(self.path)!r}: {e}; it needs a writable file system "
-                "with hard links"
+                f"cannot create the lock {str(self.path)!r}: {e.strerror}; the file system has no "
+                "hard links: give another folder for 'output'"
             ) from e
         finally:
             temporary.unlink(missing_ok=True)
@@ -203,7 +208,9 @@ class StoreLock:
         # Through the descriptor: if another run has taken over, this touches our old file only.
         while not self._stop.wait(self.heartbeat_s):
             state = self._state
-            if self._fd is not None:
+            if self._fd is None:
+                continue
+            with contextlib.suppress(OSError):  # a full disk; the next beat may be written
                 os.pwrite(self._fd, self._content(), 0)
                 if self._state != state:  # asked to stop while this was being written
                     os.pwrite(self._fd, self._content(), 0)

@@ -202,7 +202,7 @@ def _lines(root: yaml.Node | None) -> dict[Location, int]:
 def _yaml_problem(error: BaseException) -> str:
     mark = getattr(error, "problem_mark", None)
     problem = getattr(error, "problem", None) or str(error) or type(error).__name__
-    return f"line {mark.line + 1}: {problem}" if mark is not None else str(problem)
+    return f"line {mark.line + 1}: {problem}" if mark is not None else " ".join(problem.split())
 
 
 # ---------------------------------------------------------------------------------------------

@@ -1,5 +1,6 @@
 """Beam gives what the in-memory functions give, whatever the runner, blocks and bundles."""
 
+import errno
 import io
 import pickle
 import random
@@ -13,7 +14,13 @@ from apache_beam.testing.util import assert_that
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from schemas.errors import DataError, NotConvergedError, UsageError
+from schemas.errors import (
+    DataError,
+    FileSystemError,
+    NotConvergedError,
+    StoreError,
+    UsageError,
+)
 from transforms.beam_combine import (
     AccumulateBlocks,
     CreateBlocks,
@@ -397,3 +404,18 @@ def test_a_pipeline_ends_when_a_worker_is_killed_before_it_called_in(data, tmp_p
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert done.returncode == 1
     assert "ended before it had answered" in done.stderr.splitlines()[-1]
+
+
+def test_what_a_worker_raises_arrives_as_it_was(data):
+    class Refused(ArrayBlocks):
+        def read(self, block):
+            raise self.error
+
+    source = Refused({"x": data["x"]}, 100)
+    for error, kind in (
+        (OSError(errno.ENOSPC, "No space left on device", "/a b/0"), FileSystemError),
+        (StoreError("array 'x' is damaged: run again"), StoreError),
+    ):
+        Refused.error = error
+        with pytest.raises(kind, match="/a b/0|array 'x' is damaged: run again$"):
+            BeamEngine().sum(source, MomentsOfRows())

@@ -23,6 +23,7 @@ GOLDEN_KINDS = {
     "store": 1,
     "newer_layout": 1,
     "unaligned_write": 1,
+    "file_system": 1,
     "direction_mismatch": 1,
     "data": 1,
     "not_converged": 1,

@@ -24,7 +24,7 @@ from pipelines.annotation_table import METADATA_KEY, RowTables
 from pipelines.export import ROW_EXPORTS, export_rows
 from pipelines.export_rows import ExportRows
 from pipelines.export_shards import write_shards
-from schemas.errors import DataError, StoreError, UsageError
+from schemas.errors import DataError, FileSystemError, StoreError, UsageError
 from schemas.index import DatasetIndex, NewRow, continuous_column, encode_categories
 from schemas.store import ArraySpec, LatentStore
 from tests import stores
@@ -317,7 +317,7 @@ def test_a_target_is_replaced_only_when_asked_and_only_whole(made, tmp_path, kin
 
     with monkeypatch.context() as patch:
         patch.setattr(ExportRows, "read", full)
-        with pytest.raises(StoreError, match="No space left on device"):
+        with pytest.raises(FileSystemError, match="no space left on device; free space"):
             export_rows(*made, kind, out, overwrite=True)
     assert contents() == before
 

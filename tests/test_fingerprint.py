@@ -172,7 +172,7 @@ def test_cache_starts_anew_when_damaged(tmp_path, settled):
     with ContentHashCache(path) as cache:
         assert cache.sha256(file) == file_sha256(file)
     database = sqlite3.connect(path)
-    assert database.execute("SELECT count(*) FROM content").fetchone() == (1,)
+    assert database.execute("SELECT count(*) FROM checked_content").fetchone() == (1,)
     database.close()
 
 

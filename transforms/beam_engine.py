@@ -21,6 +21,7 @@ from apache_beam.options.pipeline_options import PipelineOptions
 
 import transforms.beam_workers  # noqa: F401  (registers the handler of worker processes)
 from schemas.errors import NotConvergedError, UsageError
+from schemas.failures import expected
 from transforms.beam_combine import CreateBlocks, SumKeyed
 from transforms.beam_fit import RunPasses, check_one_number
 from transforms.blocks import Accumulator, BlockSource
@@ -66,6 +67,19 @@ class StatisticFiles:
 
     def _path(self, number: int) -> str:
         return str(FileSystems.join(self.folder, f"{number:04d}.npz"))
+
+
+@contextmanager
+def _workers_errors() -> Iterator[None]:
+    """What a worker raised, as the error that it was: Beam adds to its text, or hands on that
+    alone."""
+    try:
+        yield
+    except Exception as e:
+        told = expected(e)
+        if told is None:
+            raise
+        raise told from e
 
 
 @dataclass(frozen=True)
@@ -128,7 +142,7 @@ class BeamEngine:
     def _sum(self, source: BlockSource, request: PassRequest, cache_bytes: int) -> Any:
         with self._folder() as folder:
             files = StatisticFiles(folder)
-            with self.pipeline() as p:
+            with _workers_errors(), self.pipeline() as p:
                 ranges = p | "Blocks" >> CreateBlocks(source.n_blocks, self.per_group)
                 total = ranges | "Sum" >> SumKeyed(source, request, cache_bytes)
                 _ = total | "Write" >> beam.MapTuple(files)
@@ -169,7 +183,7 @@ class BeamEngine:
     def _run_chunk(self, solver: S, source: BlockSource, n_passes: int, seen: Seen | None) -> S:
         with self._folder() as folder:
             files = StatisticFiles(folder)
-            with self.pipeline() as p:
+            with _workers_errors(), self.pipeline() as p:
                 ranges = p | "Blocks" >> CreateBlocks(source.n_blocks, self.per_group)
                 passes = RunPasses(source, solver, n_passes, self.cache_bytes, files)
                 _ = ranges | "Passes" >> passes
