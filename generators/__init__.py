@@ -14,21 +14,26 @@ from schemas.errors import CheckpointError, UsageError
 if TYPE_CHECKING:
     import torch
 
+    from generators.checkpoints import Checkpoint
     from generators.stylegan2_adapter import StyleGAN2Adapter
+    from schemas.spec_models import GeneratorSpec
+
+    #: A file or bundled name; in a specification also with settings that the file does not state.
+    Source = str | Path | GeneratorSpec
 
 BUNDLED = Path(__file__).parent / "bundled"
 DEFAULT_BUNDLED = "faces64"
 
-__all__ = ["fingerprint", "load", "resolve", "save_safetensors"]
+__all__ = ["files", "fingerprint", "load", "read", "resolve", "save_safetensors"]
 
 
-def resolve(uri: str | Path) -> Path:
-    """File of a generator URI: a path, ``file://`` URL, or "bundled:<name>" ("bundled:" alone is
+def resolve(source: Source) -> Path:
+    """File of a generator: of a path, ``file://`` URL, or "bundled:<name>" ("bundled:" alone is
     "bundled:faces64").
 
     Raises UsageError for another scheme, CheckpointError when a bundled model is not there.
     """
-    text = str(uri)
+    text = str(source) if isinstance(source, str | Path) else source.path
     if text.startswith("bundled:"):
         name = text.removeprefix("bundled:") or DEFAULT_BUNDLED
         if not re.fullmatch(r"[a-z0-9][a-z0-9_-]*", name):
@@ -51,30 +56,44 @@ def resolve(uri: str | Path) -> Path:
     return Path(text)
 
 
-def load(uri: str | Path, device: torch.device | str = "cpu") -> StyleGAN2Adapter:
-    """Generator from a file or "bundled:<name>", on `device`.
+def read(source: Source) -> Checkpoint:
+    """Architecture, tensors and facts of a generator, without importing torch; errors as of `load`.
 
-    Reads official ``.pkl``, rosinality and official ``.pt``, and our ``.safetensors`` with its
-    ``.json``. Raises CheckpointError for a file that holds no such generator,
-    UnsafeCheckpointError for one that tries to run code, NewerLayoutError for a newer release's.
+    The settings of a `schemas.spec_models.GeneratorSpec` stand in for those that its file does not
+    state.
     """
     from generators.checkpoints import read_checkpoint
+
+    settings = {} if isinstance(source, str | Path) else source.settings
+    return read_checkpoint(resolve(source), settings=settings)
+
+
+def load(source: Source, device: torch.device | str = "cpu") -> StyleGAN2Adapter:
+    """Generator from a file or "bundled:<name>", on `device`.
+
+    Reads official ``.pkl``, rosinality and official ``.pt``, and ``.safetensors``; see
+    `generators.checkpoints`. Raises CheckpointError for a file that holds no such generator,
+    UnsafeCheckpointError for one that tries to run code, NewerLayoutError for a newer release's.
+    """
     from generators.stylegan2_adapter import from_checkpoint
 
-    return from_checkpoint(read_checkpoint(resolve(uri))).to(device)
+    return from_checkpoint(read(source)).to(device)
 
 
-def fingerprint(uri: str | Path, verify: bool = False) -> str:
-    """Fingerprint that `load` of the same file would give, without importing torch.
+def fingerprint(source: Source) -> str:
+    """Fingerprint of the generator that `load` gives, of the tensors that are really there.
 
-    verify : read and hash the tensors even where the JSON beside them records the fingerprint.
-    Raises the errors of `load`.
+    Imports no torch. Raises the errors of `load`.
     """
-    from generators.checkpoints import read_checkpoint, recorded_fingerprint
+    return read(source).fingerprint
 
-    path = resolve(uri)
-    recorded = None if verify else recorded_fingerprint(path)
-    return recorded if recorded is not None else read_checkpoint(path).fingerprint
+
+def files(source: Source) -> list[Path]:
+    """Every file that decides what the generator is; the one that names it, where none is there."""
+    from generators.checkpoints import files_of
+
+    path = resolve(source)
+    return files_of(path) or [path]
 
 
 def save_safetensors(generator: StyleGAN2Adapter, path: str | Path) -> None:

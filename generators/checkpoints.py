@@ -1,27 +1,38 @@
 """StyleGAN2 checkpoint files to our architecture and tensor names, without torch.
 
 Read: official NVlabs pickles (StyleGAN2-ADA, and StyleGAN2 networks of the StyleGAN3 code), torch
-files that hold such a network or its state dict, rosinality's ``.pt``, and our own safetensors
-file with its JSON. The same model has the same fingerprint whatever file it came from.
-Nothing in a file is executed (`generators.unpickle`).
+files that hold such a network or its state dict, under any prefix, rosinality's ``.pt``, and
+safetensors files, whole or split: our own with its JSON, or a state dict alone. The same model has
+the same fingerprint whatever file it came from. Nothing in a file is executed
+(`generators.unpickle`).
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from generators.file_kinds import missing
+from generators.official_modules import STYLEGAN3, read_modules
 from generators.official_pickle import write_official_pickle
 from generators.rosinality import check_filter, from_rosinality
+from generators.state_dicts import Candidate, array_of, arrays_of, find_generator
 from generators.stylegan2_config import StyleGAN2Config
-from generators.tensor_files import safetensors_bytes
-from generators.torch_files import TensorRecord, read_any
+from generators.tensor_files import (
+    is_tensor_file,
+    parts_of,
+    read_tensors,
+    safetensors_bytes,
+    stem_of,
+)
+from generators.tensorflow_pickles import refuse_tensorflow
+from generators.torch_files import read_any
 from generators.unpickle import Inert, Limits
 from schemas.atomic import write_bytes, write_json
 from schemas.errors import CheckpointError, NewerLayoutError, UsageError
@@ -29,8 +40,8 @@ from schemas.fingerprint import tensors_fingerprint
 
 __all__ = [
     "Checkpoint",
+    "files_of",
     "read_checkpoint",
-    "recorded_fingerprint",
     "write_checkpoint",
     "write_official_pickle",
 ]
@@ -38,9 +49,13 @@ __all__ = [
 FORMAT = "latentflow-generator"
 LAYOUT_VERSION = 1
 W_AVG_ESTIMATE: Mapping[str, int] = {"n": 10_000, "seed": 0}
-MAX_MODULE_DEPTH = 16
 MAX_JSON_BYTES = 1 << 20
-_PERSISTENT = "_reconstruct_persistent_obj"
+
+#: Settings that change images and that tensors do not show, with the values that are assumed where
+#: a file does not state them; a specification may give them.
+ASSUMED: Mapping[str, float | None] = {"lr_multiplier": 0.01, "conv_clamp": None}
+#: Channels of a picture that can be drawn: grey and RGB.
+CHANNELS = (1, 3)
 
 
 @dataclass(frozen=True)
@@ -49,13 +64,19 @@ class Checkpoint:
 
     w_avg_estimated : the file it first came from had no w_avg. "mapping.w_avg" is then missing
         from `tensors`, or holds an estimate.
-    metadata : facts about the file that enter no fingerprint.
+    metadata : facts about the file that enter no fingerprint; of them "assumed" holds the settings
+        that no file stated, see `ASSUMED`.
     """
 
     architecture: dict[str, Any]
     tensors: dict[str, np.ndarray]
     w_avg_estimated: bool = False
     metadata: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def assumed(self) -> dict[str, float | None]:
+        """Settings that no file stated, with the values that are used."""
+        return dict(self.metadata.get("assumed", {}))
 
     @cached_property
     def fingerprint(self) -> str:
@@ -71,68 +92,115 @@ class Checkpoint:
         return tensors_fingerprint(architecture, tensors)
 
 
-def read_checkpoint(path: str | Path, limits: Limits | None = None) -> Checkpoint:
+def read_checkpoint(
+    path: str | Path,
+    limits: Limits | None = None,
+    settings: Mapping[str, float | None] | None = None,
+) -> Checkpoint:
     """Read a generator file; the kind of file is recognised by its contents.
 
-    path : ``.safetensors`` (with a ``.json`` of the same name beside it), ``.pkl``, ``.pt``,
-        ``.pth``.
+    path : ``.pkl``, ``.pt``, ``.pth``, ``.ckpt``, ``.safetensors`` (with our ``.json`` of the same
+        name beside it, or alone) or ``.safetensors.index.json``.
+    settings : values of `ASSUMED` settings that the file does not state.
 
     Raises CheckpointError when the file is missing, damaged, or holds something else than a
-    StyleGAN2 generator of the skip architecture; UnsafeCheckpointError when it tries to run code.
+    StyleGAN2 generator of the skip architecture, or states another value of a setting;
+    UnsafeCheckpointError when it tries to run code.
     """
     path = Path(path)
     if not path.is_file():
-        raise CheckpointError(f"generator file {str(path)!r} does not exist: correct the path")
+        raise CheckpointError(missing(path, "generator file"))
     try:
-        if path.suffix == ".safetensors":
-            return _read_safetensors(path)
-        contents = read_any(path, limits)
-        return _from_contents(contents)
+        if is_tensor_file(path):
+            checkpoint = _read_safetensors(path)
+        else:
+            checkpoint = _from_contents(read_any(path, limits))
+        return _with_settings(checkpoint, settings or {})
     except CheckpointError as e:
         raise type(e)(f"{path.name!r}: {e}") from e
     except (OSError, RecursionError) as e:
         raise CheckpointError(f"{path.name!r} cannot be read: {e}") from e
 
 
-def recorded_fingerprint(path: str | Path) -> str | None:
-    """The fingerprint that stands in the JSON beside a safetensors file; None for other files.
+def files_of(path: Path) -> list[Path]:
+    """Every file that decides what the generator at `path` is; those that exist.
 
-    Reads no tensors: the claim is verified when the generator is loaded.
+    A file that cannot be read stands for itself.
     """
-    path = Path(path)
-    if path.suffix != ".safetensors":
-        return None
-    return str(_read_json(path)["fingerprint"])
+    files = [path]
+    try:
+        if path.is_file() and is_tensor_file(path):
+            files += [*parts_of(path), _description_of(path)]
+    except CheckpointError:
+        pass
+    return [file for file in dict.fromkeys(files) if file.is_file()]
+
+
+def mapping_rate(checkpoint: Checkpoint) -> float:
+    """The mapping's rate by the scale of its weights, which begin with deviation 1 / rate."""
+    tensors = checkpoint.tensors
+    weights = [v for k, v in tensors.items() if k.startswith("mapping.fc") and v.ndim == 2]
+    return float(1.0 / max(np.sqrt(np.mean([np.square(w).mean() for w in weights])), 1e-30))
+
+
+def assumptions(checkpoint: Checkpoint) -> dict[str, str]:
+    """What is to be told of each setting that no file stated, by name."""
+    told = {}
+    for name, value in checkpoint.assumed.items():
+        text = f"{value!r} is assumed, the file does not state it: set 'generator.{name}'"
+        rate = mapping_rate(checkpoint)
+        if name == "lr_multiplier" and value and not 1 / 3 < rate / value < 3:
+            text += f"; the scale of the mapping's weights suggests about {rate:.1g}"
+        told[name] = text
+    return told
+
+
+def _with_settings(checkpoint: Checkpoint, settings: Mapping[str, float | None]) -> Checkpoint:
+    """The checkpoint with settings that its file does not state."""
+    assumed = checkpoint.assumed
+    for name, value in settings.items():
+        stated = checkpoint.architecture.get(name)
+        if name not in assumed and stated != value:
+            raise CheckpointError(
+                f"'generator.{name}' is {value!r}, but the file states {stated!r}: remove the key"
+            )
+    architecture = {**checkpoint.architecture, **settings}
+    left = {name: value for name, value in assumed.items() if name not in settings}
+    metadata = {k: v for k, v in checkpoint.metadata.items() if k != "assumed"}
+    if left:
+        metadata["assumed"] = left
+    return replace(checkpoint, architecture=architecture, metadata=metadata)
 
 
 # --- our own format -------------------------------------------------------------------------
 
 
-def _read_json(path: Path) -> dict[str, Any]:
-    """The description beside a safetensors file, checked."""
-    beside = path.with_suffix(".json")
+def _description_of(path: Path) -> Path:
+    """The JSON file that belongs to a safetensors file or to an index of such files."""
+    return path.with_name(f"{stem_of(path)}.json")
+
+
+def _read_json(beside: Path) -> dict[str, Any]:
+    """The description of a generator, checked."""
     try:
         if beside.stat().st_size > MAX_JSON_BYTES:
             raise CheckpointError(f"{beside.name!r} has more than {MAX_JSON_BYTES} bytes")
         facts = json.loads(beside.read_bytes())
-    except FileNotFoundError as e:
-        raise CheckpointError(
-            f"{beside.name!r} is missing beside {path.name!r}: copy both files together"
-        ) from e
     except (ValueError, RecursionError) as e:
         raise CheckpointError(f"{beside.name!r} is not JSON ({e}): write it again") from e
     if not isinstance(facts, dict) or facts.get("format") != FORMAT:
-        raise CheckpointError(f"{beside.name!r} does not describe a generator ({FORMAT!r})")
+        raise CheckpointError(
+            f"{beside.name!r} beside it does not describe a generator ({FORMAT!r}): give the file "
+            "another name to read its tensors alone"
+        )
     version = facts.get("layout_version")
     if not isinstance(version, int) or version > LAYOUT_VERSION:
         raise NewerLayoutError(
             f"{beside.name!r} has layout version {version!r}, this release reads up to "
             f"{LAYOUT_VERSION}: upgrade to read it"
         )
-    if not isinstance(facts.get("architecture"), dict) or not isinstance(
-        facts.get("fingerprint"), str
-    ):
-        raise CheckpointError(f"{beside.name!r} lacks 'architecture' or 'fingerprint'")
+    if not isinstance(facts.get("architecture"), dict):
+        raise CheckpointError(f"{beside.name!r} lacks 'architecture': copy both files again")
     return facts
 
 
@@ -160,24 +228,24 @@ def write_checkpoint(checkpoint: Checkpoint, path: str | Path) -> None:
 
 
 def _read_safetensors(path: Path) -> Checkpoint:
-    from safetensors import SafetensorError
-    from safetensors.numpy import load_file
-
-    facts = _read_json(path)
-    try:
-        tensors = load_file(path)
-    except (SafetensorError, KeyError, TypeError) as e:
-        raise CheckpointError(f"tensors cannot be read ({e}): copy the file again") from e
+    tensors = read_tensors(path)
+    beside = _description_of(path)
+    if not beside.exists():
+        found = find_generator(tensors)
+        return _from_tensors(arrays_of(found), found)
+    facts = _read_json(beside)
     try:
         config = StyleGAN2Config.from_architecture(facts["architecture"])
     except (KeyError, TypeError, ValueError) as e:
         raise CheckpointError(f"'architecture' is not that of a StyleGAN2: {e}") from e
     estimated = bool(facts.get("w_avg_estimated", False))
     checkpoint = _checked(config, tensors, estimated, dict(facts.get("metadata") or {}))
-    if checkpoint.fingerprint != facts["fingerprint"]:
+    recorded = facts.get("fingerprint", checkpoint.fingerprint)
+    if checkpoint.fingerprint != recorded:
         raise CheckpointError(
-            f"tensors have fingerprint {checkpoint.fingerprint!r}, the JSON beside them says "
-            f"{facts['fingerprint']!r}: the two files do not belong together; copy both again"
+            f"tensors have fingerprint {checkpoint.fingerprint!r}, {beside.name!r} says "
+            f"{recorded!r}: the files do not belong together; copy all of them again, or, where "
+            f"they were changed on purpose, take 'fingerprint' out of {beside.name!r}"
         )
     return checkpoint
 
@@ -187,132 +255,42 @@ def _read_safetensors(path: Path) -> Checkpoint:
 
 def _from_contents(contents: Any) -> Checkpoint:
     """Recognise what a pickle or torch file holds."""
-    if isinstance(contents, tuple | list) and any(
-        isinstance(item, Inert) and "tflib" in item.function.module for item in contents
-    ):
-        raise CheckpointError(
-            "file is a TensorFlow pickle (G, D, Gs): convert it with 'legacy.py' of the official "
-            "PyTorch code first"
-        )
-    if isinstance(contents, Inert):
-        return _from_official(contents)
-    if not isinstance(contents, dict):
-        raise CheckpointError(
-            f"file holds a {type(contents).__name__!r}, expected a network, a dict with 'G_ema' "
-            "or 'g_ema', or a state dict"
-        )
-    for key in ("G_ema", "g_ema"):
-        if contents.get(key) is not None:
-            inner = contents[key]
-            if isinstance(inner, Inert):
-                return _from_official(inner)
-            return _from_state_dict(inner, contents.get("latent_avg"))
-    if "mapping.fc0.weight" in contents or "input.input" in contents:
-        return _from_state_dict(contents, None)
-    keys = [str(key)[:40] for key in list(contents)[:8]]
-    raise CheckpointError(
-        f"file has entries {keys!r}, expected 'G_ema' (official) or 'g_ema' (rosinality): give a "
-        "StyleGAN2 generator checkpoint"
-    )
+    refuse_tensorflow(contents)
+    found = find_generator(contents)
+    if not isinstance(found.state, Inert):
+        return _from_tensors(arrays_of(found), found)
+    records, settings = read_modules(found.state)
+    tensors = {name: record.array(name) for name, record in records.items()}
+    facts = {"source": "official", "class_name": settings.class_name}
+    return _finish(tensors, settings.agreed(), _located(facts, found))
 
 
-def _from_state_dict(state: Any, latent_avg: Any) -> Checkpoint:
-    if not isinstance(state, dict) or not all(
-        isinstance(name, str) and isinstance(value, TensorRecord) for name, value in state.items()
-    ):
-        raise CheckpointError("generator entry is neither a network nor a state dict of tensors")
-    tensors = {name: value.array(name) for name, value in state.items()}
-    if "input.input" in tensors:
-        average = latent_avg.array("latent_avg") if isinstance(latent_avg, TensorRecord) else None
-        converted, facts = from_rosinality(tensors, average)
-        return _finish(converted, facts, "rosinality")
-    return _finish(tensors, {}, "official")
+def _from_tensors(tensors: dict[str, np.ndarray], found: Candidate) -> Checkpoint:
+    """From a state dict: official names, or rosinality's."""
+    if "input.input" not in tensors:
+        return _finish(tensors, {}, _located({"source": "official"}, found))
+    mean = found.latent_avg
+    average = None if mean is None else array_of(mean, "latent_avg")
+    converted, facts = from_rosinality(tensors, average)
+    return _finish(converted, {}, _located({"source": "rosinality", **facts}, found))
 
 
-def _module_state(module: Any) -> tuple[str, Mapping[str, Any]]:
-    """Class name and ``__dict__`` of a pickled module, persistent or plain."""
-    if isinstance(module, Inert):
-        state, name = module.state, str(module.function.name)
-        if name == _PERSISTENT and len(module.args) == 1:
-            meta = module.args[0]
-            if not isinstance(meta, dict) or meta.get("type") != "class":
-                raise CheckpointError("a persistent object does not describe a class")
-            state, name = meta.get("state"), str(meta.get("class_name"))
-        if isinstance(state, dict) and isinstance(state.get("_modules"), dict):
-            return name[:80], state
-    raise CheckpointError("a network is not stored as a module: the file is damaged or too old")
-
-
-def _walk_modules(
-    module: Any, prefix: str = "", depth: int = 0
-) -> Iterator[tuple[str, str, Mapping[str, Any]]]:
-    """(prefix, class name, state) of a module and those below it."""
-    if depth > MAX_MODULE_DEPTH:
-        raise CheckpointError(f"modules nest deeper than {MAX_MODULE_DEPTH} levels")
-    class_name, state = _module_state(module)
-    yield prefix, class_name, state
-    for name, child in state["_modules"].items():
-        if child is not None:
-            yield from _walk_modules(child, f"{prefix}{name}.", depth + 1)
-
-
-def _from_official(module: Inert) -> Checkpoint:
-    """From a pickled official network: `G_ema`, or a whole saved generator."""
-    tensors: dict[str, np.ndarray] = {}
-    facts: dict[str, Any] = {}
-    clamps: set[float | None] = set()
-    for count, (prefix, class_name, state) in enumerate(_walk_modules(module)):
-        if count > 10_000:
-            raise CheckpointError("network has more than 10000 modules: not a StyleGAN2 generator")
-        if not prefix:
-            facts["class_name"] = class_name
-        for part in ("_parameters", "_buffers"):
-            for name, value in (state.get(part) or {}).items():
-                if isinstance(value, TensorRecord):
-                    tensors[prefix + str(name)] = value.array(prefix + str(name))
-        architecture = state.get("architecture", "skip")
-        if architecture != "skip":
-            raise CheckpointError(
-                f"synthesis architecture is {str(architecture)[:40]!r}, only 'skip' is "
-                "implemented: use a generator trained with the default architecture"
-            )
-        if state.get("activation", "lrelu") not in ("lrelu", "linear"):
-            raise CheckpointError(
-                f"activation is {str(state['activation'])[:40]!r}, only 'lrelu' is implemented"
-            )
-        if state.get("use_noise", True) is not True:
-            raise CheckpointError(
-                f"{prefix!r} has no noise inputs ('use_noise' is False): not implemented"
-            )
-        if "noise_strength" in (state.get("_parameters") or {}):
-            clamps.add(_number_or_none(state.get("conv_clamp"), "conv_clamp"))
-        if prefix == "mapping.fc0.":
-            facts["lr_multiplier"] = _number_or_none(state.get("bias_gain", 0.01), "bias_gain")
-    if len(clamps) > 1:
-        raise CheckpointError(
-            f"layers have different 'conv_clamp' values {sorted(map(str, clamps))!r}"
-        )
-    facts["conv_clamp"] = clamps.pop() if clamps else None
-    return _finish(tensors, facts, "official")
-
-
-def _number_or_none(value: Any, name: str) -> float | None:
-    if value is None:
-        return None
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise CheckpointError(f"{name!r} is a {type(value).__name__!r}, expected a number")
-    return float(value)
+def _located(facts: dict[str, Any], found: Candidate) -> dict[str, Any]:
+    return {**facts, "entry": found.where} if found.where else facts
 
 
 # --- common ---------------------------------------------------------------------------------
 
 
-def _finish(tensors: dict[str, np.ndarray], facts: dict[str, Any], source: str) -> Checkpoint:
-    """Infer the configuration from the tensors' shapes and check every one of them."""
+def _finish(
+    tensors: dict[str, np.ndarray], said: Mapping[str, float | None], metadata: dict[str, Any]
+) -> Checkpoint:
+    """Infer the configuration from the tensors' shapes and check every one of them.
+
+    said : settings that the file states; the others are assumed, and noted in the metadata.
+    """
     if any(name.startswith("synthesis.input.") for name in tensors):
-        raise CheckpointError(
-            "file holds a StyleGAN3 generator, which is not implemented: give a StyleGAN2 one"
-        )
+        raise CheckpointError(STYLEGAN3)
     for name in [name for name in tensors if name.endswith("resample_filter")]:
         check_filter(name, tensors.pop(name), total=1.0)
     if any(".skip." in name for name in tensors):
@@ -320,9 +298,10 @@ def _finish(tensors: dict[str, np.ndarray], facts: dict[str, Any], source: str) 
             "synthesis architecture is 'resnet', only 'skip' is implemented: use a generator "
             "trained with the default architecture"
         )
-    config = _infer_config(tensors, facts)
-    metadata = {"source": source}
-    metadata.update({key: facts[key] for key in ("class_name", "noise_const") if key in facts})
+    assumed = {name: value for name, value in ASSUMED.items() if name not in said}
+    config = _infer_config(tensors, {**assumed, **said})
+    if assumed:
+        metadata = {**metadata, "assumed": assumed}
     return _checked(config, tensors, "mapping.w_avg" not in tensors, metadata)
 
 
@@ -336,7 +315,9 @@ def _shape(tensors: Mapping[str, np.ndarray], name: str, ndim: int) -> tuple[int
     return tuple(tensors[name].shape)
 
 
-def _infer_config(tensors: Mapping[str, np.ndarray], facts: Mapping[str, Any]) -> StyleGAN2Config:
+def _infer_config(
+    tensors: Mapping[str, np.ndarray], settings: Mapping[str, Any]
+) -> StyleGAN2Config:
     resolution = 4
     while f"synthesis.b{resolution * 2}.conv0.weight" in tensors:
         resolution *= 2
@@ -362,8 +343,8 @@ def _infer_config(tensors: Mapping[str, np.ndarray], facts: Mapping[str, Any]) -
             num_mapping_layers=num_layers,
             mapping_features=hidden if num_layers > 1 else None,
             embed_features=embed or None,
-            lr_multiplier=facts.get("lr_multiplier") or 0.01,
-            conv_clamp=facts.get("conv_clamp"),
+            lr_multiplier=settings["lr_multiplier"],
+            conv_clamp=settings["conv_clamp"],
         )
     except ValueError as e:
         raise CheckpointError(f"tensor shapes describe no StyleGAN2: {e}") from e
@@ -375,7 +356,13 @@ def _checked(
     w_avg_estimated: bool,
     metadata: dict[str, Any],
 ) -> Checkpoint:
-    """Names, shapes and values of the tensors against the configuration."""
+    """Names, types, shapes and values of the tensors against the configuration."""
+    if config.img_channels not in CHANNELS:
+        raise CheckpointError(
+            f"generator draws pictures of {config.img_channels!r} channels, only 1 (grey) and 3 "
+            "(RGB) are implemented: of RGB and further channels keep the first three rows of every "
+            "'torgb.weight' and 'torgb.bias'"
+        )
     expected = config.tensor_shapes()
     missing = [name for name in expected if name not in tensors]
     if w_avg_estimated and "mapping.w_avg" in missing:
@@ -390,6 +377,11 @@ def _checked(
     for name in expected:
         if name not in tensors:
             continue
+        if tensors[name].dtype.kind != "f":
+            raise CheckpointError(
+                f"tensor {name!r} holds {tensors[name].dtype.name!r}: quantised weights need the "
+                "scales of the program that made them; write them in float32, float16 or bfloat16"
+            )
         value = np.ascontiguousarray(tensors[name], dtype=np.float32).reshape(tensors[name].shape)
         if value.shape != expected[name]:
             raise CheckpointError(

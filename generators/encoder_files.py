@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import safetensors.numpy
 
+from generators.file_kinds import missing, other_kind, text_instead
+from generators.tensor_files import is_tensor_file, parts_of, read_tensors, stem_of
 from schemas.errors import CheckpointError
 from schemas.fingerprint import tensors_fingerprint
 
@@ -30,7 +31,7 @@ class EncoderFile:
 
 
 def encoder_path(uri: str) -> Path:
-    """The .safetensors file of "bundled:<set>", "bundled:<set>/<encoder>" or of a path.
+    """The file of "bundled:<set>", "bundled:<set>/<encoder>" or of a path.
 
     Raises CheckpointError when it does not exist or is of another kind.
     """
@@ -42,27 +43,57 @@ def encoder_path(uri: str) -> Path:
             raise CheckpointError(f"encoder {uri!r} leaves the bundled models: use 'bundled:<set>'")
     else:
         path = Path(uri)
-    if path.suffix != ".safetensors" or not path.is_file():
+    if not path.is_file():
+        raise CheckpointError(missing(path, "encoder file"))
+    if not is_tensor_file(path):
+        kind = other_kind(path) or text_instead(path) or "is not a .safetensors file"
         raise CheckpointError(
-            f"encoder {uri!r} is not an existing .safetensors file (looked for {str(path)!r}): "
-            "give one with its .json beside it, or 'bundled:faces64'"
+            f"encoder {str(path)!r} {kind}; an encoder is a .safetensors file with its .json "
+            "beside it, as generators.encoder.save_encoder writes them, or 'bundled:faces64'"
         )
     return path
 
 
-def read_encoder(uri: str) -> EncoderFile:
-    """The encoder file at ``uri`` with the description beside it.
+def encoder_files(uri: str) -> list[Path]:
+    """Every file that decides what the encoder is. Raises the errors of `encoder_path`."""
+    path = encoder_path(uri)
+    try:
+        parts = parts_of(path)
+    except CheckpointError:
+        parts = []
+    return list(dict.fromkeys([path, *parts, _description_of(path)]))
 
-    Raises CheckpointError when either is missing or damaged.
+
+def _description_of(path: Path) -> Path:
+    return path.with_name(f"{stem_of(path)}.json")
+
+
+def read_encoder(uri: str) -> EncoderFile:
+    """The encoder at ``uri``, of one file or of several with an index, and its description.
+
+    Raises CheckpointError when a file is missing or damaged, or the description is of other
+    tensors.
     """
     path = encoder_path(uri)
-    sidecar = path.with_suffix(".json")
+    beside = _description_of(path)
+    write = "write the pair of files with generators.encoder.save_encoder"
     try:
-        architecture = json.loads(sidecar.read_text(encoding="utf-8"))["architecture"]
-        tensors = safetensors.numpy.load(path.read_bytes())
-        return EncoderFile(path, dict(architecture), tensors)
-    except (OSError, ValueError, KeyError, TypeError, safetensors.SafetensorError) as e:
+        about = json.loads(beside.read_text(encoding="utf-8"))
+        architecture = dict(about["architecture"])
+    except (OSError, ValueError, KeyError, TypeError) as e:
         raise CheckpointError(
-            f"encoder {str(path)!r} or its description {sidecar.name!r} cannot be read: {e!r}; "
-            "write the pair of files with generators.encoder.save_encoder"
+            f"description {beside.name!r} of encoder {str(path)!r} cannot be read: {e!r}; {write}"
         ) from e
+    try:
+        tensors = {name: value.astype("<f4") for name, value in read_tensors(path).items()}
+    except (CheckpointError, OSError) as e:
+        raise CheckpointError(f"encoder {str(path)!r} cannot be read: {e}") from e
+    file = EncoderFile(path, architecture, tensors)
+    recorded = about.get("fingerprint", file.fingerprint)
+    if recorded != file.fingerprint:
+        raise CheckpointError(
+            f"encoder {str(path)!r} has fingerprint {file.fingerprint!r}, {beside.name!r} says "
+            f"{recorded!r}: the files do not belong together; copy all of them again, or, where "
+            f"they were changed on purpose, take 'fingerprint' out of {beside.name!r}"
+        )
+    return file

@@ -54,11 +54,28 @@ class Generator(Protocol):
     def synthesise(self, codes: Tensor, space: str = "w_plus", noise_mode: str = "const") -> Tensor:
         """Codes of `space`, (n, *spaces[space]) -> images float32 NCHW, about [-1, 1], unclipped.
 
+        Three channels; a model that draws grey gives it in each of them.
         Differentiable with respect to the codes. A row's image does not depend on the other rows.
         """
 
     def to(self, device: torch.device | str) -> Self:
         """Move the model to a device; returns itself."""
+
+
+def labels_in_turn(generator: Generator, seeds: Sequence[int]) -> Tensor | None:
+    """One-hot labels c, float32 (n, c_dim), for draws without a label of their own; None where the
+    generator has no classes.
+
+    The class of a seed is its remainder by the number of classes: it depends on the seed alone,
+    and seeds that follow one another take all classes in turn.
+    """
+    import torch
+
+    c_dim = int(generator.architecture.get("c_dim", 0))
+    if not c_dim:
+        return None
+    classes = torch.tensor([int(seed) % c_dim for seed in seeds], dtype=torch.int64)
+    return torch.nn.functional.one_hot(classes, c_dim).float()
 
 
 @runtime_checkable

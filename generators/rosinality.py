@@ -57,7 +57,8 @@ def from_rosinality(
 ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """Tensors under the official names, and facts about the file.
 
-    state : tensors of ``g_ema``. latent_avg : mean of w, (w_dim,), or None where the file has none.
+    state : tensors of ``g_ema``. latent_avg : mean of w, (w_dim,), or the same for every layer,
+        (num_ws, w_dim); None where the file has none.
     Files older than the stored noise images get zero ones: their "const" noise is no noise.
     Raises CheckpointError for a foreign name, shape or filter.
     """
@@ -76,7 +77,7 @@ def from_rosinality(
         tensors[ours] = value
     facts: dict[str, Any] = {}
     if latent_avg is not None:
-        tensors["mapping.w_avg"] = latent_avg.reshape(-1)
+        tensors["mapping.w_avg"] = _one_mean(latent_avg)
     if not any(name.startswith("noises.") for name in state):
         facts["noise_const"] = "absent in the file: zeros"
         for name in [name for name in tensors if name.endswith(".noise_strength")]:
@@ -84,6 +85,17 @@ def from_rosinality(
             image = np.zeros((resolution, resolution), np.float32)
             tensors[name.replace("noise_strength", "noise_const")] = image
     return tensors, facts
+
+
+def _one_mean(latent_avg: np.ndarray) -> np.ndarray:
+    """The mean of w, (w_dim,), also where it is repeated for every layer (pSp, e4e)."""
+    rows = latent_avg.reshape(-1, latent_avg.shape[-1]) if latent_avg.ndim else latent_avg
+    if not rows.ndim or not len(rows) or not (rows == rows[0]).all():
+        raise CheckpointError(
+            f"'latent_avg' of shape {latent_avg.shape!r} is not one mean of w: save the generator "
+            "with one mean, (w_dim,)"
+        )
+    return np.asarray(rows[0])
 
 
 def _without_leading(name: str, value: np.ndarray, count: int) -> np.ndarray:

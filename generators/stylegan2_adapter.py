@@ -180,7 +180,10 @@ class StyleGAN2Adapter:
         generator: torch.Generator | Sequence[torch.Generator] | None = None,
         c: Tensor | None = None,
     ) -> Tensor:
-        """Images float32 (n, channels, r, r), about [-1, 1], unclipped, of codes of `space`.
+        """Images float32 (n, 3, r, r), about [-1, 1], unclipped, of codes of `space`.
+
+        A grey model's picture stands in all three channels, so that it is compared with, measured
+        and shown like any other.
 
         noise_mode : "const" (the stored noise images), "none", or "random", drawn from
             `generator`: give one torch.Generator for each row where a row's image must not
@@ -194,13 +197,14 @@ class StyleGAN2Adapter:
             raise UsageError("noise_mode 'random' needs a generator: pass a seeded torch.Generator")
         s = self.to_s(codes, space, c)
         try:
-            return self.network.synthesis.from_styles(
+            images = self.network.synthesis.from_styles(
                 [s[:, part.start : part.stop] for part in self.style_slices],
                 noise_mode,  # type: ignore[arg-type]
                 generator,
             )
         except ValueError as e:
             raise UsageError(str(e)) from e
+        return images.expand(-1, 3, -1, -1) if self.config.img_channels == 1 else images
 
     def mix(self, w_a: Tensor, w_b: Tensor, layers: Iterable[int]) -> Tensor:
         """Style mixing: w_plus codes of `w_a` with the rows `layers` of `w_b`.

@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from generators.file_kinds import other_kind, text_instead
 from generators.unpickle import Budget, Global, Handler, Inert, Interpreter, Limits
 from schemas.errors import CheckpointError, UnsafeCheckpointError
 
@@ -124,7 +125,11 @@ def _rebuild_tensor_v3(
     storage: Any, offset: Any, size: Any, stride: Any, grad: Any, hooks: Any, dtype: Any, *rest: Any
 ) -> TensorRecord:
     if not isinstance(dtype, Global) or dtype.name not in _ELEMENT_DTYPES:
-        raise CheckpointError("a tensor has an element type that is not supported")
+        kind = dtype.path if isinstance(dtype, Global) else type(dtype).__name__
+        raise CheckpointError(
+            f"a tensor has element type {kind!r}, which is not supported: save the tensors in "
+            "float32, float16 or bfloat16"
+        )
     return _tensor_record(storage, offset, size, stride, _ELEMENT_DTYPES[dtype.name])
 
 
@@ -311,12 +316,7 @@ def read_zip(path: Path, budget: Budget, handlers: Mapping[tuple[str, str], Hand
     archive, entries = _open_zip(path, budget.limits)
     with archive:
         if "data.pkl" not in entries:
-            cause = "a TorchScript archive" if "constants.pkl" in entries else "not a torch file"
-            raise CheckpointError(f"{path.name!r} has no entry 'data.pkl': it is {cause}")
-        if "constants.pkl" in entries:
-            raise CheckpointError(
-                f"{path.name!r} is a TorchScript archive, not a state dict: export its state_dict()"
-            )
+            raise CheckpointError(f"{path.name!r} has no entry 'data.pkl': it is no torch file")
         if "byteorder" in entries and _read(archive, entries["byteorder"]).strip() != b"little":
             raise CheckpointError(f"{path.name!r} was written big-endian: save it again elsewhere")
         storages: dict[str, Storage] = {}
@@ -378,6 +378,9 @@ def read_any(path: Path, limits: Limits | None = None) -> Any:
             f"{path.name!r} has {size} bytes, the cap is {limits.max_bytes}: raise "
             "'Limits.max_bytes' if the file is really that large"
         )
+    kind = other_kind(path)
+    if kind is not None:
+        raise CheckpointError(kind)
     budget = Budget(limits)
     handlers = {
         **TENSOR_HANDLERS,
@@ -390,7 +393,15 @@ def read_any(path: Path, limits: Limits | None = None) -> Any:
     data = path.read_bytes()
     if data.startswith(b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."):
         return read_legacy(data, budget, handlers)
-    value = Interpreter(budget, handlers).load(io.BytesIO(data))
+    try:
+        value = Interpreter(budget, handlers).load(io.BytesIO(data))
+    except UnsafeCheckpointError:
+        raise
+    except CheckpointError as e:
+        kind = text_instead(path)
+        if kind is None:
+            raise
+        raise CheckpointError(kind) from e
     if value == LEGACY_MAGIC and isinstance(value, int):
         return read_legacy(data, budget, handlers)
     return value

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+import generators
 from generators.annotator_card import AnnotatorCard, read_card
 from generators.annotators import check_trust, load_annotator
 from pipelines.annotation_table import export_annotations
@@ -188,7 +189,7 @@ class AnnotateTask:
 
     source: Source
     store_path: str
-    generator_uri: str
+    generator_uri: generators.Source
     stages: tuple[StageModel, ...]
     crop: str
     resolution: int
@@ -222,8 +223,6 @@ class AnnotateWorker:
         self.device = "cpu"
         self.generator: Any = None
         if any(stage.render for stage in task.stages):
-            import generators
-
             self.device = use_threads(task.threads, task.cuda)
             self.generator = generators.load(task.generator_uri, self.device)
         providers = ["CUDAExecutionProvider", "CPUExecutionProvider"] if task.cuda else None
@@ -394,7 +393,7 @@ def annotate(
     store_path: str | os.PathLike[str],
     models: Sequence[AnnotateSpec],
     *,
-    generator_uri: str,
+    generator_uri: generators.Source,
     engine: Engine,
     max_pixels: int = DEFAULT_MAX_PIXELS,
     threads: int = 1,
@@ -476,7 +475,7 @@ def annotate(
     )
 
 
-def _check_generator(store: LatentStore, generator_uri: str) -> int:
+def _check_generator(store: LatentStore, generator_uri: generators.Source) -> int:
     """The generator's resolution. Raises UsageError when it is not the one of the store."""
     facts = generator_facts(generator_uri)
     if facts.fingerprint != store.attrs["generator_fp"]:

@@ -46,7 +46,7 @@ class ComparedRun:
     index: DatasetIndex
     store: LatentStore
     directions: DirectionSet
-    generator_uri: str | None
+    generator_uri: generators.Source | None
     generator_absent: str = ""
 
     @classmethod
@@ -143,7 +143,9 @@ def _locate(path: Path) -> tuple[Path, str | None]:
     )
 
 
-def _generator(given: str | None, named: str, fingerprint: str) -> tuple[str | None, str]:
+def _generator(
+    given: str | None, named: generators.Source, fingerprint: str
+) -> tuple[generators.Source | None, str]:
     try:
         found = generators.fingerprint(given or named)
     except LatentflowError as e:

@@ -69,6 +69,7 @@ def _store(path: Path) -> dict[str, Any]:
         "fingerprint": store.store_fp,
         "generator": store.attrs.get("generator_fp"),
         "method": store.attrs.get("method"),
+        **{f"generator {k}": v for k, v in store.attrs.get("generator_assumed", {}).items()},
         "rows": store.n_rows,
         "blocks": f"{store.n_blocks} of {store.block_rows} rows",
     }
@@ -97,8 +98,13 @@ def _directions(path: Path) -> dict[str, Any]:
 
 
 def _checkpoint(path: Path) -> dict[str, Any]:
-    from generators.checkpoints import read_checkpoint
+    from generators.checkpoints import assumptions, read_checkpoint
 
     found = read_checkpoint(path)
-    architecture = {f"  {k}": v for k, v in found.architecture.items()}
-    return {"kind": "generator checkpoint", "fingerprint": found.fingerprint, **architecture}
+    facts = {"kind": "generator checkpoint", "fingerprint": found.fingerprint}
+    facts |= {key: found.metadata[key] for key in ("source", "entry") if key in found.metadata}
+    if found.w_avg_estimated:
+        facts["w_avg"] = "not in the file: estimated"
+    told = assumptions(found)
+    architecture = {f"  {k}": told.get(k, v) for k, v in found.architecture.items()}
+    return {**facts, **architecture}

@@ -82,12 +82,18 @@ class Meter:
 
 
 def prior_codes(generator: Generator, space: str, n: int, seed: int, truncation_psi: float):
-    """`n` codes float32 drawn from the generator's prior, seeds ``seed, seed + 1, ...``."""
+    """`n` codes float32 drawn from the generator's prior, seeds ``seed, seed + 1, ...``.
+
+    A class-conditional generator's classes take turns (`generators.protocols.labels_in_turn`).
+    """
     import torch
 
+    from generators.protocols import labels_in_turn
+
+    seeds = [seed + i for i in range(n)]
     with torch.no_grad():
-        z = generator.z([seed + i for i in range(n)])
-        codes = generator.map(z, truncation_psi=truncation_psi).cpu().numpy()
+        labels = labels_in_turn(generator, seeds)
+        codes = generator.map(generator.z(seeds), labels, truncation_psi).cpu().numpy()
     if space == "w_plus":
         return codes
     if space == "w":

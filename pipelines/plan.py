@@ -152,6 +152,7 @@ class _Plan:
         elif rows:
             stage.causes = self._row_changes(self.store, wanted)
         stage.notes.append(f"store {identity.path}")
+        stage.notes += [f"generator: {k} {text}" for k, text in identity.facts.assumed.items()]
         stage.notes.append(f"method {spec.invert.method} into {spec.invert.space}")
         if rows:
             size = decimal(rows * sum(array.row_bytes for array in identity.arrays))

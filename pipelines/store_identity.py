@@ -6,10 +6,12 @@ Nothing here needs torch or Ray, nor writes anything but a store's layout.
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import generators
 from schemas.errors import UsageError
 from schemas.spec import RunSpec
 from schemas.spec_models import InvertSpec
@@ -23,30 +25,35 @@ QUALITIES = ("mse", "psnr", "ssim")
 
 @dataclass(frozen=True)
 class ModelFacts:
-    """What a store needs to know of a generator: fingerprint, pixels, shapes of its spaces."""
+    """What a store needs to know of a generator: fingerprint, pixels, shapes of its spaces.
+
+    assumed : settings that its file does not state, with what is to be told of each.
+    """
 
     fingerprint: str
     resolution: int
     spaces: dict[str, tuple[int, ...]]
+    assumed: dict[str, str] = field(default_factory=dict)
 
 
-def generator_facts(uri: str) -> ModelFacts:
-    """Facts about the generator at ``uri``, read without torch; errors as of `generators.load`."""
-    import generators
-    from generators.checkpoints import read_checkpoint
+def generator_facts(source: generators.Source) -> ModelFacts:
+    """Facts about a generator, read without torch; errors as of `generators.load`."""
+    from generators.checkpoints import assumptions
     from generators.stylegan2_config import StyleGAN2Config
 
-    checkpoint = read_checkpoint(generators.resolve(uri))
+    checkpoint = generators.read(source)
     config = StyleGAN2Config.from_architecture(checkpoint.architecture)
     spaces = {"w": (config.w_dim,), "w_plus": (config.num_ws, config.w_dim)}
-    return ModelFacts(checkpoint.fingerprint, config.img_resolution, spaces)
+    told = assumptions(checkpoint)
+    return ModelFacts(checkpoint.fingerprint, config.img_resolution, spaces, told)
 
 
-def encoder_uri_of(generator_uri: str, encoder_uri: str | None) -> str | None:
+def encoder_uri_of(generator: generators.Source, encoder_uri: str | None) -> str | None:
     """The encoder to use: the given one, or the one bundled with a bundled generator."""
-    if encoder_uri is not None or not generator_uri.startswith("bundled:"):
+    uri = str(generator) if isinstance(generator, str | Path) else generator.path
+    if encoder_uri is not None or not uri.startswith("bundled:"):
         return encoder_uri
-    return "bundled:" + (generator_uri.removeprefix("bundled:") or "faces64")
+    return "bundled:" + (uri.removeprefix("bundled:") or "faces64")
 
 
 @dataclass(frozen=True)
@@ -59,7 +66,7 @@ class StoreIdentity:
     path: str
     name: str
     spec: InvertSpec
-    generator_uri: str
+    generator_uri: generators.Source
     encoder_uri: str | None
     facts: ModelFacts
     method: dict[str, Any]
@@ -98,6 +105,7 @@ class StoreIdentity:
             block_rows=self.block_rows,
             stages=[INVERT],
             preprocess_version=PREPROCESS_VERSION,
+            notes={"generator_assumed": self.facts.assumed} if self.facts.assumed else None,
         )
 
 
@@ -107,7 +115,7 @@ def identify(
     *,
     name: str,
     seed: int,
-    generator_uri: str,
+    generator_uri: generators.Source,
     encoder_uri: str | None = None,
 ) -> StoreIdentity:
     """The store that inverting with these settings writes to, without writing anything.
@@ -125,7 +133,9 @@ def identify(
                 f"'invert.method' is {spec.method!r}, which needs an encoder, and the generator "
                 f"{generator_uri!r} brings none: name one under 'encoder', or use 'optimise'"
             )
-        encoder_fp = read_encoder(uri).fingerprint
+        encoder = read_encoder(uri)
+        _check_encoder(uri, encoder.architecture, facts)
+        encoder_fp = encoder.fingerprint
     arrays = (
         ArraySpec("latents", spec.space, facts.spaces[spec.space], "float32"),
         *(ArraySpec("quality", quality, (), "float32") for quality in QUALITIES),
@@ -137,6 +147,16 @@ def identify(
     )
     path = LatentStore.path_for(store_root, name, identity.store_fp)
     return replace(identity, path=path)
+
+
+def _check_encoder(uri: str, architecture: Mapping[str, Any], facts: ModelFacts) -> None:
+    """Raise UsageError for an encoder whose codes are of another shape than the generator's."""
+    shape = (architecture.get("num_ws"), architecture.get("w_dim"))
+    if shape != facts.spaces["w_plus"]:
+        raise UsageError(
+            f"encoder {uri!r} gives codes of shape {shape!r}, the generator has "
+            f"{facts.spaces['w_plus']!r}: use an encoder that was trained for this generator"
+        )
 
 
 def identify_run(spec: RunSpec, folder: Path) -> StoreIdentity:

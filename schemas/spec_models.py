@@ -13,7 +13,7 @@ from __future__ import annotations
 import os
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Discriminator, Field, Tag, model_validator
 
 from schemas.spec_analyses import AnalyseSpec
 from schemas.spec_types import (
@@ -127,6 +127,44 @@ class DatasetSpec(SpecModel):
         return self
 
 
+class GeneratorSpec(SpecModel):
+    """A generator with settings that its file does not state.
+
+    A state dict alone says neither; `latentflow inspect FILE` tells what is assumed.
+    """
+
+    path: SpecPath = Field(description="StyleGAN2 checkpoint, or 'bundled:<name>'.")
+    lr_multiplier: Number | None = Field(
+        default=None,
+        gt=0,
+        description="Learning-rate multiplier of the mapping layers ('mapping_kwargs' of the "
+        "official code, 'lr_mlp' of rosinality's), which scales their weights. Default: what the "
+        "file states, else 0.01.",
+    )
+    conv_clamp: Number | None = Field(
+        default=None,
+        gt=0,
+        description="Clamp of the layers' activations ('conv_clamp' of the official code, 256 in "
+        "many of its trainings). Default: what the file states, else none.",
+    )
+
+    @property
+    def settings(self) -> dict[str, float | None]:
+        """What is given, by name."""
+        given = {"lr_multiplier": self.lr_multiplier, "conv_clamp": self.conv_clamp}
+        return {name: value for name, value in given.items() if value is not None}
+
+
+def _kind_of_generator(value: object) -> str:
+    return "file" if isinstance(value, dict | GeneratorSpec) else "path"
+
+
+GeneratorSource = Annotated[
+    Annotated[SpecPath, Tag("path")] | Annotated[GeneratorSpec, Tag("file")],
+    Discriminator(_kind_of_generator),
+]
+
+
 class InvertSpec(SpecModel):
     """How images become latent codes."""
 
@@ -236,7 +274,7 @@ class EvaluateSpec(SpecModel):
     source: Literal["dataset", "prior"] = Field(
         default="dataset",
         description="dataset: codes of random rows, of the rows kept back where they suffice. "
-        "prior: draws from the generator's own z.",
+        "prior: draws from the generator's own z; of a class-conditional one the classes in turn.",
     )
     truncation_psi: Number = Field(
         default=1.0, ge=0, le=1, description="Truncation of draws from the prior."
@@ -299,9 +337,10 @@ class RunSpec(SpecModel):
         description="Name of the run and of its store: letters, digits, '.', '_' and '-'."
     )
     dataset: DatasetSpec = Field(description="The images.")
-    generator: SpecPath = Field(
+    generator: GeneratorSource = Field(
         default="bundled:faces64",
-        description="StyleGAN2 checkpoint (.pkl, .pt, .safetensors) or 'bundled:<name>'.",
+        description="StyleGAN2 checkpoint (.pkl, .pt, .pth, .ckpt, .safetensors) or "
+        "'bundled:<name>'; or a section of 'path' and settings that the file does not state.",
     )
     encoder: SpecPath | None = Field(
         default=None,
@@ -354,14 +393,19 @@ class RunSpec(SpecModel):
         if (
             self.invert.method != "optimise"
             and self.encoder is None
-            and not self.generator.startswith(BUNDLED)
+            and not self.generator_path.startswith(BUNDLED)
         ):
             raise ValueError(
                 f"'invert.method' is {self.invert.method!r}, which needs an encoder, and "
-                f"{self.generator!r} brings none: name one under 'encoder', or set "
+                f"{self.generator_path!r} brings none: name one under 'encoder', or set "
                 "'invert.method' to 'optimise'"
             )
         return self
+
+    @property
+    def generator_path(self) -> str:
+        """File or bundled name of the generator."""
+        return self.generator if isinstance(self.generator, str) else self.generator.path
 
     @property
     def output_path(self) -> str:

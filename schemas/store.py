@@ -97,6 +97,7 @@ class LatentStore(StoreHandle):
         block_rows: int | None = None,
         stages: Sequence[str],
         preprocess_version: int = 1,
+        notes: Mapping[str, Any] | None = None,
     ) -> LatentStore:
         """Lay out a store, or open the one of the same identity (and finish laying it out).
 
@@ -104,6 +105,7 @@ class LatentStore(StoreHandle):
             of group "latents" have one dtype, which is part of the identity.
         block_rows : None takes ``block_rows_for`` the largest array.
         n_rows : an existing store with fewer rows grows.
+        notes : further attributes of a new store, which are not part of its identity.
 
         Raises StoreError when ``path`` holds a store of another identity or with more rows.
         """
@@ -143,7 +145,7 @@ class LatentStore(StoreHandle):
                 )
         else:
             group = zarr.create_group(
-                target(path), zarr_format=3, attributes={**attrs, "n_rows": n_rows}
+                target(path), zarr_format=3, attributes={**(notes or {}), **attrs, "n_rows": n_rows}
             )
             store = cls(path, "r+")
             store._group = group

@@ -298,7 +298,11 @@ class OfficialPackages:
             module = self._new("SynthesisBlock", **facts)
             module.register_buffer("resample_filter", FIR.float())
             return module
-        return self._new(last, activation="linear")
+        if last in ("mapping", "synthesis"):
+            return self._new(f"{last.title()}Network", w_dim=config.w_dim, num_ws=config.num_ws)
+        if last == "torgb":
+            return self._new("ToRGBLayer", conv_clamp=config.conv_clamp)
+        return self._new("FullyConnectedLayer", activation="linear")
 
     def write(self, generator: StyleGAN2Adapter, path: Path, **overrides: Any) -> None:
         """``pickle.dump`` of the official dict, by Python's own pickler."""

@@ -246,9 +246,8 @@ def test_a_description_that_does_not_fit_is_refused(
     edit(beside, fingerprint="0" * 64)
     with pytest.raises(CheckpointError, match="do not belong together"):
         generators.load(path)
-    assert generators.fingerprint(path) == "0" * 64
     with pytest.raises(CheckpointError, match="do not belong together"):
-        generators.fingerprint(path, verify=True)
+        generators.fingerprint(path)
     beside.write_text(good)
     edit(beside, architecture={**generator.architecture, "w_dim": 9})
     with pytest.raises(CheckpointError, match="has shape"):
@@ -262,12 +261,9 @@ def test_a_description_that_does_not_fit_is_refused(
     beside.write_text("{}")
     with pytest.raises(CheckpointError, match="does not describe a generator"):
         generators.load(path)
-    beside.unlink()
-    with pytest.raises(CheckpointError, match="is missing beside"):
-        generators.load(path)
     beside.write_text(good)
     path.write_bytes(path.read_bytes()[:1000])
-    with pytest.raises(CheckpointError, match="tensors cannot be read"):
+    with pytest.raises(CheckpointError, match="'g.safetensors' cannot be read.*damaged"):
         generators.load(path)
 
 
@@ -306,7 +302,7 @@ def expect(path: Path, message: str, kind: type[Exception] = CheckpointError) ->
 def test_other_architectures_are_named(generator: StyleGAN2Adapter, tmp_path: Path) -> None:
     path = tmp_path / "g.pkl"
     OfficialPackages().write(generator, path, architecture="resnet")
-    expect(path, "architecture is 'resnet', only 'skip'")
+    expect(path, "'architecture' 'resnet', only 'skip'")
     state = {name: torch.from_numpy(value) for name, value in generator.tensors().items()}
     torch.save({**state, "synthesis.b8.skip.weight": torch.ones(8, 12, 1, 1)}, path)
     expect(path, "architecture is 'resnet'")

@@ -188,6 +188,10 @@ def test_encoder_files(setting, tmp_path):
     assert about["fingerprint"] == load_encoder(str(path)).fingerprint
     about["architecture"]["features"] = 17
     path.with_suffix(".json").write_text(json.dumps(about))
+    with pytest.raises(CheckpointError, match="do not belong together"):
+        load_encoder(str(path))
+    del about["fingerprint"]
+    path.with_suffix(".json").write_text(json.dumps(about))
     with pytest.raises(CheckpointError, match="does not fit"):
         load_encoder(str(path))
     for uri in ("bundled:no-such-set", str(tmp_path / "none.safetensors"), "bundled:../../x"):

@@ -252,7 +252,7 @@ def test_json_schema_describes_every_field():
 
 def test_every_model_is_strict_and_frozen():
     sections = [getattr(spec_module, n) for n in spec_module.__all__ if n.endswith("Spec")]
-    assert len(sections) == 15
+    assert len(sections) == 16
     for model in sections:
         assert issubclass(model, BaseModel)
         assert model.model_config["extra"] == "forbid" and model.model_config["frozen"]

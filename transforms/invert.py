@@ -31,7 +31,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from generators.protocols import Encoder, Generator
+from generators.protocols import Encoder, Generator, labels_in_turn
 from schemas.errors import UsageError
 
 Method = Literal["encoder", "optimise", "hybrid"]
@@ -256,12 +256,9 @@ def w_std(generator: Generator) -> float:
     """
     kept = _W_STD.get(generator.fingerprint)
     if kept is None:
-        labels = int(generator.architecture.get("c_dim", 0))
-        c = None
-        if labels:
-            c = F.one_hot(torch.arange(W_STD_SAMPLES) % labels, labels).float()
+        seeds = range(W_STD_SAMPLES)
         with torch.no_grad():
-            ws = generator.map(generator.z(range(W_STD_SAMPLES)), c)[:, 0]
+            ws = generator.map(generator.z(seeds), labels_in_turn(generator, seeds))[:, 0]
         kept = float((ws - generator.w_avg).double().square().mean().sqrt())
         _W_STD[generator.fingerprint] = kept
     return kept

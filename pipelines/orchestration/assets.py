@@ -55,7 +55,7 @@ def key_of(spec: RunSpec, part: str) -> dg.AssetKey:
 
 def inputs_of(spec: RunSpec) -> list[dg.AssetSpec]:
     """The dataset and the generator, which nobody makes here but the sensor watches."""
-    kinds = {"dataset": spec.dataset.path, "generator": spec.generator}
+    kinds = {"dataset": spec.dataset.path, "generator": spec.generator_path}
     return [
         dg.AssetSpec(
             key_of(spec, name),

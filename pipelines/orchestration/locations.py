@@ -13,7 +13,7 @@ from pathlib import Path
 
 import generators
 from generators.annotator_card import resolve_uri
-from generators.encoder_files import encoder_path
+from generators.encoder_files import encoder_files
 from pipelines.store_identity import encoder_uri_of
 from schemas.errors import CheckpointError
 from schemas.spec import RunSpec
@@ -29,13 +29,20 @@ def locations(spec: RunSpec) -> dict[str, list[Path]]:
     dataset = [Path(spec.dataset.path)]
     if spec.dataset.factors is not None:
         dataset.append(Path(spec.dataset.factors))
-    found = {"dataset": dataset, "generator": [generators.resolve(spec.generator)]}
+    found = {"dataset": dataset, "generator": generators.files(spec.generator)}
     encoder = encoder_uri_of(spec.generator, spec.encoder)
     if spec.invert.method != "optimise" and encoder is not None:
-        found["encoder"] = _with_description(encoder_path, encoder)
+        found["encoder"] = _encoder(encoder)
     for model in spec.annotate:
         found[f"annotate/{model.name}"] = _with_description(resolve_uri, model.model)
     return found
+
+
+def _encoder(uri: str) -> list[Path]:
+    try:
+        return encoder_files(uri)
+    except CheckpointError:
+        return [Path(uri), Path(uri).with_suffix(".json")]
 
 
 def _with_description(resolve, uri: str) -> list[Path]:  # type: ignore[no-untyped-def]

@@ -1,0 +1,169 @@
+"""Files that are no checkpoint we can read, by name, each with the cure that works."""
+
+from __future__ import annotations
+
+import re
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+
+CHECKPOINT_SUFFIXES = (".pkl", ".pt", ".pth", ".ckpt", ".bin", ".safetensors")
+_READ = "give a PyTorch checkpoint (.pkl, .pt, .pth, .ckpt) or a .safetensors file"
+_HEAD = 4096
+
+#: First bytes of a file -> what it is, and what to do.
+_MAGIC: Sequence[tuple[bytes, str]] = (
+    (
+        b"\x1f\x8b",
+        "is compressed with gzip: unpack it (gunzip, or tar xzf) and give the file in it",
+    ),
+    (b"BZh", "is compressed with bzip2: unpack it and give the file in it"),
+    (b"\xfd7zXZ\0", "is compressed with xz: unpack it and give the file in it"),
+    (b"\x28\xb5\x2f\xfd", "is compressed with zstd: unpack it and give the file in it"),
+    (b"7z\xbc\xaf\x27\x1c", "is a 7z archive: unpack it and give the file in it"),
+    (b"Rar!\x1a", "is a RAR archive: unpack it and give the file in it"),
+    (b"GGUF", f"is a GGUF file of llama.cpp, quantised weights of a language model: {_READ}"),
+    (b"\x89HDF\r\n\x1a\n", f"is an HDF5 file (Keras or another program): {_READ}"),
+    (b"\x93NUMPY", f"is a single NumPy array (.npy): {_READ}"),
+    (b"\x89PNG\r\n", f"is a PNG image: {_READ}"),
+    (b"\xff\xd8\xff", f"is a JPEG image: {_READ}"),
+    (b"%PDF-", f"is a PDF document: {_READ}"),
+)
+#: Endings of other frameworks' files, which have no first bytes of their own.
+_ENDINGS: Sequence[tuple[str, str]] = (
+    (r"\.onnx", "is an ONNX graph, which holds no generator's modules"),
+    (r"\.pb", "is a TensorFlow graph"),
+    (r"\.ckpt(-\d+)?\.(index|meta)|\.data-\d{5}-of-\d{5}", "is a part of a TensorFlow checkpoint"),
+    (r"\.msgpack", "is a Flax (JAX) checkpoint"),
+)
+_LFS = b"version https://git-lfs.github.com/spec/"
+
+
+def other_kind(path: Path) -> str | None:
+    """What the file is, and what to do, where it can hold neither a pickle nor tensors; else None.
+
+    Only the first bytes and, of a zip archive, the names of its entries are looked at.
+    Raises OSError when the file cannot be read.
+    """
+    with path.open("rb") as file:
+        head = file.read(_HEAD)
+    if not head:
+        return "is empty (0 bytes): the copy or download did not finish; fetch it again"
+    if head.startswith(_LFS):
+        return (
+            "is a Git LFS pointer, not the file itself: run 'git lfs pull' in its repository, or "
+            "download the file from the repository's page"
+        )
+    if head[:2] == b"PK":
+        return _zip_kind(path)
+    for magic, text in _MAGIC:
+        if head.startswith(magic):
+            return text
+    if head[257:262] == b"ustar":
+        return "is a tar archive: unpack it (tar xf) and give the file in it"
+    if head[4:8] == b"TFL3":
+        return f"is a TensorFlow Lite model: {_READ}"
+    for ending, text in _ENDINGS:
+        if re.search(f"({ending})$", path.name.lower()):
+            return f"{text}: {_READ}"
+    return _text_kind(head, path.stat().st_size)
+
+
+def _text_kind(head: bytes, size: int) -> str | None:
+    """Markup and JSON, which no pickle begins like."""
+    text = head.decode("utf-8", "replace").lstrip("\ufeff \t\r\n")
+    if text.startswith("<"):
+        title = re.search(r"<title[^>]*>\s*(.*?)\s*</title>", text, re.I | re.S)
+        called = f" titled {title[1][:80]!r}" if title else ""
+        return (
+            f"is a web page or XML text{called}, not a checkpoint: the download ended at an error, "
+            "login or confirmation page; download the file itself"
+        )
+    if text.startswith(("{", "[")):
+        if '"weight_map"' in text:
+            return (
+                "is an index of a checkpoint in parts; of these only safetensors files are read: "
+                "give '<name>.safetensors.index.json'"
+            )
+        return (
+            "is JSON text, not a checkpoint: give the file that it describes, and keep the JSON "
+            "beside it"
+        )
+    return None
+
+
+def text_instead(path: Path) -> str | None:
+    """What to say of a file that could not be read and is plain text; else None."""
+    with path.open("rb") as file:
+        head = file.read(_HEAD)
+    try:
+        text = head[:200].decode("ascii")
+    except UnicodeDecodeError:
+        return None
+    if not text.strip() or any(not (c.isprintable() or c in "\t\r\n") for c in text):
+        return None
+    return (
+        f"is text that begins with {text.strip()[:60]!r}, not a checkpoint: a failed download "
+        "leaves such a file; download the file itself"
+    )
+
+
+def _zip_kind(path: Path) -> str | None:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = archive.namelist()
+    except (zipfile.BadZipFile, ValueError, NotImplementedError, OSError):
+        return None  # the reader says what is wrong with it
+    inner = {name.split("/", 1)[-1] for name in names} | set(names)
+    if "archive_format" in inner or "models/model.json" in inner:
+        return (
+            "is a torch.export archive (.pt2), a graph without the network's modules: save the "
+            "network's state_dict() with torch.save before exporting it, and give that file"
+        )
+    if "constants.pkl" in inner or any(name.startswith("code/") for name in inner):
+        return (
+            "is a TorchScript archive, a compiled graph: save its weights with "
+            "torch.save(torch.jit.load(file).state_dict(), 'weights.pt') and give that file"
+        )
+    if "data.pkl" in inner:
+        return None
+    if names and all(name.endswith(".npy") for name in names):
+        return f"is an archive of NumPy arrays (.npz): {_READ}"
+    if "model.weights.h5" in inner:
+        return f"is a Keras model: {_READ}"
+    held = [name for name in names if name.endswith(CHECKPOINT_SUFFIXES)]
+    if held:
+        return f"is a zip archive of files: unpack it and give {held[0][:120]!r}"
+    return f"is a zip archive without an entry 'data.pkl', so not a torch file: {_READ}"
+
+
+def missing(path: Path, what: str) -> str:
+    """Why there is no file at `path`, and what to do: a folder, a hub's id, or nothing."""
+    if path.is_dir():
+        return f"{what} {str(path)!r} is a folder: {_in_folder(path)}"
+    hub = ""
+    plain = re.compile(r"[A-Za-z0-9][\w.-]*")
+    if (
+        not path.parent.exists()
+        and path.suffix.lower() not in CHECKPOINT_SUFFIXES
+        and plain.fullmatch(path.name)
+        and plain.fullmatch(path.parent.name)
+    ):
+        hub = (
+            f". If {path.parent.name + '/' + path.name!r} is the id of a model on a hub, download "
+            "it first and give the path of its checkpoint: nothing is fetched from a network"
+        )
+    return f"{what} {str(path)!r} does not exist: correct the path{hub}"
+
+
+def _in_folder(path: Path) -> str:
+    names = sorted(p.name for p in path.iterdir() if not p.name.startswith("."))
+    if "saved_model.pb" in names:
+        return f"a TensorFlow SavedModel, which is not read; {_READ}"
+    if "model_index.json" in names:
+        return "a diffusers pipeline, which is not read; give a StyleGAN2 checkpoint"
+    whole = [name for name in names if name.endswith(".safetensors.index.json")]
+    held = whole or [name for name in names if name.endswith(CHECKPOINT_SUFFIXES)]
+    if held:
+        return f"give the file in it, such as {str(path / held[-1])!r}"
+    return "it holds no checkpoint; give the path of a file"
