@@ -84,11 +84,15 @@ def sections(schema: Schema) -> Iterator[tuple[str, str, Schema]]:
 
 def target(value: Schema, schema: Schema) -> Schema | None:
     """The section that a key holds, itself, in a list or as an alternative; None for plain keys."""
-    options = [value, value.get("items", {}), *value.get("anyOf", [])]
-    for option in options:
+    for option in [value, value.get("items", {}), *alternatives(value)]:
         if "$ref" in option:
             return schema["$defs"][option["$ref"].rpartition("/")[2]]
     return None
+
+
+def alternatives(value: Schema) -> list[Schema]:
+    """What a key may hold, where it is one of several kinds."""
+    return [*value.get("anyOf", []), *value.get("oneOf", [])]
 
 
 def table(section: Schema, schema: Schema) -> str:
@@ -111,8 +115,8 @@ def type_of(value: Schema) -> str:
         return " or ".join(f"`{yaml_value(option)}`" for option in value["enum"])
     if "const" in value:
         return f"`{yaml_value(value['const'])}`"
-    if "anyOf" in value:
-        return " or ".join(type_of(option) for option in value["anyOf"])
+    if alternatives(value):
+        return " or ".join(type_of(option) for option in alternatives(value))
     if "$ref" in value:
         return "section"
     kind = value.get("type", "any")
