@@ -267,8 +267,7 @@ def victims_of(driver: int, kind: str) -> list[psutil.Process]:
                 line = " ".join(process.cmdline())
             except psutil.Error:
                 continue
-            # Beam starts its workers through a shell
-            if VICTIMS[kind] in line and not line.startswith(("/bin/sh ", "sh ")):
+            if VICTIMS[kind] in line:
                 found.append(process)
     except psutil.NoSuchProcess:
         return []

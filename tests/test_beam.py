@@ -38,6 +38,7 @@ from transforms.beam_fit import (
     FitRegressions,
     RunPasses,
 )
+from transforms.beam_workers import shell_line
 from transforms.blocks import ArrayBlocks, NpyBlocks, Sums, sum_blocks
 from transforms.cells import CellSums, grid_cells
 from transforms.hosvd import hosvd
@@ -385,7 +386,7 @@ from transforms.requests import MomentsOfRows
 
 def workers():
     below = psutil.Process().children(recursive=True)
-    return [p for p in below if p.name() != "sh" and "sdk_worker_main" in " ".join(p.cmdline())]
+    return [p for p in below if "sdk_worker_main" in " ".join(p.cmdline())]
 
 def kill():
     while not workers():
@@ -404,6 +405,35 @@ def test_a_pipeline_ends_when_a_worker_is_killed_before_it_called_in(data, tmp_p
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert done.returncode == 1
     assert "ended before it had answered" in done.stderr.splitlines()[-1]
+
+
+@pytest.fixture
+def python(tmp_path, monkeypatch):
+    """An interpreter whose path the shell would cut in pieces."""
+    path = tmp_path / "a b" / "it's (new) $HOME" / "python"
+    path.parent.mkdir(parents=True)
+    path.write_text('#!/bin/sh\necho "$@"\necho no library for you >&2\nexit 3\n')
+    path.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(path))
+    return path
+
+
+def test_a_worker_is_started_by_a_path_with_spaces(python, tmp_path):
+    said = tmp_path / "a b" / "said"
+    line = shell_line(f"{python} -m some.module".encode(), str(said))
+    done = subprocess.run(["/bin/sh", "-c", line], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (3, "-m some.module\n")
+    assert said.read_text() == "no library for you\n"
+    assert shell_line(b"boot --somebody-elses", str(said)) == b"boot --somebody-elses"
+
+
+def test_a_worker_that_cannot_start_says_why(python, data, tmp_path):
+    np.save(tmp_path / "x.npy", data["x"])
+    engine = BeamEngine(
+        options=("--direct_num_workers=1", "--direct_running_mode=multi_processing")
+    )
+    with pytest.raises(RuntimeError, match=r"answered; the last that it wrote is: no library for"):
+        engine.sum(NpyBlocks({"x": str(tmp_path / "x.npy")}, 100), MomentsOfRows())
 
 
 def test_what_a_worker_raises_arrives_as_it_was(data):
