@@ -64,7 +64,7 @@ def read_foreign(path: str | os.PathLike[str]) -> Any:
         return plain(read_any(path))
     except CheckpointError as e:
         raise type(e)(f"{path.name!r}: {e}") from e
-    except (OSError, ValueError, EOFError, RuntimeError, zipfile.BadZipFile) as e:
+    except (OSError, ValueError, EOFError, RuntimeError, MemoryError, zipfile.BadZipFile) as e:
         raise InputError(
             f"{str(path)!r} cannot be read: {e}; give a .npy, .npz, .safetensors, .pkl or .pt file"
         ) from e

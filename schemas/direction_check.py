@@ -42,15 +42,19 @@ def check_directions(path: str | os.PathLike[str]) -> SetCheck:
         group = open_group(path)
         attrs = dict(group.attrs)
         check_layout(attrs, KIND, DIRECTIONS_LAYOUT_VERSION, os.fspath(path))
+        if not attrs.get("complete"):
+            found.unreadable = "it is half-written"
+            return found
+        contents = dict(cast("dict[str, str]", attrs.get("contents", {})))
+        names = [str(name) for name in cast("list[str]", attrs["names"])]
+        for part in ("directions", "models"):  # a later run opens them, too
+            if part in members(group):
+                open_group(group, name=part)
     except (LatentflowError, ValueError, TypeError, KeyError, FileNotFoundError) as e:
         found.unreadable = str(e)
         return found
-    if not attrs.get("complete"):
-        found.unreadable = "it is half-written"
-        return found
-    contents = cast("dict[str, str]", attrs.get("contents", {}))
     made_by: dict[str, str] = {}
-    for name in cast("list[str]", attrs["names"]):
+    for name in names:
         problems: list[str] = []
         found.directions[name] = problems
         array = _member(group, f"directions/{name}", problems)

@@ -29,7 +29,7 @@ from schemas.direction import (
 )
 from schemas.errors import DataError, DirectionMismatchError, StoreError, UsageError
 from schemas.fingerprint import canonical_json
-from schemas.handle import members, open_group
+from schemas.handle import damage_told, members, open_group
 from schemas.layout import Layout, check_layout, check_name, default_dims
 
 __all__ = [
@@ -48,6 +48,7 @@ DIRECTIONS_LAYOUT_VERSION = 1
 KIND = "direction_set"
 _MODEL_CHUNK_BYTES = 32 * 2**20
 _NOT_SAVED = "its values or attributes are not those that were saved"
+_RENEW = "delete it and run again; what was imported must be imported again"
 _REPAIR = "take it out with 'latentflow verify RUN --repair', then run or import it again"
 
 
@@ -165,15 +166,13 @@ class DirectionSet:
             raise StoreError(
                 f"the direction set at {os.fspath(path)!r} is half-written; run its analysis again"
             )
-        found = cls(str(attrs["generator_fp"]), str(attrs["space"]))
-        contents = cast("dict[str, str]", attrs.get("contents", {}))
-        for name in cast("list[str]", attrs["names"]):
-            try:
+        with damage_told(f"the direction set at {os.fspath(path)!r}", _RENEW):
+            found = cls(str(attrs["generator_fp"]), str(attrs["space"]))
+            contents = dict(cast("dict[str, str]", attrs.get("contents", {})))
+            names = [str(name) for name in cast("list[str]", attrs["names"])]
+        for name in names:
+            with damage_told(f"direction {name!r} of {os.fspath(path)!r}", _REPAIR):
                 found.add(_read_direction(group, name, contents.get(name)))
-            except (TypeError, ValueError, KeyError) as e:
-                raise StoreError(
-                    f"direction {name!r} of {os.fspath(path)!r} is damaged: {e}; {_REPAIR}"
-                ) from e
         found.path = os.fspath(path)
         return found
 
@@ -233,18 +232,22 @@ class DirectionSet:
         was saved.
         """
         folder = self._model(name)
-        arrays = {
-            key: np.asarray(cast("zarr.Array[Any]", folder[key])[...]) for key in members(folder)
-        }
-        attrs = cast("dict[str, Any]", folder.attrs["attrs"])
-        saved = folder.attrs.get("content")
-        if saved is not None and content_of(attrs, arrays) != saved:
-            raise StoreError(f"model {name!r} of {self.path!r} is damaged: {_NOT_SAVED}; {_REPAIR}")
+        with damage_told(f"model {name!r} of {self.path!r}", _REPAIR):
+            arrays = {
+                key: np.asarray(cast("zarr.Array[Any]", folder[key])[...])
+                for key in members(folder)
+            }
+            attrs = dict(cast("dict[str, Any]", folder.attrs["attrs"]))
+            saved = folder.attrs.get("content")
+            if saved is not None and content_of(attrs, arrays) != saved:
+                raise ValueError(_NOT_SAVED)
         return arrays, attrs
 
     def model_facts(self, name: str) -> dict[str, Any]:
         """Attributes of ``models/<name>`` without its arrays; errors as of `load_model`."""
-        return cast("dict[str, Any]", self._model(name).attrs["attrs"])
+        folder = self._model(name)
+        with damage_told(f"model {name!r} of {self.path!r}", _REPAIR):
+            return dict(cast("dict[str, Any]", folder.attrs["attrs"]))
 
     def delete_model(self, name: str) -> None:
         """Take ``models/<name>`` away, complete or not; nothing happens where there is none."""
@@ -257,7 +260,8 @@ class DirectionSet:
 
     def _model(self, name: str) -> zarr.Group:
         group = _open(self._saved())
-        folder = open_group(group, name=f"models/{name}") if f"models/{name}" in group else None
+        with damage_told(f"model {name!r} of {self.path!r}", _REPAIR):
+            folder = open_group(group, name=f"models/{name}") if f"models/{name}" in group else None
         if folder is None or not folder.attrs.get("complete"):
             raise StoreError(
                 f"the set at {self.path!r} has no complete model {name!r}; it has "
@@ -268,9 +272,12 @@ class DirectionSet:
     def model_names(self) -> list[str]:
         """Names of the completely written models, sorted."""
         group = _open(self._saved())
-        if "models" not in group:
-            return []
-        return [n for n in members(group, "models") if group[f"models/{n}"].attrs.get("complete")]
+        found = []
+        with damage_told(f"the direction set at {self.path!r}", _REPAIR):
+            for name in members(group, "models") if "models" in group else ():
+                if group[f"models/{name}"].attrs.get("complete"):
+                    found.append(name)
+        return found
 
     def _saved(self) -> str:
         if self.path is None:
@@ -323,9 +330,14 @@ def _holds(folder: zarr.Group, direction: Direction) -> bool:
 def _open(path: str | os.PathLike[str]) -> zarr.Group:
     try:
         group = open_group(path)
-    except (ValueError, FileNotFoundError) as e:
+        attrs = group.attrs.asdict()
+    except FileNotFoundError as e:
         raise StoreError(f"there is no direction set at {os.fspath(path)!r}; check the path") from e
-    check_layout(group.attrs.asdict(), KIND, DIRECTIONS_LAYOUT_VERSION, os.fspath(path))
+    except (ValueError, TypeError, KeyError, AttributeError) as e:
+        raise StoreError(
+            f"{os.fspath(path)!r} is no readable direction set ({e}); check the path"
+        ) from e
+    check_layout(attrs, KIND, DIRECTIONS_LAYOUT_VERSION, os.fspath(path))
     return group
 
 

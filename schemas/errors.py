@@ -9,10 +9,24 @@ from __future__ import annotations
 
 
 class LatentflowError(Exception):
-    """Base of every error that this package raises on purpose."""
+    """Base of every error that this package raises on purpose.
+
+    Texts may quote a file, or a library that quotes one: characters that would steer a terminal
+    are shown as escapes.
+    """
 
     kind = "error"
     exit_code = 1
+
+    def __init__(self, *args: object) -> None:
+        super().__init__(*(_shown(part) if isinstance(part, str) else part for part in args))
+
+
+def _shown(text: str) -> str:
+    """Text with every character that is not printed as its escape; line ends stay."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() or c == "\n" else repr(c)[1:-1] for c in text)
 
 
 class UsageError(LatentflowError):

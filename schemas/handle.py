@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any, Literal, Self, cast
 
@@ -14,7 +14,7 @@ from zarr.core.buffer import default_buffer_prototype
 from zarr.core.sync import sync
 
 from schemas import atomic
-from schemas.errors import StoreError
+from schemas.errors import LatentflowError, StoreError
 from schemas.layout import LAYOUT_VERSION, check_layout, check_name, read_small
 
 KIND = "latent_store"
@@ -73,9 +73,16 @@ class StoreHandle:
             try:
                 group = open_group(self.path, self.mode)
                 attrs = dict(group.attrs)
-            except (ValueError, TypeError, KeyError, FileNotFoundError) as e:
+            except (ValueError, TypeError, KeyError, AttributeError, FileNotFoundError) as e:
                 raise StoreError(f"{self.path!r} is not a readable Zarr v3 group: {e}") from e
             check_layout(attrs, KIND, LAYOUT_VERSION, self.path)
+            for key in ("n_rows", "block_rows"):
+                number = attrs.get(key, 1)
+                if not isinstance(number, int) or number < 1:
+                    raise StoreError(
+                        f"{self.path!r} has {key!r} {attrs[key]!r}, which is no number of rows: "
+                        "put a copy of its 'zarr.json' back, or delete the folder and run again"
+                    )
             self._group, self._attrs = group, attrs
         return self._group
 
@@ -170,16 +177,10 @@ class StoreHandle:
         with self._told_of(name):
             return np.asarray(array[chosen])
 
-    @contextmanager
-    def _told_of(self, name: str) -> Iterator[None]:
+    def _told_of(self, name: str) -> AbstractContextManager[None]:
         """What checksums and codecs raise, as the StoreError of an array."""
-        try:
-            yield
-        except (ValueError, TypeError, RuntimeError) as e:
-            raise StoreError(
-                f"array {name!r} of {self.path!r} is damaged: {e}; 'latentflow verify --repair' "
-                "takes the damaged blocks out, then run again"
-            ) from e
+        cure = "'latentflow verify --repair' takes the damaged blocks out, then run again"
+        return damage_told(f"array {name!r} of {self.path!r}", cure)
 
     def is_committed(self, stage: str, block: int, fp: bytes) -> bool:
         """Whether the block is complete and was computed from exactly what ``fp`` names."""
@@ -199,6 +200,23 @@ class StoreHandle:
     def _writable(self) -> None:
         if self.mode == "r":
             raise StoreError(f"store {self.path!r} is open for reading only; open it with 'r+'")
+
+
+@contextmanager
+def damage_told(what: str, cure: str) -> Iterator[None]:
+    """Whatever Zarr and its codecs raise for metadata and bytes that are not what was written, as
+    a StoreError; errors of the disk stay what they are."""
+    try:
+        yield
+    except (LatentflowError, OSError):
+        raise
+    except MemoryError as e:
+        raise StoreError(
+            f"{what} does not fit into memory ({e}): if it should not be that large, {cure}"
+        ) from e
+    except Exception as e:
+        text = str(e).splitlines()[0] if str(e) else type(e).__name__
+        raise StoreError(f"{what} is damaged: {text}; {cure}") from e
 
 
 def is_local(path: str | os.PathLike[str]) -> bool:

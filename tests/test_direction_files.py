@@ -363,7 +363,12 @@ def test_files_that_run_code_are_refused(tmp_path, kind):
 
 
 def test_files_of_other_kinds_are_refused(tmp_path, rng, codes):
-    for contents in (b"", b"nonsense", b"PK\x03\x04broken", b"\x93NUMPY\x01\x00"):
+    memory = io.BytesIO()
+    np.lib.format.write_array_header_1_0(
+        memory, {"descr": "<f4", "fortran_order": False, "shape": (1 << 50,)}
+    )
+    promises = memory.getvalue() + bytes(16)
+    for contents in (b"", b"nonsense", b"PK\x03\x04broken", b"\x93NUMPY\x01\x00", promises):
         (tmp_path / "x.npy").write_bytes(contents)
         with pytest.raises(InputError):
             load(tmp_path / "x.npy", space="w", codes=codes)

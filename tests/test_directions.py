@@ -352,6 +352,34 @@ def test_a_damaged_direction_is_refused(tmp_path):
         DirectionSet.load(tmp_path / "d")
 
 
+@pytest.mark.parametrize(
+    ("place", "spoil"),
+    [
+        ("models/pca/mean/zarr.json", lambda text: text.replace('"float64"', '"of_no_type"')),
+        ("models/pca/mean/zarr.json", lambda text: text.replace('"zstd"', '"unknown"')),
+        ("models/pca/mean/zarr.json", lambda text: text.replace("[\n    3\n", "[\n    null\n")),
+        ("models/pca/zarr.json", lambda text: text[:20]),
+        ("models/zarr.json", lambda text: text.replace('"group"', '"page"')),
+        ("directions/smile/zarr.json", lambda text: text.replace('"bytes"', '"unknown"')),
+        ("zarr.json", lambda text: text.replace('"age"', '["age"]', 1)),
+        ("zarr.json", lambda text: text.replace('"names"', '"called"')),
+    ],
+)  # fmt: skip
+def test_damaged_metadata_is_told_in_one_line(tmp_path, place, spoil):
+    made = make_set()
+    made.save(tmp_path / "d")
+    made.save_model("pca", {"mean": np.ones(3)}, {"k": 1})
+    text = (tmp_path / "d" / place).read_text()
+    (tmp_path / "d" / place).write_text(spoil(text))
+    assert spoil(text) != text
+    with pytest.raises(StoreError, match="damaged|no complete model|no readable"):
+        found = DirectionSet.load(tmp_path / "d")
+        assert found.model_names() == ["pca"]
+        found.load_model("pca")
+    checked = check_directions(tmp_path / "d")
+    assert checked.unreadable or any([*checked.directions.values(), *checked.models.values()])
+
+
 def test_a_direction_or_model_that_was_changed_by_hand_is_refused(tmp_path):
     made = make_set()
     made.save(tmp_path / "d")

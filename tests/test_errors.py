@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import pickle
 from enum import IntEnum
 
 import pytest
@@ -58,6 +59,13 @@ def classes() -> list[type[errors.LatentflowError]]:
 
 def test_kinds_are_the_released_ones():
     assert {cls.kind: cls.exit_code for cls in classes()} == GOLDEN_KINDS
+
+
+def test_texts_steer_no_terminal():
+    error = errors.InputError("cannot be read: 'a\x1b[31m\x07\u202eb\ud800'\ngive 'ä名'")
+    assert str(error) == "cannot be read: 'a\\x1b[31m\\x07\\u202eb\\ud800'\ngive 'ä名'"
+    assert str(pickle.loads(pickle.dumps(error))) == str(error)  # noqa: S301 (from here)
+    assert errors.InputError(3, "x").args == (3, "x")
 
 
 def test_every_class_has_its_own_kind():

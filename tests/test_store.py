@@ -260,6 +260,25 @@ def test_opening_what_is_not_a_store(tmp_path):
         LatentStore.open(tmp_path, "w")
 
 
+@pytest.mark.parametrize("number", ["many", 2.5, -1, None, float("nan")])
+def test_a_number_of_rows_that_is_none_is_refused(tmp_path, number):
+    file = Path(create(tmp_path / "s").path, "zarr.json")
+    node = json.loads(file.read_text())
+    node["attributes"]["n_rows"] = number
+    file.write_text(json.dumps(node))
+    with pytest.raises(StoreError, match="'n_rows'.*no number of rows"):
+        LatentStore.open(tmp_path / "s")
+
+
+def test_an_array_with_damaged_metadata_is_told(tmp_path):
+    store = create(tmp_path / "s")
+    write_all(store)
+    file = Path(store.path, W_PLUS, "zarr.json")
+    file.write_text(file.read_text().replace('"zstd"', '"unknown"'))
+    with pytest.raises(StoreError, match="'latents/w_plus'.*damaged.*--repair"):
+        LatentStore.open(store.path).ok_rows([W_PLUS], 0, ["invert"])
+
+
 def test_newer_layout_is_refused(tmp_path):
     store = create(tmp_path / "s")
     file = Path(store.path, "zarr.json")
