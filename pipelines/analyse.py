@@ -16,12 +16,14 @@ from pipelines.fits.inputs import Engine, Fitted, Inputs, hold_out, measure_sd
 from pipelines.fits.shape import fit_nrsfm
 from pipelines.fits.tensor import fit_hosvd
 from pipelines.fits.weights import fit_jacobian, fit_sefa
-from pipelines.lineage import compare_analyses, requested
+from pipelines.lineage import compare_analyses, requested, unchanged
 from pipelines.statistics import SavedStatistics
+from pipelines.store_identity import INVERT
 from schemas.directions import FOREIGN_METHODS, DirectionSet
-from schemas.errors import StoreError, UsageError
+from schemas.errors import DataError, StoreError, UsageError
 from schemas.fingerprint import digest, with_nulls
 from schemas.index import DatasetIndex
+from schemas.reasons import Status
 from schemas.spec import RunSpec
 from schemas.store import LatentStore
 
@@ -77,6 +79,11 @@ def analyse(
     only : analyses to look at, by default all that are requested.
     """
     space = space_of(spec)
+    if not (store.status(INVERT) == Status.OK).any():
+        raise DataError(
+            f"no row of store {store.path!r} has a code, so nothing can be analysed: see the "
+            "reasons in 'run.json', and repair or replace the images"
+        )
     found = compare_analyses(spec, store, index, path)
     kept = None if statistics is None else SavedStatistics(engine, statistics)
     held_out = hold_out(
@@ -90,7 +97,7 @@ def analyse(
     for done, name in enumerate(chosen):
         progress(done, len(chosen))
         if name not in found.stale:
-            report[name] = {**found.held[name], "seconds": 0.0, "skipped": True}
+            report[name] = unchanged(found.held[name])
             continue
         started = time.monotonic()
         fitted = FITS[name](inputs, getattr(spec.analyse, name))
@@ -118,7 +125,7 @@ def analyse(
         directions.save_model(name, fitted.arrays, attrs)
         work = {} if kept is None else kept.take_work()
         seconds = time.monotonic() - started
-        report[name] = {**attrs, **work, "seconds": seconds, "skipped": False}
+        report[name] = {**unchanged(attrs), **work, "seconds": seconds, "skipped": False}
     if found.dropped:
         check()
         _replaced(directions, "", Fitted(), requested(spec)).save(path)

@@ -1,8 +1,9 @@
 """The command line: every command calls into a module of this room and maps errors to exit codes.
 
-Exit codes: 0 all rows ok; 3 finished with quarantined rows within the allowed share; 4 above it,
-analyses not run; 1 error; 2 usage; 75 locked by another run; 130 interrupted (Ctrl-C or SIGTERM:
-the blocks in hand are finished first; a second signal stops at once).
+Exit codes: 0 all rows ok; 3 finished with quarantined rows (not inverted, within the allowed share,
+or not measured by an annotator); 4 above that share, analyses not run; 1 error; 2 usage; 75 locked
+by another run; 130 interrupted (Ctrl-C or SIGTERM: the blocks in hand are finished first; a second
+signal stops at once).
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from pipelines.evaluate import Meter
+from pipelines.evaluate import Meter, mean_of
 from schemas.directions import Direction, DirectionSet
 from schemas.errors import DataError, UsageError
 from transforms.direction_algebra import cosines, principal_angles
@@ -23,7 +23,8 @@ from transforms.reuse import SHARE, SIGMAS, judge, mean_and_error
 
 SURVIVES, REFUSED, UNKNOWN = "survives", "must not be reused", "not measured"
 Changes = dict[str, np.ndarray]
-"""Measure -> float64 (samples,): its change between strength 0 and the strength of the trial."""
+"""Measure -> float64 (samples,): its change between strength 0 and the strength of the trial, NaN
+where it could not be measured at both."""
 
 
 @dataclass(frozen=True)
@@ -105,9 +106,10 @@ class _Trials:
         return changes, strip
 
     def scales(self) -> dict[str, float]:
-        """Standard deviation of every measure over the samples; 0 before the first trial."""
+        """Standard deviation of every measure over the samples that have it; 0 without any."""
         values = self._still[1] if self._still is not None else {}
-        return {name: float(v.std()) for name, v in values.items()}
+        measured = {name: v[np.isfinite(v)] for name, v in values.items()}
+        return {name: float(v.std()) if len(v) else 0.0 for name, v in measured.items()}
 
     def _meter(self) -> Meter:
         if self.side.meter is None:
@@ -257,7 +259,7 @@ def _own_measure(
         return target, 1.0, ""
     if "old" not in changes:
         return None, 1.0, "what it did in the old model is not known"
-    means = {name: float(c[::2].mean()) for name, c in changes["old"].items()}
+    means = _means(changes["old"])
     sizes = {name: abs(m) / scales[name] for name, m in means.items() if scales[name] > 0}
     if not sizes or not max(sizes.values()) > 0:
         return None, 1.0, "it moved nothing in the old model"
@@ -266,18 +268,26 @@ def _own_measure(
 
 
 def _judged(own: Mapping[str, np.ndarray], reference: str, rule: Rule) -> dict[str, Any]:
+    both = np.isfinite(own["reused"]) & np.isfinite(own[reference])
+    measured = [int(both[start::2].sum()) for start in (0, 1)]
+    entry: dict[str, Any] = {"reference": reference, "measured": measured, "effects": {}}
+    for name, values in own.items():
+        known = values[::2][np.isfinite(values[::2])]
+        mean, error = mean_and_error(known) if len(known) > 1 else (None, None)
+        entry["effects"][name] = {"mean": mean, "standard_error": error}
+    if min(measured) < 2:
+        reason = (
+            f"{sum(measured)} of {len(both)} samples could be measured with both directions, and "
+            "at least 2 are needed in each half"
+        )
+        return {**entry, "verdict": UNKNOWN, "reason": reason}
     halves = []
     for start in (0, 1):
-        half = {name: c[start::2] for name, c in own.items()}
+        half = {name: own[name][start::2][both[start::2]] for name in ("reused", reference)}
         halves.append(judge(half["reused"], half[reference], rule.share, rule.sigmas))
     evidence, check = halves
-    effects = {}
-    for name, values in own.items():
-        mean, error = mean_and_error(values[::2])
-        effects[name] = {"mean": mean, "standard_error": error}
     return {
-        "reference": reference,
-        "effects": effects,
+        **entry,
         "share": evidence.share,
         "verdict": SURVIVES if evidence.survives else REFUSED,
         "reason": evidence.reason,
@@ -291,9 +301,15 @@ def _judged(own: Mapping[str, np.ndarray], reference: str, rule: Rule) -> dict[s
     }
 
 
+def _means(changes: Changes) -> dict[str, float]:
+    """Mean changes in the evidence, of the measures that have one."""
+    means = {name: mean_of(c[::2]) for name, c in changes.items()}
+    return {name: mean for name, mean in means.items() if mean is not None}
+
+
 def _side_effect(changes: Changes, names: Sequence[str]) -> dict[str, Any] | None:
     """The one of these measures that moves most, and its mean change."""
-    means = {n: float(changes[n][::2].mean()) for n in names}
+    means = _means({n: changes[n] for n in names})
     if not means:
         return None
     worst = max(means, key=lambda name: abs(means[name]))

@@ -18,6 +18,7 @@ from pipelines.samples import sample_rows
 from pipelines.sources import Source
 from pipelines.work import Rows
 from schemas.directions import DirectionSet
+from schemas.errors import DataError
 from schemas.index import DatasetIndex
 from schemas.spec import RunSpec
 from schemas.store import LatentStore
@@ -83,6 +84,11 @@ def _samples(subject: Subject, generator: Generator, space: str) -> np.ndarray:
     if wanted.source == "prior":
         return prior_codes(generator, space, wanted.samples, seed, wanted.truncation_psi)
     rows = ok_rows(subject.store)
+    if not len(rows):
+        raise DataError(
+            f"no row of store {subject.store.path!r} has a code to edit: set 'evaluate.source' to "
+            "'prior', or repair the images and run again"
+        )
     chosen = sample_rows(subject.index, rows, subject.spec, wanted.samples, stream=23)
     return codes_of(subject.store, space, np.sort(chosen))
 
@@ -100,12 +106,13 @@ def codes_of(store: LatentStore, space: str, rows: np.ndarray) -> np.ndarray:
 
 
 def _reconstruction(store: LatentStore) -> dict[str, float]:
-    """Medians over all finished rows."""
+    """Medians over all finished rows; infinite (null in JSON) where most pictures are equal."""
     out: dict[str, float] = {}
     for metric in ("mse", "psnr", "ssim"):
         name = f"quality/{metric}"
         parts = [store.ok_rows([name], b, ["invert"]).arrays[name] for b in range(store.n_blocks)]
         values = np.concatenate(parts).astype(np.float64)
+        values = values[~np.isnan(values)]
         if len(values):
             out[f"{metric}_median"] = float(np.median(values))
     return out

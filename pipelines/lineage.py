@@ -194,6 +194,12 @@ def compare_analyses(
     return Analyses(wanted, held, stale, tuple(sorted((made | set(held)) - set(names))), found)
 
 
+def unchanged(facts: Mapping[str, Any]) -> dict[str, Any]:
+    """What a run reports of an analysis that it did not compute. facts : of its model."""
+    without = facts.get("skipped", {})
+    return {**facts, "seconds": 0.0, "skipped": True, "without_direction": without}
+
+
 def evaluation_inputs(
     spec: RunSpec, store: LatentStore, index: DatasetIndex, directions: DirectionSet
 ) -> Inputs:

@@ -17,6 +17,7 @@ import numpy as np
 from pipelines import report_text
 from pipelines.report_sections import all_sections
 from pipelines.run_folder import RunFolder
+from pipelines.store_identity import INVERT
 from schemas.atomic import write_bytes
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -66,8 +67,8 @@ def _header(folder: RunFolder) -> dict[str, Any]:
     report_spec = spec.get("report") if isinstance(spec.get("report"), dict) else {}
     name = str(run.get("name", folder.path.resolve().name))
     code = run.get("exit_code")
-    if code == 0 and _counts(run).get("quarantined"):
-        code = 3  # written while the run was still at its last stage
+    if code == 0 and (_counts(run).get("quarantined") or folder.left_out()):
+        code = 3  # an older release did not count what annotators could not measure
     tone, meaning = report_text.EXIT_MEANINGS.get(
         code if isinstance(code, int) else -1,
         ("fair", "still running" if code is None else f"ended with exit code {code}"),
@@ -97,6 +98,9 @@ def _tiles(folder: RunFolder) -> list[tuple[str, str, str]]:
         tiles.append(("rows ok", report_text.count(counts["ok"]), ""))
     if report_text.is_number(counts.get("quarantined")):
         tiles.append(("quarantined", report_text.count(counts["quarantined"]), ""))
+    missing = sum(found.rows for found in folder.left_out() if found.stage != INVERT)
+    if missing:
+        tiles.append(("not measured", report_text.count(missing), "rows"))
     for metric, label, places, unit in (
         ("psnr", "median PSNR", 1, "dB"),
         ("ssim", "median SSIM", 3, ""),

@@ -94,7 +94,7 @@ def direction_strips(folder: RunFolder) -> dict[str, Any]:
             "anchor": f"direction-{i + 1}",
             "name": entry["name"],
             "strip": strips.get(entry["name"]),
-            "facts": _facts(entry, strengths, unit),
+            "facts": _facts(entry, strengths, unit) + _measured(entry, folder),
             "scores": _score_rows(folder, entry, heat, pose_heat),
         }
         groups.setdefault(method_name(entry.get("method", "")), []).append(card)
@@ -168,6 +168,18 @@ def _facts(entry: dict[str, Any], strengths: list[float], unit: str) -> list[tup
     return facts
 
 
+def _measured(entry: dict[str, Any], folder: RunFolder) -> list[tuple[str, str]]:
+    """How many samples the changes rest on, where an annotator could not measure all of them."""
+    pairs = _mapping(entry.get("pairs"))
+    of = folder.evaluation.get("samples")
+    target = entry.get("target")
+    counts = [pairs[target]] if target in pairs else list(pairs.values())
+    least = min((n for n in counts if is_number(n)), default=of)
+    if not is_number(of) or not is_number(least) or least >= of:
+        return []
+    return [("measured in", f"{report_text.count(least)} of {report_text.count(of)} samples")]
+
+
 def _score_rows(
     folder: RunFolder, entry: dict[str, Any], heat: _Heat, pose_heat: _Heat
 ) -> list[dict[str, Any]]:
@@ -239,6 +251,9 @@ def matrix(folder: RunFolder) -> dict[str, Any]:
         for name in pose:
             series = _series(_mapping(entry.get("pose")).get(name), n)
             change = float(series[-1] - series[origin]) if n else float("nan")
+            if name in _mapping(entry.get("pose_change")):  # of samples measured at both ends
+                told = entry["pose_change"][name]
+                change = float(told) if is_number(told) else float("nan")
             text = report_text.fixed(change, 1, sign=True)
             cells.append({**pose_heat.cell(change, text), "target": name == entry.get("target")})
         rows.append({"name": entry["name"], "anchor": f"direction-{i + 1}", "cells": cells})

@@ -36,8 +36,10 @@ from pipelines.lineage import (
     requested,
     rows_fp,
     table_fp,
+    unchanged,
 )
 from pipelines.memory import PeakMemory
+from pipelines.missing import quarantine_lines, without_direction_lines
 from pipelines.progress import stage_progress
 from pipelines.sources import Source, open_source
 from pipelines.store_identity import StoreIdentity, identify_run
@@ -61,6 +63,7 @@ QUARANTINED = 3
 STATISTICS = "statistics"
 SHOWN_FACTS = (
     "seconds", "skipped", "left_out", "blocks_read", "blocks_saved", "passes", "passes_saved",
+    "without_direction",
 )  # fmt: skip
 SHOWN_VERSIONS = (
     "apache-beam", "numpy", "onnxruntime", "pillow", "ray", "scipy", "torch", "zarr",
@@ -69,7 +72,8 @@ SHOWN_VERSIONS = (
 
 @dataclass(frozen=True)
 class RunResult:
-    """exit_code : 0, or 3 when rows are quarantined or a shard is damaged. path : run folder."""
+    """exit_code : 0, or 3 when rows are quarantined (not inverted, or not measured by an annotator)
+    or a shard is damaged. path : run folder."""
 
     exit_code: int
     path: Path
@@ -247,7 +251,10 @@ def run(
 
 
 def _code(state: Run) -> int:
-    quarantined = state.facts.get("counts", {}).get("quarantined")
+    """Rows count that could not be inverted, those that an annotator could not measure, and damaged
+    shards, whose rows nobody knows."""
+    stages = [state.facts.get("counts", {}), *state.facts.get("measured", {}).values()]
+    quarantined = any(counts.get("quarantined") for counts in stages)
     return QUARANTINED if quarantined or state.facts.get("damaged") else 0
 
 
@@ -262,14 +269,16 @@ def _timed(state: Run, name: str, stage: Callable[[Run, Any], dict[str, Any]]) -
                 state.check()
 
         record = stage(state, progress)
+    told = record.pop("told", [])
     seconds = time.monotonic() - started
     state.stages.append({"name": name, "seconds": round(seconds, 3), **record})
     what = "up to date" if record["skipped"] else f"{record['rows']} rows"
-    state.console.print(f"{name}: {what}, {seconds:.1f} s", markup=False, highlight=False)
+    for line in (f"{name}: {what}, {seconds:.1f} s", *(f"  {line}" for line in told)):
+        state.console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 # ---------------------------------------------------------------------------------------------
-# Stages: each returns {"rows", "skipped", "detail"}
+# Stages: each returns {"rows", "skipped", "detail"}, and "told": lines for the console
 
 
 def _index(state: Run, progress: Any) -> dict[str, Any]:
@@ -317,7 +326,9 @@ def _invert(state: Run, progress: Any) -> dict[str, Any]:
         "batches_halved_for_memory": result.shrunk,
         "counts": result.counts,
     }
-    return {"rows": index.n_rows, "skipped": result.blocks_done == 0, "detail": detail}
+    told = quarantine_lines({"invert": result.counts})
+    skipped = result.blocks_done == 0
+    return {"rows": index.n_rows, "skipped": skipped, "detail": detail, "told": told}
 
 
 def _annotate(state: Run, progress: Any) -> dict[str, Any]:
@@ -341,6 +352,7 @@ def _annotate(state: Run, progress: Any) -> dict[str, Any]:
         blocks=state.blocks,
     )
     state.written()
+    state.facts["measured"] = result.counts
     table, store = state.out / "annotations.parquet", state.store
     made_of = table_fp(store, state.index)
     if not table.exists() or read_lineage(state.out).get("table") != made_of:
@@ -354,7 +366,9 @@ def _annotate(state: Run, progress: Any) -> dict[str, Any]:
         "blocks_skipped": result.blocks_skipped,
         "counts": result.counts,
     }
-    return {"rows": state.index.n_rows, "skipped": result.blocks_done == 0, "detail": detail}
+    rows, skipped = state.index.n_rows, result.blocks_done == 0
+    told = quarantine_lines(result.counts)
+    return {"rows": rows, "skipped": skipped, "detail": detail, "told": told}
 
 
 def _check_quarantine(state: Run) -> None:
@@ -375,11 +389,7 @@ def _analyse(state: Run, progress: Any) -> dict[str, Any]:
     spec, store, index = state.spec, state.store, state.index
     found = compare_analyses(spec, store, index, state.directions_path)
     chosen = [name for name in requested(spec) if state.wants("analyse", name)]
-    report = {
-        name: {**f, "seconds": 0.0, "skipped": True}
-        for name, f in found.held.items()
-        if name in chosen
-    }
+    report = {name: unchanged(f) for name, f in found.held.items() if name in chosen}
     state.directions = found.directions if found.current else None
     todo = bool(found.dropped) or not found.stale.keys().isdisjoint(chosen)
     if todo:
@@ -401,7 +411,8 @@ def _analyse(state: Run, progress: Any) -> dict[str, Any]:
     detail = {
         name: {k: facts[k] for k in SHOWN_FACTS if k in facts} for name, facts in report.items()
     }
-    return {"rows": index.n_rows if chosen else 0, "skipped": not todo, "detail": detail}
+    rows, told = index.n_rows if chosen else 0, without_direction_lines(report)
+    return {"rows": rows, "skipped": not todo, "detail": detail, "told": told}
 
 
 def _evaluate(state: Run, progress: Any) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from typing import Any, Self, TypeVar
 
 import numpy as np
 
+from pipelines.store_identity import INVERT
 from schemas.directions import DirectionSet
 from schemas.errors import InputError, LatentflowError, StoreError
 from schemas.index import DatasetIndex
@@ -145,11 +146,27 @@ class RunFolder:
         values = np.concatenate([np.empty(0), *parts]).astype(np.float64)
         return values[np.isfinite(values)]
 
+    def stages(self) -> list[str]:
+        """The store's stages that the run's specification asks for, inversion first.
+
+        Of an annotator that was taken out of the specification, nothing is kept up to date.
+        """
+        held = [] if self.store is None else self.store.stages()
+        try:
+            wanted = {INVERT}
+            for model in self.run["spec"]["annotate"]:
+                wanted |= {model["name"], f"{model['name']}@render"} if model["render"] else {
+                    model["name"]
+                }  # fmt: skip
+        except (KeyError, TypeError):
+            wanted = set(held)
+        return sorted(wanted & set(held), key=lambda stage: (stage != INVERT, stage))
+
     def left_out(self) -> list[LeftOut]:
         """Quarantined rows, each counted at the first stage that set it aside."""
         if self.store is None:
             return []
-        stages = sorted(self.store.stages(), key=lambda stage: (stage != "invert", stage))
+        stages = self.stages()
         uris = self.index.uris if self.index is not None else []
         seen = np.zeros(self.store.n_rows, dtype=bool)
         found: list[LeftOut] = []

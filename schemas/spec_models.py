@@ -364,7 +364,8 @@ class RunSpec(SpecModel):
         default=0.05,
         ge=0,
         le=1,
-        description="Share of rows that may be quarantined before analyses are not run.",
+        description="Share of rows that may be quarantined at inversion before analyses are not "
+        "run. Rows that an annotator cannot measure do not count here.",
     )
     schedule: Cron | None = Field(
         default=None,

@@ -113,7 +113,8 @@ def _evaluate(
         "effects": _table(("direction", "target", "mean change"), rows),
     }
     for name, value in folder.evaluation.get("reconstruction", {}).items():
-        found[name.replace("_", " ")] = float(value)
+        if value is not None:
+            found[name.replace("_", " ")] = float(value)
     with_target = sorted(effects, key=lambda e: e["target"] is None)
     strips = []
     for effect in with_target[:SHOWN_DIRECTIONS]:
