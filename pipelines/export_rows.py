@@ -73,6 +73,13 @@ class ExportRows:
             gone = ~index.active
             flags = [np.where(gone, np.uint8(Status.REMOVED), status[s]) for s in required]
             taken, left_out = sort_out(flags)
+        if not taken.any() and (status[INVERT] == Status.OK).any():
+            measured = {s: int((status[s] == Status.OK).sum()) for s in required if s != INVERT}
+            raise DataError(
+                f"no row of store {store.path!r} was measured by every annotator, which this "
+                f"format needs; rows measured: {measured!r}: use another format, such as 'npz' or "
+                "'parquet', where missing values are marked"
+            )
         if not taken.any():
             raise DataError(
                 f"no row of store {store.path!r} is finished: {left_out!r} of {store.n_rows!r}; "

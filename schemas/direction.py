@@ -90,7 +90,7 @@ class Direction:
     def project(self, codes: np.ndarray) -> np.ndarray:
         """<vector, code> for codes (n, *row_shape): float64 (n,)."""
         _check_shape(codes, self)
-        rows = np.asarray(codes, dtype=np.float64).reshape(len(codes), -1)
+        rows = np.asarray(codes, dtype=np.float64).reshape(len(codes), self.vector.size)
         return np.asarray(rows @ self.vector.ravel())
 
     def margin(self, codes: np.ndarray) -> np.ndarray:

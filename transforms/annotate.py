@@ -30,7 +30,7 @@ def annotate_batch(annotator: Annotator, images: NDArray[np.uint8]) -> Measured:
     else:
         values, present = predict(images)
     values = np.array(values, dtype=np.float32)
-    finite = np.isfinite(values).reshape(len(values), -1).all(axis=1)
+    finite = np.isfinite(values).all(axis=tuple(range(1, values.ndim)))
     reasons = np.where(present, np.where(finite, Reason.NONE, Reason.NOT_FINITE), Reason.NO_FACE)
     values[reasons != Reason.NONE] = np.nan
     return Measured(values, reasons.astype(np.uint8))

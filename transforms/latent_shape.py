@@ -176,7 +176,7 @@ class ProjectionRequest:
         seen = np.isfinite(left)
         residual = np.where(seen, left, 0.0).reshape(len(x), 2 * points.shape[2])
         jacobian = landmark_jacobian(q, self.rigid, self.basis)
-        jacobian *= seen.reshape(len(x), -1, 1)
+        jacobian *= seen.reshape(len(x), 2 * points.shape[2], 1)
         slope = np.einsum("fip,fi->fp", jacobian, residual)
         flat = jacobian.reshape(-1, jacobian.shape[2])
         return Sums(

@@ -158,7 +158,7 @@ def _fit_chunk(
     variance: float,
     rounds: int,
 ) -> Frames:
-    n, k = len(values), len(basis)
+    n, k, points = len(values), len(basis), rigid.shape[1]
     flat = basis.reshape(k, rigid.size)
     coefficients, covariance = np.zeros((n, k)), np.zeros((n, k, k))
     weights, spread = seen, None
@@ -170,10 +170,10 @@ def _fit_chunk(
         if k:
             design = np.einsum("fij,kjl->fkil", cameras, basis, optimize=True)
             left = values - translation[:, :, None] - cameras @ rigid
-            heavy = (design * weights[:, None, None]).reshape(n, k, -1)
-            normal = heavy @ np.swapaxes(design.reshape(n, k, -1), 1, 2) + np.diag(ridge)
+            heavy = (design * weights[:, None, None]).reshape(n, k, 2 * points)
+            normal = heavy @ np.swapaxes(design.reshape(n, k, 2 * points), 1, 2) + np.diag(ridge)
             covariance = np.linalg.inv(normal)
-            right = heavy @ left.reshape(n, -1, 1)
+            right = heavy @ left.reshape(n, 2 * points, 1)
             coefficients = (covariance @ right)[..., 0]
             if variance:
                 spread = variance * (covariance.reshape(n, k * k) @ overlaps).reshape(n, 3, 3)

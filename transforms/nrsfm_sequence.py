@@ -85,7 +85,7 @@ def structure_sums(coefficients: np.ndarray, cameras: np.ndarray, points: np.nda
     square = (coefficients[:, :, None] * coefficients[:, None]).reshape(m, j * j)
     across = np.swapaxes(cameras, 1, 2)
     normal = square.T @ (across @ cameras).reshape(m, 9)
-    right = coefficients.T @ (across @ points).reshape(m, -1)
+    right = coefficients.T @ (across @ points).reshape(m, 3 * points.shape[2])
     return {
         "normal": normal.reshape(j, j, 3, 3),
         "right": right.reshape(j, 3, points.shape[2]),
@@ -114,7 +114,9 @@ class SequenceRequest:
     def statistic(self, prepared: Arrays) -> Sums:
         """normal, right (see `structure_sums`), cost, seen, frames, left_out, rotations (3, 3)."""
         rows = cosines(prepared["frame"], self.n_frames, len(self.terms))
-        shapes = (rows @ self.terms.reshape(len(self.terms), -1)).reshape(-1, *self.terms.shape[1:])
+        shapes = (rows @ self.terms.reshape(len(self.terms), -1)).reshape(
+            len(rows), *self.terms.shape[1:]
+        )
         scales = zoom_scales(prepared["frame"], self.n_frames, self.zoom)
         points = prepared["points"] / scales[:, None, None]
         fit = fit_moving(points, prepared["seen"], shapes, self.noise)

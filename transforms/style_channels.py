@@ -100,7 +100,7 @@ class ChannelsOfLabels:
         """Moments of the block's styles."""
         x = prepared["x"]
         if self.n_rows_of_w:
-            x = x.reshape(len(x), self.n_rows_of_w, -1)
+            x = x.reshape(len(x), self.n_rows_of_w, x.shape[1] // self.n_rows_of_w)
         return ChannelMoments.of(styles(x, self.layers), prepared["y"] > 0)
 
 

@@ -6,7 +6,7 @@ import numpy as np
 
 from pipelines.fits.inputs import Fitted, Inputs
 from pipelines.fits.measured import landmarks_of
-from schemas.errors import UsageError
+from schemas.errors import DataError, UsageError
 from schemas.spec_analyses import NrsfmSpec
 from transforms.blocks import BlockSource
 from transforms.landmark_map import parameter_names
@@ -43,8 +43,15 @@ def fit_nrsfm(inputs: Inputs, wanted: NrsfmSpec) -> Fitted:
     parameter of pose and shape, the change of a code that moves this parameter alone.
     """
     array, source = landmark_blocks(inputs, wanted)
-    model = solve_shapes(inputs, wanted, source, wanted.n_shapes)
-    rigid = solve_shapes(inputs, wanted, source, 0)
+    try:
+        model = solve_shapes(inputs, wanted, source, wanted.n_shapes)
+        rigid = solve_shapes(inputs, wanted, source, 0)
+    except DataError as e:
+        measured = sum(len(source.read(block)[0]) for block in range(source.n_blocks))
+        raise DataError(
+            f"landmarks {wanted.landmarks!r}, measured in {measured!r} rows of {array!r}, give no "
+            f"shape: {e}; annotate with another model, or leave 'nrsfm' out"
+        ) from e
     rows, parts, error, error_rigid, n = [], [], 0.0, 0.0, 0
     for block in range(source.n_blocks):
         numbers, arrays = source.read(block)
