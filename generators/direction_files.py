@@ -167,7 +167,7 @@ def _direction(
     what = f"direction {entry.name or label!r} of {claim['source']!r}, shape {given.shape!r},"
     if not np.isfinite(given).all() or not given.any():
         wrong = "is zero" if np.isfinite(given).all() else "holds NaN or infinity"
-        raise InputError(f"{what} {wrong}: leave it out of the file")
+        raise InputError(f"{what} {wrong}: make the file again, right or without it")
     shape = given.shape if row_shape is None else tuple(int(size) for size in row_shape)
     axes = SPACE_AXES.get(space, len(shape))
     vector, sd = _folded(given, shape), entry.sd
@@ -184,7 +184,7 @@ def _direction(
     if vector is None or len(shape) != axes:
         raise DirectionMismatchError(f"{what} {_misfit(given.shape, shape, space)}")
     if layers is not None and not vector[layers].any():
-        raise InputError(f"{what} is zero in its layers {layers!r}: leave it out of the file")
+        raise InputError(f"{what} is zero in its layers {layers!r}: leave it out")
     if codes is None and sd is None:
         raise UsageError(
             f"{claim['source']!r} does not say how strong an edit along {label!r} is: give codes "
@@ -244,8 +244,12 @@ def _misfit(given: tuple[int, ...], shape: tuple[int, ...], space: str) -> str:
     cause = f"is no code of space {space!r}, which has shape {shape!r}"
     if len(found) > 1 and sorted(found) == sorted(wanted):
         return f"{cause}: its axes are in another order, save it transposed"
+    apart = "save each row by its name, as numpy.savez('x.npz', smile=row) does"
+    if found[1:] == wanted and len(wanted) == 2:
+        return f"{cause}: it holds {found[0]!r}; if they are directions, {apart}"
+    if axes is not None and len(found) != 1 and len(found) != 2:
+        return f"{cause}: it is something else than a direction, such as a network's weights"
     if len(found) == 2 and found[1] == shape[-1] and len(shape) <= 2:
-        apart = "save each row by its name, as numpy.savez('x.npz', smile=row) does"
         if len(shape) == 1:
             other = other_space("w_plus")
             return f"{cause}: if its rows are layers, {other}; if they are directions, {apart}"

@@ -17,8 +17,9 @@ EXPRESSIONS = ("anger", "disgust", "fear", "happiness", "sadness", "surprise")
 """Order of tensorgan's list: AN, DI, FE, HA, SA, SU."""
 SPACE_AXES = {"z": 1, "w": 1, "w_plus": 2}
 """Axes of a GAN's codes by space."""
+_NUMBERS = ("bias", "intercept", "intercept_")
 _SPACES = {"z": "z", "w": "w", "wp": "w_plus", "w+": "w_plus", "w_plus": "w_plus"}
-_VECTOR_KEYS = ("boundary", "direction", "vector", "normal", "coef_", "coef")
+_VECTOR_KEYS = ("boundary", "direction", "vector", "normal", "coef_", "coef", "weight")
 
 
 @dataclass(frozen=True)
@@ -107,7 +108,9 @@ def _boundary(value: Any, path: Path) -> list[Entry] | None:
     facts = {**value, **meta} if isinstance(meta, dict) else value
     layers = _layer_list(facts.get("manipulate_layers", facts.get("layers")))
     space = _space_of(facts.get("space", facts.get("latent_space")))
-    return [Entry("", _lone(vector), layers=layers, space=space)]
+    scalars = {key: np.asarray(value[key]) for key in _NUMBERS if key in value}
+    numbers = {key: v.item() for key, v in scalars.items() if v.size == 1 and v.dtype.kind in "fiu"}
+    return [Entry("", _lone(vector), layers=layers, space=space, quality=numbers)]
 
 
 def _latentflow(value: Any, path: Path) -> list[Entry] | None:

@@ -17,16 +17,22 @@ import numpy as np
 from generators.tensor_files import read_safetensors
 from generators.torch_files import TensorRecord, read_any
 from generators.unpickle import Budget, Inert, Interpreter, Limits
-from schemas.errors import CheckpointError, InputError
+from schemas.errors import CheckpointError, InputError, UnsafeCheckpointError
 
 MAX_DEPTH = 20
 _KINDS = "fiubcUS"
 _NPY = b"\x93NUMPY"
+_TEXT = frozenset(range(32, 127)) | frozenset(b"\t\n\r")
 _NO_DATA = {
-    b"version https://git-lfs": "it is a Git LFS pointer: fetch the file with 'git lfs pull'",
-    b"<!doctype html": "it is a web page: download the file itself",
-    b"<html": "it is a web page: download the file itself",
+    b"version https://git-lfs": "a Git LFS pointer: fetch the file with 'git lfs pull'",
+    b"<!doctype html": "a web page: download the file itself",
+    b"<html": "a web page: download the file itself",
+    b"\x1f\x8b": "compressed with gzip: unpack it",
+    b"\xfd7zxz": "compressed with xz: unpack it",
+    b"\x28\xb5\x2f\xfd": "compressed with zstd: unpack it",
+    b"\x89hdf": "an HDF5 file: save its arrays with numpy.savez",
 }
+"""Beginnings, in lower case, of files that people take for the data, and the cure."""
 _RECONSTRUCT = ("_reconstruct", "_frombuffer", "scalar")
 
 
@@ -40,12 +46,15 @@ def read_foreign(path: str | os.PathLike[str]) -> Any:
     """
     path = Path(path)
     if not path.is_file():
-        what = "is a folder: name a file in it" if path.is_dir() else "does not exist: check it"
-        raise InputError(f"path {str(path)!r} {what}")
+        cause = "is a folder: name a file in it" if path.is_dir() else "is no file: check the path"
+        raise InputError(f"{str(path)!r} {cause}")
     try:
         _check_size(path, path.stat().st_size)
         with path.open("rb") as file:
-            head = file.read(64)
+            head = file.read(256)
+        for start, what in _NO_DATA.items():
+            if head.lstrip().lower().startswith(start):
+                raise InputError(f"{str(path)!r} is {what}")
         if head.startswith(_NPY):
             return _read_npy(path.read_bytes())
         if head[:2] == b"PK":
@@ -58,11 +67,12 @@ def read_foreign(path: str | os.PathLike[str]) -> Any:
         if head[8:9] == b"{" and int.from_bytes(head[:8], "little") < path.stat().st_size:
             tensors, metadata = read_safetensors(path.read_bytes())
             return {**metadata, **tensors}
-        for start, cure in _NO_DATA.items():
-            if head.lstrip().lower().startswith(start):
-                raise ValueError(cure)
         return plain(read_any(path))
+    except UnsafeCheckpointError as e:
+        raise type(e)(f"{path.name!r}: {e}") from e
     except CheckpointError as e:
+        if head and all(byte in _TEXT for byte in head):
+            raise InputError(f"{str(path)!r} is text: save its numbers with numpy.save") from e
         raise type(e)(f"{path.name!r}: {e}") from e
     except (OSError, ValueError, EOFError, RuntimeError, MemoryError, zipfile.BadZipFile) as e:
         raise InputError(

@@ -105,7 +105,7 @@ def test_higan_boundaries(tmp_path, meta):
     for value in (
         {"boundary": FLAT[None], "meta_data": {"manipulate_layers": meta, "note": "x"}},
         {"boundary": FLAT[None], "manipulate_layers": meta},
-        {"direction": torch.tensor(FLAT), "layers": meta, "intercept": np.zeros(1)},
+        {"weight": torch.tensor(FLAT[None]), "layers": meta, "bias": torch.tensor([0.5])},
     ):
         if "boundary" in value:
             np.save(path, value, allow_pickle=True)
@@ -116,6 +116,7 @@ def test_higan_boundaries(tmp_path, meta):
         expected = np.zeros((L, DIM))
         expected[1:3] = FLAT
         np.testing.assert_allclose(found.vector, unit(expected), rtol=1e-6)
+    assert found.quality == {"bias": 0.5}
     with pytest.raises(DirectionMismatchError, match=r"layers \[1, 2\].*have 2.*transfer"):
         load(path, shape=(2, DIM))
     with pytest.raises(DirectionMismatchError, match="have none.*read space 'w_plus'"):
@@ -165,7 +166,7 @@ def test_keys_become_names_that_differ_and_their_texts_are_kept(tmp_path):
 BAD = {
     "nan": (np.full((L, DIM), np.nan), "'age' of 'x.npz', shape .5, 8., holds NaN"),
     "inf": (np.full((L, DIM), np.inf), "'age' of 'x.npz', shape .5, 8., holds NaN or infinity"),
-    "zero": (np.zeros((L, DIM)), "'age' of 'x.npz', shape .5, 8., is zero: leave it out"),
+    "zero": (np.zeros((L, DIM)), "'age' of 'x.npz', shape .5, 8., is zero: make the file again"),
     "complex": (WIDE.astype("c8"), "'age': complex64 .5, 8.*real numbers of shape"),
     "text": (np.array(["a", "b"]), "'age': text .2,.*real numbers"),
     "flags": (WIDE > 0, "'age': bool .5, 8.*real numbers"),
@@ -174,7 +175,9 @@ BAD = {
     "nothing": (np.zeros((0, DIM)), "'age' of 'x.npz', shape .0, 8., is zero"),
     "transposed": (WIDE.T, "'age'.*axes are in another order, save it transposed"),
     "more layers": (np.ones((7, DIM)), "'age'.*layers of another generator.*each row by its name"),
-    "codes": (np.ones((9, L, DIM)), "'age'.*another generator or space"),
+    "codes": (np.ones((9, L, DIM)), "'age'.*it holds 9; if they are directions, save each row"),
+    "a kernel": (np.ones((3, 4, 2, 2)), "'age'.*something else than a direction"),
+    "a number": (np.ones(1), "'age'.*something else than a direction"),
     "other dim": (np.ones((1, DIM + 1)), "'age'.*another generator or space.*transfer"),
 }
 
@@ -227,6 +230,8 @@ def test_what_the_file_says_itself_is_compared_with_the_claim(tmp_path):
     [
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n", "git lfs pull"),
         (b"\n<!DOCTYPE html><html></html>", "a web page"),
+        (b"\x1f\x8b\x08\x00", "gzip: unpack it"),
+        (b"0.5 0.25\n", "is text: save its numbers with numpy.save"),
         (b"\x08\0\0\0\0\0\0\0{}      ", "none of the known layouts"),
     ],
 )
