@@ -109,7 +109,11 @@ def _boundary(value: Any, path: Path) -> list[Entry] | None:
     layers = _layer_list(facts.get("manipulate_layers", facts.get("layers")))
     space = _space_of(facts.get("space", facts.get("latent_space")))
     scalars = {key: np.asarray(value[key]) for key in _NUMBERS if key in value}
-    numbers = {key: v.item() for key, v in scalars.items() if v.size == 1 and v.dtype.kind in "fiu"}
+    numbers = {
+        key: v.item()
+        for key, v in scalars.items()
+        if v.size == 1 and v.dtype.kind in "fiu" and np.isfinite(v).all()
+    }
     return [Entry("", _lone(vector), layers=layers, space=space, quality=numbers)]
 
 

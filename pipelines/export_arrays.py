@@ -38,6 +38,7 @@ from pipelines.export_rows import ExportRows
 from schemas.atomic import replacing
 from schemas.errors import UsageError
 from schemas.index import CATEGORICAL
+from schemas.names import MAX_NAME, safe_name
 
 _SAFETENSORS = {"f8": "F64", "f4": "F32", "f2": "F16", "i8": "I64", "i4": "I32", "i2": "I16",
                 "i1": "I8", "u1": "U8"}  # fmt: skip
@@ -147,7 +148,8 @@ def write_interfacegan(rows: ExportRows, folder: Path) -> None:
     """Write what InterFaceGAN's ``train_boundary.py`` reads.
 
     ``z.npy``, ``w.npy`` or ``wp.npy`` float32 (n, ...) by space, ``<stage>.<name>_scores.npy``
-    float32 (n, 1) for every score and angle, and ``rows.csv``. Rows must be OK in the stages of
+    float32 (n, 1) for every score and angle, and ``rows.csv``. Names are percent-encoded, and
+    replaced by `schemas.names` where they are too long for a file. Rows must be OK in the stages of
     all of them. Raises UsageError for other spaces.
     """
     spaces = [space for space in rows.spaces if space in PEER_NAMES]
@@ -166,7 +168,10 @@ def write_interfacegan(rows: ExportRows, folder: Path) -> None:
             labels = attrs.get("names", range(stored.shape[1]))
             scores = np.concatenate(list(rows.chunks(array)))
             for k, label in enumerate(labels):
-                name = f"{stage}.{quote(str(label), safe=' ')}_scores.npy"
+                name = f"{stage}.{quote(str(label), safe=' ')}"
+                if len(name) > MAX_NAME:
+                    name = safe_name(f"{stage}.{label}")
+                name = f"{name}_scores.npy"
                 _write_npy(_whole(name, scores[:, k : k + 1]), folder / name)
     _write_rows(rows, folder)
 

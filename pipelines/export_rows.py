@@ -81,9 +81,12 @@ class ExportRows:
                 "'parquet', where missing values are marked"
             )
         if not taken.any():
+            cure = "run the specification first"
+            if not left_out.get("pending"):
+                cure = "'latentflow export --as annotations' says why, row by row"
             raise DataError(
                 f"no row of store {store.path!r} is finished: {left_out!r} of {store.n_rows!r}; "
-                "run the specification first"
+                f"{cure}"
             )
         done = {stage: flags == Status.OK for stage, flags in status.items()}
         return cls(store, index, taken, done, commits, left_out)

@@ -26,6 +26,7 @@ from pipelines.export_rows import ExportRows
 from pipelines.export_shards import write_shards
 from schemas.errors import DataError, FileSystemError, StoreError, UsageError
 from schemas.index import DatasetIndex, NewRow, continuous_column, encode_categories
+from schemas.names import MAX_NAME
 from schemas.store import ArraySpec, LatentStore
 from tests import stores
 
@@ -226,6 +227,20 @@ def test_interfacegan_files_hold_rows_that_everything_measured(made, tmp_path):
     assert table[1]["uri"] == f"{rows[1]}.png" and table[1]["image_id"] == f"{rows[1]:02x}" * 32
 
 
+def test_scores_of_any_name_have_files(tmp_path):
+    labels = ["East Asian", "a/b", "年" * 60, "x" * 300]
+    store = stores.create(tmp_path / "store", 8)
+    store.add_arrays("who", [ArraySpec("annotations", "who", (4,), attrs={"names": labels})])
+    stores.write(store, 0)
+    scores = {"annotations/who": np.arange(32.0).reshape(8, 4).astype("f4")}
+    store.write_block("who", 0, scores, *stores.flags(8), stores.fp_of(store, 0, "who"))
+    rows = [NewRow(f"{row:02x}" * 32, f"{row}.png") for row in range(8)]
+    export_rows(store, DatasetIndex.empty().append(rows), "interfacegan_latents", tmp_path / "i")
+    names = [f.name.removesuffix("_scores.npy") for f in (tmp_path / "i").glob("who*_scores.npy")]
+    assert len(names) == 4 and {"who.East Asian", "who.a%2Fb"} < set(names)
+    assert max(map(len, names)) <= MAX_NAME
+
+
 def test_e4e_latents_are_one_tensor(made, tmp_path):
     export_rows(*made, "e4e_latents", tmp_path / "e")
     latents = torch.load(tmp_path / "e" / "latents.pt", weights_only=True)
@@ -273,6 +288,11 @@ def test_uncommitted_blocks_are_left_out_and_nothing_at_all_is_an_error(made, tm
     store = stores.create(tmp_path / "store")
     with pytest.raises(DataError, match="no row .* is finished"):
         export_rows(store, index, "npz", tmp_path / "x.npz")
+    aside = stores.create(tmp_path / "aside")
+    for block in range(aside.n_blocks):
+        stores.write(aside, block, quarantined=list(range(stores.n_of(aside, block))))
+    with pytest.raises(DataError, match="no row .* is finished.*annotations' says why"):
+        export_rows(aside, index, "npz", tmp_path / "x.npz")
     stores.write(store, 1)
     done = export_rows(store, index, "npz", tmp_path / "x.npz")
     assert done.rows == 7 and done.left_out == {"pending": 12, "quarantined": 0, "removed": 1}
