@@ -5,34 +5,42 @@ A model ``<name>.onnx`` (or ``.pt``) has its description beside it in ``<name>.j
 ========== =====================================================================================
 name       of the annotations
 kind       "scores", "landmarks" or "pose"
-output     name of the ONNX output (TorchScript: key or position of the result)
-names      of the scores, angles or points, in the order of the output's second axis
+output     name or position of the ONNX output (TorchScript: key or position of the result)
+names      of the scores, angles or points, in the order of the output
 activation null, "sigmoid" or "softmax", applied to scores
 coordinates of landmarks: "pixels" of the input (centres at integer + 0.5), "unit" (0..1) or
            "indices" (pixel numbers, centres at integers)
-axes       of landmarks: "xy" or "yx"
-scheme     of landmarks: what their order is called, "ibug68" or any other name, or null where
-           nobody says. It changes no measured number, only what is known about the points
-           ("ibug68": which of them are the nose), so it is not part of the fingerprint
-presence   null, or {"output": ..., "threshold": ...}: rows below it hold no face
+axes       of landmarks: which numbers a point has, "xy" or "yx"; other letters are numbers that
+           are left out, such as a depth or a confidence: "xyz", "yxc"
+order      of landmarks: "points", (n, points, 2) or in one row x, y, x, y, ...; "planes",
+           (n, 2, points) or in one row all x, then all y
+scheme     of landmarks: what the order of the points is called, "ibug68" or any other name, or
+           null where nobody says. It changes no measured number, only what is known about the
+           points ("ibug68": which of them are the nose), so it is not part of the fingerprint
+presence   null, or {"output": ..., "threshold": ..., "index": ...}: rows below it hold no face;
+           "index" is the place of the face's score where the output has several a row. A model
+           that gives one picture several rows is taken at its word for the highest of them
 input      {"name", "size": side or [height, width], "layout": "NCHW" or "NHWC",
            "range": [low, high] of black and white, "mean", "std": null or three numbers in units
            of that range, "colour": "RGB" or "BGR",
            "resize": "antialias", "bilinear", "bicubic" or "nearest"}
-licence, source  for people; not part of the fingerprint
+licence, source, notes  for people; not part of the fingerprint
 ========== =====================================================================================
 
+Of a result's shape only axes of length 1 may come or go; everything else is refused.
 Neither onnxruntime nor torch is needed here.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from generators.onnx_files import data_files
 from schemas.errors import CheckpointError
 from schemas.fingerprint import digest, file_sha256
 
@@ -48,17 +56,24 @@ _CHOICES: dict[str, tuple[Any, ...]] = {
     "colour": ("RGB", "BGR"),
     "resize": ("antialias", "bilinear", "bicubic", "nearest"),
     "coordinates": ("pixels", "unit", "indices"),
-    "axes": ("xy", "yx"),
+    "order": ("points", "planes"),
     "activation": (None, "sigmoid", "softmax"),
 }
+_INPUT_KEYS = ("name", "size", "layout", "range", "mean", "std", "colour", "resize")
+_PRESENCE_KEYS = ("output", "threshold", "index")
+_KEYS = (
+    *("name", "kind", "output", "names", "activation", "coordinates", "axes", "order", "scheme"),
+    *("presence", "input", "licence", "source", "notes"),
+)
 
 
 @dataclass(frozen=True)
 class AnnotatorCard:
     """What a model's description says; the fields are those of the module text.
 
-    path : the model file. fingerprint : 64 hex digits over the file's bytes and over everything
-        in the description that changes a number; filled in by `read_card`.
+    path : the model file. order : None where the description leaves it open ("points").
+    fingerprint : 64 hex digits over the bytes of the model's files and over everything in the
+        description that changes a number; filled in by `read_card`.
     """
 
     path: str
@@ -76,9 +91,11 @@ class AnnotatorCard:
     resize: str = "antialias"
     coordinates: str = "pixels"
     axes: str = "xy"
+    order: str | None = None
     scheme: str | None = None
     activation: str | None = None
     presence: tuple[str | int, float] | None = None
+    presence_index: int | None = None
     licence: str | None = None
     source: str | None = None
     fingerprint: str = field(default="", compare=False)
@@ -89,13 +106,22 @@ class AnnotatorCard:
         return (len(self.names), 2) if self.kind == "landmarks" else (len(self.names),)
 
     @property
+    def output_shapes(self) -> tuple[tuple[int, ...], ...]:
+        """Shapes in which a model may give one image's numbers; landmarks also in one row."""
+        if self.kind != "landmarks":
+            return ((len(self.names),),)
+        points, numbers = len(self.names), len(self.axes)
+        whole = (numbers, points) if self.order == "planes" else (points, numbers)
+        return (whole, (points * numbers,))
+
+    @property
     def group(self) -> str:
         """Group of the latent store that holds the results."""
         return "landmarks" if self.kind == "landmarks" else "annotations"
 
     def identity(self) -> dict[str, Any]:
         """The part of the description that changes a number (not the name in the store)."""
-        return {
+        found: dict[str, Any] = {
             "kind": self.kind,
             "names": list(self.names),
             "output": self.output,
@@ -112,6 +138,11 @@ class AnnotatorCard:
             "activation": self.activation,
             "presence": None if self.presence is None else list(self.presence),
         }
+        if self.order == "planes":
+            found["order"] = self.order
+        if self.presence_index is not None:
+            found["presence_index"] = self.presence_index
+        return found
 
 
 def resolve_uri(uri: str) -> Path:
@@ -147,93 +178,213 @@ def read_card(uri: str, name: str | None = None) -> AnnotatorCard:
     path = resolve_uri(uri)
     sidecar = path.with_suffix(".json")
     try:
-        raw = json.loads(sidecar.read_text(encoding="utf-8"))
+        raw = json.loads(sidecar.read_text(encoding="utf-8-sig"))
     except FileNotFoundError as e:
         raise CheckpointError(
             f"annotator {str(path)!r} has no description {str(sidecar)!r}: write one with name, "
             "kind, output, names and input (see generators/annotator_card.py)"
         ) from e
     except (OSError, ValueError) as e:
-        raise CheckpointError(f"description {str(sidecar)!r} cannot be read: {e}") from e
+        raise CheckpointError(
+            f"description {str(sidecar)!r} cannot be read: {e}; it must be a JSON file"
+        ) from e
     try:
         card = _card(raw, str(path), name)
-    except (KeyError, TypeError, ValueError, AttributeError) as e:
+    except (KeyError, ValueError) as e:
         raise CheckpointError(
             f"description {str(sidecar)!r} is not usable: {_why(e)}; "
             "see generators/annotator_card.py for its keys"
         ) from e
-    fingerprint = digest({"model": file_sha256(path), **card.identity()})
-    return AnnotatorCard(**{**vars(card), "fingerprint": fingerprint})
+    identity = {"model": file_sha256(path), **card.identity()}
+    data = [file_sha256(file) for file in _data_files(path)]
+    if data:
+        identity["data"] = data
+    return replace(card, fingerprint=digest(identity))
+
+
+def files_of(uri: str) -> list[Path]:
+    """All files that make up the annotator at ``uri``: model, description, and the data files that
+    an ONNX model names. Raises CheckpointError as `read_card` does, of the description nothing."""
+    path = resolve_uri(uri)
+    return [path, path.with_suffix(".json"), *_data_files(path)]
+
+
+def _data_files(path: Path) -> list[Path]:
+    return list(data_files(path).values()) if path.suffix.lower() in ONNX_ENDINGS else []
 
 
 def _why(error: Exception) -> str:
     return f"key {error.args[0]!r} is missing" if isinstance(error, KeyError) else str(error)
 
 
-def _card(raw: Mapping[str, Any], path: str, name: str | None) -> AnnotatorCard:
-    given = dict(raw["input"])
-    size = given["size"]
-    height, width = (size, size) if isinstance(size, int) else size
+# ---------------------------------------------------------------------------------------------
+# Checking a description: each function raises ValueError, naming key, value and cure
+
+
+def _card(raw: Any, path: str, name: str | None) -> AnnotatorCard:
+    raw = _mapping(raw, "the description", _KEYS)
+    given = _mapping(raw["input"], "'input'", _INPUT_KEYS)
     chosen = {
-        key: (given if key in ("layout", "colour", "resize") else raw).get(key, choices[0])
-        for key, choices in _CHOICES.items()
+        key: _choice(given if key in _INPUT_KEYS else raw, key)
+        for key in _CHOICES
+        if key != "order"
     }
-    for key, value in chosen.items():
-        if value not in _CHOICES[key]:
-            raise ValueError(f"{key!r} is {value!r}, expected one of {_CHOICES[key]!r}")
     kind = raw["kind"]
     if kind not in KINDS:
         raise ValueError(f"'kind' is {kind!r}, expected one of {KINDS!r}")
-    names = tuple(str(n) for n in raw["names"])
-    if not names or len(set(names)) != len(names):
-        raise ValueError(f"'names' is {list(names)!r}: give at least one, and each once")
+    names = _names(raw["names"])
     if kind == "pose" and names != ("yaw", "pitch", "roll"):
         raise ValueError(f"'names' of a pose is {list(names)!r}, expected yaw, pitch, roll")
-    if min(int(height), int(width)) < 1:
-        raise ValueError(f"'size' is {size!r}: give pixels, at least 1")
-    low, high = (float(v) for v in given.get("range", (-1, 1)))
-    presence = raw.get("presence")
-    statistics = [_three(given.get(key), key) for key in ("mean", "std")]
-    if statistics[1] is not None and min(statistics[1]) <= 0:
-        raise ValueError(f"'std' is {list(statistics[1])!r}: give positive numbers")
-    scheme = raw.get("scheme")
-    if scheme is not None and (kind != "landmarks" or not isinstance(scheme, str) or not scheme):
+    if kind != "scores" and chosen["activation"] is not None:
         raise ValueError(
-            f"'scheme' is {scheme!r} and 'kind' {kind!r}: give the name of the landmarks' order, "
-            "such as 'ibug68', and only for landmarks"
+            f"'activation' is {chosen['activation']!r} and 'kind' {kind!r}: only scores have one"
         )
-    if scheme in SCHEMES and len(names) != SCHEMES[scheme]:
-        raise ValueError(
-            f"'scheme' {scheme!r} has {SCHEMES[scheme]!r} points, 'names' has {len(names)!r}: "
-            "name them all, or leave 'scheme' out"
-        )
+    mean, std = (_three(given.get(key), key) for key in ("mean", "std"))
+    if std is not None and min(std) <= 0:
+        raise ValueError(f"'std' is {list(std)!r}: give positive numbers")
     return AnnotatorCard(
         path=path,
-        name=name if name is not None else str(raw["name"]),
+        name=name if name is not None else _text(raw["name"], "name"),
         kind=kind,
         names=names,
-        output=raw.get("output"),
-        input_name=given.get("name"),
-        size=(int(height), int(width)),
+        output=None if raw.get("output") is None else _output(raw["output"], "output"),
+        input_name=None if given.get("name") is None else _text(given["name"], "input.name"),
+        size=_size(given["size"]),
         layout=chosen["layout"],
-        value_range=(low, high),
-        mean=statistics[0],
-        std=statistics[1],
+        value_range=_range(given.get("range", (-1, 1))),
+        mean=mean,
+        std=std,
         colour=chosen["colour"],
         resize=chosen["resize"],
         coordinates=chosen["coordinates"],
-        axes=chosen["axes"],
-        scheme=scheme,
+        axes=_axes(raw.get("axes", "xy")),
+        order=None if raw.get("order") is None else _choice(raw, "order"),
+        scheme=_scheme(raw.get("scheme"), kind, names),
         activation=chosen["activation"],
-        presence=None if presence is None else (presence["output"], float(presence["threshold"])),
+        **_presence(raw.get("presence")),
         licence=raw.get("licence"),
         source=raw.get("source"),
     )
 
 
-def _three(value: Sequence[float] | None, key: str) -> tuple[float, ...] | None:
+def _mapping(value: Any, what: str, keys: tuple[str, ...]) -> Mapping[str, Any]:
+    if not isinstance(value, dict):
+        raise ValueError(f"{what} is {value!r}, expected an object with the keys {keys!r}")
+    unknown = sorted(set(value) - set(keys))
+    if unknown:
+        raise ValueError(
+            f"{what} has the unknown keys {unknown!r}, known are {keys!r}: correct them, or leave "
+            "them out"
+        )
+    return value
+
+
+def _choice(given: Mapping[str, Any], key: str) -> Any:
+    choices = _CHOICES[key]
+    value = given.get(key, choices[0])
+    if not any(value is choice or value == choice for choice in choices):
+        raise ValueError(f"{key!r} is {value!r}, expected one of {choices!r}")
+    return value
+
+
+def _text(value: Any, key: str) -> str:
+    if not isinstance(value, str) or not value.strip():
+        raise ValueError(f"{key!r} is {value!r}: give a name")
+    return value
+
+
+def _names(value: Any) -> tuple[str, ...]:
+    whole = isinstance(value, list) and all(
+        isinstance(n, str | int) and not isinstance(n, bool) for n in value
+    )
+    names = tuple(map(str, value)) if whole else ()
+    if not names or len(set(names)) != len(names):
+        twice = sorted({n for n in names if names.count(n) > 1})
+        raise ValueError(
+            f"'names' is {twice or value!r}: give a list of at least one name, and each once"
+        )
+    padded = [n for n in names if n != n.strip() or not n]
+    if padded:
+        raise ValueError(f"'names' has {padded!r}: give names without space around them")
+    return names
+
+
+def _output(value: Any, key: str) -> str | int:
+    if isinstance(value, bool) or not isinstance(value, str | int):
+        raise ValueError(f"{key!r} is {value!r}: give the name or the position of an output")
+    return value
+
+
+def _number(value: Any, key: str) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise ValueError(f"{key!r} is {value!r}: give a number")
+    return float(value)
+
+
+def _size(value: Any) -> tuple[int, int]:
+    sides = value if isinstance(value, list) else [value, value]
+    if len(sides) != 2 or not all(isinstance(s, int) and not isinstance(s, bool) for s in sides):
+        raise ValueError(f"'size' is {value!r}: give a side, or [height, width], in pixels")
+    if min(sides) < 1:
+        raise ValueError(f"'size' is {value!r}: give pixels, at least 1")
+    return sides[0], sides[1]
+
+
+def _range(value: Any) -> tuple[float, float]:
+    if not isinstance(value, list | tuple) or len(value) != 2:
+        raise ValueError(f"'range' is {value!r}: give [low, high], what black and white are")
+    low, high = (_number(v, "range") for v in value)
+    if low == high:
+        raise ValueError(f"'range' is {value!r}: black and white must differ")
+    return low, high
+
+
+def _three(value: Any, key: str) -> tuple[float, ...] | None:
     if value is None:
         return None
-    if len(value) != 3:
-        raise ValueError(f"{key!r} has {len(value)!r} numbers, expected one a colour channel")
-    return tuple(float(v) for v in value)
+    if not isinstance(value, list) or len(value) != 3:
+        has = f"has {len(value)!r} numbers" if isinstance(value, list) else f"is {value!r}"
+        raise ValueError(f"{key!r} {has}, expected one a colour channel")
+    return tuple(_number(v, key) for v in value)
+
+
+def _axes(value: Any) -> str:
+    if (
+        not isinstance(value, str)
+        or not (value.isalpha() and value.islower() and 2 <= len(value) <= 4)
+        or not {"x", "y"} <= set(value)
+        or len(set(value)) != len(value)
+    ):
+        raise ValueError(
+            f"'axes' is {value!r}: give one letter a number of a point, x and y among them, such "
+            "as 'xy', 'yx' or 'xyz'"
+        )
+    return value
+
+
+def _scheme(value: Any, kind: str, names: tuple[str, ...]) -> str | None:
+    if value is None:
+        return None
+    if kind != "landmarks" or not isinstance(value, str) or not value.strip():
+        raise ValueError(
+            f"'scheme' is {value!r} and 'kind' {kind!r}: give the name of the landmarks' order, "
+            "such as 'ibug68', and only for landmarks"
+        )
+    if len(names) != SCHEMES.get(value, len(names)):
+        raise ValueError(
+            f"'scheme' {value!r} has {SCHEMES[value]!r} points, 'names' has {len(names)!r}: "
+            "name them all, or leave 'scheme' out"
+        )
+    return value
+
+
+def _presence(value: Any) -> dict[str, Any]:
+    if value is None:
+        return {}
+    given = _mapping(value, "'presence'", _PRESENCE_KEYS)
+    index = given.get("index")
+    if index is not None and (isinstance(index, bool) or not isinstance(index, int) or index < 0):
+        raise ValueError(f"'presence.index' is {index!r}: give a position, from 0 on, or null")
+    threshold = _number(given["threshold"], "presence.threshold")
+    output = _output(given["output"], "presence.output")
+    return {"presence": (output, threshold), "presence_index": index}

@@ -18,10 +18,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 import generators
-from generators.annotator_card import AnnotatorCard, read_card
-from generators.annotators import check_trust, load_annotator
+from generators.annotators import load_annotator
+from pipelines.annotate_stages import (
+    VERSION,
+    Originals,
+    StageModel,
+    annotate_inputs,
+    extra_of,
+    stages_of,
+)
 from pipelines.annotation_table import export_annotations
-from pipelines.block_images import Batch, BlockImages, in_halves, padded
+from pipelines.block_images import Batch, BlockImages, View, in_halves, padded
 from pipelines.guard import Guard
 from pipelines.sources import Source
 from pipelines.store_identity import INVERT, generator_facts
@@ -37,83 +44,28 @@ from pipelines.work import (
     use_threads,
 )
 from schemas.errors import StoreError, UsageError
-from schemas.fingerprint import digest
 from schemas.index import DatasetIndex
 from schemas.lock import StoreLock
 from schemas.reasons import TRANSIENT, Reason, Status
 from schemas.spec_models import AnnotateSpec
 from schemas.stage_arrays import lay_out_stages
-from schemas.store import ArraySpec, LatentStore
+from schemas.store import LatentStore
 from transforms.annotate import annotate_batch
 from transforms.preprocess import DEFAULT_MAX_PIXELS, to_uint8
 
 __all__ = [
+    "VERSION",
     "AnnotatePlan",
     "AnnotateResult",
+    "Originals",
+    "StageModel",
     "annotate",
+    "annotate_inputs",
     "export_annotations",
+    "extra_of",
     "plan_annotate",
     "stages_of",
 ]
-
-#: Raised whenever a stored number changes for the same inputs (a golden test notices).
-VERSION = 1
-RENDER = "@render"
-
-
-@dataclass(frozen=True)
-class StageModel:
-    """One stage: a model and what it looks at.
-
-    name : of the stage and of its array. uri, card : of the model. batch_size : images at a time.
-    """
-
-    name: str
-    uri: str
-    card: AnnotatorCard
-    batch_size: int
-
-    @property
-    def render(self) -> bool:
-        """Whether it looks at what the generator draws, not at the original image."""
-        return self.name.endswith(RENDER)
-
-    @property
-    def array(self) -> str:
-        """Name of the array it writes."""
-        return f"{self.card.group}/{self.name}"
-
-    def spec(self) -> ArraySpec:
-        """The array it writes. Units: as the model gives scores, degrees, pixels."""
-        units = {"scores": "score", "landmarks": "pixels", "pose": "degrees"}[self.card.kind]
-        attrs = {"names": list(self.card.names), "kind": self.card.kind, "units": units}
-        return ArraySpec(self.card.group, self.name, self.card.row_shape, "float32", attrs=attrs)
-
-
-def stages_of(models: Sequence[AnnotateSpec], trust: bool = False) -> list[StageModel]:
-    """The stages of the given models, in order, originals before renders.
-
-    Raises CheckpointError for unusable models, UntrustedError for TorchScript without trust.
-    """
-    stages = []
-    for model in models:
-        card = read_card(model.model, model.name)
-        check_trust(card, trust)
-        stages.append(StageModel(model.name, model.model, card, model.batch_size))
-        if model.render:
-            stages.append(StageModel(model.name + RENDER, model.model, card, model.batch_size))
-    return sorted(stages, key=lambda stage: stage.render)
-
-
-def annotate_inputs(models: Sequence[AnnotateSpec], max_pixels: int) -> dict[str, Any]:
-    """Stage -> what its blocks depend on besides their rows and, of renders, their codes."""
-    inputs: dict[str, Any] = {}
-    for stage in stages_of(models, trust=True):
-        inputs[stage.name] = {"version": VERSION, "annotator": stage.card.fingerprint}
-        if not stage.render:
-            inputs[stage.name]["max_pixels"] = max_pixels
-    return inputs
-
 
 # ---------------------------------------------------------------------------------------------
 # What is to be done
@@ -131,14 +83,20 @@ class AnnotatePlan:
 
 
 def plan_annotate(
-    index: DatasetIndex, store: LatentStore, stages: Sequence[StageModel], max_pixels: int
+    index: DatasetIndex,
+    store: LatentStore,
+    stages: Sequence[StageModel],
+    max_pixels: int,
+    resolution: int,
 ) -> AnnotatePlan:
     """Which blocks of which stages are missing. Stages the store does not have miss all blocks.
 
+    resolution : of the store's generator.
     A render depends on its block's codes: on their commit and on which rows have one (rows that
     could be read at last change the block, but not its commit).
     """
     rows = Rows(index, store)
+    originals = Originals(index, max_pixels, resolution, store.attrs["method"]["crop"])
     codes = StageState(store, INVERT)
     ok = store.status(INVERT) == Status.OK
     have = set(store.stages())
@@ -153,7 +111,8 @@ def plan_annotate(
             if stage.render and commit is None:
                 fps[stage.name].append(None)
                 continue
-            extra = extra_of(stage, commit, ok[store.block_slice(block)], max_pixels)
+            place = store.block_slice(block)
+            extra = extra_of(stage, commit, ok[place], originals, place)
             fp = store.block_fp(stage.name, block, identity, VERSION, extra)
             fps[stage.name].append(fp)
             state = states[stage.name]
@@ -164,19 +123,6 @@ def plan_annotate(
         if needs:
             work.append(rows.work(block, needs))
     return AnnotatePlan(store.n_blocks, store.n_rows, work, fps)
-
-
-def extra_of(
-    stage: StageModel, commit: bytes | None, ok: NDArray[np.bool_], max_pixels: int
-) -> dict[str, Any]:
-    """What a block's fingerprint holds besides its rows' identity.
-
-    commit, ok : of the block's codes: the fingerprint it is committed with, bool (rows,).
-    """
-    extra: dict[str, Any] = {"annotator": stage.card.fingerprint}
-    if stage.render:
-        return extra | {"codes": commit, "rows": digest(np.packbits(ok).tobytes())}
-    return extra | {"max_pixels": max_pixels}
 
 
 # ---------------------------------------------------------------------------------------------
@@ -206,13 +152,15 @@ class AnnotateTask:
 
 
 class _Sheet:
-    """Values, status and reason of one stage's block while it fills."""
+    """Values, status and reason of one stage's block while it fills; failed : row -> what the
+    model said."""
 
     def __init__(self, stage: StageModel, n: int) -> None:
         self.stage = stage
         self.values = np.full((n, *stage.card.row_shape), np.nan, np.float32)
         self.status = np.zeros(n, np.uint8)
         self.reason = np.zeros(n, np.uint8)
+        self.failed: dict[int, str] = {}
 
 
 class AnnotateWorker:
@@ -248,6 +196,8 @@ class AnnotateWorker:
         stages = [s for s in self.task.stages if s.name in work.stages]
         stages = [s for s in stages if s.render or not self.reader.still_failing(work, s.name)]
         shrunk, ok = False, 0
+        failed: dict[str, list[Any]] = {}
+        self._prove(work, stages)
         for sheets, batches in self._passes(work, stages):
             for batch in batches:
                 for sheet in sheets:
@@ -264,7 +214,21 @@ class AnnotateWorker:
                     work.stages[name].fp,
                 )
                 ok += int((sheet.status == Status.OK).sum())
-        return {"ok": ok, "shrunk": shrunk, "unchanged": not stages}
+                if sheet.failed:
+                    row, text = min(sheet.failed.items())
+                    failed[name] = [work.uris[row], text]
+        return {"ok": ok, "shrunk": shrunk, "unchanged": not stages, "failed": failed}
+
+    def _prove(self, work: BlockWork, stages: Sequence[StageModel]) -> None:
+        """Show models that failed when they were tried the block's images, until one is measured.
+        What fails on all of them raises CheckpointError when it measures the first."""
+        for stage in stages:
+            model = self._models[stage.uri]
+            if model.unproven is not None:
+                for batch in self._batches(work, [stage]):
+                    good = np.flatnonzero(batch.status == Status.OK)
+                    if model.prove(batch.views[stage.view(self.task.resolution)][good]):
+                        break
 
     def _passes(
         self, work: BlockWork, stages: Sequence[StageModel]
@@ -274,9 +238,15 @@ class AnnotateWorker:
         for render in (False, True):
             chosen = [s for s in stages if s.render == render]
             for batch_size in sorted({s.batch_size for s in chosen}):
-                sheets = [_Sheet(s, len(work)) for s in chosen if s.batch_size == batch_size]
-                read = self._renders if render else self.reader.batches
-                yield sheets, read(work, batch_size)
+                sharing = [s for s in chosen if s.batch_size == batch_size]
+                yield [_Sheet(s, len(work)) for s in sharing], self._batches(work, sharing)
+
+    def _batches(self, work: BlockWork, stages: Sequence[StageModel]) -> Iterator[Batch]:
+        """What stages of one target and batch size look at."""
+        if stages[0].render:
+            return self._renders(work, stages[0].batch_size)
+        views = tuple(dict.fromkeys(stage.view(self.task.resolution) for stage in stages))
+        return self.reader.batches(work, stages[0].batch_size, views)
 
     def _renders(self, work: BlockWork, batch_size: int) -> Iterator[Batch]:
         """What the generator draws from the block's codes, batch by batch."""
@@ -315,7 +285,7 @@ class AnnotateWorker:
                         if position < count and flags[position] == Status.OK:
                             flags[position] = Status.QUARANTINED
                             why[position] = Reason.NOT_FINITE
-            yield Batch(start, count, images, flags, why)
+            yield Batch(start, count, {View((side, side)): images}, flags, why)
 
     def _measure(self, sheet: _Sheet, batch: Batch) -> bool:
         """Fill a batch into a sheet; whether the batch had to be halved for memory."""
@@ -324,21 +294,27 @@ class AnnotateWorker:
         good = np.flatnonzero(batch.status == Status.OK)
         if not good.size:
             return False
-        model = self._models[sheet.stage.uri]
+        model, side = self._models[sheet.stage.uri], self.task.resolution
+        images = batch.views[sheet.stage.view(side)]
 
         def give_up(position: int) -> None:
             if position < batch.count and batch.status[position] == Status.OK:
                 sheet.reason[batch.start + position] = Reason.OUT_OF_MEMORY
 
         results, halved = in_halves(
-            lambda part: annotate_batch(model, batch.images[part]),
-            slice(0, len(batch.images)),
+            lambda part: annotate_batch(model, images[part], side),
+            slice(0, len(images)),
             give_up,
         )
         for part, measured in results:
             keep = good[(good >= part.start) & (good < part.stop)]
             sheet.values[batch.start + keep] = measured.values[keep - part.start]
             sheet.reason[batch.start + keep] = measured.reasons[keep - part.start]
+            sheet.failed |= {
+                batch.start + part.start + row: text
+                for row, text in measured.messages.items()
+                if part.start + row in keep
+            }
         found = sheet.reason[rows] != Reason.NONE
         sheet.status[rows][found] = Status.QUARANTINED
         return halved
@@ -374,6 +350,7 @@ class AnnotateResult:
     counts : stage -> {"ok", "quarantined", "removed", "pending", "reasons": {name: rows}}.
     blocks_done, blocks_skipped : with at least one stage made now, and complete in all stages.
     shrunk, load_s, busy_s : as in `pipelines.invert.InvertResult`.
+    failed : stage -> (an image on which its model failed, what the model said).
     """
 
     store_path: str
@@ -385,6 +362,7 @@ class AnnotateResult:
     shrunk: bool
     load_s: float
     busy_s: float
+    failed: Mapping[str, tuple[str, str]]
 
 
 def annotate(
@@ -428,7 +406,7 @@ def annotate(
         resolution = _check_generator(store, generator_uri)
         store.delete_partials()
         lay_out_stages(store, {stage.name: [stage.spec()] for stage in stages})
-        plan = plan_annotate(index, store, stages, max_pixels)
+        plan = plan_annotate(index, store, stages, max_pixels, resolution)
         method: Mapping[str, Any] = store.attrs["method"]
         todo = [work for work in plan.work if blocks is None or work.block in blocks]
         needed = {name for work in todo for name in work.stages}
@@ -472,6 +450,7 @@ def annotate(
         shrunk=done.shrunk,
         load_s=done.load_s,
         busy_s=done.busy_s,
+        failed=done.failed,
     )
 
 

@@ -209,7 +209,7 @@ def evaluation_inputs(
         "evaluate": spec.evaluate.model_dump(mode="json"),
         "report": spec.report.model_dump(mode="json"),
         "seed": spec.evaluate_seed,
-        "annotate": [a.model_dump(mode="json", exclude={"model"}) for a in spec.annotate],
+        "annotate": [a.model_dump(mode="json", exclude={"model", "of"}) for a in spec.annotate],
         "directions": {
             d.name: digest(
                 [

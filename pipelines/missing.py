@@ -25,6 +25,17 @@ def quarantine_lines(counts: Mapping[str, Mapping[str, Any]]) -> list[str]:
     return lines
 
 
+def failure_lines(failed: Mapping[str, tuple[str, str]]) -> list[str]:
+    """One line for each stage whose model failed on images.
+
+    failed : stage -> (one of the images, what the model said)
+    """
+    return [
+        f"{stage}: the model failed on {uri!r}: {' '.join(said.split())}"
+        for stage, (uri, said) in failed.items()
+    ]
+
+
 def without_direction_lines(report: Mapping[str, Mapping[str, Any]]) -> list[str]:
     """One line for each analysis and reason for which something has no direction.
 

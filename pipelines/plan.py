@@ -19,6 +19,7 @@ from rich.text import Text
 from rich.tree import Tree
 
 from pipelines.annotate import annotate_inputs, plan_annotate, stages_of
+from pipelines.block_images import View
 from pipelines.evaluation_files import finished_fingerprint
 from pipelines.index import update_index
 from pipelines.invert import InvertPlan, invert_inputs, plan_invert
@@ -102,6 +103,7 @@ class _Plan:
         self.rates = _rates(self.out)
         self.index = DatasetIndex.empty()
         self.store: LatentStore | None = None
+        self.resolution = 0
         self.pending: dict[str, set[int]] = {}
         """Stage -> blocks that will be made."""
 
@@ -140,6 +142,7 @@ class _Plan:
     def _invert(self) -> Stage:
         spec = self.spec
         identity = identify_run(spec, self.out)
+        self.resolution = identity.facts.resolution
         wanted = plan_invert(self.index, identity)
         if Path(identity.path, "zarr.json").exists():
             self.store = LatentStore.open(identity.path)
@@ -205,7 +208,11 @@ class _Plan:
         blocks: dict[str, set[int]] = {model.name: set() for model in models}
         if self.store is not None:
             for work in plan_annotate(
-                self.index, self.store, models, self.spec.invert.max_pixels
+                self.index,
+                self.store,
+                models,
+                self.spec.invert.max_pixels,
+                self.resolution,
             ).work:
                 for name in work.stages:
                     blocks[name].add(work.block)
@@ -221,7 +228,11 @@ class _Plan:
                 part.summary += _time(self.index.n_rows, self.rates, "annotate")
             elif made:
                 part.state = STALE
-                part.causes = changes(noted.get(name, now[name]), now[name], 1, 0)
+                was = noted.get(name, now[name])
+                if "of" in now[name]:  # what earlier releases measured, who did not note it
+                    same = model.view(self.resolution) == View((self.resolution,) * 2)
+                    was = {"of": model.of if same else "resized", **was}
+                part.causes = changes(was, now[name], 1, 0)
                 if made & self.pending[INVERT]:
                     rows = self._rows(made & self.pending[INVERT])
                     part.causes.append(f"{rows} are inverted anew")

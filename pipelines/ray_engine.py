@@ -201,11 +201,20 @@ class RayEngine:
 
 
 def _failure(error: BaseException) -> LatentflowError:
-    """An error of ours with the line of Ray's long text that says what went wrong."""
+    """An error of ours with the line of Ray's long text that says what went wrong.
+
+    What the actors raise while they work comes back as data; what is left are processes that died,
+    which another run may get past, and code that did not even get that far, which none will.
+    """
+    from ray.exceptions import RayTaskError
+
     if (told := expected(error)) is not None:
         return told
     lines = str(error).strip().splitlines() or [type(error).__name__]
     said = [line for line in lines if re.match(r"[\w.]+(Error|Exception)\b", line)]
+    if isinstance(error, RayTaskError):
+        cure = "the actors' environment must be that of this process"
+        return LatentflowError(f"the Ray actors failed: {(said or lines)[-1].strip()}; {cure}")
     return LatentflowError(
         f"the Ray actors failed: {(said or lines)[0].strip()}; run again to finish the remaining "
         "blocks"

@@ -13,12 +13,13 @@ import os
 import time
 from collections.abc import Callable, Container
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
+from pipelines.annotator_trial import try_annotators
 from pipelines.evaluation_files import (
     KeptSoFar,
     finished_fingerprint,
@@ -39,10 +40,11 @@ from pipelines.lineage import (
     unchanged,
 )
 from pipelines.memory import PeakMemory
-from pipelines.missing import quarantine_lines, without_direction_lines
+from pipelines.missing import failure_lines, quarantine_lines, without_direction_lines
 from pipelines.progress import stage_progress
 from pipelines.sources import Source, open_source
 from pipelines.store_identity import StoreIdentity, identify_run
+from pipelines.work import Engine, Prepared
 from schemas.atomic import read_json, write_json
 from schemas.directions import DirectionSet
 from schemas.errors import QuarantineExceededError, RunInterruptedError, UsageError
@@ -84,7 +86,7 @@ class Run:
     """The state of a run while its stages follow one another.
 
     out : the run's folder; stages : what has been done so far, for run.json
-    only, blocks : as in `run`
+    until, only, blocks : as in `run`
     """
 
     spec: RunSpec
@@ -94,6 +96,7 @@ class Run:
     out: Path
     only: Container[str] | None = None
     blocks: Container[int] | None = None
+    until: str = "report"
     stages: list[dict[str, Any]] = field(default_factory=list)
     facts: dict[str, Any] = field(default_factory=dict)
     run_lock: StoreLock | None = None
@@ -138,6 +141,14 @@ class Run:
                 object_store_mb=wanted.object_store_mb,
             )
         return self._ray
+
+    @cached_property
+    def engine(self) -> Engine:
+        """The Ray engine, which tries the annotators that are run before its first block."""
+        last = STAGES.index(self.until) >= STAGES.index("annotate")
+        models = [m for m in self.spec.annotate if last and self.wants("annotate", m.name)]
+        given = (models, self.index, self.source, self.spec, self.trust, self.console)
+        return Prepared(self.ray, partial(try_annotators, *given))
 
     def stop_ray(self) -> None:
         """Give Ray's memory back before Beam starts."""
@@ -209,7 +220,8 @@ def run(
     console = console or Console(stderr=True)
     out = Path(spec.output_path)
     out.mkdir(parents=True, exist_ok=True)
-    state = Run(spec, trust, address, console, out, only, blocks, stop=stop or Interruption())
+    state = Run(spec, trust, address, console, out, only, blocks, until)
+    state.stop = stop or state.stop
     started = datetime.datetime.now(datetime.UTC)
     told: list[str] = []
 
@@ -311,7 +323,7 @@ def _invert(state: Run, progress: Any) -> dict[str, Any]:
         index,
         state.source,
         identity,
-        engine=state.ray,
+        engine=state.engine,
         progress=progress,
         lock=state.lock,
         blocks=state.blocks,
@@ -343,7 +355,7 @@ def _annotate(state: Run, progress: Any) -> dict[str, Any]:
         state.identity.path,
         models,
         generator_uri=state.spec.generator,
-        engine=state.ray,
+        engine=state.engine,
         max_pixels=state.spec.invert.max_pixels,
         threads=state.spec.invert.threads,
         trust=state.trust,
@@ -359,15 +371,14 @@ def _annotate(state: Run, progress: Any) -> dict[str, Any]:
         export_annotations(store, state.index, table)
     note_lineage(state.out, table=made_of)
     if len(models) == len(state.spec.annotate):
-        inputs = annotate_inputs(models, state.spec.invert.max_pixels)
-        note_lineage(state.out, annotate=inputs)
+        note_lineage(state.out, annotate=annotate_inputs(models, state.spec.invert.max_pixels))
     detail = {
         "blocks_done": result.blocks_done,
         "blocks_skipped": result.blocks_skipped,
         "counts": result.counts,
     }
     rows, skipped = state.index.n_rows, result.blocks_done == 0
-    told = quarantine_lines(result.counts)
+    told = quarantine_lines(result.counts) + failure_lines(result.failed)
     return {"rows": rows, "skipped": skipped, "detail": detail, "told": told}
 
 

@@ -20,7 +20,7 @@ from pydantic import ValidationError
 
 from pipelines import annotate, invert
 from pipelines.lineage import analysis_fp, requested
-from pipelines.store_identity import INVERT
+from pipelines.store_identity import INVERT, generator_facts
 from schemas.direction_check import SetCheck, check_directions, drop_damaged
 from schemas.directions import KIND as DIRECTION_SET
 from schemas.errors import LatentflowError, UsageError
@@ -353,6 +353,13 @@ class _Expected:
             )
             return
         self._rows = index.identity()
+        spec = places.spec.invert
+        try:
+            resolution = generator_facts(places.spec.generator).resolution
+        except LatentflowError as e:
+            notes.append(f"fingerprints of annotations are not compared: {e}")
+            return
+        self._originals = annotate.Originals(index, spec.max_pixels, resolution, spec.crop)
         for model in places.spec.annotate:
             try:
                 for stage in annotate.stages_of([model], trust=True):
@@ -382,7 +389,7 @@ class _Expected:
                 return None
             stage, ok = self._stages[checked.stage], codes.status == Status.OK
             version = annotate.VERSION
-            extra = annotate.extra_of(stage, codes.commit, ok, max_pixels)
+            extra = annotate.extra_of(stage, codes.commit, ok, self._originals, rows)
         else:
             return None
         identity = self._rows[rows]

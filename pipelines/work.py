@@ -12,6 +12,7 @@ import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from traceback import format_exc
 from typing import Any, Protocol
 
 import numpy as np
@@ -19,7 +20,7 @@ from numpy.typing import NDArray
 
 from pipelines.guard import Guard
 from schemas import errors
-from schemas.errors import RunInterruptedError
+from schemas.errors import LatentflowError, RunInterruptedError, is_out_of_memory
 from schemas.failures import expected
 from schemas.index import DatasetIndex
 from schemas.lock import StoreLock
@@ -169,12 +170,8 @@ class BlockActor:
     def __call__(self, batch: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         try:
             receipt = self._make(BlockWork.from_batch(batch))
-        except Exception as e:  # an expected one travels as data: Ray would lose its class
-            told = expected(e)
-            if told is None:
-                raise
-            known = next(k for k in type(told).__mro__ if k.__module__ == errors.__name__)
-            receipt = {"error": known.__name__, "message": str(told)}
+        except Exception as e:  # travels as data: through Ray it would lose class and message
+            receipt = _failure(e, int(batch["block"][0]))
         return {"receipt": np.array([json.dumps(receipt)])}
 
     def _make(self, work: BlockWork) -> dict[str, Any]:
@@ -192,6 +189,31 @@ class BlockActor:
             "seconds": round(time.monotonic() - loaded, 3),
             "pid": os.getpid(),
         }
+
+
+class InWorkerError(Exception):
+    """Where a worker failed: its traceback, as the cause of the driver's error."""
+
+
+def _failure(error: Exception, block: int) -> dict[str, Any]:
+    """A receipt that says what ended a block."""
+    told = expected(error)
+    if told is not None:
+        known = next(k for k in type(told).__mro__ if k.__module__ == errors.__name__)
+        return {"error": known.__name__, "message": str(told)}
+    said = f"could not be made: {type(error).__name__}: {error}"
+    if is_out_of_memory(error):
+        said = f"needs more memory: lower 'batch_size' or the actors, and run again ({error})"
+    message = f"block {block!r} {said}"
+    return {"error": LatentflowError.__name__, "message": message, "traceback": format_exc()}
+
+
+def _raise_failure(receipt: Mapping[str, Any]) -> None:
+    """Raise what a worker's receipt tells of; nothing for one of a block that was made."""
+    if "error" not in receipt:
+        return
+    cause = InWorkerError(receipt["traceback"]) if "traceback" in receipt else None
+    raise getattr(errors, receipt["error"])(receipt["message"]) from cause
 
 
 def use_threads(threads: int, cuda: bool) -> str:
@@ -255,12 +277,42 @@ class InProcess:
 
 
 @dataclass
+class Prepared:
+    """An engine that does something once, before the first block that needs work.
+
+    prepare : may raise; then nothing is made.
+    """
+
+    engine: Engine
+    prepare: Callable[[], None]
+    done: bool = False
+    gpus_per_actor: float = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.gpus_per_actor = self.engine.gpus_per_actor
+
+    def map_blocks(
+        self,
+        actor: type,
+        arguments: Mapping[str, Any],
+        items: Sequence[Mapping[str, Any]],
+        actors: int | None = None,
+    ) -> Iterator[dict[str, Any]]:
+        """See `Engine`."""
+        if items and not self.done:
+            self.prepare()
+            self.done = True
+        return self.engine.map_blocks(actor, arguments, items, actors)
+
+
+@dataclass
 class Done:
     """Receipts of a run, added up.
 
     blocks_done counts blocks that were made, blocks_skipped those that were complete already;
     shrunk says that a batch had to be halved for memory, so that results agree with an
-    undisturbed run's up to rounding only.
+    undisturbed run's up to rounding only. failed : stage -> an image on which its model failed, and
+    what the model said.
     """
 
     blocks_done: int = 0
@@ -270,6 +322,7 @@ class Done:
     load_s: float = 0.0
     busy_s: float = 0.0
     workers: set[int] = field(default_factory=set)
+    failed: dict[str, tuple[str, str]] = field(default_factory=dict)
 
     def add(self, receipt: Mapping[str, Any]) -> None:
         """Take one receipt in."""
@@ -280,6 +333,8 @@ class Done:
         self.load_s += float(receipt["load_s"])
         self.busy_s += float(receipt["seconds"])
         self.workers.add(int(receipt["pid"]))
+        for stage, (uri, text) in receipt.get("failed", {}).items():
+            self.failed.setdefault(stage, (uri, text))
 
 
 def run_blocks(
@@ -309,8 +364,7 @@ def run_blocks(
     items = [w.to_item() for w in work]
     for result in engine.map_blocks(BlockActor, arguments, items, actors):
         receipt = json.loads(str(result["receipt"]))
-        if "error" in receipt:
-            raise getattr(errors, receipt["error"])(receipt["message"])
+        _raise_failure(receipt)
         lock.check()
         if receipt.get("not_begun"):
             continue

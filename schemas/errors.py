@@ -133,3 +133,12 @@ class RunInterruptedError(LatentflowError):
 
     kind = "interrupted"
     exit_code = 130
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error of numpy, torch or onnxruntime says that an allocation failed."""
+    if isinstance(error, MemoryError):
+        return True
+    text = str(error).lower()
+    phrases = ("out of memory", "can't allocate memory", "failed to allocate memory")
+    return any(phrase in text for phrase in phrases)

@@ -32,6 +32,8 @@ class Reason(IntEnum):
     CHANGED = 8
     NO_FACE = 9
     NOT_FINITE = 10
+    SEVERAL_FACES = 11
+    MODEL_FAILED = 12
     IO_ERROR = 20
     OUT_OF_MEMORY = 21
 
@@ -51,6 +53,8 @@ _DESCRIPTIONS = {
     Reason.CHANGED: "the file's bytes no longer match its image_id",
     Reason.NO_FACE: "no face was found",
     Reason.NOT_FINITE: "a result is not finite",
+    Reason.SEVERAL_FACES: "several faces were found, and nothing says which one is meant",
+    Reason.MODEL_FAILED: "the annotator failed on the image",
     Reason.IO_ERROR: "the file could not be read (input/output error)",
     Reason.OUT_OF_MEMORY: "the row did not fit into memory",
 }

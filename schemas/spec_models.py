@@ -247,6 +247,12 @@ class AnnotateSpec(SpecModel):
         description="Also measure what the generator draws from the stored code "
         "(stored as '<name>@render'; directions use these by default).",
     )
+    of: Literal["original", "resized"] = Field(
+        default="original",
+        description="What is measured of the dataset. original: the image, cropped as in 'invert', "
+        "at the model's own input size. resized: the image as it is inverted, at the generator's "
+        "resolution, as its render is.",
+    )
     batch_size: Integer = Field(
         default=64, ge=1, le=8192, description="Images in one forward pass."
     )

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
+import io
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,16 +14,20 @@ import pytest
 import torch
 from inversion_fixture import RESOLUTION, Setting, adapter, annotator, drawn, make, tree
 from PIL import Image
+from rich.console import Console
 
 from generators.annotator_card import read_card
-from generators.annotators import finish, load_annotator, prepare
+from generators.annotators import OnnxAnnotator, finish, load_annotator, prepare
 from generators.protocols import Annotator
-from pipelines.annotate import annotate, export_annotations, plan_annotate, stages_of
+from pipelines.annotate import Originals, annotate, export_annotations, plan_annotate, stages_of
+from pipelines.annotator_trial import try_annotators
 from pipelines.guard import Guard
 from pipelines.invert import invert
 from pipelines.work import InProcess
 from schemas.errors import CheckpointError, StoreError, UntrustedError, UsageError
+from schemas.index import DatasetIndex, NewRow
 from schemas.reasons import Reason
+from schemas.spec import RunSpec
 from schemas.spec_models import AnnotateSpec
 from schemas.store import LatentStore
 from transforms.annotate import annotate_batch
@@ -125,7 +132,7 @@ def test_fingerprint_is_of_the_numbers(tmp_path):
     others = [fp(names=["x", "y"]), fp(activation="sigmoid")]
     others += [fp(input={**card["input"], "colour": "BGR"}), fp(output=0)]
     with open(path, "ab") as file:
-        file.write(b"\0")
+        file.write(b"\x32\x01x")  # a doc_string
     assert len({base, *others, fp()}) == 6
 
 
@@ -279,6 +286,116 @@ def test_image_and_render_are_what_the_model_says(setting, done):
     assert np.isnan(store.array("annotations/pose@render")[3]).all()
 
 
+@pytest.mark.parametrize("crop", ["centre", "stretch"])
+def test_the_original_is_measured_at_the_models_own_size(tmp_path, crop):
+    """Or as it is inverted, where that is asked for; landmarks in the generator's pixels."""
+    setting = make(tmp_path, 4)
+    for row in range(4):
+        large = np.random.default_rng(row).integers(0, 256, (48, 40, 3), np.uint8)
+        Image.fromarray(large).save(setting.file(row))
+    files = [setting.file(row) for row in range(4)]
+    ids = [hashlib.sha256(file.read_bytes()).hexdigest() for file in files]
+    rows = [NewRow(image_id, file.name, 40, 48) for image_id, file in zip(ids, files, strict=True)]
+    setting = replace(setting, index=DatasetIndex.empty().append(rows))
+    path, _ = annotator(tmp_path, "lm", "landmarks", POINTS, size=24, coordinates="unit")
+    store = LatentStore.open(inverted(setting, tmp_path / "s", crop=crop), "r+")
+    spec = AnnotateSpec(name="lm", model=path, render=False)
+    model = load_annotator(path)
+    found, commits = {}, {}
+    for of in ("original", "resized", "original"):
+        run(setting, store.path, [spec.model_copy(update={"of": of})])
+        store.refresh()
+        found[of] = store.array("landmarks/lm")[:]
+        commits.setdefault(of, store.commit_of("lm", 0))
+        assert commits[of] == store.commit_of("lm", 0)
+    for row in range(4):
+        image = Image.open(setting.file(row))
+        box = (0, 4, 40, 44) if crop == "centre" else (0, 0, 40, 48)
+        own = image.crop(box).resize((24, 24), Image.Resampling.LANCZOS)
+        seen = image.crop(box).resize((RESOLUTION,) * 2, Image.Resampling.LANCZOS)
+        for of, picture in (("original", own), ("resized", seen)):
+            expected = model.predict(np.asarray(picture)[None], RESOLUTION).values[0]
+            np.testing.assert_array_equal(found[of][row], expected)
+    assert np.abs(found["original"] - found["resized"]).max() > 0.1
+    assert commits["original"] != commits["resized"]
+
+
+def test_fingerprints_stay_where_the_measured_values_do(tmp_path):
+    """Blocks of images that have the generator's size, and models that see what was inverted."""
+    sizes = [(16, 16), (20, 16), (16, 20), (32, 32), (-1, -1)]
+    rows = [NewRow("0" * 63 + str(i), str(i), *size) for i, size in enumerate(sizes)]
+    index = DatasetIndex.empty().append(rows)
+    other, _ = annotator(tmp_path, "a", "scores", SCORES, size=8)
+    same, _ = annotator(tmp_path, "b", "scores", SCORES, size=16)
+
+    def changed(path: str, crop: str, **spec) -> list[bool]:
+        (stage,) = stages_of([AnnotateSpec(name="x", model=path, render=False, **spec)])
+        originals = Originals(index, 99, RESOLUTION, crop)
+        found = [originals.inputs(stage, slice(i, i + 1)) for i in range(5)]
+        assert all(inputs.pop("max_pixels") == 99 for inputs in found)
+        return [inputs == {"of": "original"} for inputs in found]
+
+    assert changed(other, "centre") == [False, False, False, True, True]
+    assert changed(other, "stretch") == [False, True, True, True, True]
+    assert changed(other, "centre", of="resized") == changed(same, "stretch") == [False] * 5
+    removed = index.remove([3, 4])
+    (stage,) = stages_of([AnnotateSpec(name="x", model=other, render=False)])
+    assert "of" not in Originals(removed, 99, RESOLUTION, "centre").inputs(stage, slice(0, 5))
+
+
+def test_failing_images_are_reasons_and_the_first_is_told(setting, tmp_path, monkeypatch):
+    path, original = inverted(setting, tmp_path), OnnxAnnotator._run
+
+    def fails(self, batch):
+        outputs = original(self, batch)
+        if (outputs[0][:, 0] > limit).any():
+            raise RuntimeError("too bright")
+        return outputs
+
+    files = [setting.file(row) for row in range(80) if row != 3]
+    images = np.stack([np.asarray(Image.open(f)) for f in files])
+    scores = load_annotator(str(setting.root / "attributes.onnx")).annotate(images)[:, 0]
+    limit = float(np.sort(scores)[-8:-6].mean())
+    monkeypatch.setattr(OnnxAnnotator, "_run", fails)
+    specs = models(setting, "attributes", render=False)
+    result = run(setting, path, specs)
+    assert result.counts["attributes"]["reasons"] == {"empty": 1, "model_failed": 7}
+    uri = files[int(np.flatnonzero(scores > limit)[0])].name
+    assert result.failed == {"attributes": (uri, "too bright")}
+    assert run(setting, path, specs).blocks_done == 0
+
+
+def test_annotators_are_tried_on_the_datasets_images(setting, tmp_path, monkeypatch):
+    """Where a model works on none that it is tried on, as a detector may not."""
+    original, told = OnnxAnnotator._run, io.StringIO()
+    seen: list[np.ndarray] = []
+
+    def fails(self, batch):
+        seen.append(batch)
+        if len(seen) < enough:
+            raise RuntimeError("no face")
+        return original(self, batch)
+
+    monkeypatch.setattr(OnnxAnnotator, "_run", fails)
+
+    def attempt() -> None:
+        seen.clear()
+        console = Console(file=told, width=200)
+        spec = RunSpec(name="tiny", dataset={"path": "."})
+        specs = models(setting, "landmarks")
+        try_annotators(specs, setting.index, setting.source, spec, False, console)
+
+    enough = 8
+    attempt()
+    assert len(seen) == 8
+    enough = 99
+    with pytest.raises(CheckpointError, match="first 15 images, such as '00000.png': no face"):
+        attempt()
+    monkeypatch.undo()
+    attempt()
+    assert "read as x, y, x, y" in told.getvalue()
+
+
 def test_only_what_is_missing_is_made(setting, tmp_path):
     path = inverted(setting, tmp_path)
     run(setting, path, models(setting, "attributes", render=False))
@@ -322,7 +439,9 @@ def test_renders_wait_for_codes(setting, tmp_path):
     assert result.counts["pose"]["pending"] == 0
     assert result.counts["pose@render"]["pending"] == 16
     store = LatentStore.open(path)
-    plan = plan_annotate(setting.index, store, stages_of(models(setting, "pose")), 1 << 26)
+    plan = plan_annotate(
+        setting.index, store, stages_of(models(setting, "pose")), 1 << 26, RESOLUTION
+    )
     assert plan.fps["pose@render"][1] is None and plan.work == plan.work[:1]
 
 
@@ -331,10 +450,10 @@ def test_a_batch_that_does_not_fit_is_halved(setting, tmp_path, monkeypatch):
 
     original = pipeline.annotate_batch
 
-    def limited(model, images):
+    def limited(model, images, side):
         if len(images) > 4:
             raise MemoryError
-        return original(model, images)
+        return original(model, images, side)
 
     monkeypatch.setattr(pipeline, "annotate_batch", limited)
     path = inverted(setting, tmp_path)

@@ -47,6 +47,8 @@ GOLDEN_REASONS = {
     "CHANGED": 8,
     "NO_FACE": 9,
     "NOT_FINITE": 10,
+    "SEVERAL_FACES": 11,
+    "MODEL_FAILED": 12,
     "IO_ERROR": 20,
     "OUT_OF_MEMORY": 21,
 }

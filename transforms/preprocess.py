@@ -43,6 +43,7 @@ __all__ = [
     "FORMATS",
     "PREPROCESS_VERSION",
     "Quarantine",
+    "cropped",
     "decode",
     "fit",
     "probe",
@@ -164,20 +165,9 @@ def fit(image: NDArray[np.uint8], resolution: int, crop: str = "centre") -> NDAr
 
     Raises UsageError for an unknown crop, DataError for another shape or dtype.
     """
-    if crop not in CROPS:
-        raise UsageError(f"unknown crop {crop!r}: choose one of {', '.join(map(repr, CROPS))}")
     if resolution < 1:
         raise UsageError(f"resolution must be at least 1, got {resolution!r}")
-    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
-        raise DataError(
-            f"'image' must be uint8 (height, width, 3), got {image.dtype} {image.shape}: "
-            "pass the result of decode()"
-        )
-    if crop == "centre":
-        height, width = image.shape[:2]
-        side = min(height, width)
-        top, left = (height - side) // 2, (width - side) // 2
-        image = image[top : top + side, left : left + side]
+    image = cropped(image, crop)
     height, width = image.shape[:2]
     image = np.ascontiguousarray(image)
     if height == width == resolution:
@@ -186,6 +176,24 @@ def fit(image: NDArray[np.uint8], resolution: int, crop: str = "centre") -> NDAr
     method = Image.Resampling.BOX if integer else Image.Resampling.LANCZOS
     resized = Image.fromarray(image).resize((resolution, resolution), method)
     return np.array(resized, dtype=np.uint8)
+
+
+def cropped(image: NDArray[np.uint8], crop: str = "centre") -> NDArray[np.uint8]:
+    """The part of an image uint8 (height, width, 3) that `fit` resizes: its largest centred square,
+    or all of it. Raises as `fit` does."""
+    if crop not in CROPS:
+        raise UsageError(f"unknown crop {crop!r}: choose one of {', '.join(map(repr, CROPS))}")
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
+        raise DataError(
+            f"'image' must be uint8 (height, width, 3), got {image.dtype} {image.shape}: "
+            "pass the result of decode()"
+        )
+    if crop == "stretch":
+        return image
+    height, width = image.shape[:2]
+    side = min(height, width)
+    top, left = (height - side) // 2, (width - side) // 2
+    return image[top : top + side, left : left + side]
 
 
 def to_float(images: NDArray[np.uint8]) -> NDArray[np.float32]:

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import generators
-from generators.annotator_card import resolve_uri
+from generators.annotator_card import files_of, resolve_uri
 from generators.encoder_files import encoder_files
 from pipelines.store_identity import encoder_uri_of
 from schemas.errors import CheckpointError
@@ -34,7 +34,7 @@ def locations(spec: RunSpec) -> dict[str, list[Path]]:
     if spec.invert.method != "optimise" and encoder is not None:
         found["encoder"] = _encoder(encoder)
     for model in spec.annotate:
-        found[f"annotate/{model.name}"] = _with_description(resolve_uri, model.model)
+        found[f"annotate/{model.name}"] = _annotator(model.model)
     return found
 
 
@@ -43,6 +43,13 @@ def _encoder(uri: str) -> list[Path]:
         return encoder_files(uri)
     except CheckpointError:
         return [Path(uri), Path(uri).with_suffix(".json")]
+
+
+def _annotator(uri: str) -> list[Path]:
+    try:
+        return files_of(uri)
+    except CheckpointError:  # one of its files is not there yet
+        return _with_description(resolve_uri, uri)
 
 
 def _with_description(resolve, uri: str) -> list[Path]:  # type: ignore[no-untyped-def]
