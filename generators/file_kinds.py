@@ -39,12 +39,17 @@ _ENDINGS: Sequence[tuple[str, str]] = (
 _LFS = b"version https://git-lfs.github.com/spec/"
 
 
-def other_kind(path: Path) -> str | None:
+def other_kind(path: Path, give: str = _READ) -> str | None:
     """What the file is, and what to do, where it can hold neither a pickle nor tensors; else None.
 
-    Only the first bytes and, of a zip archive, the names of its entries are looked at.
-    Raises OSError when the file cannot be read.
+    give : the cure where the file is of no use. Only the first bytes and, of a zip archive, the
+    names of its entries are looked at. Raises OSError when the file cannot be read.
     """
+    kind = _kind_of(path)
+    return None if kind is None else kind.replace(_READ, give)
+
+
+def _kind_of(path: Path) -> str | None:
     with path.open("rb") as file:
         head = file.read(_HEAD)
     if not head:

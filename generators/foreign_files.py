@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from generators.file_kinds import other_kind
 from generators.tensor_files import read_safetensors
 from generators.torch_files import TensorRecord, read_any
 from generators.unpickle import Budget, Inert, Interpreter, Limits
@@ -22,17 +23,8 @@ from schemas.errors import CheckpointError, InputError, UnsafeCheckpointError
 MAX_DEPTH = 20
 _KINDS = "fiubcUS"
 _NPY = b"\x93NUMPY"
-_TEXT = frozenset(range(32, 127)) | frozenset(b"\t\n\r")
-_NO_DATA = {
-    b"version https://git-lfs": "a Git LFS pointer: fetch the file with 'git lfs pull'",
-    b"<!doctype html": "a web page: download the file itself",
-    b"<html": "a web page: download the file itself",
-    b"\x1f\x8b": "compressed with gzip: unpack it",
-    b"\xfd7zxz": "compressed with xz: unpack it",
-    b"\x28\xb5\x2f\xfd": "compressed with zstd: unpack it",
-    b"\x89hdf": "an HDF5 file: save its arrays with numpy.savez",
-}
-"""Beginnings, in lower case, of files that people take for the data, and the cure."""
+_NUMBERS = "is text: save the numbers in it with numpy.save"
+_GIVE = "give a .npy, .npz, .safetensors, .pkl or .pt file"
 _RECONSTRUCT = ("_reconstruct", "_frombuffer", "scalar")
 
 
@@ -52,9 +44,6 @@ def read_foreign(path: str | os.PathLike[str]) -> Any:
         _check_size(path, path.stat().st_size)
         with path.open("rb") as file:
             head = file.read(256)
-        for start, what in _NO_DATA.items():
-            if head.lstrip().lower().startswith(start):
-                raise InputError(f"{str(path)!r} is {what}")
         if head.startswith(_NPY):
             return _read_npy(path.read_bytes())
         if head[:2] == b"PK":
@@ -67,17 +56,23 @@ def read_foreign(path: str | os.PathLike[str]) -> Any:
         if head[8:9] == b"{" and int.from_bytes(head[:8], "little") < path.stat().st_size:
             tensors, metadata = read_safetensors(path.read_bytes())
             return {**metadata, **tensors}
+        if _is_text(head) and head.lstrip()[:1] in b"{[":
+            raise InputError(f"{str(path)!r} {_NUMBERS}")
+        if kind := other_kind(path, _GIVE):
+            raise InputError(f"{str(path)!r} {kind}")
         return plain(read_any(path))
     except UnsafeCheckpointError as e:
         raise type(e)(f"{path.name!r}: {e}") from e
     except CheckpointError as e:
-        if head and all(byte in _TEXT for byte in head):
-            raise InputError(f"{str(path)!r} is text: save its numbers with numpy.save") from e
+        if _is_text(head):
+            raise InputError(f"{str(path)!r} {_NUMBERS}") from e
         raise type(e)(f"{path.name!r}: {e}") from e
     except (OSError, ValueError, EOFError, RuntimeError, MemoryError, zipfile.BadZipFile) as e:
-        raise InputError(
-            f"{str(path)!r} cannot be read: {e}; give a .npy, .npz, .safetensors, .pkl or .pt file"
-        ) from e
+        raise InputError(f"{str(path)!r} cannot be read: {e}; {_GIVE}") from e
+
+
+def _is_text(head: bytes) -> bool:
+    return bool(head) and all(32 <= byte < 127 or byte in b"\t\n\r" for byte in head)
 
 
 def _check_size(path: Path, size: int) -> None:

@@ -228,10 +228,12 @@ def test_what_the_file_says_itself_is_compared_with_the_claim(tmp_path):
 @pytest.mark.parametrize(
     ("contents", "message"),
     [
+        (b'{"smile": [0.5, 0.25]}', "is text: save the numbers in it with numpy.save"),
+        (b"\x89PNG\r\n\x1a\n", "PNG image: give a .npy, .npz"),
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n", "git lfs pull"),
-        (b"\n<!DOCTYPE html><html></html>", "a web page"),
+        (b"\n<!DOCTYPE html><html></html>", "is a web page"),
         (b"\x1f\x8b\x08\x00", "gzip: unpack it"),
-        (b"0.5 0.25\n", "is text: save its numbers with numpy.save"),
+        (b"0.5 0.25\n", "is text: save the numbers in it with numpy.save"),
         (b"\x08\0\0\0\0\0\0\0{}      ", "none of the known layouts"),
     ],
 )
