@@ -267,8 +267,8 @@ def _no_match(table: FactorTable, images: Images, column: str, keys: Sequence[st
         return f"the factor table {table.path!r} matches none of the images: {cause}: {cure}"
     for alike, text, remedy in (
         (str.casefold, "in upper and lower case only", "write them as the files are named"),
-        (_stem, "in their endings only", "write the endings of the files"),
         (_file, "in their folders", "make the paths relative to 'dataset.path'"),
+        (_stem, "in their endings only", "write the endings of the files"),
     ):
         of_images = {alike(name): name for own in images.paths for name in own}
         pair = next(((k, of_images[alike(k)]) for k in present if alike(k) in of_images), None)

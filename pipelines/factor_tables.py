@@ -209,8 +209,8 @@ def _delimiter(head: Sequence[str]) -> str | None:
     if best is not None:
         return best
     words = [len(line.split()) for line in head]
-    even = len(set(words[1:])) <= 1 or (words[0] == 1 and len(set(words[2:])) <= 1)
-    return None if max(words) > 1 and even else ","
+    usual = max(set(words[1:] or words), key=words.count)
+    return None if usual > 1 and 2 * words.count(usual) >= len(words) - 1 else ","
 
 
 def _is_header(cells: Sequence[str]) -> bool:
@@ -232,25 +232,24 @@ def _split_at(
 ) -> tuple[list[str] | None, list[list[Cell]]]:
     """Names, None without a header, and columns of text whose cells are separated."""
     data = text.encode("utf-8")
+    first = next(csv.reader([head[0]], delimiter=delimiter))
     parse = pacsv.ParseOptions(
         delimiter=delimiter, newlines_in_values=True, invalid_row_handler=(bad := _BadRows())
     )
-    named = _is_header(next(csv.reader([head[0]], delimiter=delimiter)))
     read = pacsv.ReadOptions(
         use_threads=False,  # for the numbers of bad rows
         block_size=min(max(len(data), 1 << 20), 1 << 30),
-        autogenerate_column_names=not named,
+        autogenerate_column_names=True,  # the header, whose names may be doubled, is the first row
     )
     with pacsv.open_csv(pa.BufferReader(data), read, parse) as reader:
-        names = reader.schema.names
-    convert = pacsv.ConvertOptions(strings_can_be_null=False)
-    if len(set(names)) < len(names):  # told by the caller; types go by name
-        return list(names), [[] for _ in names]
-    convert.column_types = {name: pa.string() for name in names}
+        types = {name: pa.string() for name in reader.schema.names}
     bad.rows.clear()
-    arrow = pacsv.read_csv(pa.BufferReader(data), read, parse, convert)
+    convert = pacsv.ConvertOptions(column_types=types, strings_can_be_null=False)
+    columns = pacsv.read_csv(pa.BufferReader(data), read, parse, convert).columns
     bad.check(path)
-    return list(names) if named else None, [cells_of(c.to_pylist()) for c in arrow.columns]
+    if not _is_header(first):
+        return None, [cells_of(c.to_pylist()) for c in columns]
+    return [c[0].as_py() for c in columns], [cells_of(c.slice(1).to_pylist()) for c in columns]
 
 
 class _BadRows:

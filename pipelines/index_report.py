@@ -12,7 +12,8 @@ from pipelines.factors import JoinReport
 from pipelines.paths import IMAGE_ENDINGS, SIDECAR_ENDINGS, UNREAD_ENDINGS
 
 SHOWN = 3
-CONVERT = "convert them to PNG, JPEG, WebP or TIFF"
+CONVERT = "convert to PNG, JPEG, WebP or TIFF"
+_CURES = {"archive": "unpack, or name as 'dataset.path'", "video": "take pictures out of it"}
 
 
 @dataclass
@@ -28,14 +29,16 @@ class Unreadable:
 class LeftOut:
     """Files of one kind that became no rows.
 
-    what : the kind, as in "HEIC pictures (.heic)"; n : how many; examples : some of their paths
+    what : the kind, as in "HEIC files (.heic)"; n : how many; examples : some of their paths
     why : why they are not taken, and what to do
+    ordinary : nobody expects them to be images
     """
 
     what: str
     n: int
     why: str
     examples: list[str] = field(default_factory=list)
+    ordinary: bool = False
 
     def line(self) -> str:
         """In one sentence."""
@@ -99,35 +102,32 @@ class IndexReport:
         found = []
         for name, endings in of_format.items():
             n = sum(self.skipped[ending] for ending in endings)
-            what = f"{name} files ({', '.join(endings)})"
-            other = name in ("archive", "video")
-            why = "unpack them" if other else CONVERT
-            found.append(LeftOut(what, n, f"not read, {why}"))
+            what = f"{name} {_files(n)} ({', '.join(endings)})"
+            found.append(LeftOut(what, n, f"not read: {_CURES.get(name, CONVERT)}"))
         for ending, n in self.skipped.items():
             if ending in UNREAD_ENDINGS:
                 continue
-            known = ending in SIDECAR_ENDINGS
+            ordinary = ending in SIDECAR_ENDINGS | IMAGE_ENDINGS
             why = "not pictures by their names"
             if ending in IMAGE_ENDINGS:
                 why = "left out by 'dataset.pattern' or 'dataset.exclude'"
-            elif not known:
+            elif not ordinary:
                 why += ": name them under 'dataset.pattern' if they are"
-            what = f"{ending} files" if ending else "files without ending"
-            found.append(LeftOut(what, n, why))
+            what = f"{ending} {_files(n)}" if ending else f"{_files(n)} without ending"
+            found.append(LeftOut(what, n, why, ordinary=ordinary))
         return found
 
     def lines(self) -> list[str]:
         """What people should be told, each in one line: what was left out, what will be
         quarantined, how the factor table met the images."""
-        ordinary = SIDECAR_ENDINGS | IMAGE_ENDINGS
-        quiet = {f"{ending} files" for ending in ordinary}
-        found = [f"left out: {kind.line()}" for kind in self.left_out() if kind.what not in quiet]
+        found = [f"left out: {kind.line()}" for kind in self.left_out() if not kind.ordinary]
         reasons = Counter(row.reason for row in self.unreadable)
         if reasons:
             counts = ", ".join(f"{n} {reason}" for reason, n in reasons.most_common())
             first = self.unreadable[0]
+            images = "image" if len(self.unreadable) == 1 else "images"
             found.append(
-                f"{len(self.unreadable)} images will be quarantined ({counts}), such as "
+                f"{len(self.unreadable)} {images} will be quarantined ({counts}), such as "
                 f"{first.uri!r}: {first.text}"
             )
         join = self.factors
@@ -147,6 +147,10 @@ class IndexReport:
         result["left_out"] = kinds if limit is None else kinds[:limit]
         result["n_duplicate_rows"] = self.n_duplicates
         return result
+
+
+def _files(n: int) -> str:
+    return "file" if n == 1 else "files"
 
 
 def _grouped(pairs: Sequence[tuple[str, str]], one: str, many: str) -> list[LeftOut]:

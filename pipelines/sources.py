@@ -223,6 +223,8 @@ def add_labels(listing: Listing, items: list[Item], raw: bytes, name: str) -> No
             )
         return
     (n,) = n_labels
+    if any(isinstance(cell, float) for value in values.values() if n for cell in value):
+        values = {key: [float(cell) for cell in value] for key, value in values.items()}
     columns = tuple(f"{LABEL}_{i}" for i in range(n)) if n else (LABEL,)
     known = 0
     for i, item in enumerate(items):

@@ -49,7 +49,6 @@ _BASE_FIELDS = (
     pa.field("height", pa.int32(), nullable=False),
     pa.field("state", pa.string(), nullable=False),
 )
-_SAME_TO_YAML = (("true", "yes", "on", "y"), ("false", "no", "off", "n"))
 _METADATA_KEY = b"latentflow"
 
 
@@ -403,19 +402,6 @@ def encode_categories(
 def continuous_column(values: Sequence[float]) -> FactorColumn:
     """float64 values, NaN where missing, as a factor column."""
     return FactorColumn(FactorInfo(CONTINUOUS, "float"), np.asarray(values, dtype=np.float64))
-
-
-def level_named(level: str, categories: Sequence[str]) -> str | None:
-    """The category that a specification means by ``level``, None where there is none.
-
-    YAML reads yes, no, on and off as true and false, so these name each other, too, where only one
-    category can be meant.
-    """
-    if level in categories:
-        return level
-    alike = next((words for words in _SAME_TO_YAML if level.lower() in words), ())
-    found = [category for category in categories if category.lower() in alike]
-    return found[0] if len(found) == 1 else None
 
 
 def duplicates(image_ids: Sequence[str], rows: Sequence[int]) -> dict[str, list[int]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -15,6 +16,7 @@ NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
 LABEL_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_-]*$"
 BUNDLED = "bundled:"
 
+_SAME_TO_YAML = (("true", "yes", "on", "y"), ("false", "no", "off", "n"))
 _URL = re.compile(r"^[A-Za-z][A-Za-z0-9+.-]+:")
 
 
@@ -53,6 +55,19 @@ def _level(value: Any) -> Any:
 def as_levels(value: Any) -> Any:
     """One level or a list of levels -> list of levels."""
     return [_level(v) for v in value] if isinstance(value, list) else [_level(value)]
+
+
+def level_named(level: str, categories: Sequence[str]) -> str | None:
+    """The category that a specification means by ``level``, None where there is none.
+
+    YAML reads yes, no, on and off as true and false, so these name each other, too, where only one
+    category can be meant.
+    """
+    if level in categories:
+        return level
+    alike = next((words for words in _SAME_TO_YAML if level.lower() in words), ())
+    found = [category for category in categories if category.lower() in alike]
+    return found[0] if len(found) == 1 else None
 
 
 SpecPath = Annotated[str, AfterValidator(_resolve)]

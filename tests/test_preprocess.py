@@ -1,6 +1,7 @@
 """Decoding: one file of each kind, made in memory, against the pixels it must give."""
 
 import io
+import itertools
 import pickle
 import struct
 import threading
@@ -259,13 +260,63 @@ def test_white_is_zero_tiff():
     np.testing.assert_array_equal(decode(data)[..., 0], 255 - np.round(deep / 257.0))
 
 
-def test_cmyk_with_and_without_a_profile(rgb):
+def test_cmyk_without_a_profile(rgb):
     cmyk = Image.fromarray(rgb).convert("CMYK")
     np.testing.assert_array_equal(decode(encoded(cmyk, "TIFF")), rgb)
     big = cmyk.resize((160, 104), Image.Resampling.NEAREST)
     jpeg = decode(encoded(big, "JPEG", quality=98))
     expected = np.asarray(big.convert("RGB")).astype(int)
     assert np.abs(jpeg - expected).mean() < 12  # an inverted file would be off by about 85
+
+
+INKS = np.array([[20, 150, 190], [200, 40, 120], [250, 220, 60], [0, 0, 0]]) / 255
+CORNERS = np.array(list(itertools.product((0, 1), repeat=4)))
+
+
+def printed(corners):
+    """What the planted press prints: inks are filters that multiply. sRGB in [0, 1], (n, 3)."""
+    return np.prod(np.where(corners[:, :, None] == 1, INKS, 1.0), axis=1)
+
+
+def lab(srgb):
+    """sRGB in [0, 1] -> CIELAB under D50, by Bradford's matrix as ICC gives it."""
+    linear = np.where(srgb <= 0.04045, srgb / 12.92, ((srgb + 0.055) / 1.055) ** 2.4)
+    to_xyz = [[0.4360747, 0.3850649, 0.1430804], [0.2225045, 0.7168786, 0.0606169],
+              [0.0139322, 0.0971045, 0.7141733]]  # fmt: skip
+    xyz = linear @ np.array(to_xyz).T / [0.9642, 1.0, 0.8249]
+    f = np.where(xyz > (6 / 29) ** 3, np.cbrt(xyz), xyz * (29 / 6) ** 2 / 3 + 4 / 29)
+    return np.stack([116 * f[:, 1] - 16, 500 * (f[:, 0] - f[:, 1]), 200 * (f[:, 1] - f[:, 2])], 1)
+
+
+def cmyk_profile():
+    """An ICC profile (version 2, class prtr) of the planted press: a table from CMYK to Lab."""
+    nodes = lab(printed(CORNERS))
+    words = np.rint([[0xFF00 / 100, 256, 256]] * (nodes + [0, 128, 128])).clip(0, 0xFFFF)
+    linear = np.array([0, 0xFFFF], ">u2").tobytes()
+    identity = np.array([1, 0, 0, 0, 1, 0, 0, 0, 1], ">i4") << 16
+    table = b"mft2\0\0\0\0" + bytes([4, 3, 2, 0]) + identity.astype(">i4").tobytes()
+    table += struct.pack(">HH", 2, 2) + 4 * linear + words.astype(">u2").tobytes() + 3 * linear
+    white = b"XYZ \0\0\0\0" + struct.pack(">3i", 63190, 65536, 54061)
+    start = 128 + 4 + 2 * 12
+    size = start + len(table) + len(white)
+    head = struct.pack(">I4xI4s4s4s", size, 0x02400000, b"prtr", b"CMYK", b"Lab ")
+    head += struct.pack(">6H4s28x3i", 2020, 1, 1, 0, 0, 0, b"acsp", 63190, 65536, 54061)
+    tags = struct.pack(">I4sII", 2, b"A2B0", start, len(table))
+    tags += struct.pack(">4sII", b"wtpt", start + len(table), len(white))
+    return head.ljust(128, b"\0") + tags + table + white
+
+
+def test_cmyk_with_a_profile():
+    """Each ink and overprint comes out as the profile says, which is far from 255 - ink."""
+    inks = (255 * CORNERS.reshape(4, 4, 4)).astype(np.uint8)
+    plain = Image.fromarray(inks, "CMYK")
+    expected = 255 * printed(CORNERS).reshape(4, 4, 3)
+    pixels = decode(encoded(plain, "TIFF", icc_profile=cmyk_profile()))
+    assert np.abs(pixels - expected).max() <= 1.5
+    assert np.abs(decode(encoded(plain, "TIFF")) - expected).max() > 100
+    big = plain.resize((64, 64), Image.Resampling.NEAREST)
+    jpeg = decode(encoded(big, "JPEG", quality=100, subsampling=0, icc_profile=cmyk_profile()))
+    assert np.abs(jpeg[8::16, 8::16] - expected).max() <= 4
 
 
 def test_animations_give_the_first_frame(rgb):

@@ -192,6 +192,18 @@ def test_figures_of_the_run_are_on_the_page(html):
     assert len(rows) == 12 + 4 + 1
 
 
+def test_files_that_became_no_rows_are_named(run):
+    files = [
+        {"what": "HEIC files (.heic)", "n": 1234, "why": "not read: convert", "examples": []},
+        {"what": "path", "n": 1, "why": "a link", "examples": ["<b>x</b>.png"]},
+    ]
+    found = {"n_rows": 64, "left_out": files, "notes": ["factor 'age': 'None' & more"]}
+    (run / "index_report.json").write_text(json.dumps(found))
+    page = write_report(run).read_text()
+    for text in ("HEIC files (.heic)", "1\u202f234", "&lt;b&gt;x&lt;/b&gt;.png", "&amp; more"):
+        assert text in page, text
+
+
 def test_rows_left_out_are_counted_once_with_reasons(run):
     with RunFolder.open(run) as folder:
         found = folder.left_out()

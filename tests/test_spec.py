@@ -283,3 +283,30 @@ def test_any_mapping_is_a_spec_or_a_spec_error(data):
         parse_spec(yaml.safe_dump(data), "/data")
     except SpecError as e:
         assert str(e).startswith("specification")
+
+
+@pytest.mark.parametrize(
+    ("written", "level"),
+    [("0777", "0777"), ("1_000", "1_000"), ("1:30", "1:30"), ("2024-05-01", "2024-05-01"),
+     ("1.10", "1.10"), ("1e3", "1e3"), ("7", "7"), ("-1", "-1"), ("0.5", "0.5"), ("no", "false"),
+     ("'no'", "no"), ("None", "None"), ("NA", "NA")],
+)  # fmt: skip
+def test_levels_are_what_is_written(written, level):
+    text = f"{MINIMAL}analyse: {{mean_difference: {{baseline: {{x: {written}}}}}}}\n"
+    assert parse_spec(text, "/data").analyse.mean_difference.baseline == {"x": level}
+
+
+def test_numbers_may_be_written_in_any_way():
+    text = (
+        f"{MINIMAL}invert: {{steps: 1_000, pixel_weight: 1e-3, learning_rate: 0.50}}\nseed: 0x1F\n"
+    )
+    spec = parse_spec(text, "/data")
+    assert (spec.invert.steps, spec.invert.pixel_weight, spec.invert.learning_rate) == (
+        1000, 0.001, 0.5)  # fmt: skip
+    assert spec.seed == 31
+
+
+def test_words_that_yaml_reads_as_something_else_get_a_hint():
+    text = f"{MINIMAL}analyse: {{mean_difference: {{factors: [on]}}}}\n"
+    message = problem(text)
+    assert "between quotes (YAML reads yes, no, on and off as true and false)" in message

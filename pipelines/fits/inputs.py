@@ -13,8 +13,9 @@ from pipelines.fits.measured import Measured, measurements
 from schemas.direction import Direction, unit_direction
 from schemas.errors import UsageError
 from schemas.fingerprint import with_nulls
-from schemas.index import CATEGORICAL, DatasetIndex, level_named
+from schemas.index import CATEGORICAL, DatasetIndex
 from schemas.spec import RunSpec
+from schemas.spec_types import level_named
 from schemas.store import LatentStore
 from transforms.blocks import BlockSource
 from transforms.passes import PassRequest, S, Seen
