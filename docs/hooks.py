@@ -100,9 +100,9 @@ def table(section: Schema, schema: Schema) -> str:
     lines = ["| key | type | default | meaning |", "|---|---|---|---|"]
     required = section.get("required", [])
     for key, value in section["properties"].items():
-        plain = target(value, schema) is None
+        shown = target(value, schema) is None or isinstance(value.get("default"), str)
         default = "**required**" if key in required else "-"
-        if plain and "default" in value:
+        if shown and "default" in value:
             default = f"`{yaml_value(value['default'])}`"
         text = " ".join([value.get("description", ""), *limits(value)])
         lines.append(f"| `{key}` | {cell(type_of(value))} | {default} | {cell(text)} |")

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 BUNDLED = Path(__file__).parent / "bundled"
 DEFAULT_BUNDLED = "faces64"
 
-__all__ = ["files", "fingerprint", "load", "read", "resolve", "save_safetensors"]
+__all__ = ["files", "fingerprint", "like", "load", "read", "resolve", "save_safetensors"]
 
 
 def resolve(source: Source) -> Path:
@@ -66,6 +66,16 @@ def read(source: Source) -> Checkpoint:
 
     settings = {} if isinstance(source, str | Path) else source.settings
     return read_checkpoint(resolve(source), settings=settings)
+
+
+def like(path: str, other: Source) -> Source:
+    """Another file of a specification's generator, with the settings given for `other` where this
+    file does not state them; errors as of `load`."""
+    if isinstance(other, str | Path):
+        return path
+    assumed = read(path).assumed
+    settings = {name: value if name in assumed else None for name, value in other.settings.items()}
+    return other.model_copy(update={"path": path, **settings})
 
 
 def load(source: Source, device: torch.device | str = "cpu") -> StyleGAN2Adapter:

@@ -188,6 +188,11 @@ def _read_json(beside: Path) -> dict[str, Any]:
         facts = json.loads(beside.read_bytes())
     except (ValueError, RecursionError) as e:
         raise CheckpointError(f"{beside.name!r} is not JSON ({e}): write it again") from e
+    if isinstance(facts, dict) and facts.get("kind") == "encoder":
+        raise CheckpointError(
+            f"{beside.name!r} beside it describes an encoder: name it under 'encoder', and a "
+            "generator under 'generator'"
+        )
     if not isinstance(facts, dict) or facts.get("format") != FORMAT:
         raise CheckpointError(
             f"{beside.name!r} beside it does not describe a generator ({FORMAT!r}): give the file "

@@ -12,6 +12,7 @@ import numpy as np
 
 from generators.file_kinds import missing, other_kind, text_instead
 from generators.tensor_files import is_tensor_file, parts_of, read_tensors, stem_of
+from schemas.atomic import read_json
 from schemas.errors import CheckpointError
 from schemas.fingerprint import tensors_fingerprint
 
@@ -66,6 +67,12 @@ def encoder_files(uri: str) -> list[Path]:
 
 def _description_of(path: Path) -> Path:
     return path.with_name(f"{stem_of(path)}.json")
+
+
+def is_encoder(path: Path) -> bool:
+    """Whether the description beside a safetensors file is of an encoder."""
+    beside = _description_of(path)
+    return is_tensor_file(path) and read_json(beside).get("kind") == "encoder"
 
 
 def read_encoder(uri: str) -> EncoderFile:

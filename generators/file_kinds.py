@@ -161,14 +161,20 @@ def missing(path: Path, what: str) -> str:
     return f"{what} {str(path)!r} does not exist: correct the path{hub}"
 
 
-def _in_folder(path: Path) -> str:
+def checkpoints_in(path: Path) -> list[str]:
+    """Files of a folder that may be checkpoints, the index of one in parts before all."""
     names = sorted(p.name for p in path.iterdir() if not p.name.startswith("."))
+    whole = [name for name in names if name.endswith(".safetensors.index.json")]
+    return whole or [name for name in names if name.endswith(CHECKPOINT_SUFFIXES)]
+
+
+def _in_folder(path: Path) -> str:
+    names = {p.name for p in path.iterdir()}
     if "saved_model.pb" in names:
         return f"a TensorFlow SavedModel, which is not read; {_READ}"
     if "model_index.json" in names:
         return "a diffusers pipeline, which is not read; give a StyleGAN2 checkpoint"
-    whole = [name for name in names if name.endswith(".safetensors.index.json")]
-    held = whole or [name for name in names if name.endswith(CHECKPOINT_SUFFIXES)]
+    held = checkpoints_in(path)
     if held:
         return f"give the file in it, such as {str(path / held[-1])!r}"
     return "it holds no checkpoint; give the path of a file"

@@ -158,12 +158,26 @@ def _rebuild_parameter(data: Any, *rest: Any) -> Any:
     return data
 
 
-TENSOR_HANDLERS: Mapping[tuple[str, str], Handler] = {
+def _rebuild_from_type(function: Any, kind: Any, args: Any, *rest: Any) -> Any:
+    """A tensor with attributes of its own, which are dropped."""
+    handler = None
+    if isinstance(function, Global) and isinstance(args, tuple):
+        handler = _PLAIN_TENSORS.get((function.module, function.name))
+    if handler is None:
+        raise CheckpointError("a tensor is made by something else than torch's own functions")
+    return handler(*args)
+
+
+_PLAIN_TENSORS: Mapping[tuple[str, str], Handler] = {
     ("torch._utils", "_rebuild_tensor"): rebuild_tensor,
     ("torch._utils", "_rebuild_tensor_v2"): rebuild_tensor,
     ("torch._utils", "_rebuild_tensor_v3"): _rebuild_tensor_v3,
     ("torch._utils", "_rebuild_parameter"): _rebuild_parameter,
     ("torch._utils", "_rebuild_parameter_with_state"): _rebuild_parameter,
+}
+TENSOR_HANDLERS: Mapping[tuple[str, str], Handler] = {
+    **_PLAIN_TENSORS,
+    ("torch._tensor", "_rebuild_from_type_v2"): _rebuild_from_type,
 }
 
 

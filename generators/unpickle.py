@@ -38,6 +38,9 @@ HARMLESS_STDLIB: Mapping[str, frozenset[str]] = {
     "datetime": frozenset({"datetime", "date", "timedelta", "timezone"}),
     "pathlib": frozenset({"PosixPath", "WindowsPath", "PurePosixPath", "PureWindowsPath", "Path"}),
     "functools": frozenset({"partial"}),
+    "typing": frozenset({"Any", "Dict", "List", "Optional", "Sequence", "Tuple", "Union"}),
+    "decimal": frozenset({"Decimal"}),
+    "uuid": frozenset({"UUID"}),
 }
 _PYTHON2_NAMES = {"__builtin__": "builtins", "copy_reg": "copyreg"}
 #: Standard library modules under Python 2 names that no longer exist.

@@ -341,7 +341,11 @@ def import_command(
     with run_lock(loaded.output_path):
         finished = FinishedRun.of(loaded)
         known = generator == finished.directions.generator_fp
-        claimed = generator if known else generators.fingerprint(generator)
+        claimed = (
+            generator
+            if known
+            else generators.fingerprint(generators.like(generator, loaded.generator))
+        )
         for found in import_directions(finished, file, space, claimed, name):
             console.print(f"imported {found}", markup=False)
 

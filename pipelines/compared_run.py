@@ -147,13 +147,14 @@ def _generator(
     given: str | None, named: generators.Source, fingerprint: str
 ) -> tuple[generators.Source | None, str]:
     try:
-        found = generators.fingerprint(given or named)
+        source = named if given is None else generators.like(given, named)
+        found = generators.fingerprint(source)
     except LatentflowError as e:
         if given is not None:
             raise
         return None, f"the generator that the run names cannot be read ({e.kind})"
     if found == fingerprint:
-        return given or named, ""
+        return source, ""
     if given is not None:
         raise DirectionMismatchError(
             f"generator {given!r} is {found!r}, the directions were made for {fingerprint!r}; "

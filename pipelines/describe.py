@@ -13,12 +13,14 @@ from schemas.store import LatentStore
 
 
 def describe(path: Path) -> dict[str, Any]:
-    """Facts about an index, a latent store, a direction set or a checkpoint, name -> value.
+    """Facts about an index, a store, a direction set, a checkpoint or an encoder, name -> value.
 
     Raises InputError when it is none of these, and the reader's own error when it is damaged.
     """
     if not path.exists():
-        raise InputError(f"{str(path)!r} does not exist: check the path")
+        from generators.file_kinds import missing
+
+        raise InputError(missing(path, "path"))
     if path.is_dir():
         return _folder(path)
     if path.suffix == ".parquet":
@@ -43,9 +45,13 @@ def _folder(path: Path) -> dict[str, Any]:
             return read(path)
         except LatentflowError as e:
             problems.append(str(e))
+    from generators.file_kinds import checkpoints_in
+
     raise InputError(
         f"{str(path)!r} is neither a latent store nor a direction set nor a run folder: "
-        + "; ".join(problems)
+        + "; ".join(
+            [*problems, *(f"it holds {name!r}: inspect that" for name in checkpoints_in(path)[:1])]
+        )
     )
 
 
@@ -99,7 +105,12 @@ def _directions(path: Path) -> dict[str, Any]:
 
 def _checkpoint(path: Path) -> dict[str, Any]:
     from generators.checkpoints import assumptions, read_checkpoint
+    from generators.encoder_files import is_encoder, read_encoder
 
+    if is_encoder(path):
+        encoder = read_encoder(str(path))
+        described = {f"  {k}": v for k, v in encoder.architecture.items()}
+        return {"kind": "encoder", "fingerprint": encoder.fingerprint, **described}
     found = read_checkpoint(path)
     facts = {"kind": "generator checkpoint", "fingerprint": found.fingerprint}
     facts |= {key: found.metadata[key] for key in ("source", "entry") if key in found.metadata}

@@ -155,6 +155,12 @@ class InvertWorker:
             from generators.encoder import load_encoder
 
             self.encoder = load_encoder(identity.encoder_uri, self.device, spec.space)
+            if self.encoder.fingerprint != identity.method["encoder"]:
+                raise UsageError(
+                    f"encoder {identity.encoder_uri!r} has fingerprint "
+                    f"{self.encoder.fingerprint!r}, the store was made with "
+                    f"{identity.method['encoder']!r}: the file changed during the run; start again"
+                )
         self.store = LatentStore.open(identity.path, "r+")
         self.reader = BlockImages(
             task.source, self.generator.resolution, spec.crop, spec.max_pixels, spec.threads

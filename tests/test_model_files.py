@@ -148,6 +148,17 @@ def test_the_same_model_has_one_fingerprint_where_the_settings_are_given(
             generators.read(GeneratorSpec(path=str(ours), conv_clamp=8))
 
 
+def test_another_file_of_a_generator_has_its_settings(state: State, tmp_path: Path) -> None:
+    g = tiny(lr_multiplier=0.5)
+    torch.save(g.network.state_dict(), tmp_path / "g.pt")
+    write_official_pickle(g, tmp_path / "g.pkl")
+    named = GeneratorSpec(path="elsewhere.pt", lr_multiplier=0.5)
+    for name in ("g.pt", "g.pkl"):
+        path = str(tmp_path / name)
+        assert generators.fingerprint(generators.like(path, named)) == g.fingerprint
+        assert generators.like(path, "elsewhere.pt") == path
+
+
 def test_a_scale_that_goes_with_the_assumed_rate_is_not_remarked(
     state: State, tmp_path: Path
 ) -> None:
@@ -306,6 +317,20 @@ def test_an_encoder_is_compared_with_its_description(parts: int, tmp_path: Path)
     (tmp_path / "e.json").write_text(json.dumps(about))
     with pytest.raises(CheckpointError, match="do not belong together"):
         load_encoder(str(path))
+
+
+def test_an_encoder_is_told_from_a_generator(tmp_path: Path) -> None:
+    network = WPlusEncoder(EncoderConfig(16, (4, 6), 8, 3, 5))
+    path = save_encoder(network, tmp_path / "e.safetensors")
+    shown = describe(path)
+    assert (shown["kind"], shown["  num_ws"]) == ("encoder", 3)
+    assert shown["fingerprint"] == read_encoder(str(path)).fingerprint
+    with pytest.raises(CheckpointError, match="describes an encoder: name it under 'encoder'"):
+        generators.read(path)
+    with pytest.raises(InputError, match="it holds 'e.safetensors': inspect that"):
+        describe(tmp_path)
+    with pytest.raises(InputError, match="'owner/model' is the id"):
+        describe(tmp_path / "owner" / "model")
 
 
 def test_an_encoder_of_another_generator_is_told_before_a_run(
