@@ -147,7 +147,8 @@ def assumptions(checkpoint: Checkpoint) -> dict[str, str]:
     """What is to be told of each setting that no file stated, by name."""
     told = {}
     for name, value in checkpoint.assumed.items():
-        text = f"{value!r} is assumed, the file does not state it: set 'generator.{name}'"
+        shown = "none" if value is None else repr(value)
+        text = f"{shown} is assumed, the file does not state it: set 'generator.{name}'"
         rate = mapping_rate(checkpoint)
         if name == "lr_multiplier" and value and not 1 / 3 < rate / value < 3:
             text += f"; the scale of the mapping's weights suggests about {rate:.1g}"

@@ -108,8 +108,8 @@ def text_instead(path: Path) -> str | None:
     if not text.strip() or any(not (c.isprintable() or c in "\t\r\n") for c in text):
         return None
     return (
-        f"is text that begins with {text.strip()[:60]!r}, not a checkpoint: a failed download "
-        "leaves such a file; download the file itself"
+        f"is text that begins with {text.strip()[:60]!r}, not a checkpoint: give the path of the "
+        "checkpoint (a failed download leaves such a file, too: download it again)"
     )
 
 

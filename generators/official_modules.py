@@ -53,7 +53,8 @@ _HARMLESS = frozenset(
 )
 _NESTED = ("mapping_kwargs", "synthesis_kwargs", "block_kwargs", "layer_kwargs")
 _STATE_DICT = (
-    "if it changes no image, save the network's state_dict() with torch.save and give that file"
+    "if it changes no image, save the network's state_dict() with torch.save and give that file, "
+    "with the settings that 'latentflow inspect' calls assumed"
 )
 
 
