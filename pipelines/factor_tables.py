@@ -29,6 +29,21 @@ from schemas.spec import DatasetSpec
 
 _DELIMITERS = (",", ";", "\t", "|")
 _HEAD_LINES = 20
+_START = 4096
+_BINARY = (
+    (b"PK\x03\x04", "an Excel workbook or another zip"),
+    (b"\xd0\xcf\x11\xe0", "an Excel workbook"),
+    (b"\x1f\x8b", "compressed by gzip"),
+    (b"\xfd7zXZ", "compressed by xz"),
+    (b"\x28\xb5\x2f\xfd", "compressed by zstd"),
+    (b"\x89HDF", "an HDF5 file"),
+    (b"MATLAB 5.0", "a MATLAB file"),
+    (b"SQLite format 3", "an SQLite database"),
+    (b"\x93NUMPY", "a NumPy array"),
+    (b"\x80", "a pickle"),
+    (b"ARROW1", "an Arrow file"),
+    (b"version https://git-lfs", "a pointer of Git LFS, without the table itself"),
+)
 _THOUSANDS = re.compile(r"[+-]?[1-9]\d{0,2}(,\d{3})+")
 _DECIMAL_COMMA = re.compile(r"[+-]?(\d{1,3}(\.\d{3})+|\d+)?(,\d+)?([eE][+-]?\d+)?")
 
@@ -67,7 +82,9 @@ def read_factor_table(dataset: DatasetSpec) -> FactorTable:
     path = Path(dataset.factors or "")
     table = FactorTable(str(path))
     try:
-        if path.suffix.lower() in (".parquet", ".pq"):
+        with open(path, "rb") as file:
+            start = file.read(_START)
+        if path.suffix.lower() in (".parquet", ".pq") or start.startswith(b"PAR1"):
             _read_parquet(path, table, dataset.ignore)
         else:
             _read_text(path, table, dataset.ignore)
@@ -179,10 +196,20 @@ def _decoded(raw: bytes, table: FactorTable) -> str:
     ):
         if raw.startswith(mark):
             return raw.decode(encoding)
-    start = raw[:4096]
+    start = raw[:_START]
+    for magic, kind in _BINARY:
+        if start.startswith(magic):
+            raise InputError(
+                f"factor table {table.path!r} is {kind}, which is not read: save it as CSV, JSON "
+                "lines or Parquet"
+            )
     if b"\0" in start:  # every other byte of Latin text in UTF-16
-        zeros = [start[i::2].count(0) for i in (0, 1)]
-        return raw.decode("utf-16-be" if zeros[0] > zeros[1] else "utf-16-le")
+        even, odd = (start[i::2].count(0) for i in (0, 1))
+        if min(even, odd) or 4 * max(even, odd) < len(start):
+            raise InputError(
+                f"factor table {table.path!r} is no text: save it as CSV, JSON lines or Parquet"
+            )
+        return raw.decode("utf-16-be" if even else "utf-16-le")
     try:
         return raw.decode("utf-8")
     except UnicodeDecodeError:

@@ -32,6 +32,7 @@ _BOOLEANS = {"true": "true", "True": "true", "TRUE": "true"} | {
     "FALSE": "false",
 }
 _SHOWN = 5
+_MANY = 20
 
 
 def values_of(
@@ -104,11 +105,18 @@ def kind_of(
 
 
 def _texts_among_numbers(name: str, values: Sequence[Cell], known: FactorInfo | None) -> str | None:
-    """A note on integers with a few texts, which are levels either way; quantities are refused."""
+    """A note on integers with a few texts, which are levels either way, and on a text for nearly
+    every cell; quantities with a few texts are refused."""
     present = [value for value in values if value is not None]
     texts = Counter(str(value) for value in present if number_of(value) is None)
     numbers = [value for value in present if number_of(value) is not None]
     if not texts or len(numbers) <= texts.total():
+        if len(texts) > _MANY and 2 * len(texts) > len(present):
+            return (
+                f"factor {name!r} has {len(texts)} levels in {len(present)} cells, such as "
+                f"{next(iter(texts))!r}: list it under 'dataset.ignore' if these are no groups of "
+                "images, or write plain numbers if it is a quantity"
+            )
         return None
     text = (
         f"factor {name!r} holds {len(numbers)} numbers and {_counted(texts)}, {texts.total()} "

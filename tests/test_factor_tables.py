@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from pipelines.factor_values import MISSING_TEXTS
+from pipelines.factor_values import MISSING_TEXTS, kind_of
 from pipelines.index import build_index, update_index
 from pipelines.sources import open_source
 from schemas.errors import InputError, SpecError
@@ -133,6 +133,9 @@ def test_encodings(faces, tmp_path, encoding):
         ("t.jsonl", '{"path": "000000.png"}\n[1]\n', ["line 2 holds a 'list'"]),
         ("t.json", "[1, 2]", ["row 0 holds a 'int'", "one object a line"]),
         ("t.json", '{"labels": [["a.png"]]}', ["no pair of a path and a label"]),
+        ("t.csv", b"PK\x03\x04" + bytes(99), ["an Excel workbook", "save it as CSV"]),
+        ("t.csv.gz", b"\x1f\x8b\x08" + bytes(99), ["compressed by gzip"]),
+        ("t.csv", b"a\0\0\1\2" * 9, ["is no text"]),
         ("t.tsv", "path\tx\n" + rows("{name}\t1,{i}00"), ["'1,000'", "may be", "with a point"]),
     ],
 )
@@ -258,6 +261,15 @@ def test_texts_among_numbers(faces, tmp_path):
         joined(faces, tmp_path, table, continuous=["age"])
     _, report = joined(faces, tmp_path, table.replace(".5", ""))  # integers are levels anyway
     assert "'unknown' (1)" in report.notes[0] and "all of them are levels" in report.notes[0]
+
+
+def test_a_level_for_nearly_every_image_is_told():
+    kinds = [
+        kind_of("share", [f"{i}.5 %" for i in range(n)], DatasetSpec(path="x"), None)
+        for n in (20, 30)
+    ]
+    assert [note is not None and "30 levels in 30 cells" in note for _, note in kinds] == [
+        False, True]  # fmt: skip
 
 
 def test_levels_of_an_index_that_is_there_stay(faces, tmp_path):
