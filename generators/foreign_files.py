@@ -39,6 +39,8 @@ def read_foreign(path: str | os.PathLike[str]) -> Any:
     path = Path(path)
     if not path.is_file():
         cause = "is a folder: name a file in it" if path.is_dir() else "is no file: check the path"
+        if (path / "zarr.json").exists():
+            cause = "is a Zarr group: write a file by 'latentflow export SPEC --as directions'"
         raise InputError(f"{str(path)!r} {cause}")
     try:
         _check_size(path, path.stat().st_size)

@@ -243,3 +243,6 @@ def test_files_that_stand_for_others_are_named(tmp_path, contents, message):
         load(tmp_path / "age.pt")
     with pytest.raises(InputError, match="is a folder"):
         load(tmp_path)
+    (tmp_path / "zarr.json").write_text("{}")
+    with pytest.raises(InputError, match="a Zarr group: .*--as directions"):
+        load(tmp_path)
