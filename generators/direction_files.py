@@ -45,7 +45,7 @@ from schemas.names import safe_name, safe_names
 MAX_DIRECTIONS = 4096
 """Of one file."""
 _SAYS_NOTHING = re.compile(
-    r"|((latent|edit|w|z|unit)[_-]?)?(boundary|boundaries|directions?|vectors?|normals?|axis)"
+    r"|((latent|edit|w_?plus|wp|w|z|unit)[_-]?)?(boundary|boundaries|directions?|vectors?|normals?|axis)"
     r"|latents?|delta|data|array|tensor|arr_\d+|weights?|coef_?|z|w|wp|w_plus",
     re.IGNORECASE,
 )

@@ -17,6 +17,7 @@ EXPRESSIONS = ("anger", "disgust", "fear", "happiness", "sadness", "surprise")
 """Order of tensorgan's list: AN, DI, FE, HA, SA, SU."""
 SPACE_AXES = {"z": 1, "w": 1, "w_plus": 2}
 """Axes of a GAN's codes by space."""
+_PLACES = ("mean", "centre", "center", "w_avg", "latent_avg", "std", "sd")
 _NUMBERS = ("bias", "intercept", "intercept_")
 _SPACES = {"z": "z", "w": "w", "wp": "w_plus", "w+": "w_plus", "w_plus": "w_plus"}
 _VECTOR_KEYS = ("boundary", "direction", "vector", "normal", "coef_", "coef", "weight")
@@ -64,7 +65,7 @@ def _one_vector(value: Any, path: Path) -> list[Entry] | None:
     return [Entry("", _lone(value))] if _is_vector(value) else None
 
 
-def _layer_list(value: Any) -> list[int] | None:
+def _layer_list(value: Any, path: Path) -> list[int] | None:
     """Layers as numbers, flags, or text like "0-3,5"; nothing, an empty text or "all" means all.
 
     Raises InputError for anything else.
@@ -83,7 +84,7 @@ def _layer_list(value: Any) -> list[int] | None:
         return [layer for layer, flag in enumerate(numbers) if flag]
     if not all(isinstance(n, int | float) and float(n).is_integer() for n in numbers):
         raise InputError(
-            f"the file names layers {value!r}: give numbers, or a text such as '0-3,5'"
+            f"{str(path)!r} names layers {value!r}: give numbers, or a text such as '0-3,5'"
         )
     return sorted({int(n) for n in numbers})
 
@@ -101,12 +102,12 @@ def _boundary(value: Any, path: Path) -> list[Entry] | None:
     if len(keys) != 1:
         return None
     vector = value[keys[0]]
-    others = [v for key, v in value.items() if key != keys[0] and _is_vector(v)]
+    others = [v for key, v in value.items() if key not in (keys[0], *_PLACES) and _is_vector(v)]
     if any(v.size == vector.size for v in others):
         return None
     meta = value.get("meta_data")
     facts = {**value, **meta} if isinstance(meta, dict) else value
-    layers = _layer_list(facts.get("manipulate_layers", facts.get("layers")))
+    layers = _layer_list(facts.get("manipulate_layers", facts.get("layers")), path)
     space = _space_of(facts.get("space", facts.get("latent_space")))
     scalars = {key: np.asarray(value[key]) for key in _NUMBERS if key in value}
     numbers = {
@@ -295,7 +296,8 @@ def _shown(value: Any) -> str:
         return f"{kind} {value.shape!r}"
     if isinstance(value, dict):
         parts = [f"{str(k)[:40]!r}: {_shown(v)}" for k, v in list(value.items())[:8]]
-        return f"a dict of {', '.join(parts)}" + (", ..." if len(value) > 8 else "")
+        more = ", ..." if len(value) > 8 else ""
+        return f"a dict of {', '.join(parts) or 'nothing'}{more}"
     if isinstance(value, list | tuple) and value:
         return f"a {type(value).__name__} of {len(value)!r}, the first {_shown(value[0])}"
     return f"a {type(value).__name__}"

@@ -25,6 +25,7 @@ from schemas.errors import CheckpointError, UnsafeCheckpointError
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 LEGACY_PROTOCOL = 1001
 MAX_DIMS = 8
+MAX_EXPANDED_BYTES = 1 << 20
 
 #: Storage class -> little-endian numpy dtype; bfloat16 is widened when a tensor is made.
 STORAGE_DTYPES: Mapping[str, str] = {
@@ -146,7 +147,9 @@ def _tensor_record(
     available = storage.numel * _item_size(storage.dtype) // _item_size(dtype)
     numel = math.prod(sizes)
     last = start + sum((n - 1) * s for n, s in zip(sizes, strides, strict=True)) if numel else 0
-    if numel > available or (numel and last >= available):
+    # a small one may be larger than its storage, by an axis of stride 0
+    most = max(available, MAX_EXPANDED_BYTES // _item_size(dtype))
+    if numel > most or (numel and last >= available):
         raise CheckpointError(
             f"a tensor of size {sizes!r}, stride {strides!r} and offset {start} does not fit its "
             f"storage of {available} elements: the file is damaged"

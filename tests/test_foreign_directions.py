@@ -86,6 +86,14 @@ def test_half_precision_is_read_as_the_numbers_that_it_holds(tmp_path, dtype, en
     np.testing.assert_allclose(found.vector, unit(tensor.double().numpy()), rtol=1e-12)
 
 
+def test_a_vector_expanded_over_the_layers_is_read(tmp_path):
+    torch.save({"direction": torch.tensor(FLAT).expand(L, DIM), "mean": torch.ones(L, DIM)},
+               tmp_path / "age.pt")  # fmt: skip
+    (found,) = load(tmp_path / "age.pt")
+    assert found.name == "age" and "broadcast_from" not in found.provenance
+    np.testing.assert_allclose(found.vector, unit(np.tile(FLAT, (L, 1))), rtol=1e-6)
+
+
 def test_space_tells_apart_what_the_shape_does_not(tmp_path):
     np.save(tmp_path / "age.npy", FLAT[None])
     (in_w,) = load(tmp_path / "age.npy", "w", (DIM,))
@@ -121,6 +129,9 @@ def test_higan_boundaries(tmp_path, meta):
         load(path, shape=(2, DIM))
     with pytest.raises(DirectionMismatchError, match="have none.*read space 'w_plus'"):
         load(path, "w", (DIM,))
+    torch.save({"boundary": torch.tensor(FLAT), "layers": "middle"}, path)
+    with pytest.raises(InputError, match="lighting_boundary.npy' names layers 'middle': give"):
+        load(path)
 
 
 # ---- names ---------------------------------------------------------------------------------------
@@ -131,6 +142,7 @@ def test_higan_boundaries(tmp_path, meta):
     [
         ("smile/boundary.npy", "smile"),
         ("smile/Direction.npy", "smile"),
+        ("pose/w_plus_direction.npy", "pose"),
         ("big smile/w_direction.npy", "big_smile"),
         ("directions/boundary.npy", "boundary"),
         ("smile/age_boundary.npy", "age"),
