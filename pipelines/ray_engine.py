@@ -212,13 +212,10 @@ def _failure(error: BaseException) -> LatentflowError:
         return told
     lines = str(error).strip().splitlines() or [type(error).__name__]
     said = [line for line in lines if re.match(r"[\w.]+(Error|Exception)\b", line)]
+    cure = "run again to finish the remaining blocks"
     if isinstance(error, RayTaskError):
         cure = "the actors' environment must be that of this process"
-        return LatentflowError(f"the Ray actors failed: {(said or lines)[-1].strip()}; {cure}")
-    return LatentflowError(
-        f"the Ray actors failed: {(said or lines)[0].strip()}; run again to finish the remaining "
-        "blocks"
-    )
+    return LatentflowError(f"the Ray actors failed: {(said or lines)[0].strip()}; {cure}")
 
 
 @contextmanager

@@ -168,10 +168,11 @@ class BlockActor:
         guard.watch()
 
     def __call__(self, batch: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        work = BlockWork.from_batch(batch)
         try:
-            receipt = self._make(BlockWork.from_batch(batch))
+            receipt = self._make(work)
         except Exception as e:  # travels as data: through Ray it would lose class and message
-            receipt = _failure(e, int(batch["block"][0]))
+            receipt = _failure(e, work.block)
         return {"receipt": np.array([json.dumps(receipt)])}
 
     def _make(self, work: BlockWork) -> dict[str, Any]:

@@ -14,7 +14,9 @@ from onnx.external_data_helper import set_external_data
 from generators.annotator_card import files_of, read_card
 from generators.annotators import load_annotator
 from generators.onnx_files import PATHS, data_files
+from pipelines.orchestration.locations import locations
 from schemas.errors import CheckpointError, UnsafeCheckpointError
+from schemas.spec import RunSpec
 
 VALUES = np.arange(8, dtype=np.float32)
 
@@ -164,6 +166,8 @@ def test_a_retrained_model_with_its_weights_beside_it(tmp_path):
     images = np.random.default_rng(1).integers(0, 256, (3, 8, 8, 3), np.uint8)
     before = load_annotator(str(path))
     data = tmp_path / "m.onnx.data"
+    spec = RunSpec(name="x", dataset={"path": "."}, annotate=[{"name": "m", "model": str(path)}])
+    assert locations(spec)["annotate/m"] == [path, path.with_suffix(".json"), data]
     data.write_bytes((2 * weight).tobytes())
     after = load_annotator(str(path))
     assert before.fingerprint != after.fingerprint
