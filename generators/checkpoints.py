@@ -245,8 +245,8 @@ def _read_safetensors(path: Path) -> Checkpoint:
     except (KeyError, TypeError, ValueError) as e:
         raise CheckpointError(f"'architecture' is not that of a StyleGAN2: {e}") from e
     estimated = bool(facts.get("w_avg_estimated", False))
-    checkpoint = _checked(config, tensors, estimated, dict(facts.get("metadata") or {}))
-    recorded = facts.get("fingerprint", checkpoint.fingerprint)
+    checkpoint = _checked(config, tensors, estimated, _noted(facts))
+    recorded = facts.get("fingerprint") or checkpoint.fingerprint
     if checkpoint.fingerprint != recorded:
         raise CheckpointError(
             f"tensors have fingerprint {checkpoint.fingerprint!r}, {beside.name!r} says "
@@ -254,6 +254,16 @@ def _read_safetensors(path: Path) -> Checkpoint:
             f"they were changed on purpose, take 'fingerprint' out of {beside.name!r}"
         )
     return checkpoint
+
+
+def _noted(facts: Mapping[str, Any]) -> dict[str, Any]:
+    """The metadata of a description; of "assumed" the settings that there are."""
+    metadata = facts.get("metadata")
+    noted = dict(metadata) if isinstance(metadata, dict) else {}
+    assumed = noted.pop("assumed", None)
+    if isinstance(assumed, dict) and assumed:
+        noted["assumed"] = {k: facts["architecture"].get(k) for k in ASSUMED if k in assumed}
+    return noted
 
 
 # --- foreign formats ------------------------------------------------------------------------

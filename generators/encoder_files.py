@@ -96,7 +96,7 @@ def read_encoder(uri: str) -> EncoderFile:
     except (CheckpointError, OSError) as e:
         raise CheckpointError(f"encoder {str(path)!r} cannot be read: {e}") from e
     file = EncoderFile(path, architecture, tensors)
-    recorded = about.get("fingerprint", file.fingerprint)
+    recorded = about.get("fingerprint") or file.fingerprint
     if recorded != file.fingerprint:
         raise CheckpointError(
             f"encoder {str(path)!r} has fingerprint {file.fingerprint!r}, {beside.name!r} says "

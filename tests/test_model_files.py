@@ -229,8 +229,10 @@ def test_rounded_tensors_are_a_model_of_their_own(
         generators.load(path)
     facts = json.loads(beside.read_text())
     del facts["fingerprint"]
-    beside.write_text(json.dumps(facts))
-    assert generators.load(path).fingerprint != generator.fingerprint
+    for metadata in ({}, {"assumed": 3}, "none", {"assumed": {"colour": 1}}):
+        beside.write_text(json.dumps({**facts, "metadata": metadata}))
+        found = generators.read(path)
+        assert found.fingerprint != generator.fingerprint and found.assumed == {}
 
 
 @pytest.mark.parametrize(
