@@ -131,7 +131,7 @@ def join(
         missing={name: _n_missing(column, index.active) for name, column in typed.items()},
         notes=notes,
     )
-    return index.with_factors(typed), report
+    return _with(index, typed, dataset), report
 
 
 def _check_doubled(match: Match, columns: Mapping[str, Sequence[Cell]]) -> None:
@@ -164,7 +164,7 @@ def with_inline_factors(
     for name in names:
         cells = cells_of(values.get(row, {}).get(name) for row in rows)
         typed[name] = _typed(index, name, cells, rows, found, dataset, notes)
-    return index.with_factors(typed)
+    return _with(index, typed, dataset)
 
 
 def _typed(
@@ -178,13 +178,21 @@ def _typed(
 ) -> FactorColumn:
     """A column for the whole index from a table's column. cell_of : index row -> row of ``cells``.
 
-    Rows that were not found keep what they have. The kind that the index has already stays.
+    Rows that were not found keep what they have. The kind that the index has already stays, unless
+    the specification names another one.
     """
-    known = index.factors.get(name)
+    known, kept = index.factors.get(name), None
+    if known is not None and named_otherwise(name, known, dataset):
+        known, kept = None, _cells_in(index, name)
     values, missing = values_of(name, cells, dataset, known)
     info, kind = kind_of(name, values, dataset, known)
     notes += [note for note in (missing, kind) if note is not None]
     of_rows = [None if cell is None else values[cell] for cell in cell_of]
+    if kept is not None:
+        kept = values_of(name, kept, dataset, None)[0]
+        if info.kind == CONTINUOUS:
+            kept = [None if cell is None else number_of(cell) for cell in kept]
+        of_rows = [v if there else k for v, there, k in zip(of_rows, found, kept, strict=True)]
     if (known.kind if known else info.kind) == CONTINUOUS:
         return _quantities(index, name, of_rows, found, known)
     levels = [level_of(value, known.type if known else info.type) for value in of_rows]
@@ -194,6 +202,35 @@ def _typed(
             if not found[row]:
                 levels[row] = categories[code] if code >= 0 else None
     return encode_categories(levels, known, info.type)
+
+
+def named_otherwise(name: str, known: FactorInfo, dataset: DatasetSpec) -> bool:
+    """Whether the specification says of a factor in the index that it is of the other kind, or that
+    one of its levels stands for a missing value: the factor is then made anew."""
+    other = dataset.continuous if known.kind == CATEGORICAL else dataset.categorical
+    return name in other or not set(known.categories).isdisjoint(dataset.missing)
+
+
+def _cells_in(index: DatasetIndex, name: str) -> list[Cell]:
+    """A factor's values in the index, as a table would hold them."""
+    if index.factors[name].kind == CONTINUOUS:
+        return [None if math.isnan(v) else v for v in index.continuous(name).tolist()]
+    codes, categories = index.categorical(name)
+    return [categories[code] if code >= 0 else None for code in codes.tolist()]
+
+
+def _with(
+    index: DatasetIndex, typed: Mapping[str, FactorColumn], dataset: DatasetSpec
+) -> DatasetIndex:
+    """The index with these columns, also where the specification now names another kind, and
+    without those that it ignores now."""
+    gone = {n for n in index.factors if n in dataset.ignore}
+    gone |= {n for n in typed if n in index.factors
+             and named_otherwise(n, index.factors[n], dataset)}  # fmt: skip
+    kept = {n: info for n, info in index.factors.items() if n not in gone}
+    table = index.table.drop_columns(sorted(gone)) if gone else index.table
+    rest = DatasetIndex(table, kept, index.containers)
+    return rest.with_factors(typed)
 
 
 def _quantities(

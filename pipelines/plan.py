@@ -363,6 +363,7 @@ def _index_changes(old: DatasetIndex, new: DatasetIndex) -> list[str]:
             if not same or info != old.factors[name]:
                 prints = (index.factor_fp(name)[:12] for index in (old, new))
                 causes.append(f"factor {name!r}: {' -> '.join(prints)}")
+    causes += [f"factor {name!r} taken out" for name in old.factors if name not in new.factors]
     return causes
 
 

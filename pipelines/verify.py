@@ -438,7 +438,7 @@ def _fingerprints(
     if any(not p.where.startswith(("direction ", "model ")) for p in found.problems):
         found.notes.append("analyses are not compared with the store, which has problems")
         return
-    if any(stage.waiting for stage in found.stages):
+    if any(stage.waiting for stage in found.stages if stage.fingerprints == "checked"):
         found.notes.append("analyses are not compared with the store, of which blocks wait")
         return
     store = LatentStore.open(places.store)

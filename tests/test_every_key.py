@@ -84,6 +84,7 @@ QUIET = {
     "invert.batch_size": 8,
     "invert.actors": 2,
     "invert.threads": 2,
+    "annotate.0.of": "resized",  # these images have the generator's size already
     "ray.address": "ray://elsewhere:10001",
     "ray.actors": 2,
     "ray.gpus_per_actor": 0.5,
