@@ -59,6 +59,8 @@ _CHOICES: dict[str, tuple[Any, ...]] = {
     "order": ("points", "planes"),
     "activation": (None, "sigmoid", "softmax"),
 }
+MAX_SIDE = 4096
+"""Pixels that a model may read in one direction."""
 _INPUT_KEYS = ("name", "size", "layout", "range", "mean", "std", "colour", "resize")
 _PRESENCE_KEYS = ("output", "threshold", "index")
 _KEYS = (
@@ -325,8 +327,8 @@ def _size(value: Any) -> tuple[int, int]:
     sides = value if isinstance(value, list) else [value, value]
     if len(sides) != 2 or not all(isinstance(s, int) and not isinstance(s, bool) for s in sides):
         raise ValueError(f"'size' is {value!r}: give a side, or [height, width], in pixels")
-    if min(sides) < 1:
-        raise ValueError(f"'size' is {value!r}: give pixels, at least 1")
+    if not 1 <= min(sides) <= max(sides) <= MAX_SIDE:
+        raise ValueError(f"'size' is {value!r}: give pixels, 1 to {MAX_SIDE}")
     return sides[0], sides[1]
 
 

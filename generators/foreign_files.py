@@ -88,13 +88,16 @@ def _check_size(path: Path, size: int) -> None:
 def _read_npy(data: bytes) -> Any:
     """A numeric array, or the value of an object array of one element, without unpickling it."""
     file = io.BytesIO(data)
-    version = np.lib.format.read_magic(file)
-    read = {
-        (1, 0): np.lib.format.read_array_header_1_0,
-        (2, 0): np.lib.format.read_array_header_2_0,
-    }.get(version)
-    if read is None or not read(file)[2].hasobject:
-        return np.load(io.BytesIO(data), allow_pickle=False)
+    try:
+        version = np.lib.format.read_magic(file)
+        read = {
+            (1, 0): np.lib.format.read_array_header_1_0,
+            (2, 0): np.lib.format.read_array_header_2_0,
+        }.get(version)
+        if read is None or not read(file)[2].hasobject:
+            return np.load(io.BytesIO(data), allow_pickle=False)
+    except Exception as e:  # a damaged header raises whatever Python's own parser does
+        raise ValueError(f"its header is damaged: {e}") from e
     return plain(Interpreter(Budget(Limits())).load(file))
 
 

@@ -139,9 +139,11 @@ def module_state(module: Any) -> tuple[str, Mapping[str, Any]] | None:
         if not isinstance(meta, dict) or meta.get("type") != "class":
             return None
         state, name = meta.get("state"), str(meta.get("class_name"))
-    if isinstance(state, dict) and isinstance(state.get("_modules"), dict):
-        return name[:80], state
-    return None
+    if not isinstance(state, dict) or not isinstance(state.get("_modules"), dict):
+        return None
+    if not all(isinstance(state.get(k) or {}, dict) for k in ("_parameters", "_buffers")):
+        return None
+    return name[:80], state
 
 
 def unwrapped(module: Any) -> tuple[str, Mapping[str, Any]]:

@@ -26,6 +26,7 @@ LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 LEGACY_PROTOCOL = 1001
 MAX_DIMS = 8
 MAX_EXPANDED_BYTES = 1 << 20
+MAX_ELEMENTS = 1 << 48
 
 #: Storage class -> little-endian numpy dtype; bfloat16 is widened when a tensor is made.
 STORAGE_DTYPES: Mapping[str, str] = {
@@ -149,7 +150,9 @@ def _tensor_record(
     last = start + sum((n - 1) * s for n, s in zip(sizes, strides, strict=True)) if numel else 0
     # a small one may be larger than its storage, by an axis of stride 0
     most = max(available, MAX_EXPANDED_BYTES // _item_size(dtype))
-    if numel > most or (numel and last >= available):
+    # an axis of length 0 or 1 lets any stride and any other length pass
+    largest = max(math.prod(max(n, 1) for n in sizes), *strides, 0)
+    if numel > most or (numel and last >= available) or largest > MAX_ELEMENTS:
         raise CheckpointError(
             f"a tensor of size {sizes!r}, stride {strides!r} and offset {start} does not fit its "
             f"storage of {available} elements: the file is damaged"

@@ -67,15 +67,23 @@ def canonical_json(obj: Any) -> bytes:
     Takes None, bool, int, finite float, str, bytes (as hex), list, tuple, str-keyed mappings,
     and numpy scalars and arrays of those. Note that 1 and 1.0 differ.
 
-    Raises DataError for anything else, naming the place.
+    Raises DataError for anything else, naming the place, and for text that UTF-8 cannot hold.
     """
-    return json.dumps(
+    text = json.dumps(
         _plain(obj, "$"),
         sort_keys=True,
         separators=(",", ":"),
         ensure_ascii=False,
         allow_nan=False,
-    ).encode("utf-8")
+    )
+    try:
+        return text.encode("utf-8")
+    except UnicodeEncodeError as e:
+        around = text[max(e.start - 20, 0) : e.end + 20]
+        raise DataError(
+            f"text {around!r} holds half a character (a lone surrogate), which no file can keep: "
+            "correct it where it is written"
+        ) from e
 
 
 def with_nulls(obj: Any) -> Any:

@@ -28,9 +28,10 @@ import generators
 from generators import official_pickle, pickle_writer
 from generators.checkpoints import read_checkpoint, write_official_pickle
 from generators.rosinality import rosinality_name
+from generators.state_dicts import module_state
 from generators.stylegan2_adapter import StyleGAN2Adapter, estimate_w_avg
-from generators.torch_files import TensorRecord, read_any
-from generators.unpickle import Budget, Interpreter, Limits
+from generators.torch_files import Storage, TensorRecord, read_any, rebuild_tensor
+from generators.unpickle import Budget, Global, Inert, Interpreter, Limits
 from schemas.errors import (
     CheckpointError,
     NewerLayoutError,
@@ -669,3 +670,21 @@ def test_opcodes_are_counted_over_nested_streams(tmp_path: Path) -> None:
 def test_plain_data_is_read_like_pythons_unpickler_does(value: Any, protocol: int) -> None:
     file = io.BytesIO(pickle.dumps(value, protocol=protocol))
     assert Interpreter(Budget(Limits())).load(file) == value
+
+
+@pytest.mark.parametrize(
+    ("size", "stride"),
+    [((0, 1 << 60), (1, 1)), ((1, 4), (1 << 62, 1)), ((0,) + (1 << 40,) * 3, (1, 1, 1, 1))],
+)
+def test_tensors_that_no_memory_holds_are_refused(size, stride):
+    with pytest.raises(CheckpointError, match="does not fit its storage"):
+        rebuild_tensor(Storage("<f4", 4), 0, size, stride)
+    assert rebuild_tensor(Storage("<f4", 4), 0, (1, 4), (9, 1)).size == (1, 4)
+
+
+@pytest.mark.parametrize("part", ["_modules", "_parameters", "_buffers"])
+def test_a_module_whose_parts_are_no_dicts_is_none(part):
+    call = Inert(Global("torch.nn", "Module"), state={"_modules": {}, "_buffers": None})
+    assert module_state(call) == ("Module", call.state)
+    call.state = {**call.state, part: Inert(Global("torch.nn", "Module"))}
+    assert module_state(call) is None

@@ -368,7 +368,10 @@ def test_files_of_other_kinds_are_refused(tmp_path, rng, codes):
         memory, {"descr": "<f4", "fortran_order": False, "shape": (1 << 50,)}
     )
     promises = memory.getvalue() + bytes(16)
-    for contents in (b"", b"nonsense", b"PK\x03\x04broken", b"\x93NUMPY\x01\x00", promises):
+    open_bracket = memory.getvalue().replace(b"{", b"(") + bytes(16)
+    for contents in (
+        b"", b"nonsense", b"PK\x03\x04broken", b"\x93NUMPY\x01\x00", promises, open_bracket,
+    ):  # fmt: skip
         (tmp_path / "x.npy").write_bytes(contents)
         with pytest.raises(InputError):
             load(tmp_path / "x.npy", space="w", codes=codes)

@@ -214,3 +214,8 @@ def test_atomic_write_replaces_or_leaves_alone(tmp_path, monkeypatch):
         atomic.write_bytes(path, b"third")
     assert path.read_bytes() == b"second"
     assert [p.name for p in path.parent.iterdir()] == ["run.json"]
+
+
+def test_half_a_character_has_no_canonical_json():
+    with pytest.raises(DataError, match="half a character"):
+        canonical_json({"name": ["a\ud800"]})

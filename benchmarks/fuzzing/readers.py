@@ -155,7 +155,7 @@ def _annotate(case: Case) -> None:
     found = annotator.predict(pictures)
     sound(found.values.shape == (2, *annotator.card.row_shape), str(found.values.shape))
     sound(found.values.dtype == np.float32, str(found.values.dtype))
-    sound(found.present.shape == (2,) and found.present.dtype == bool, str(found.present.shape))
+    sound(found.reasons.shape == (2,) and found.reasons.dtype == np.uint8, str(found.reasons))
     json.dumps(annotator.card.identity())
 
 
