@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
+from pipelines.checksums import noted
 from pipelines.faces import write_faces
 from pipelines.interruption import Interruption
 from pipelines.progress import stage_progress
@@ -50,7 +51,8 @@ def run_demo(out: Path, people: int, console: Console) -> int:
         result = run(load_spec(spec_path), console=console, stop=stop)
     summary = summarise(out)
     summary["seconds"] = round(time.monotonic() - started, 1)
-    write_json(out / "summary.json", summary)
+    with noted(out, "summary.json"):
+        write_json(out / "summary.json", summary)
     write_report(out)  # once more, now with the errors against the rig's truth
     _print(summary, out, console)
     return result.exit_code

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from pipelines.checksums import intact, noted
 from schemas.atomic import read_json, replacing, write_json
 from schemas.fingerprint import pretty_json
 
@@ -29,8 +30,11 @@ KEEP_EVERY_S = 10.0
 def finished_fingerprint(out: Path) -> str | None:
     """The fingerprint of the finished evaluation.
 
-    None without one, and where text and pictures are of two: a run may be killed between them.
+    None without one, where text or pictures are not what was written, and where they are of two: a
+    run may be killed between them.
     """
+    if not (intact(out, FOUND) and intact(out, PICTURES)):
+        return None
     fingerprint = read_json(out / FOUND).get("fingerprint")
     drawn = _arrays(out / PICTURES, ["fingerprint"]).get("fingerprint")
     return str(fingerprint) if drawn is not None and str(drawn) == fingerprint else None
@@ -44,9 +48,10 @@ def write_evaluation(
     fingerprint: str,
 ) -> None:
     """Write a finished evaluation, pictures first, and take away what was kept on the way."""
-    with replacing(out / PICTURES) as file:
-        np.savez(file, allow_pickle=False, fingerprint=np.array(fingerprint), **pictures)
-    write_json(out / FOUND, {**found, "fingerprint": fingerprint, "inputs": inputs})
+    with noted(out, FOUND, PICTURES):
+        with replacing(out / PICTURES) as file:
+            np.savez(file, allow_pickle=False, fingerprint=np.array(fingerprint), **pictures)
+        write_json(out / FOUND, {**found, "fingerprint": fingerprint, "inputs": inputs})
     (out / SO_FAR).unlink(missing_ok=True)
 
 

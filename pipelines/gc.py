@@ -22,6 +22,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from pipelines.checksums import intact
 from pipelines.evaluation_files import SO_FAR
 from pipelines.statistics import is_statistic
 from pipelines.store_identity import identify_run
@@ -149,6 +150,11 @@ def _unreferenced(root: Path, spec: RunSpec | None, found: Collection) -> Iterat
 def _referred(root: Path, spec: RunSpec | None) -> tuple[set[str], set[str]]:
     """Relative paths of the stores and direction sets that the run folder's last run names, the
     last one that finished, and the ones that the specifications write to now."""
+    if (root / "run.json").exists() and not intact(root, "run.json"):
+        raise StoreError(
+            f"'run.json' of {str(root)!r} is not what the last run wrote, so what it needs cannot "
+            "be told: run the specification again"
+        )
     facts = read_json(root / "run.json")
     last = facts.get("last_finished")
     named = [facts, last if isinstance(last, dict) else {}]

@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
+from pipelines.checksums import intact, noted
 from pipelines.factor_tables import read_factor_table
 from pipelines.factors import check_columns, join, with_inline_factors
 from pipelines.index_report import IndexReport, Unreadable
@@ -70,8 +71,10 @@ def build_index(
         cache=cache,
         progress=progress,
     )
-    if not Path(path).exists() or not index.equals(existing):
-        index.save(path)
+    path = Path(path)
+    if not path.exists() or not index.equals(existing) or not intact(path.parent, path.name):
+        with noted(path.parent, path.name):
+            index.save(path)
     return index, report
 
 

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from pipelines.checksums import intact, noted
 from pipelines.evaluation_files import finished_fingerprint
 from pipelines.fits.measured import Measured, landmarks_of, measurements
 from schemas.atomic import read_json, write_json
@@ -257,14 +258,15 @@ def rows_fp(index: DatasetIndex) -> str:
 
 def read_lineage(out: Path) -> dict[str, Any]:
     """What the run's stages noted when they were last finished; empty without the file."""
-    return read_json(out / FILE)
+    return read_json(out / FILE) if intact(out, FILE) else {}
 
 
 def note_lineage(out: Path, **stages: Any) -> None:
     """Note the inputs of finished stages beside what is noted already."""
     known = read_lineage(out)
     if known != known | stages:
-        write_json(out / FILE, known | stages)
+        with noted(out, FILE):
+            write_json(out / FILE, known | stages)
 
 
 # ---------------------------------------------------------------------------------------------

@@ -15,6 +15,7 @@ import jinja2
 import numpy as np
 
 from pipelines import report_text
+from pipelines.checksums import noted
 from pipelines.report_sections import all_sections
 from pipelines.run_folder import RunFolder
 from pipelines.store_identity import INVERT
@@ -36,7 +37,8 @@ def write_report(run_dir: str | os.PathLike[str]) -> Path:
     with RunFolder.open(run_dir) as folder:
         html = render_report(folder)
     path = run_dir / "report.html"
-    write_bytes(path, html.encode("utf-8"))
+    with noted(run_dir, path.name):
+        write_bytes(path, html.encode("utf-8"))
     return path
 
 

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 
 from pipelines.annotator_trial import try_annotators
+from pipelines.checksums import intact, noted
 from pipelines.evaluation_files import (
     KeptSoFar,
     finished_fingerprint,
@@ -300,7 +301,8 @@ def _index(state: Run, progress: Any) -> dict[str, Any]:
         index, report = build_index(
             spec.dataset, path, max_pixels=spec.invert.max_pixels, cache=cache, progress=progress
         )
-    write_json(state.out / "index_report.json", report.to_dict(limit=1000))
+    with noted(state.out, "index_report.json"):
+        write_json(state.out / "index_report.json", report.to_dict(limit=1000))
     state._index = index
     for line in report.lines():
         state.console.print(line, markup=False, highlight=False, soft_wrap=True)
@@ -367,8 +369,10 @@ def _annotate(state: Run, progress: Any) -> dict[str, Any]:
     state.facts["measured"] = result.counts
     table, store = state.out / "annotations.parquet", state.store
     made_of = table_fp(store, state.index)
-    if not table.exists() or read_lineage(state.out).get("table") != made_of:
-        export_annotations(store, state.index, table)
+    whole = table.exists() and intact(state.out, table.name)
+    if not whole or read_lineage(state.out).get("table") != made_of:
+        with noted(state.out, table.name):
+            export_annotations(store, state.index, table)
     note_lineage(state.out, table=made_of)
     if len(models) == len(state.spec.annotate):
         note_lineage(state.out, annotate=annotate_inputs(models, state.spec.invert.max_pixels))
@@ -450,13 +454,15 @@ def _evaluate(state: Run, progress: Any) -> dict[str, Any]:
 def _report(state: Run, progress: Any) -> dict[str, Any]:
     key = report_inputs(state.spec, state.index, state.out)
     marker = state.out / "report.json"
-    fresh = all(s["skipped"] for s in state.stages) and (state.out / "report.html").exists()
+    whole = (state.out / "report.html").exists() and intact(state.out, "report.html")
+    fresh = whole and all(s["skipped"] for s in state.stages)
     if fresh and read_json(marker).get("inputs") == key:
         return {"rows": 0, "skipped": True, "detail": {}}
     from pipelines.report import write_report
 
     path = write_report(state.out)
-    write_json(marker, {"inputs": key})
+    with noted(state.out, marker.name):
+        write_json(marker, {"inputs": key})
     return {"rows": 0, "skipped": False, "detail": {"bytes": path.stat().st_size}}
 
 
@@ -480,21 +486,20 @@ def _write_run(state: Run, started: datetime.datetime, peak: int, code: int) -> 
     last = dict(relative)  # what 'latentflow gc' keeps although a later run failed before it
     if not relative or code not in (0, QUARANTINED):
         last = read_json(state.out / "run.json").get("last_finished", {})
-    write_json(
-        state.out / "run.json",
-        {
-            "name": state.spec.name,
-            "spec": state.spec.model_dump(mode="json"),
-            "index": "index.parquet",
-            **relative,
-            "last_finished": last,
-            "generator_fp": None if identity is None else identity.facts.fingerprint,
-            "stages": state.stages,
-            "counts": state.facts.get("counts", {}),
-            "versions": {name: importlib.metadata.version(name) for name in SHOWN_VERSIONS},
-            "peak_memory_mb": round(peak / 2**20, 1),
-            "started": started.isoformat(timespec="seconds"),
-            "finished": finished.isoformat(timespec="seconds"),
-            "exit_code": code,
-        },
-    )
+    facts = {
+        "name": state.spec.name,
+        "spec": state.spec.model_dump(mode="json"),
+        "index": "index.parquet",
+        **relative,
+        "last_finished": last,
+        "generator_fp": None if identity is None else identity.facts.fingerprint,
+        "stages": state.stages,
+        "counts": state.facts.get("counts", {}),
+        "versions": {name: importlib.metadata.version(name) for name in SHOWN_VERSIONS},
+        "peak_memory_mb": round(peak / 2**20, 1),
+        "started": started.isoformat(timespec="seconds"),
+        "finished": finished.isoformat(timespec="seconds"),
+        "exit_code": code,
+    }
+    with noted(state.out, "run.json"):
+        write_json(state.out / "run.json", facts)

@@ -19,12 +19,15 @@ import numpy as np
 from pydantic import ValidationError
 
 from pipelines import annotate, invert
+from pipelines.checksums import changed_files
 from pipelines.lineage import analysis_fp, requested
-from pipelines.store_identity import INVERT, generator_facts
+from pipelines.statistics import FOLDER, is_statistic, opened
+from pipelines.store_identity import INVERT, generator_facts, identify_run
 from schemas.direction_check import SetCheck, check_directions, drop_damaged
 from schemas.directions import KIND as DIRECTION_SET
 from schemas.errors import LatentflowError, UsageError
 from schemas.index import ACTIVE, DatasetIndex
+from schemas.layout import ArraySpec
 from schemas.lock import StoreLock, run_lock
 from schemas.reasons import Status
 from schemas.spec import RunSpec, load_spec
@@ -33,6 +36,7 @@ from schemas.store_check import (
     BlockCheck,
     check_block,
     check_identity,
+    check_metadata,
     stages_with_problems,
     strangers,
     uncommit,
@@ -231,6 +235,13 @@ def _check(places: _Places, found: Verification, progress: Progress | None, repa
         if holder is not None:
             found.notes.append(f"{holder}; what it is writing may change while it is checked")
     index = _index(places, found)
+    if places.run is not None and places.current:
+        wrong = changed_files(places.run)
+        if found.problems and found.problems[-1].where == "index":
+            wrong.pop("index.parquet", None)  # told of already
+        for name, text in wrong.items():
+            found.problems.append(Problem(name, f"it is not what the run wrote: {text}", RUN_AGAIN))
+        _sums(places.run, found, repair)
     if places.store is not None:
         _store(places, index, found, progress, repair)
     if places.directions is not None:
@@ -241,6 +252,17 @@ def _check(places: _Places, found: Verification, progress: Progress | None, repa
                 f"{len(others)} files or folders in {place.name!r} are nothing that a run writes "
                 f"and are left alone: {', '.join(map(repr, others[:SHOWN]))}"
             )
+
+
+def _sums(run: Path, found: Verification, repair: bool) -> None:
+    """Saved sums: a damaged one is made again when it is asked for."""
+    for path in sorted((run / FOLDER).glob("*.npz")):
+        if is_statistic(path) and opened(path.read_bytes()) is None:
+            text = "it is not what a run wrote"
+            found.problems.append(Problem(f"{FOLDER}/{path.name}", text, REPAIR))
+            if repair:
+                path.unlink()
+                found.repaired.append(f"{FOLDER}/{path.name}")
 
 
 def _index(places: _Places, found: Verification) -> DatasetIndex | None:
@@ -277,10 +299,13 @@ def _store(
     for text in wrong:
         cure = f"delete {path!r} and {RUN_AGAIN}"
         found.problems.append(Problem("store", text, cure))
+    expected = _Expected(places, store, index, found.notes)
+    for text in check_metadata(store, expected.arrays(), repair):
+        cure = RUN_AGAIN if repair else "put it right with 'latentflow verify --repair'"
+        found.problems.append(Problem("store", text, cure))
     stages, broken = stages_with_problems(store)
     for text in broken:
         found.problems.append(Problem("store", text, f"delete {path!r} and {RUN_AGAIN}"))
-    expected = _Expected(places, store, index, found.notes)
     done, total = 0, len(stages) * store.n_blocks
     order = sorted(stages, key=lambda stage: (stage != INVERT, stage))
     for stage in order:
@@ -337,7 +362,7 @@ class _Expected:
         self._codes: dict[int, BlockCheck] = {}
         self._stages: dict[str, annotate.StageModel] = {}
         self._rows: list[tuple[str, str]] | None = None
-        self._spec = places.spec
+        self._spec, self._run, self._current = places.spec, places.run, places.current
         if index is None or places.spec is None:
             return
         if not places.current:
@@ -366,6 +391,16 @@ class _Expected:
                     self._stages[stage.name] = stage
             except LatentflowError as e:
                 notes.append(f"fingerprints of {model.name!r} are not compared: {e}")
+
+    def arrays(self) -> dict[str, list[ArraySpec]]:
+        """Stage -> the arrays that it writes, as far as the specification tells."""
+        if self._spec is None or self._run is None or not self._current:
+            return {}
+        try:
+            found = {INVERT: list(identify_run(self._spec, self._run).arrays)}
+        except LatentflowError:  # its models are gone
+            found = {}
+        return found | {name: [stage.spec()] for name, stage in self._stages.items()}
 
     def known(self, stage: str) -> str:
         """For the table: whether the stage's fingerprints can be worked out."""
@@ -412,6 +447,8 @@ def _directions(
         )  # fmt: skip
         found.problems.append(Problem("directions", checked.unreadable, cure))
         return
+    for text in checked.problems:
+        found.problems.append(Problem("directions", text, REPAIR))
     bad = 0
     for kind, parts in (("direction", checked.directions), ("model", checked.models)):
         for name, problems in parts.items():
@@ -422,9 +459,10 @@ def _directions(
                 found.problems.append(Problem(f"{kind} {name!r}", text, cure))
     found.directions = {"directions": len(checked.directions), "models": len(checked.models)}
     found.directions["damaged"] = bad
-    if repair and bad:
+    if repair and (bad or checked.problems):
         drop_damaged(path, checked)
-        found.repaired.append(f"{bad} parts of the direction set")
+        if bad:
+            found.repaired.append(f"{bad} parts of the direction set")
     _fingerprints(places, index, checked, found)
 
 

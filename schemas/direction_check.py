@@ -11,16 +11,36 @@ import zarr
 from zarr.core.sync import sync
 
 from schemas.direction import FOREIGN_METHODS, Direction
-from schemas.directions import DIRECTIONS_LAYOUT_VERSION, KIND, content_of
+from schemas.directions import (
+    DIRECTIONS_LAYOUT_VERSION,
+    KIND,
+    array_layout,
+    content_of,
+    direction_dims,
+    model_dims,
+)
 from schemas.errors import LatentflowError
-from schemas.handle import METADATA, members, open_group
+from schemas.handle import (
+    METADATA,
+    group_metadata,
+    members,
+    metadata_problem,
+    open_group,
+    write_metadata,
+)
 from schemas.layout import check_layout
+
+_GROUP = group_metadata({"layout_version": DIRECTIONS_LAYOUT_VERSION})
+_KEYS = frozenset({"kind", "layout_version", "generator_fp", "space", "names", "contents",
+                   "complete"})  # fmt: skip
+_MODEL_KEYS = ("layout_version", "attrs", "content", "complete")
 
 
 @dataclass
 class SetCheck:
     """What was found in a direction set.
 
+    problems : with the set as a whole. attributes : of the set, as its directions give them.
     unreadable : why the whole set cannot be used, else None.
     directions, models : name -> problems, empty lists for good ones.
     analysis_of, fingerprints : direction -> its analysis; analysis -> its model's fingerprint.
@@ -28,6 +48,8 @@ class SetCheck:
     """
 
     unreadable: str | None = None
+    problems: list[str] = field(default_factory=list)
+    attributes: dict[str, str] = field(default_factory=dict)
     directions: dict[str, list[str]] = field(default_factory=dict)
     models: dict[str, list[str]] = field(default_factory=dict)
     analysis_of: dict[str, str] = field(default_factory=dict)
@@ -47,13 +69,16 @@ def check_directions(path: str | os.PathLike[str]) -> SetCheck:
             return found
         contents = dict(cast("dict[str, str]", attrs.get("contents", {})))
         names = [str(name) for name in cast("list[str]", attrs["names"])]
-        for part in ("directions", "models"):  # a later run opens them, too
-            if part in members(group):
-                open_group(group, name=part)
     except (LatentflowError, ValueError, TypeError, KeyError, FileNotFoundError) as e:
         found.unreadable = str(e)
         return found
+    unknown = sorted(attrs.keys() - _KEYS)
+    if unknown:
+        found.problems.append(f"the set has attributes of other names than ours: {unknown!r}")
+    for name in members(group):
+        found.problems += metadata_problem(group, name, _GROUP)
     made_by: dict[str, str] = {}
+    theirs: dict[str, set[str]] = {}
     for name in names:
         problems: list[str] = []
         found.directions[name] = problems
@@ -72,21 +97,32 @@ def check_directions(path: str | os.PathLike[str]) -> SetCheck:
         if vector is None:
             continue
         try:
-            Direction(name=name, vector=vector, **facts)
+            held = Direction(name=name, vector=vector, **facts)
         except (LatentflowError, TypeError, ValueError) as e:
             problems.append(str(e))
             continue
+        made_for = {"generator_fp": held.provenance.get("generator_fp"), "space": held.space}
+        for key, value in made_for.items():
+            if value is not None and value != attrs.get(key):
+                theirs.setdefault(key, set()).add(str(value))
+        layout = array_layout(vector, direction_dims(held.space, vector))
+        problems += metadata_problem(group, f"directions/{name}", layout.metadata(facts))
+        if name not in contents and ("contents" in attrs or unknown):
+            problems.append("the set has no checksum of it")
         if name in contents and content_of(facts, {"": vector}) != contents[name]:
             problems.append("its attributes are not those that were saved")
+    for key, values in sorted(theirs.items()):
+        text = f"{key!r} of the set is {attrs.get(key)!r}, of its directions {sorted(values)!r}"
+        found.problems.append(text)
+        found.attributes |= {key: min(values)} if len(values) == 1 else {}
     _check_models(group, found)
     for name, analysis in found.analysis_of.items():
-        held = found.fingerprints.get(analysis)
-        if held is None and analysis not in found.models:
+        fingerprint = found.fingerprints.get(analysis)
+        if fingerprint is None and analysis not in found.models:
             found.directions[name].append(f"the set has no model {analysis!r} that it came from")
-        elif held is not None and held != made_by[name]:
-            found.directions[name].append(
-                f"it has fingerprint {made_by[name]!r}, its analysis {analysis!r} has {held!r}"
-            )
+        elif fingerprint is not None and fingerprint != made_by[name]:
+            text = f"it has fingerprint {made_by[name]!r}, its analysis {analysis!r} has"
+            found.directions[name].append(f"{text} {fingerprint!r}")
     return found
 
 
@@ -102,13 +138,20 @@ def drop_damaged(path: str | os.PathLike[str], found: SetCheck) -> None:
     bad = {name for name, problems in found.directions.items() if problems}
     again = {name for name, problems in found.models.items() if problems}
     again |= {found.analysis_of[name] for name in bad if name in found.analysis_of}
-    if not bad <= {*found.analysis_of, *found.foreign}:  # whose direction it was cannot be told
-        again |= found.models.keys()
+    for name in bad - {*found.analysis_of, *found.foreign}:  # whose it was, others of its kind tell
+        kind = name.partition(".")[0]
+        alike = {a for n, a in found.analysis_of.items() if n.partition(".")[0] == kind}
+        again |= alike or found.models.keys()
+    for name in sorted(bad):
+        sync(group.store.delete_dir(_key(group, f"directions/{name}")))
     for name in sorted(again):
         sync(group.store.delete(_key(group, f"models/{name}/{METADATA}")))
         sync(group.store.delete_dir(_key(group, f"models/{name}")))
-    if bad:
-        attrs = dict(group.attrs)
+    for name in members(group) if found.problems else ():
+        write_metadata(group, name, _GROUP)
+    if bad or found.problems:
+        attrs = {key: value for key, value in group.attrs.items() if key in _KEYS}
+        attrs |= found.attributes
         names = [n for n in cast("list[str]", attrs["names"]) if n not in bad]
         contents = {n: c for n, c in cast("dict[str, str]", attrs.get("contents", {})).items()}
         attrs |= {"names": names, "contents": {n: c for n, c in contents.items() if n in names}}
@@ -122,8 +165,10 @@ def _check_models(group: zarr.Group, found: SetCheck) -> None:
     for name in members(group, "models"):
         problems: list[str] = []
         try:
-            folder = group[f"models/{name}"]
-            attrs = dict(folder.attrs)
+            attrs = dict(group[f"models/{name}"].attrs)
+            written = {key: attrs[key] for key in _MODEL_KEYS if key in attrs}
+            wanted = group_metadata({**written, "layout_version": DIRECTIONS_LAYOUT_VERSION})
+            problems += metadata_problem(group, f"models/{name}", wanted)
             keys = members(group, f"models/{name}")
         except (KeyError, ValueError, TypeError) as e:
             found.models[name] = [f"it cannot be opened: {e}"]
@@ -137,6 +182,8 @@ def _check_models(group: zarr.Group, found: SetCheck) -> None:
             value = None if array is None else _read(array, problems)
             if value is not None:
                 arrays[key] = value
+                layout = array_layout(value, model_dims(key, value))
+                problems += metadata_problem(group, f"models/{name}/{key}", layout.metadata({}))
         facts = cast("dict[str, Any]", attrs.get("attrs", {}))
         if not problems and "content" in attrs and content_of(facts, arrays) != attrs["content"]:
             problems.append("its arrays or attributes are not those that were saved")

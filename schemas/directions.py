@@ -141,7 +141,7 @@ class DirectionSet:
                 folder,
                 direction.name,
                 direction.vector,
-                default_dims("directions", self.space, direction.vector.ndim)[1:],
+                direction_dims(self.space, direction.vector),
                 _attrs_of(direction),
             )
         group.attrs.put({**attrs, "complete": True})
@@ -221,8 +221,7 @@ class DirectionSet:
             del folder[key]
         for key in sorted(arrays):
             value = np.asarray(arrays[key])
-            dims = tuple(f"{key}_axis{i}" for i in range(value.ndim))
-            _write_array(folder, key, value, dims, {})
+            _write_array(folder, key, value, model_dims(key, value), {})
         folder.attrs.put({**state, "complete": True})
 
     def load_model(self, name: str) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
@@ -355,15 +354,29 @@ def _write_array(
     dims: tuple[str, ...],
     attributes: dict[str, Any],
 ) -> None:
-    """Write an array anew, in chunks of at most 32 MiB along its first axis."""
+    """Write an array anew."""
+    if name in group:
+        del group[name]
+    key = f"{group.path}/{name}" if group.path else name
+    array_layout(value, dims).create(group.store, key, attributes=attributes)[...] = value
+
+
+def array_layout(value: np.ndarray, dims: tuple[str, ...]) -> Layout:
+    """How an array lies in a set: in chunks of at most 32 MiB along its first axis."""
     chunk = tuple(max(1, size) for size in value.shape)
     if chunk:
         row_bytes = value.itemsize * math.prod(chunk[1:])
         chunk = (max(1, min(chunk[0], _MODEL_CHUNK_BYTES // row_bytes)), *chunk[1:])
     kind = value.dtype.kind
     fill = math.nan if kind == "f" else False if kind == "b" else 0
-    layout = Layout(value.shape, chunk, chunk, value.dtype.name, fill, dims)
-    if name in group:
-        del group[name]
-    key = f"{group.path}/{name}" if group.path else name
-    layout.create(group.store, key, attributes=attributes)[...] = value
+    return Layout(value.shape, chunk, chunk, value.dtype.name, fill, dims)
+
+
+def direction_dims(space: str, value: np.ndarray) -> tuple[str, ...]:
+    """Names of a direction's axes."""
+    return default_dims("directions", space, value.ndim)[1:]
+
+
+def model_dims(key: str, value: np.ndarray) -> tuple[str, ...]:
+    """Names of the axes of a model's array."""
+    return tuple(f"{key}_axis{i}" for i in range(value.ndim))

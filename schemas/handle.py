@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any, Literal, Self, cast
@@ -134,7 +135,9 @@ class StoreHandle:
 
     def arrays(self, stage: str) -> list[str]:
         """Names of the arrays that a stage writes, sorted."""
-        return list(cast(Sequence[str], self.array(f"commit/{stage}").attrs["arrays"]))
+        attrs = self.array(f"commit/{stage}").attrs
+        with self._told_of(f"commit/{stage}"):
+            return list(cast(Sequence[str], attrs["arrays"]))
 
     def array(self, name: str) -> zarr.Array[Any]:
         """The Zarr array ``<group>/<name>``, as stored: fill values and uncommitted blocks too."""
@@ -279,6 +282,39 @@ def members(group: zarr.Group, path: str = "") -> list[str]:
         return sorted(there)
 
     return sync(collect())
+
+
+def metadata_problem(group: zarr.Group, path: str, wanted: Mapping[str, Any]) -> list[str]:
+    """What is wrong with the metadata of an array or group: at most one line. What others have
+    consolidated does not count. wanted : as of `Layout.metadata` or `group_metadata`."""
+    data = sync(group.store.get(_below(group, path, METADATA), default_buffer_prototype()))
+    if data is None:
+        return [f"the metadata of {path!r} are missing"]
+    try:
+        held = json.loads(data.to_bytes())
+    except ValueError as e:
+        return [f"the metadata of {path!r} cannot be read: {e}"]
+    held = held if isinstance(held, dict) else {}
+    held.pop("consolidated_metadata", None)
+    differs = sorted(
+        k for k in {*wanted, *held} if (k in held, held.get(k)) != (k in wanted, wanted.get(k))
+    )
+    return (
+        [f"the metadata of {path!r} are not those that were written: {differs!r}"]
+        if differs
+        else []
+    )
+
+
+def write_metadata(group: zarr.Group, path: str, wanted: Mapping[str, Any]) -> None:
+    """Write metadata as they must be; the data below stay as they are."""
+    data = default_buffer_prototype().buffer.from_bytes(json.dumps(wanted, indent=2).encode())
+    sync(group.store.set(_below(group, path, METADATA), data))
+
+
+def group_metadata(attributes: Mapping[str, Any]) -> dict[str, Any]:
+    """What stands in the metadata of a group."""
+    return {"attributes": dict(attributes), "zarr_format": 3, "node_type": "group"}
 
 
 def _below(group: zarr.Group, *names: str) -> str:

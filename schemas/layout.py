@@ -7,6 +7,7 @@ specification, so that a store's bytes are a pure function of what was computed.
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -245,6 +246,13 @@ class Layout:
             zarr_format=3,
             config={"write_empty_chunks": True},
         )
+
+    def metadata(self, attributes: Mapping[str, Any]) -> dict[str, Any]:
+        """What stands in the metadata of an array of this layout."""
+        memory: dict[str, Any] = {}
+        self.create(zarr.storage.MemoryStore(memory), "array", attributes=dict(attributes))
+        found: dict[str, Any] = json.loads(memory["array/zarr.json"].to_bytes())
+        return found
 
     def encode(self, block: np.ndarray) -> bytes:
         """Bytes of one shard that holds ``block`` in its first rows, fill values after it.

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from schemas.handle import members
 from schemas.layout import STAGE_GROUPS, ArraySpec
 from schemas.store import LatentStore
 
@@ -47,7 +48,7 @@ def _drop_unlike(store: LatentStore, stage: str, arrays: Sequence[ArraySpec]) ->
             store.refresh()
     owned = {path for other in store.stages() for path in store.arrays(other)}
     group = store._open()
-    for name in sorted(set(group.group_keys()) - set(STAGE_GROUPS)):
+    for name in sorted(set(members(group)) - set(STAGE_GROUPS)):
         path = f"{name}/{stage}"
         if path in group and path not in owned and _shape_of(store._spec_of(path)) not in wanted:
             del group[path]

@@ -42,8 +42,8 @@ from schemas.rows import OkRows, check_flags, check_values, sort_out
 
 __all__ = ["LAYOUT_VERSION", "ArraySpec", "LatentStore", "OkRows", "block_rows_for"]
 
-_REASONS = {reason.name.lower(): int(reason) for reason in Reason}
-_STATUSES = {status.name.lower(): int(status) for status in Status}
+REASONS = {reason.name.lower(): int(reason) for reason in Reason}
+STATUSES = {status.name.lower(): int(status) for status in Status}
 
 
 class LatentStore(StoreHandle):
@@ -203,7 +203,7 @@ class LatentStore(StoreHandle):
                 layout.create(group.store, self._key(spec.path), attributes=dict(spec.attrs))
             elif changed:
                 self.array(spec.path).attrs.put(dict(spec.attrs))
-        for name, values in (("status", _STATUSES), ("reason", _REASONS)):
+        for name, values in (("status", STATUSES), ("reason", REASONS)):
             if f"{name}/{stage}" not in group:
                 flags = flag_layout(self.n_rows, self.block_rows)
                 flags.create(

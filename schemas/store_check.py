@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import zarr
@@ -22,11 +23,20 @@ from zarr.core.sync import sync
 from schemas import atomic
 from schemas.atomic import read_json
 from schemas.errors import LatentflowError, StoreError
-from schemas.handle import METADATA
-from schemas.layout import FINGERPRINT_BYTES, chunk_key
+from schemas.handle import METADATA, group_metadata, metadata_problem, write_metadata
+from schemas.layout import (
+    FINGERPRINT_BYTES,
+    LAYOUT_VERSION,
+    STAGE_GROUPS,
+    ArraySpec,
+    chunk_key,
+    commit_layout,
+    data_layout,
+    flag_layout,
+)
 from schemas.reasons import Status
 from schemas.rows import check_flags
-from schemas.store import LatentStore
+from schemas.store import REASONS, STATUSES, LatentStore
 
 
 @dataclass
@@ -63,6 +73,44 @@ def check_identity(store: LatentStore) -> list[str]:
     folder = store.path.rstrip("/").rpartition("/")[2]
     if folder != f"{attrs['name']}-{str(attrs['store_fp'])[:12]}":
         problems.append(f"the store's folder {folder!r} is not named after its store_fp")
+    return problems
+
+
+def check_metadata(
+    store: LatentStore, specs: Mapping[str, Sequence[ArraySpec]], repair: bool
+) -> list[str]:
+    """Metadata of the store's groups and arrays that are not as they were laid out, one line each.
+
+    specs : stage -> the arrays that it writes, where that is known: only the shape and attributes
+        of other stages' arrays are taken as they are.
+    repair : write them as they must be. Only the holder of the store's lock may do this.
+    """
+    group, problems = store._open(), []
+    flags = flag_layout(store.n_rows, store.block_rows)
+    wanted: dict[str, Mapping[str, Any]] = {}
+    for stage in store.stages():
+        try:
+            arrays = specs.get(stage) or [store._spec_of(path) for path in store.arrays(stage)]
+        except (StoreError, KeyError):
+            continue  # told of by `stages_with_problems`
+        for spec in arrays:
+            layout = data_layout(spec, store.n_rows, store.block_rows)
+            wanted[spec.path] = layout.metadata(spec.attrs)
+            wanted[spec.group] = group_metadata({"layout_version": LAYOUT_VERSION})
+        names = sorted(spec.path for spec in arrays)
+        commits = commit_layout(stage, store.n_blocks)
+        wanted[f"commit/{stage}"] = commits.metadata({"arrays": names})
+        wanted[f"status/{stage}"] = flags.metadata({"values": STATUSES})
+        wanted[f"reason/{stage}"] = flags.metadata({"values": REASONS})
+    for name in STAGE_GROUPS if wanted else ():
+        wanted[name] = group_metadata({"layout_version": LAYOUT_VERSION})
+    for path in sorted(wanted):
+        found = metadata_problem(group, path, wanted[path])
+        problems += found
+        if found and repair:
+            write_metadata(group, path, wanted[path])
+    if problems and repair:
+        store.refresh()
     return problems
 
 

@@ -377,7 +377,8 @@ def test_damaged_metadata_is_told_in_one_line(tmp_path, place, spoil):
         assert found.model_names() == ["pca"]
         found.load_model("pca")
     checked = check_directions(tmp_path / "d")
-    assert checked.unreadable or any([*checked.directions.values(), *checked.models.values()])
+    parts = [checked.problems, *checked.directions.values(), *checked.models.values()]
+    assert checked.unreadable or any(parts)
 
 
 def test_a_direction_or_model_that_was_changed_by_hand_is_refused(tmp_path):

@@ -13,6 +13,7 @@ import pytest
 from digests import tree_files
 from tiny_run import run_tiny, spec_of, write_spec
 
+from pipelines.checksums import noted
 from pipelines.cli import main
 from pipelines.gc import DAY_S, collect, seconds_of
 from schemas.directions import DirectionSet, unit_direction
@@ -145,10 +146,12 @@ def test_a_run_that_failed_early_costs_nothing(copy):
     facts["spec"]["generator"] = str(copy / "generator.safetensors")
     facts["spec"]["encoder"] = str(copy / "encoder.safetensors")
     for last in (facts["last_finished"], {}):  # named there, or told from the specification
-        (copy / "out/run.json").write_text(json.dumps({**facts, "last_finished": last}))
+        with noted(copy / "out", "run.json"):
+            (copy / "out/run.json").write_text(json.dumps({**facts, "last_finished": last}))
         assert set(collect(copy / "out").kept) == stores
     facts["spec"]["seed"] = 7
-    (copy / "out/run.json").write_text(json.dumps(facts))
+    with noted(copy / "out", "run.json"):
+        (copy / "out/run.json").write_text(json.dumps(facts))
     assert set(collect(copy / "out").kept) == stores  # those of the last one that finished
 
 

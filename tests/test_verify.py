@@ -10,9 +10,12 @@ import numpy as np
 import pytest
 import zarr
 from digests import tree_digest
-from tiny_run import run_tiny
+from tiny_run import direct_zarr, run_tiny
 
+from benchmarks.flipped_bytes import flip
+from pipelines.checksums import changed_files, noted
 from pipelines.cli import main
+from pipelines.gc import collect
 from pipelines.verify import verify
 from schemas.directions import DirectionSet
 from schemas.errors import StoreError, UsageError
@@ -29,7 +32,8 @@ def copy(tiny: Path, tmp_path: Path) -> Path:
     shutil.copytree(tiny, tmp_path / "copy")
     spec = tmp_path / "copy/spec.yaml"
     facts = (tmp_path / "copy/out/run.json").read_text()
-    (tmp_path / "copy/out/run.json").write_text(facts.replace(str(tiny), str(spec.parent)))
+    with noted(spec.parent / "out", "run.json"):
+        (spec.parent / "out/run.json").write_text(facts.replace(str(tiny), str(spec.parent)))
     return tmp_path / "copy"
 
 
@@ -41,7 +45,7 @@ def set_of(root: Path) -> Path:
     return root / "out" / json.loads((root / "out/run.json").read_text())["directions"]
 
 
-def flip(path: Path, position: int = -20) -> None:
+def flip_byte(path: Path, position: int = -20) -> None:
     data = bytearray(path.read_bytes())
     data[max(position, -len(data))] ^= 0x10
     path.write_bytes(bytes(data))
@@ -76,7 +80,7 @@ def truncate(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-30])
 
 
-@pytest.mark.parametrize("harm", [flip, truncate, Path.unlink])
+@pytest.mark.parametrize("harm", [flip_byte, truncate, Path.unlink])
 @pytest.mark.parametrize(
     "key", [CODES, "quality/psnr/c/1", "status/invert/c/1", "reason/invert/c/1"]
 )
@@ -91,7 +95,7 @@ def test_a_damaged_shard_is_named(copy, harm, key):
 def test_repair_and_a_run_bring_the_same_bytes_back(copy):
     store, clean = store_of(copy), tree_digest(store_of(copy))
     directions = tree_digest(set_of(copy))
-    flip(store / CODES)
+    flip_byte(store / CODES)
     (store / "annotations/marks/c/0/0").unlink()
     truncate(store / "commit/angle/c/1/0")
     with pytest.raises(StoreError, match="verify --repair"):
@@ -116,7 +120,7 @@ def test_a_changed_commit_is_told_from_a_damaged_one(copy):
     found = verify(copy / "out")
     assert [s.mismatched for s in found.stages if s.stage == "points"] == [[1]]
     assert [p.where for p in found.problems] == ["block 1 of stage 'points'"]
-    flip(store / "commit/points/c/1/0", 5)
+    flip_byte(store / "commit/points/c/1/0", 5)
     found = verify(copy / "out")
     assert [s.damaged for s in found.stages if s.stage == "points"] == [[1]]
 
@@ -166,13 +170,13 @@ def test_an_index_with_other_rows_makes_its_blocks_wrong(copy):
 
 def test_a_damaged_index_is_noticed(copy):
     path = copy / "out/index.parquet"
-    flip(path, 2000)  # within the page of the image ids
+    flip_byte(path, 2000)  # within the page of the image ids
     found = verify(copy / "out")
     assert [p.where for p in found.problems] == ["index"]
     assert {s.fingerprints for s in found.stages} == {"not compared"}
 
 
-@pytest.mark.parametrize("harm", [flip, truncate, Path.unlink])
+@pytest.mark.parametrize("harm", [flip_byte, truncate, Path.unlink])
 def test_a_damaged_direction_or_model_is_named_and_made_again(copy, harm):
     path, clean = set_of(copy), tree_digest(set_of(copy))
     harm(path / "directions/mean.expression-glad/c/0/0")
@@ -185,6 +189,74 @@ def test_a_damaged_direction_or_model_is_named_and_made_again(copy, harm):
     made = json.loads((copy / "out/run.json").read_text())["stages"][-1]["detail"]
     assert {n for n, d in made.items() if not d["skipped"]} == {"mean_difference", "pca"}
     assert tree_digest(path) == clean and verify(copy / "out").ok
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_no_byte_changes_unnoticed(copy, seed):
+    with direct_zarr():
+        found = flip(copy, seed, smoke=True, limit=5)
+    assert found["tried"] >= 4 and not found["missed"]
+
+
+def test_a_changed_file_of_the_run_is_named_and_not_believed(copy):
+    out = copy / "out"
+    data = (out / "annotations.parquet").read_bytes()
+    for name in ("index_report.json", "lineage.json", "annotations.parquet"):
+        before = (out / name).read_bytes()
+        flip_byte(out / name, 12)
+        assert [p.where for p in verify(out).problems] == [name]
+        if name != "annotations.parquet":
+            (out / name).write_bytes(before)
+    before = (out / "checksums.json").read_bytes()
+    for position in range(len(before)):
+        flip_byte(out / "checksums.json", position)
+        assert changed_files(out)
+        (out / "checksums.json").write_bytes(before)
+    assert run_tiny(copy / "spec.yaml").exit_code == 3
+    assert (out / "annotations.parquet").read_bytes() == data and verify(out).ok
+    flip_byte(out / "run.json", 30)
+    with pytest.raises(StoreError, match="run the specification again"):
+        collect(out)
+
+
+def test_damaged_metadata_of_the_store_are_put_right(copy):
+    store, clean = store_of(copy), tree_digest(store_of(copy))
+    for key, old, new in (
+        ("latents/w_plus", b"w_plus_layer", b"w_plus_lbyer"),
+        ("annotations/marks", b"smile", b"smilf"),
+        ("commit/angle", b'"shape"', b'"shbpe"'),
+        ("status/invert", b"{", b"x"),
+        ("quality", b"1", b"2"),
+    ):
+        path = store / key / "zarr.json"
+        data = path.read_bytes()
+        assert old in data
+        path.write_bytes(data.replace(old, new, 1))
+    found = verify(copy / "out")
+    assert len(found.problems) >= 5 and all(p.where == "store" for p in found.problems[:5])
+    verify(copy / "out", repair=True)
+    assert tree_digest(store) == clean and verify(copy / "out").ok
+
+
+def test_a_damaged_sum_is_told_and_made_again(copy):
+    path = next((copy / "out/statistics").glob("*.npz"))
+    flip_byte(path, 50)
+    assert [p.where for p in verify(copy / "out", repair=True).problems] == [
+        f"statistics/{path.name}"
+    ]
+    assert not path.exists() and verify(copy / "out").ok
+
+
+def test_attributes_of_a_set_are_put_right_from_its_directions(copy):
+    path = set_of(copy) / "zarr.json"
+    clean, before = path.read_bytes(), tree_digest(set_of(copy))
+    for old, new in ((b'"w_plus"', b'"w_plvs"'), (b'"complete"', b'"cpmplete"')):
+        path.write_bytes(clean.replace(old, new))
+        assert not verify(copy / "out").ok
+        path.write_bytes(clean)
+    path.write_bytes(clean.replace(b'"w_plus"', b'"w_plvs"'))
+    verify(copy / "out", repair=True)
+    assert tree_digest(set_of(copy)) == before and verify(copy / "out").ok
 
 
 def test_foreign_files_are_told_and_nothing_is_taken_out_for_them(copy):
@@ -223,7 +295,8 @@ def test_changed_attributes_of_a_direction_are_noticed(copy):
 def test_a_direction_file_of_another_specification_is_noticed(copy):
     facts = json.loads((copy / "out/run.json").read_text())
     facts["spec"]["analyse"]["pca"]["n_components"] = 9
-    (copy / "out/run.json").write_text(json.dumps(facts))
+    with noted(copy / "out", "run.json"):
+        (copy / "out/run.json").write_text(json.dumps(facts))
     assert [p.where for p in verify(copy / "out").problems] == ["analysis 'pca'"]
 
 
@@ -235,7 +308,7 @@ def test_the_command_prints_a_table_or_json_and_its_exit_code_tells(copy, capsys
 
     code, text = latentflow("verify", copy / "out")
     assert code == 0 and "all is well" in text
-    flip(store_of(copy) / CODES)
+    flip_byte(store_of(copy) / CODES)
     code, text = latentflow("verify", store_of(copy))
     assert code == 1 and "block 1 of stage 'invert'" in text
     code, text = latentflow("verify", copy / "out", "--json")
