@@ -8,7 +8,7 @@ setup(
     name="latentflow",
     version="0.1.0",
     description="Dataflow pipeline for dataset-scale latent analysis of image generators",
-    python_requires=">=3.11",
+    python_requires=">=3.11,<3.13",
     packages=find_packages(include=[p for room in ROOMS for p in (room, f"{room}.*")]),
     package_data={
         "generators": ["bundled/*/*"],
@@ -35,7 +35,7 @@ setup(
         "scipy>=1.14",
         "torch>=2.6",
         "typer>=0.15",
-        "zarr>=3.1",
+        "zarr>=3.1.6,<3.2",
     ],
     extras_require={
         "test": [
