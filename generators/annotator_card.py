@@ -177,6 +177,16 @@ def read_card(uri: str, name: str | None = None) -> AnnotatorCard:
     name : of the annotations; by default the description's own.
     Raises CheckpointError for a missing file, or a missing, damaged or contradictory description.
     """
+    card = read_description(uri, name)
+    identity = {"model": file_sha256(card.path), **card.identity()}
+    data = [file_sha256(file) for file in _data_files(Path(card.path))]
+    if data:
+        identity["data"] = data
+    return replace(card, fingerprint=digest(identity))
+
+
+def read_description(uri: str, name: str | None = None) -> AnnotatorCard:
+    """`read_card` without the fingerprint, for which the whole model file must be read."""
     path = resolve_uri(uri)
     sidecar = path.with_suffix(".json")
     try:
@@ -191,17 +201,12 @@ def read_card(uri: str, name: str | None = None) -> AnnotatorCard:
             f"description {str(sidecar)!r} cannot be read: {e}; it must be a JSON file"
         ) from e
     try:
-        card = _card(raw, str(path), name)
+        return _card(raw, str(path), name)
     except (KeyError, ValueError) as e:
         raise CheckpointError(
             f"description {str(sidecar)!r} is not usable: {_why(e)}; "
             "see generators/annotator_card.py for its keys"
         ) from e
-    identity = {"model": file_sha256(path), **card.identity()}
-    data = [file_sha256(file) for file in _data_files(path)]
-    if data:
-        identity["data"] = data
-    return replace(card, fingerprint=digest(identity))
 
 
 def files_of(uri: str) -> list[Path]:

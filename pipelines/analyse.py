@@ -13,6 +13,8 @@ from pipelines.fits.components import fit_pca
 from pipelines.fits.differences import fit_mean_differences
 from pipelines.fits.hyperplanes import fit_hyperplanes
 from pipelines.fits.inputs import Engine, Fitted, Inputs, hold_out, measure_sd
+from pipelines.fits.known import refuse
+from pipelines.fits.problems import check_analysis, space_problems
 from pipelines.fits.shape import fit_nrsfm
 from pipelines.fits.tensor import fit_hosvd
 from pipelines.fits.weights import fit_jacobian, fit_sefa
@@ -20,7 +22,7 @@ from pipelines.lineage import compare_analyses, requested, unchanged
 from pipelines.statistics import SavedStatistics
 from pipelines.store_identity import INVERT
 from schemas.directions import FOREIGN_METHODS, DirectionSet
-from schemas.errors import DataError, StoreError, UsageError
+from schemas.errors import DataError, StoreError
 from schemas.fingerprint import digest, with_nulls
 from schemas.index import DatasetIndex
 from schemas.reasons import Status
@@ -42,18 +44,8 @@ run."""
 
 
 def space_of(spec: RunSpec) -> str:
-    """The one space that all analyses of a run read. Raises UsageError when they differ."""
-    spaces = {
-        name: section.space
-        for name in requested(spec)
-        if hasattr(section := getattr(spec.analyse, name), "space")
-    }
-    different = set(spaces.values()) | {spec.invert.space}
-    if len(different) > 1:
-        raise UsageError(
-            f"analyses read the spaces {spaces!r} of a store that holds {spec.invert.space!r}: "
-            "a run has one space; set 'space' of every analysis and 'invert.space' alike"
-        )
+    """The one space that all analyses of a run read. Raises SpecError when they differ."""
+    refuse(space_problems(spec))
     return spec.invert.space
 
 
@@ -100,6 +92,7 @@ def analyse(
             report[name] = unchanged(found.held[name])
             continue
         started = time.monotonic()
+        check_analysis(inputs, name)
         fitted = FITS[name](inputs, getattr(spec.analyse, name))
         unmeasured = [d for d in fitted.directions if d.sd == 0]
         measured: list[float] = measure_sd(inputs, unmeasured).tolist() if unmeasured else []

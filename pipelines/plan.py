@@ -20,6 +20,7 @@ from rich.tree import Tree
 
 from pipelines.annotate import annotate_inputs, plan_annotate, stages_of
 from pipelines.block_images import View
+from pipelines.check import check_run
 from pipelines.evaluation_files import finished_fingerprint
 from pipelines.index import update_index
 from pipelines.invert import InvertPlan, invert_inputs, plan_invert
@@ -108,8 +109,12 @@ class _Plan:
         """Stage -> blocks that will be made."""
 
     def stages(self) -> list[Stage]:
-        """All stages in order."""
-        stages = [self._index(), self._invert(), self._annotate()]
+        """All stages in order. Raises SpecError for what the data cannot give."""
+        index = self._index()
+        identity = identify_run(self.spec, self.out)
+        code_shape = identity.facts.spaces[self.spec.invert.space]
+        index.notes += check_run(self.spec, self.index, code_shape)
+        stages = [index, self._invert(identity), self._annotate()]
         analyses = self._analyse()
         stages.append(analyses)
         stages.append(self._evaluate(analyses))
@@ -139,9 +144,8 @@ class _Plan:
 
     # ---- invert
 
-    def _invert(self) -> Stage:
+    def _invert(self, identity: StoreIdentity) -> Stage:
         spec = self.spec
-        identity = identify_run(spec, self.out)
         self.resolution = identity.facts.resolution
         wanted = plan_invert(self.index, identity)
         if Path(identity.path, "zarr.json").exists():

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 
 from pipelines.annotator_trial import try_annotators
+from pipelines.check import check_run
 from pipelines.checksums import intact, noted
 from pipelines.evaluation_files import (
     KeptSoFar,
@@ -123,9 +124,9 @@ class Run:
 
     @property
     def identity(self) -> StoreIdentity:
-        """Of the store that the stage "invert" writes. Raises RuntimeError before it has begun."""
+        """Of the store that the stage "invert" writes. Raises RuntimeError before it is known."""
         if self._identity is None:
-            raise RuntimeError("the run has no store yet: run the stage 'invert' first")
+            raise RuntimeError("the run has no store yet: run the stage 'index' first")
         return self._identity
 
     @property
@@ -240,6 +241,8 @@ def run(
                 if name == "report":  # the report reads it
                     _write_run(state, started, memory.peak, _code(state))
                 _timed(state, name, _STAGE_FUNCTIONS[name])
+                if name == "index" and until != "index":
+                    _check_specification(state)
             state.check_locks()  # suspended meanwhile, it may find everything done by another run
             _write_run(state, started, memory.peak, _code(state))
         except BaseException as e:
@@ -313,11 +316,21 @@ def _index(state: Run, progress: Any) -> dict[str, Any]:
     return {"rows": index.n_rows, "skipped": not changed, "detail": report.to_dict(limit=0)}
 
 
+def _check_specification(state: Run) -> None:
+    """Everything that can be told before the first image is inverted, see `check_run`."""
+    spec = state.spec
+    identity = identify_run(spec, state.out)
+    code_shape = identity.facts.spaces[spec.invert.space]
+    for note in check_run(spec, state.index, code_shape, state.trust):
+        state.console.print(f"note: {note}", markup=False, highlight=False, soft_wrap=True)
+    state._identity = identity
+
+
 def _invert(state: Run, progress: Any) -> dict[str, Any]:
     from pipelines.invert import invert, invert_inputs
 
     spec, index = state.spec, state.index
-    identity = state._identity = identify_run(spec, state.out)
+    identity = state.identity
     Path(identity.path).parent.mkdir(parents=True, exist_ok=True)
     state.lock = StoreLock(identity.path).acquire()
     state.stop.watch(state.lock)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 import os
 import re
@@ -36,6 +35,7 @@ from schemas.spec_models import (
     ReportSpec,
     RunSpec,
 )
+from schemas.suggest import suggestion
 
 __all__ = [
     "AnalyseSpec",
@@ -265,12 +265,12 @@ def _problem(where: Location, detail: Mapping[str, Any]) -> str:
         if last == "trust":
             return f"{key!r} is not a key of a specification: {_trust_value(value)}{_TRUST}"
         known = list(_fields_at(where[:-1]))
-        return f"unknown key {key!r} (value {_shown(value)}): {_suggestion(last, known)}"
+        return f"unknown key {key!r} (value {_shown(value)}): {suggestion(last, known)}"
     if kind == "missing":
         return f"key {key!r} is missing: add it ({_description(where)})"
     if kind == "literal_error":
         choices = _choices(_annotation_at(where))
-        return f"{key!r} is {_shown(value)}: {_suggestion(str(value), choices)}"
+        return f"{key!r} is {_shown(value)}: {suggestion(str(value), choices)}"
     if kind == "value_error":
         text = str(context.get("error", detail["msg"]))
         within = f"{key!r}: " if key and not text.startswith("'") else ""
@@ -301,13 +301,6 @@ def _lower(text: str) -> str:
 def _shown(value: Any) -> str:
     text = repr(value)
     return text if len(text) <= 80 else text[:77] + "..."
-
-
-def _suggestion(given: str, known: Sequence[str]) -> str:
-    close = difflib.get_close_matches(given, known, n=1, cutoff=0.6)
-    if close:
-        return f"did you mean {close[0]!r}? (one of {', '.join(known)})"
-    return f"use one of {', '.join(known)}"
 
 
 def _description(where: Location) -> str:

@@ -105,12 +105,12 @@ def test_an_analysis_that_is_no_longer_asked_for_leaves_nothing_behind(world):
 
 
 def test_the_table_of_annotations_follows_the_factors_and_the_names(world):
-    world.factors["0005.png"] = [*factors_of(5)[:1], "wild", *factors_of(5)[2:]]
+    world.factors["0005.png"] = [*factors_of(5)[:1], "calm", *factors_of(5)[2:]]
     (world.root / "images/0006.png").rename(world.root / "images/z6.png")
     world.edit("touch")
     run_tiny(world.root / "spec.yaml", "annotate")
     table = pd.read_parquet(world.root / "out/annotations.parquet")
-    assert table.expression[5] == "wild" and table.uri[6] == "z6.png"
+    assert table.expression[5] == "calm" and table.uri[6] == "z6.png"
 
 
 def test_renders_that_are_no_longer_made_are_no_longer_read(world):

@@ -181,7 +181,7 @@ def test_the_plan_writes_nothing_and_loads_nothing_heavy(root):
 
 
 def test_the_plan_of_a_first_run_makes_no_folder(tmp_path):
-    make_tiny(tmp_path / "run", 10)
+    make_tiny(tmp_path / "run", 12)
     found = planned(tmp_path / "run")
     assert {state for state, _ in found.values()} == {"missing"}
     assert not (tmp_path / "run" / "out").exists()

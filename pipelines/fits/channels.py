@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pipelines.fits.inputs import Fitted, Inputs
+from pipelines.fits.known import refuse
 from pipelines.fits.labels import Labels
+from pipelines.fits.problems import s_space_problems
 from schemas.direction import Direction, unit_direction
 from schemas.errors import DataError, UsageError
 from schemas.spec_analyses import SSpaceSpec
@@ -37,19 +39,10 @@ def fit_s_space(inputs: Inputs, wanted: SSpaceSpec) -> Fitted:
     import generators
     from generators.affine import affine_layers
 
-    if inputs.space not in ("w", "w_plus"):
-        raise UsageError(f"styles do not follow from space {inputs.space!r}: use 'w_plus'")
+    refuse(s_space_problems(inputs, wanted))
     affine = affine_layers(generators.load(inputs.spec.generator))
     layers = tuple(StyleLayer(a.ws_index, a.weight, a.bias) for a in affine)
     measured = inputs.measurements("scores")
-    known = [n for m in measured for n in m.names]
-    asked = set(wanted.attributes or ())
-    unknown = sorted(asked - set(known) - {n for m in measured for n in m.own})
-    if unknown or not known:
-        raise UsageError(
-            f"s_space.attributes {unknown!r} are not among the annotated ones {known!r}: correct "
-            "the names, or annotate with a model of kind 'scores'"
-        )
     rows_of_w = inputs.code_shape[0] if len(inputs.code_shape) > 1 else 0
     request = ChannelsOfLabels(layers, rows_of_w)
     out = Fitted()

@@ -9,6 +9,8 @@ from typing import Any, Literal
 import numpy as np
 
 from pipelines.fits.inputs import Fitted, Inputs
+from pipelines.fits.known import refuse
+from pipelines.fits.problems import layer_problems
 from schemas.errors import UsageError
 from schemas.spec_analyses import PcaSpec
 from transforms.pca import PCA, GramSolver, RandomisedSolver, RowSlabs, choose_solver, solve_pca
@@ -40,23 +42,13 @@ def selections(
 ) -> list[Selection]:
     """What 'layers' of the specification asks for, of codes of that shape.
 
-    A range of all layers is the PCA over all. Raises UsageError for layers that are not there.
+    A range of all layers is the PCA over all. Raises SpecError for layers that are not there.
     """
+    refuse(layer_problems(layers, code_shape))
     if layers is None:
         return [Selection()]
-    n_layers = code_shape[0] if len(code_shape) > 1 else 0
-    if n_layers == 0:
-        raise UsageError(
-            f"'pca.layers' is {layers!r} but codes have shape {code_shape!r} and no layers: "
-            "leave it out, or analyse space 'w_plus'"
-        )
+    n_layers = code_shape[0]
     ranges = [(i, i + 1) for i in range(n_layers)] if layers == "each" else layers
-    beyond = [r for r in ranges if r[1] > n_layers]
-    if beyond:
-        raise UsageError(
-            f"'pca.layers' has ranges {beyond!r} but codes have {n_layers!r} layers: end them at "
-            f"{n_layers!r}"
-        )
     return [Selection(None if r == (0, n_layers) else r) for r in ranges]
 
 

@@ -13,11 +13,12 @@ from pipelines.fits.inputs import (
     Inputs,
     Measured,
     categorical,
-    level_code,
     target_of,
 )
+from pipelines.fits.known import level_code, refuse
 from pipelines.fits.labels import Labels, Targets
-from schemas.errors import DataError, UsageError
+from pipelines.fits.problems import mean_difference_problems
+from schemas.errors import DataError
 from schemas.index import CATEGORICAL, CONTINUOUS
 from schemas.spec_analyses import MeanDifferenceSpec
 from transforms.blocks import Arrays, BlockSource, Sums
@@ -57,6 +58,7 @@ def fit_mean_differences(inputs: Inputs, wanted: MeanDifferenceSpec) -> Fitted:
     What too few rows show, or were measured in, has no direction: the fact ``skipped`` says why.
     Raises DataError where nothing is left.
     """
+    refuse(mean_difference_problems(inputs, wanted))
     out = Fitted(facts={"factors": {}, "attributes": {}})
     scores = inputs.measurements("scores")
     measured = {name for m in scores for name in m.names}
@@ -64,13 +66,6 @@ def fit_mean_differences(inputs: Inputs, wanted: MeanDifferenceSpec) -> Fitted:
     quantities = [n for n, f in inputs.index.factors.items() if f.kind == CONTINUOUS]
     every = [*factors, *quantities, *sorted(measured)]
     chosen = wanted.factors if wanted.factors is not None else every
-    unknown = sorted(set(chosen) - set(every) - {n for m in scores for n in m.own})
-    if unknown:
-        raise UsageError(
-            f"mean_difference.factors names {unknown!r}, which is neither a factor "
-            f"{[*factors, *quantities]!r} nor a measured attribute {sorted(measured)!r}: correct "
-            "the names"
-        )
     skipped: dict[str, str] = {}
     for factor in (f for f in chosen if f in factors):
         with _told(skipped, factor):

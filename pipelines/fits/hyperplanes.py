@@ -7,8 +7,10 @@ from typing import Any
 import numpy as np
 
 from pipelines.fits.inputs import Fitted, Inputs, Measured, categorical
+from pipelines.fits.known import refuse
 from pipelines.fits.labels import Labels
-from schemas.errors import DataError, UsageError
+from pipelines.fits.problems import svm_problems
+from schemas.errors import DataError
 from schemas.names import safe_names
 from schemas.spec_analyses import SvmSpec
 from transforms.svm import HyperplaneOptions
@@ -29,16 +31,12 @@ def fit_hyperplanes(inputs: Inputs, wanted: SvmSpec) -> Fitted:
     in the facts and give no direction. The model's arrays have one row an attribute, in the order
     of the fact ``attributes``; NaN, and margins 0, where there is no hyperplane.
     """
+    refuse(svm_problems(inputs, wanted))
     chosen = [
         (m, columns)
         for m in inputs.measurements("scores", wanted.labels)
         if (columns := m.chosen(wanted.attributes))
     ]
-    if not chosen:
-        raise UsageError(
-            "no annotator of kind 'scores' measured the attributes "
-            f"{wanted.attributes or 'to separate'!r}: add one under 'annotate'"
-        )
     attributes = [m.names[i] for m, columns in chosen for i in columns]
     out = Fitted(
         facts={

@@ -11,11 +11,9 @@ import numpy as np
 from pipelines.fits.labels import LabelledBlocks, Labels, Targets
 from pipelines.fits.measured import Measured, measurements
 from schemas.direction import Direction, unit_direction
-from schemas.errors import UsageError
 from schemas.fingerprint import with_nulls
-from schemas.index import CATEGORICAL, DatasetIndex
+from schemas.index import DatasetIndex
 from schemas.spec import RunSpec
-from schemas.spec_types import level_named
 from schemas.store import LatentStore
 from transforms.blocks import BlockSource
 from transforms.passes import PassRequest, S, Seen
@@ -148,29 +146,8 @@ def measure_sd(inputs: Inputs, directions: Sequence[Direction]) -> np.ndarray:
 
 
 def categorical(index: DatasetIndex, names: Sequence[str]) -> dict[str, np.ndarray]:
-    """Codes (n_rows,) of categorical factors. Raises UsageError for a continuous one."""
-    found = {}
-    for name in names:
-        if name not in index.factors or index.factors[name].kind != CATEGORICAL:
-            known = [n for n, f in index.factors.items() if f.kind == CATEGORICAL]
-            raise UsageError(
-                f"factor {name!r} is not a categorical factor of the index, which has {known!r}: "
-                "correct the specification or the factor table"
-            )
-        found[name] = index.categorical(name)[0]
-    return found
-
-
-def level_code(index: DatasetIndex, factor: str, level: str) -> int:
-    """Code of a factor's level by name."""
-    categories = index.categorical(factor)[1]
-    found = level_named(level, categories)
-    if found is None:
-        raise UsageError(
-            f"factor {factor!r} has no level {level!r}, only {list(categories)[:20]!r}: "
-            "correct the specification"
-        )
-    return categories.index(found)
+    """Codes (n_rows,) of categorical factors."""
+    return {name: index.categorical(name)[0] for name in names}
 
 
 def target_of(level: str, factor: str, measured: set[str]) -> str | None:

@@ -11,16 +11,18 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from generators.annotator_card import AnnotatorCard
 from schemas.spec_models import AnnotateSpec
 from schemas.store import LatentStore
 
 NAMED = ("scores", "pose")
 """Kinds of annotators whose every number has a name of its own."""
+RENDER = "@render"
 
 
 @dataclass(frozen=True, eq=False)
 class Measured:
-    """A measurement in the store: array, its stage, kind ("scores", "pose").
+    """A measurement in the store: array, its stage, kind ("scores", "pose", "landmarks").
 
     names : of its columns, no two of a run alike. own : the same as the annotator calls them.
     """
@@ -30,6 +32,16 @@ class Measured:
     kind: str
     names: tuple[str, ...]
     own: tuple[str, ...] = ()
+
+    @property
+    def annotator(self) -> str:
+        """Name of the model under 'annotate'."""
+        return self.stage.removesuffix(RENDER)
+
+    @property
+    def render(self) -> bool:
+        """Whether it is of what the code draws."""
+        return self.stage.endswith(RENDER)
 
     def chosen(self, wanted: Collection[str] | None) -> list[int]:
         """Columns that are wanted by either name; all of them for None."""
@@ -64,22 +76,44 @@ def measurements(
     Renders that a former specification asked for stay in the store, but nothing keeps them up to
     date: they are not read.
     """
-    found: dict[str, tuple[str, str, dict[str, Any]]] = {}
+    found: list[tuple[str, str, str, str, tuple[str, ...]]] = []
     for entry in annotate:
-        for suffix in ("@render", "") if labels == "render" and entry.render else ("",):
+        for suffix in (RENDER, "") if labels == "render" and entry.render else ("",):
             match = stage_of(store, entry.name + suffix)
             if match is None:
                 continue
             attrs: dict[str, Any] = dict(store.array(match[1]).attrs)
-            if attrs.get("kind") in NAMED:
-                found[entry.name] = (*match, attrs)
+            own = "landmarks" if match[1].startswith("landmarks/") else str(attrs.get("kind"))
+            found.append((entry.name, *match, own, tuple(attrs.get("names", ()))))
             break
-    called = told_apart({name: attrs["names"] for name, (*_, attrs) in found.items()})
+    return _of_kind(kind, found)
+
+
+def _of_kind(
+    kind: str, found: Sequence[tuple[str, str, str, str, tuple[str, ...]]]
+) -> list[Measured]:
+    """Of (annotator, stage, array, kind, names) those of one kind, their names told apart."""
+    called = told_apart({name: own for name, _, _, k, own in found if k in NAMED})
     return [
-        Measured(array, stage, kind, called[name], tuple(attrs["names"]))
-        for name, (stage, array, attrs) in found.items()
-        if attrs["kind"] == kind
+        Measured(array, stage, kind, called.get(name, own), own)
+        for name, stage, array, k, own in found
+        if k == kind
     ]
+
+
+def promised(
+    annotate: Sequence[AnnotateSpec],
+    cards: Mapping[str, AnnotatorCard],
+    kind: str,
+    labels: str = "render",
+) -> list[Measured]:
+    """What `measurements` will find once all annotators have run. cards : by annotator's name."""
+    found = []
+    for entry in annotate:
+        card = cards[entry.name]
+        stage = entry.name + (RENDER if labels == "render" and entry.render else "")
+        found.append((entry.name, stage, f"{card.group}/{stage}", card.kind, card.names))
+    return _of_kind(kind, found)
 
 
 def stage_of(store: LatentStore, name: str) -> tuple[str, str] | None:
@@ -97,7 +131,7 @@ def landmarks_of(
 ) -> tuple[str, str] | None:
     """(stage, array) of landmarks by their model's name, of the render where it is asked for."""
     rendered = any(entry.name == name and entry.render for entry in annotate)
-    for suffix in ("@render", "") if labels == "render" and rendered else ("",):
+    for suffix in (RENDER, "") if labels == "render" and rendered else ("",):
         match = stage_of(store, name + suffix)
         if match is not None and match[1].startswith("landmarks/"):
             return match

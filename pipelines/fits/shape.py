@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from pipelines.fits.inputs import Fitted, Inputs
-from pipelines.fits.measured import landmarks_of
-from schemas.errors import DataError, UsageError
+from pipelines.fits.known import refuse
+from pipelines.fits.problems import landmark_problems
+from schemas.errors import DataError
 from schemas.spec_analyses import NrsfmSpec
 from transforms.blocks import BlockSource
 from transforms.landmark_map import parameter_names
@@ -23,13 +24,9 @@ POSE = ("pitch", "yaw", "roll")
 
 def landmark_blocks(inputs: Inputs, wanted: NrsfmSpec) -> tuple[str, SelectBlocks]:
     """(array in the store, blocks with ``points`` (m, 2, L), y up) of the chosen landmarks."""
-    match = landmarks_of(inputs.store, inputs.spec.annotate, wanted.landmarks, wanted.labels)
-    if match is None:
-        raise UsageError(
-            f"the store has no landmarks {wanted.landmarks!r}: annotate with a model of kind "
-            "'landmarks' of that name"
-        )
-    stage, array = match
+    every = inputs.measurements("landmarks", wanted.labels)
+    refuse(landmark_problems(wanted.landmarks, every))
+    stage, array = next((m.stage, m.array) for m in every if m.annotator == wanted.landmarks)
     source = StoreBlocks(inputs.store.path, (array,), ("invert", stage))
     frames = {"frame": np.arange(inputs.store.n_rows)}
     return array, SelectBlocks(source, {"points": array}, frames, landmarks=("points",))

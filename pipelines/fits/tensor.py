@@ -8,13 +8,15 @@ from typing import Any
 
 import numpy as np
 
-from pipelines.fits.inputs import Fitted, Inputs, categorical, level_code, target_of
+from pipelines.fits.inputs import Fitted, Inputs, target_of
+from pipelines.fits.known import level_code
+from pipelines.fits.problems import cell_problems, pair_problems, tensor_grid
 from schemas.direction import Direction
 from schemas.errors import DataError
 from schemas.index import DatasetIndex
 from schemas.spec_analyses import HosvdSpec
 from transforms.blocks import BlockSource, sum_in_order
-from transforms.cells import CellGrid, grid_cells
+from transforms.cells import CellGrid
 from transforms.hosvd import HOSVD, HOSVDSolver
 from transforms.hosvd_complete import Completion, FilledSlabs, cell_weights
 from transforms.hosvd_levels import apathy_parameters
@@ -110,24 +112,16 @@ class Tensor:
 
 def declare_tensor(inputs: Inputs, wanted: HosvdSpec) -> Tensor:
     """The tensor as declared; DataError where it lacks cells under missing: error."""
-    names = [[m] if isinstance(m, str) else list(m) for m in wanted.modes]
-    codes = categorical(inputs.index, [n for mode in names for n in mode])
-    where = inputs.index.active.copy()
-    for factor, levels in wanted.where.items():
-        allowed = [level_code(inputs.index, factor, level) for level in levels]
-        where &= np.isin(categorical(inputs.index, [factor])[factor], allowed)
-    grid = grid_cells(names, codes, where)
+    grid = tensor_grid(inputs, wanted)
     counted = inputs.engine.sum(inputs.blocks(columns={"cells": grid.cells}), CountsOfCells())
     counts = counted.dense(grid.n_cells)[1]
     tensor = Tensor(inputs, wanted, grid, counts, counts)
-    empty = int((counts == 0).sum())
-    if empty and wanted.missing == "error":
-        raise DataError(
-            f"{empty!r} of {counts.size!r} cells are missing: set missing to 'drop_person' or "
-            "'complete'"
-        )
-    if empty and wanted.missing == "drop_person":
-        grid.drop_incomplete(counts)  # refuses when too few levels stay
+    filled = np.flatnonzero(counts)  # fewer than before inversion, where rows cannot be read
+    for problem in cell_problems(inputs.index, grid, filled, wanted.missing):
+        raise DataError(problem)
+    for problem in pair_problems(inputs.index, grid, wanted):
+        raise DataError(problem)
+    if wanted.missing == "drop_person" and (counts == 0).any():
         lacking = (counts.reshape(len(grid.levels[0]), -1) == 0).any(axis=1)
         tensor = tensor.without(np.flatnonzero(lacking))
     return tensor
@@ -252,11 +246,6 @@ class ModelFactor:
         codes, name, found = self.codes, self.name, {}
         for first, second in self.wanted.pairs.get(name, ()):
             a, b = (codes == level_code(self.inputs.index, name, one) for one in (first, second))
-            if not (a.any() and b.any()):
-                raise DataError(
-                    f"pair {(first, second)!r} of factor {name!r} has a level without cells: "
-                    "correct 'pairs' or 'where'"
-                )
             facts = {"factor": name, "level": second, "baseline": first}
             found[f"{first}-to-{second}"] = (self.model.contrast(self.mode, b, a), facts)
         return found

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pipelines.fits.inputs import Fitted, Inputs
-from schemas.errors import DataError, UsageError
+from pipelines.fits.known import refuse
+from pipelines.fits.problems import jacobian_problems, sefa_problems
+from schemas.errors import DataError
 from schemas.spec_analyses import JacobianSpec, SefaSpec
 from transforms.sefa import sefa
 
@@ -21,11 +23,7 @@ def fit_sefa(inputs: Inputs, wanted: SefaSpec) -> Fitted:
     import generators
     from generators.affine import affine_layers
 
-    if inputs.space not in ("w", "w_plus") or (inputs.space == "w" and wanted.layers is not None):
-        raise UsageError(
-            f"sefa with layers {wanted.layers!r} cannot edit space {inputs.space!r}: use space "
-            "'w_plus', or 'w' without layers"
-        )
+    refuse(sefa_problems(inputs, wanted))
     layers = affine_layers(generators.load(inputs.spec.generator), wanted.layers, to_rgb=False)
     n_features = inputs.code_shape[-1]
     found = sefa([a.weight for a in layers], min(wanted.n_components, n_features))
@@ -55,6 +53,7 @@ def fit_jacobian(inputs: Inputs, wanted: JacobianSpec) -> Fitted:
     from pipelines.evaluation import codes_of, ok_rows
     from transforms.jacobian import JacobianGram, jacobian_subspace, rectangle_mask
 
+    refuse(jacobian_problems(inputs, wanted))
     rows = ok_rows(inputs.store)
     if not len(rows):
         raise DataError("the store has no finished row to differentiate at: invert some first")
