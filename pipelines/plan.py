@@ -21,6 +21,7 @@ from rich.tree import Tree
 from pipelines.annotate import annotate_inputs, plan_annotate, stages_of
 from pipelines.block_images import View
 from pipelines.check import check_run
+from pipelines.checksums import intact
 from pipelines.evaluation_files import finished_fingerprint
 from pipelines.index import update_index
 from pipelines.invert import InvertPlan, invert_inputs, plan_invert
@@ -373,7 +374,8 @@ def _index_changes(old: DatasetIndex, new: DatasetIndex) -> list[str]:
 
 def _rates(out: Path) -> dict[str, float]:
     """Seconds a row of the last run's stages that did something."""
-    stages = read_json(out / "run.json").get("stages", [])
+    facts = read_json(out / "run.json") if intact(out, "run.json") else {}
+    stages = facts.get("stages", [])
     return {s["name"]: s["seconds"] / s["rows"] for s in stages if s["rows"] and not s["skipped"]}
 
 

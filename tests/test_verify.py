@@ -16,11 +16,13 @@ from benchmarks.flipped_bytes import flip
 from pipelines.checksums import changed_files, noted
 from pipelines.cli import main
 from pipelines.gc import collect
+from pipelines.plan import plan_stages
 from pipelines.verify import verify
 from schemas.directions import DirectionSet
 from schemas.errors import StoreError, UsageError
 from schemas.layout import commit_layout
 from schemas.reasons import Status
+from schemas.spec import load_spec
 from schemas.store import LatentStore
 
 CODES = "latents/w_plus/c/1/0/0"
@@ -214,7 +216,9 @@ def test_a_changed_file_of_the_run_is_named_and_not_believed(copy):
         (out / "checksums.json").write_bytes(before)
     assert run_tiny(copy / "spec.yaml").exit_code == 3
     assert (out / "annotations.parquet").read_bytes() == data and verify(out).ok
-    flip_byte(out / "run.json", 30)
+    facts = (out / "run.json").read_bytes()
+    (out / "run.json").write_bytes(facts.replace(b'"skipped"', b'"skippee"'))
+    assert plan_stages(load_spec(copy / "spec.yaml"))
     with pytest.raises(StoreError, match="run the specification again"):
         collect(out)
 
