@@ -15,6 +15,7 @@ from schemas.errors import InputError
 
 EXPRESSIONS = ("anger", "disgust", "fear", "happiness", "sadness", "surprise")
 """Order of tensorgan's list: AN, DI, FE, HA, SA, SU."""
+MAX_LAYERS = 1 << 10
 SPACE_AXES = {"z": 1, "w": 1, "w_plus": 2}
 """Axes of a GAN's codes by space."""
 _PLACES = ("mean", "centre", "center", "w_avg", "latent_avg", "std", "sd")
@@ -78,7 +79,8 @@ def _layer_list(value: Any, path: Path) -> list[int] | None:
         parts = [part.strip().partition("-") for part in value.split(",")]
         if all(n.strip().isdecimal() for first, _, last in parts for n in (first, last or first)):
             ranges = [range(int(first), int(last or first) + 1) for first, _, last in parts]
-            return sorted({layer for layers in ranges for layer in layers})
+            if all(layers.stop <= MAX_LAYERS for layers in ranges):
+                return sorted({layer for layers in ranges for layer in layers})
     numbers = list(value) if isinstance(value, list | tuple | set | frozenset) else [value]
     if numbers and all(isinstance(n, bool) for n in numbers):
         return [layer for layer, flag in enumerate(numbers) if flag]
@@ -151,6 +153,8 @@ def _ganspace_direction(value: Any, path: Path) -> list[Entry] | None:
     if not _has(value, lat_comp=2) or "edit_end" not in value or len(value["lat_comp"]) != 1:
         return None
     first, end = int(value["edit_start"]), int(value["edit_end"])
+    if not 0 <= first <= end <= MAX_LAYERS:
+        raise ValueError(f"'edit_start' is {first!r}, 'edit_end' {end!r}")
     kept = ("component_index", "latent_space", "model_name", "output_class", "truncation")
     quality = {k: value[k] for k in kept if isinstance(value.get(k), str | int | float)}
     name, sd = str(value.get("name", "")), float(np.asarray(value["lat_stdev"]))
@@ -277,7 +281,13 @@ def recognise(value: Any, path: Path, space: str) -> tuple[str, list[Entry]]:
         for file_format, entries_of in FORMATS.items():
             if file_format in DIFFUSION and space in SPACE_AXES:
                 continue
-            entries = entries_of(inner, path)
+            try:
+                entries = entries_of(inner, path)
+            except (KeyError, TypeError, ValueError, OverflowError) as e:
+                raise InputError(
+                    f"{str(path)!r} has the layout {file_format!r}, but cannot be read as one "
+                    f"({e!r}): save its vectors alone, in a .npy or .npz"
+                ) from e
             if entries is not None:
                 return file_format, entries
         if not isinstance(inner, dict | list | tuple) or len(inner) != 1:

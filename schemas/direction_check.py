@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from dataclasses import dataclass, field
 from typing import Any, cast
@@ -34,6 +35,7 @@ _GROUP = group_metadata({"layout_version": DIRECTIONS_LAYOUT_VERSION})
 _KEYS = frozenset({"kind", "layout_version", "generator_fp", "space", "names", "contents",
                    "complete"})  # fmt: skip
 _MODEL_KEYS = ("layout_version", "attrs", "content", "complete")
+MAX_CHUNKS = 1 << 20
 
 
 @dataclass
@@ -209,8 +211,11 @@ def _member(group: zarr.Group, path: str, problems: list[str]) -> zarr.Array[Any
 
 def _read(array: zarr.Array[Any], problems: list[str]) -> np.ndarray | None:
     """The whole array with its checksums; None, and a problem, where a chunk is bad or missing."""
-    chunks = -(-np.array(array.shape, int) // np.array(array.chunks, int)) if array.shape else []
-    for place in np.ndindex(*(int(n) for n in chunks)):
+    counts = [-(-size // chunk) for size, chunk in zip(array.shape, array.chunks, strict=True)]
+    if math.prod(counts) > MAX_CHUNKS:
+        problems.append(f"{array.path!r} claims shape {array.shape!r} in {array.chunks!r}")
+        return None
+    for place in np.ndindex(*counts):
         key = "/".join([array.path, "c", *map(str, place)])
         if not sync(array.store.exists(key)):
             problems.append(f"{key!r} is missing")

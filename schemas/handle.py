@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
@@ -16,7 +17,7 @@ from zarr.core.sync import sync
 
 from schemas import atomic
 from schemas.errors import LatentflowError, StoreError
-from schemas.layout import LAYOUT_VERSION, check_layout, check_name, read_small
+from schemas.layout import LAYOUT_VERSION, MAX_BLOCK_ROWS, check_layout, check_name, read_small
 
 KIND = "latent_store"
 METADATA = "zarr.json"
@@ -77,9 +78,9 @@ class StoreHandle:
             except (ValueError, TypeError, KeyError, AttributeError, FileNotFoundError) as e:
                 raise StoreError(f"{self.path!r} is not a readable Zarr v3 group: {e}") from e
             check_layout(attrs, KIND, LAYOUT_VERSION, self.path)
-            for key in ("n_rows", "block_rows"):
+            for key, most in (("n_rows", sys.maxsize), ("block_rows", MAX_BLOCK_ROWS)):
                 number = attrs.get(key, 1)
-                if not isinstance(number, int) or number < 1:
+                if not isinstance(number, int) or not 1 <= number <= most:
                     raise StoreError(
                         f"{self.path!r} has {key!r} {attrs[key]!r}, which is no number of rows: "
                         "put a copy of its 'zarr.json' back, or delete the folder and run again"
@@ -146,6 +147,13 @@ class StoreHandle:
                 found = self._open().get(name)
             if not isinstance(found, zarr.Array):
                 raise StoreError(f"store {self.path!r} has no array {name!r}; add its stage first")
+            length = self.n_blocks if name.startswith("commit/") else self.n_rows
+            if not found.shape or found.shape[0] < length:
+                raise StoreError(
+                    f"array {name!r} of {self.path!r} has shape {found.shape!r}, its store "
+                    f"{self.n_rows!r} rows in blocks of {self.block_rows!r}: put a copy of its "
+                    "'zarr.json' back, or delete the folder and run again"
+                )
             self._arrays[name] = found
         return self._arrays[name]
 

@@ -28,6 +28,8 @@ def is_uri(text: str) -> bool:
 def _resolve(text: str, info: ValidationInfo) -> str:
     if not text.strip():
         raise ValueError("must not be empty: give a path")
+    if "\0" in text:
+        raise ValueError("holds a null character, which no path may: remove it")
     if is_uri(text):
         return text
     base = (info.context or {}).get("base")

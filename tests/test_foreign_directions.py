@@ -258,3 +258,29 @@ def test_files_that_stand_for_others_are_named(tmp_path, contents, message):
     (tmp_path / "zarr.json").write_text("{}")
     with pytest.raises(InputError, match="a Zarr group: .*--as directions"):
         load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"lat_stdev": None},
+        {"lat_stdev": "wide"},
+        {"edit_start": "first"},
+        {"edit_end": 1 << 40},
+        {"edit_end": -1},
+        {"edit_start": None},
+    ],
+)
+def test_a_known_layout_with_values_of_other_kinds_is_refused(tmp_path, change):
+    facts = {"lat_comp": FLAT[None], "lat_stdev": np.float32(1), "edit_start": 0, "edit_end": 3}
+    value = {key: v for key, v in {**facts, **change}.items() if v is not None}
+    (tmp_path / "hair.pkl").write_bytes(pickle.dumps(value))
+    with pytest.raises(InputError, match="layout 'ganspace_direction', but cannot be read"):
+        load(tmp_path / "hair.pkl")
+
+
+def test_layers_without_end_are_refused(tmp_path):
+    value = {"boundary": WIDE[None], "meta_data": {"manipulate_layers": "0-99999999999"}}
+    np.save(tmp_path / "age.npy", value, allow_pickle=True)
+    with pytest.raises(InputError, match="names layers '0-99999999999'"):
+        load(tmp_path / "age.npy")

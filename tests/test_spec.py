@@ -310,3 +310,8 @@ def test_words_that_yaml_reads_as_something_else_get_a_hint():
     text = f"{MINIMAL}analyse: {{mean_difference: {{factors: [on]}}}}\n"
     message = problem(text)
     assert "between quotes (YAML reads yes, no, on and off as true and false)" in message
+
+
+def test_a_path_with_a_null_character_is_refused():
+    with pytest.raises(SpecError, match=r"'dataset.path'.*null character"):
+        parse_spec('name: a\ndataset: {path: "a\\0b"}\n', base=".")

@@ -270,6 +270,26 @@ def test_a_number_of_rows_that_is_none_is_refused(tmp_path, number):
         LatentStore.open(tmp_path / "s")
 
 
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("n_rows", 1 << 53, "has shape .* its store 9007199254740992 rows"),
+        ("n_rows", 21, "has shape .* its store 21 rows"),
+        ("block_rows", 1 << 40, "'block_rows'.*no number of rows"),
+        ("block_rows", 4, "has shape .* in blocks of 4"),
+    ],
+)
+def test_arrays_shorter_than_their_store_are_told(tmp_path, key, value, message):
+    store = create(tmp_path / "s")
+    write_all(store)
+    file = Path(store.path, "zarr.json")
+    node = json.loads(file.read_text())
+    node["attributes"][key] = value
+    file.write_text(json.dumps(node))
+    with pytest.raises(StoreError, match=message):
+        LatentStore.open(store.path).status("invert")
+
+
 def test_an_array_with_damaged_metadata_is_told(tmp_path):
     store = create(tmp_path / "s")
     write_all(store)
