@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import json
 import tarfile
 import zipfile
@@ -179,7 +180,7 @@ invert: {method: optimise, space: w_plus, steps: 300}
 annotate:
   - {name: attributes, model: "bundled:faces64/attributes"}
 analyse:
-  pca: {n_components: 64}
+  pca: {n_components: 12}
   mean_difference: {factors: [expression], baseline: {expression: calm}}
   svm:
 """,
@@ -208,7 +209,7 @@ analyse:
   sefa: {n_components: 3, layers: [0, 1]}
   jacobian: {n_components: 2, samples: 2, region: [0.1, 0.2, 0.5, 0.6], background_rank: 4}
   s_space: {attributes: [glasses], threshold: 0.5}
-evaluate: {samples: 4, source: prior, truncation_psi: 0.7, strengths: [-1, 1.5], seed: 3,
+evaluate: {samples: 4, source: dataset, truncation_psi: 0.7, strengths: [-1, 1.5], seed: 3,
            holdout: {factor: person, fraction: 0.3}, stratify: [expression]}
 report: {title: A title, samples: 4, strip_rows: 2}
 ray: {address: null, actors: 1, gpus_per_actor: 0.5, object_store_mb: 100}
@@ -223,7 +224,7 @@ output: out
 name: tensor
 dataset: {path: images, factors: factors.csv}
 analyse:
-  hosvd: {modes: [person, [expression, glasses]], stacked: true, energy: 0.9, missing: complete}
+  hosvd: {modes: [person, [expression, glasses]], stacked: true, energy: 0.9, missing: drop_person}
   pca: {layers: each, n_components: null}
 """,
 }
@@ -231,8 +232,11 @@ analyse:
 
 def specifications(folder: Path) -> list[Seed]:
     """Specifications, which together name every section and every key of most."""
-    pictures = {f"images/{i}.png": png(i) for i in range(len(ROWS))}
-    factors = "".join(",".join(row) + "\n" for row in (COLUMNS, *ROWS)).encode()
+    design = list(itertools.product("abcdef", ("calm", "glad"), ("true", "false")))
+    pictures = {f"images/{i}.png": png(i) for i in range(len(design))}
+    rows = [(f"{i}.png", person, expression, f"{20 + i}.5", glasses)
+            for i, (person, expression, glasses) in enumerate(design)]  # fmt: skip
+    factors = "".join(",".join(row) + "\n" for row in (COLUMNS, *rows)).encode()
     beside = {**pictures, "factors.csv": factors}
     targets = [("spec.yaml", "yaml")] * 3 + [("spec.yaml", "yaml lines")]
     return [
