@@ -65,13 +65,20 @@ _TRUST = (
     "remove the key and give --trust on the command line if you trust the model"
 )
 
+_FORMS = {
+    "list_type": "must be a list, [a, b] or lines that begin with '- '",
+    "tuple_type": "must be a list, [a, b]",
+    "dict_type": "must hold entries of the form 'name: value'",
+    "literal_error": "not one of the values that it may have",
+}
+
 Location = tuple[str | int, ...]
 
 
 def load_spec(path: str | os.PathLike[str]) -> RunSpec:
     """Read a YAML run specification; file paths in it are relative to its own folder.
 
-    An analysis that is named without a value (``pca:``) runs with its defaults.
+    A section, list or analysis that is named without a value (``pca:``) has its defaults.
 
     Raises SpecError naming the file and, for every problem at once, line, key path, value and
     cure: unreadable file, YAML syntax, doubled or unknown keys, wrong values.
@@ -110,15 +117,26 @@ def parse_spec(text: str | bytes, base: str | os.PathLike[str], name: str = "spe
             f"specification {name!r} must be a mapping of keys, got "
             f"{type(data).__name__!r}: start with 'name:' and 'dataset:'"
         )
-    analyse = data.get("analyse")
-    if isinstance(analyse, dict):
-        for key in AnalyseSpec.model_fields:
-            if key in analyse and analyse[key] is None:
-                analyse[key] = {}
+    _fill_in(data, RunSpec)
     try:
         return RunSpec.model_validate(data, context={"base": Path(base)})
     except ValidationError as e:
         raise SpecError(_problems(e, data, lines, name)) from e
+
+
+def _fill_in(data: dict[str, Any], model: type[BaseModel]) -> None:
+    """Take out sections and lists without a value, in place, so that they have their defaults."""
+    for key, field in model.model_fields.items():
+        if key not in data:
+            continue
+        section = next(_models_in(field.annotation), None)
+        if data[key] is not None:
+            if section is not None and isinstance(data[key], dict):
+                _fill_in(data[key], section)
+        elif isinstance(field.default, BaseModel | list):
+            del data[key]
+        elif model is AnalyseSpec:
+            data[key] = {}
 
 
 def json_schema() -> dict[str, Any]:
@@ -221,7 +239,9 @@ def _problems(
         text = _problem(where, detail)
         # the members of a union each complain about the same place: the first one will do
         found.setdefault(where, f"line {line}: {text}" if line else text)
-    texts = list(found.values())
+    # and the one that got furthest into the place knows it best
+    inner = {where[:end] for where in found for end in range(len(where))}
+    texts = [text for where, text in found.items() if where not in inner]
     if len(texts) == 1:
         return f"specification {name!r}, {texts[0]}"
     return f"specification {name!r} has {len(texts)} problems:\n" + "\n".join(
@@ -268,8 +288,8 @@ def _problem(where: Location, detail: Mapping[str, Any]) -> str:
         return f"unknown key {key!r} (value {_shown(value)}): {suggestion(last, known)}"
     if kind == "missing":
         return f"key {key!r} is missing: add it ({_description(where)})"
-    if kind == "literal_error":
-        choices = _choices(_annotation_at(where))
+    annotation = _annotation_at(where)
+    if kind == "literal_error" and (choices := _choices(annotation)):
         return f"{key!r} is {_shown(value)}: {suggestion(str(value), choices)}"
     if kind == "value_error":
         text = str(context.get("error", detail["msg"]))
@@ -282,12 +302,21 @@ def _problem(where: Location, detail: Mapping[str, Any]) -> str:
             f"{key!r} is {_shown(value)}: use letters, digits and '_', '-' only, "
             "beginning with a letter or digit"
         )
+    if kind == "invalid_key":
+        return f"key {value!r} is no text: put it between quotes"
+    if kind in ("model_type", "model_attributes_type"):
+        fields = next(_models_in(annotation)).model_fields
+        keys = f"must hold keys of its own ({', '.join(fields)})"
+        optional = not any(field.is_required() for field in fields.values())
+        rest = ", or nothing, for its defaults" if optional else ""
+        return f"{key!r} is {_shown(value)}: {keys}{rest}"
     hint = ""
     if kind == "string_type" and isinstance(value, bool | int | float):
         hint = ": put it between quotes"
         if isinstance(value, bool):
             hint += " (YAML reads yes, no, on and off as true and false)"
-    return f"{key!r} is {_shown(value)}: {_lower(detail['msg'])}{hint} ({_description(where)})"
+    text = _FORMS.get(kind, _lower(detail["msg"]))
+    return f"{key!r} is {_shown(value)}: {text}{hint} ({_description(where)})"
 
 
 def _trust_value(value: Any) -> str:
@@ -295,6 +324,7 @@ def _trust_value(value: Any) -> str:
 
 
 def _lower(text: str) -> str:
+    text = text.replace("Tuple", "list").replace(" after validation", "")
     return text[:1].lower() + text[1:]
 
 
@@ -350,7 +380,9 @@ def _models_in(annotation: Any) -> Iterator[type[BaseModel]]:
 
 
 def _choices(annotation: Any) -> list[str]:
-    for member in _flatten(annotation):
-        if typing.get_origin(member) is typing.Literal:
-            return [str(choice) for choice in typing.get_args(member)]
-    return ["the values that 'latentflow schema' lists"]
+    """The values of a choice; none where there are other ways to give a value."""
+    members = list(_flatten(annotation))
+    choices = [m for m in members if typing.get_origin(m) is typing.Literal]
+    if any(typing.get_origin(member) is list for member in members):
+        return []
+    return [str(choice) for member in choices for choice in typing.get_args(member)]

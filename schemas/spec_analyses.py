@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, Literal, Self
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import Field, model_validator
 
-from schemas.spec_types import Integer, Level, Number, Space, SpecModel, Strings, as_levels
+from schemas.spec_types import Integer, Level, Levels, Number, Space, SpecModel, Strings
 
 
 class PcaSpec(SpecModel):
@@ -125,7 +125,7 @@ class HosvdSpec(SpecModel):
         description="Factors that span the tensor, one mode each; a list is a composite mode: "
         "[person, [expression, intensity], view]."
     )
-    where: dict[str, Annotated[list[Level], BeforeValidator(as_levels)]] = Field(
+    where: dict[str, Levels] = Field(
         default={}, description="Factor -> level or levels of the rows to use."
     )
     missing: Literal["error", "drop_person", "complete"] = Field(

@@ -22,6 +22,7 @@ from schemas.spec_types import (
     Cron,
     Integer,
     Label,
+    Levels,
     Number,
     Space,
     SpecModel,
@@ -60,7 +61,7 @@ class DatasetSpec(SpecModel):
         description="parquet: column with the encoded image as bytes, with a struct of 'bytes' "
         "and 'path', or with paths (relative to the table, or absolute below 'path').",
     )
-    columns: list[str] = Field(
+    columns: Strings = Field(
         default=[],
         description="Factor columns inside the dataset itself: columns of the Parquet table, or "
         "fields of a WebDataset sample's .json ('attributes.age' within objects; 'cls' for its "
@@ -77,7 +78,7 @@ class DatasetSpec(SpecModel):
         "sha256 of its file. Default: the first of image_id, path, file, file_name, filename, uri "
         "that names any image, else the column that names most.",
     )
-    missing: Strings = Field(
+    missing: Levels = Field(
         default=[],
         description="Texts that stand for a missing value, beside the usual ones (those of "
         "pandas: an empty cell, NA, None, null, nan, ...).",
@@ -87,15 +88,15 @@ class DatasetSpec(SpecModel):
         description="Factor columns in which texts such as 'None' or 'NA' are levels; only empty "
         "cells are missing there.",
     )
-    continuous: list[str] = Field(
+    continuous: Strings = Field(
         default=[],
         description="Factor columns that are quantities although their values are integers. "
         "Columns with decimals are continuous, all others categorical by default.",
     )
-    categorical: list[str] = Field(
+    categorical: Strings = Field(
         default=[], description="Factor columns that are levels although they have decimals."
     )
-    ignore: list[str] = Field(
+    ignore: Strings = Field(
         default=[], description="Columns of the factor table to leave out of the index."
     )
 
@@ -291,7 +292,7 @@ class EvaluateSpec(SpecModel):
         description="Edit strengths in standard deviations.",
     )
     holdout: HoldoutSpec = Field(default=HoldoutSpec(), description="Rows kept back.")
-    stratify: list[str] = Field(
+    stratify: Strings = Field(
         default=[],
         description="Categorical factors whose levels, all combinations of them, the samples from "
         "the dataset hold in the same proportions as the rows that they are drawn from.",
@@ -330,7 +331,7 @@ class BeamSpec(SpecModel):
     """Where analyses run."""
 
     runner: str = Field(default="FnApiRunner", min_length=1, description="Beam runner.")
-    options: list[str] = Field(
+    options: Strings = Field(
         default=[],
         description="Beam options passed on unchanged, such as '--direct_num_workers=2'.",
     )

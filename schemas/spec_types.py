@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import urllib.parse
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -17,23 +18,41 @@ LABEL_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_-]*$"
 BUNDLED = "bundled:"
 
 _SAME_TO_YAML = (("true", "yes", "on", "y"), ("false", "no", "off", "n"))
-_URL = re.compile(r"^[A-Za-z][A-Za-z0-9+.-]+:")
+_URL = re.compile(r"^[A-Za-z][A-Za-z0-9+.-]*://")
+_WINDOWS = re.compile(r"^[A-Za-z]:[\\/]")
 
 
-def is_uri(text: str) -> bool:
-    """True for "bundled:..." and URLs such as "s3://...", which are not file paths."""
-    return bool(_URL.match(text)) and not re.match(r"^[A-Za-z]:[\\/]", text)
+def local_path(text: str) -> Path:
+    """A path of this machine, with "~" written out; "file:///data" is "/data".
 
-
-def _resolve(text: str, info: ValidationInfo) -> str:
+    Raises ValueError for what would become a folder of an odd name here: URLs (object stores), a
+    shell's variables, another system's drives, and what no file can be called.
+    """
     if not text.strip():
         raise ValueError("must not be empty: give a path")
     if "\0" in text:
         raise ValueError("holds a null character, which no path may: remove it")
-    if is_uri(text):
+    if text.startswith("file:///"):
+        return Path(urllib.parse.unquote(text.removeprefix("file://")))
+    if _URL.match(text):
+        raise ValueError(
+            "only files and folders of this machine are read and written: copy the data here, or "
+            "mount it as a folder"
+        )
+    if text.startswith("$") or "${" in text:
+        raise ValueError("variables of a shell are not replaced: write the path out, or use '~'")
+    if os.name != "nt" and _WINDOWS.match(text):
+        raise ValueError("drives are Windows' alone: give the path that this machine has for it")
+    try:
+        return Path(text).expanduser()
+    except RuntimeError as e:
+        raise ValueError(f"{text.split('/')[0]!r} is no user's home: write the path out") from e
+
+
+def _resolve(text: str, info: ValidationInfo) -> str:
+    if text.startswith(BUNDLED):
         return text
-    base = (info.context or {}).get("base")
-    path = Path(text).expanduser()
+    path, base = local_path(text), (info.context or {}).get("base")
     return os.path.normpath(Path(base) / path) if base is not None else str(path)
 
 
@@ -44,7 +63,8 @@ def _not_bool(value: Any) -> Any:
 
 
 def _as_list(value: Any) -> Any:
-    return [value] if isinstance(value, str) else value
+    """One value -> a list of it."""
+    return [value] if isinstance(value, str | bool | int | float) else value
 
 
 def _level(value: Any) -> Any:
@@ -52,11 +72,6 @@ def _level(value: Any) -> Any:
     if isinstance(value, bool):
         return "true" if value else "false"
     return str(value) if isinstance(value, int | float) else value
-
-
-def as_levels(value: Any) -> Any:
-    """One level or a list of levels -> list of levels."""
-    return [_level(v) for v in value] if isinstance(value, list) else [_level(value)]
 
 
 def level_named(level: str, categories: Sequence[str]) -> str | None:
@@ -78,6 +93,7 @@ Number = Annotated[float, BeforeValidator(_not_bool), Field(allow_inf_nan=False)
 Label = Annotated[str, Field(pattern=LABEL_PATTERN)]
 Level = Annotated[str, BeforeValidator(_level)]
 Cron = Annotated[str, AfterValidator(check_cron)]
+Levels = Annotated[list[Level], BeforeValidator(_as_list)]
 Strings = Annotated[list[str], BeforeValidator(_as_list)]
 Space = Literal["w", "w_plus"]
 

@@ -55,7 +55,7 @@ beam: {runner: FlinkRunner, options: ["--flink_master=host:8081"]}
 cache_bytes: 0
 seed: 3
 max_quarantined: 0.5
-output: s3://bucket/runs
+output: file:///data/my%20runs
 """
 
 
@@ -90,7 +90,7 @@ def test_everything_can_be_set():
     assert spec.encoder == "/abs/encoder.safetensors"
     assert spec.annotate[0].model == "bundled:attributes"
     assert spec.annotate[1].model == "/data/specs/nets/lm.onnx"
-    assert spec.output_path == "s3://bucket/runs"
+    assert spec.output_path == "/data/my runs"
     assert spec.invert.learning_rate == 0.01
     assert spec.invert_actors == 3 and spec.evaluate_seed == 7
     hosvd = spec.analyse.hosvd
@@ -132,6 +132,66 @@ def test_empty_analysis_runs_with_defaults():
     assert spec.analyse.mean_difference is None
 
 
+def test_sections_and_lists_without_a_value_have_their_defaults():
+    empty = "annotate:\nanalyse:\ninvert:\nevaluate:\n  strengths:\n  holdout:\nreport:\n"
+    assert parse_spec(MINIMAL + empty, "/data") == parse_spec(MINIMAL, "/data")
+    assert "'generator' is None" in problem(MINIMAL + "generator:\n")
+
+
+@pytest.mark.parametrize(
+    ("path", "cure"),
+    [
+        ("s3://bucket/runs", "copy the data here, or mount it"),
+        ("https://host/network.pkl", "copy the data here, or mount it"),
+        ("file://host/share", "copy the data here, or mount it"),
+        ("$HOME/runs", "write the path out"),
+        ("/data/${USER}/runs", "write the path out"),
+        ("C:\\runs", "the path that this machine has"),
+        ("~nobody-of-this-name/runs", "write the path out"),
+        ("a\0b", "no path may: remove it"),
+        (" ", "give a path"),
+    ],
+)
+@pytest.mark.parametrize("key", ["output", "dataset.path", "dataset.factors", "generator.path"])
+def test_what_is_no_path_of_this_machine_is_refused(path, cure, key):
+    section, _, name = key.partition(".")
+    others = {"path": "images"} if section == "dataset" else {}
+    value = {**others, name: path} if name else path
+    text = {"name": "a", "dataset": {"path": "images"}, section: value}
+    message = problem(json.dumps(text))
+    assert f"{key!r} is {path!r}" in message and cure in message
+
+
+def test_a_colon_makes_no_url():
+    spec = parse_spec(MINIMAL + "output: exp:1/run\n", "/data")
+    assert spec.output_path == "/data/exp:1/run"
+
+
+def test_one_name_does_for_a_list():
+    text = "name: a\ndataset: {path: x, ignore: b, missing: -1, categorical: 'n'}\n"
+    spec = parse_spec(text + "evaluate: {stratify: person}\n", "/")
+    assert (spec.dataset.ignore, spec.dataset.missing) == (["b"], ["-1"])
+    assert (spec.dataset.categorical, spec.evaluate.stratify) == (["n"], ["person"])
+    assert parse_spec(text.replace("-1", "[-999.0, 1.10]"), "/").dataset.missing == [
+        "-999.0",
+        "1.10",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("value", "told"),
+    [
+        ("[0-4]", "'analyse.pca.layers[0]' is '0-4'"),
+        ("[[0, 4], [4]]", "'analyse.pca.layers[1][1]' is missing"),
+        ("all", "'analyse.pca.layers' is 'all'"),
+    ],
+)
+def test_of_several_ways_to_give_a_value_one_problem_is_told(value, told):
+    message = problem(MINIMAL + f"analyse: {{pca: {{layers: {value}}}}}\n")
+    assert told in message and "'each', or ranges" in message
+    assert "problems" not in message and "use one of each" not in message
+
+
 @pytest.mark.parametrize("where", ["trust: true", "invert: {trust: yes}", "dataset: {trust: 1}"])
 def test_trust_is_not_for_a_file_to_give(where):
     base = MINIMAL if "dataset" not in where else "name: run\n"
@@ -151,7 +211,12 @@ def test_trust_is_not_for_a_file_to_give(where):
             "invert: {method: optimise, pixel_weight: 0, feature_weight: 0}",
             ["nothing to optimise", "raise one"],
         ),
-        ("invert: []", ["'invert' is []", "valid dictionary"]),
+        ("invert: []", ["'invert' is []", "keys of its own (method, space", "or nothing"]),
+        ("analyse: [pca]", ["'analyse' is ['pca']", "keys of its own (pca, mean_difference"]),
+        ("annotate: [m.onnx]", ["'annotate[0]' is 'm.onnx'", "keys of its own (name, model"]),
+        ("annotate: {name: a, model: m}", ["'annotate' is", "must be a list"]),
+        ("analyse: {mean_difference: {baseline: [a]}}", ["entries of the form 'name: value'"]),
+        ("7: x", ["key 7 is no text", "between quotes"]),
         ("seed: true", ["'seed' is True", "must be a number"]),
         ("seed: -1", ["'seed' is -1", "Seed of everything random"]),
         ("max_quarantined: 5", ["'max_quarantined' is 5", "less than or equal to 1"]),
