@@ -108,6 +108,9 @@ def find_key(table: FactorTable, images: Images, wanted: str | None) -> Match:
             best = tried[0] if tried[0].column in sure else max(tried, key=lambda m: m.n)
             if best.column != wanted and best.column not in (IMAGE_ID, *KEY_COLUMNS):
                 best.notes.append(f"the factor table's column {best.column!r} names the images")
+            left = [own for own, row in zip(images.paths, best.row_of, strict=True) if row is None]
+            if best.n and (difference := _difference(best.unused, left)):
+                best.notes.append(f"of those that match nothing, {difference}")
             return best
     if not sure:
         raise SpecError(
@@ -265,21 +268,33 @@ def _no_match(table: FactorTable, images: Images, column: str, keys: Sequence[st
         cause = f"column {column!r} holds the sha256 {first!r}, the first image has {image!r}"
         cure = "is it of the same files? Name a column of paths under 'dataset.key'"
         return f"the factor table {table.path!r} matches none of the images: {cause}: {cure}"
-    for alike, text, remedy in (
+    why = _difference(present, images.paths) or f"{cause}: {cure}"
+    return f"the factor table {table.path!r} matches none of the images: {why}"
+
+
+def _difference(keys: Sequence[str], names: Sequence[Sequence[str]]) -> str | None:
+    """How keys differ from the images' names, with an example, and the cure."""
+    for alike, text, cure in (
         (str.casefold, "in upper and lower case only", "write them as the files are named"),
         (_file, "in their folders", "make the paths relative to 'dataset.path'"),
         (_stem, "in their endings only", "write the endings of the files"),
+        (_number, "in leading zeros", "write them as text, as the files are named"),
     ):
-        of_images = {alike(name): name for own in images.paths for name in own}
-        pair = next(((k, of_images[alike(k)]) for k in present if alike(k) in of_images), None)
+        of_images = {alike(name): name for own in names for name in own if alike(name)}
+        pair = next(((k, of_images[alike(k)]) for k in keys if alike(k) in of_images), None)
         if pair is not None:
-            cause, cure = f"names differ {text}, such as {pair[0]!r} and {pair[1]!r}", remedy
-            break
-    return f"the factor table {table.path!r} matches none of the images: {cause}: {cure}"
+            return f"names differ {text}, such as {pair[0]!r} and {pair[1]!r}: {cure}"
+    return None
 
 
 def _stem(path: str) -> str:
     return os.path.splitext(_file(path))[0].casefold()
+
+
+def _number(path: str) -> str:
+    """The number that a file is named by, without leading zeros; "" for other names."""
+    stem = os.path.splitext(_file(path))[0]
+    return (stem.lstrip("0") or "0") if stem.isascii() and stem.isdecimal() else ""
 
 
 def _file(path: str) -> str:

@@ -47,6 +47,9 @@ _BINARY = (
 _THOUSANDS = re.compile(r"[+-]?[1-9]\d{0,2}(,\d{3})+")
 _DECIMAL_COMMA = re.compile(r"[+-]?(\d{1,3}(\.\d{3})+|\d+)?(,\d+)?([eE][+-]?\d+)?")
 
+_ROW_NUMBERS = re.compile(r"(Unnamed: \d+|__index_level_\d+__)?")
+"""Names that pandas gives to the row numbers that it writes beside a table."""
+
 _JSON_FORMS = "write a list of objects, one object a line, or an object of objects, one an image"
 
 Cell = str | int | float | bool | None
@@ -58,7 +61,8 @@ class FactorTable:
 
     path : of its file
     columns : name -> cells, one a row, texts without blanks around them
-    skipped : columns of types that cannot be factors (lists, bytes, ...), name -> why
+    skipped : columns that cannot be factors (lists, bytes, a data frame's row numbers, ...),
+        name -> why
     ignored : columns left out by 'dataset.ignore'
     own_texts : columns out of nested JSON objects in which every row has another text (addresses,
         checksums): they may name the images and are no factors
@@ -95,6 +99,11 @@ def read_factor_table(dataset: DatasetSpec) -> FactorTable:
         ) from e
     except (pa.ArrowException, OSError, ValueError, RecursionError) as e:
         raise InputError(f"factor table {str(path)!r} cannot be read: {e}") from e
+    for name in [n for n in table.columns if _ROW_NUMBERS.fullmatch(n)]:
+        cells = table.columns[name]
+        if all(str(cell).isdecimal() for cell in cells) and len(set(cells)) == len(cells):
+            del table.columns[name]
+            table.skipped[name] = "row numbers of a data frame"
     return table
 
 
@@ -235,6 +244,9 @@ def _delimiter(head: Sequence[str]) -> str | None:
                 best, score = delimiter, found
     if best is not None:
         return best
+    named = len(head) > 1 and len(head[0].split()) == 1 and not head[0].strip().isdecimal()
+    if named and all(suffix(line.strip()) in IMAGE_ENDINGS for line in head[1:]):
+        return ","  # names with blanks in one column
     words = [len(line.split()) for line in head]
     usual = max(set(words[1:] or words), key=words.count)
     return None if usual > 1 and 2 * words.count(usual) >= len(words) - 1 else ","
@@ -401,6 +413,9 @@ def _json_rows(text: str, path: Path) -> list[Mapping[str, Any]]:
     if whole and all(suffix(key) in IMAGE_ENDINGS for key in whole):  # image -> what is known
         return [_known(key, value, path.stem) for key, value in whole.items()]
     if whole and all(isinstance(v, list) for v in values):  # column -> values
+        if len({len(cells) for cells in values}) > 1:
+            lengths = ", ".join(f"{name!r} ({len(cells)})" for name, cells in whole.items())
+            raise ValueError(f"its lists {lengths} are not of one length: {_JSON_FORMS}")
         return [dict(zip(whole, cells, strict=True)) for cells in zip(*values, strict=True)]
     if whole and all(isinstance(v, dict) for v in values):
         inner = [list(v) for v in values]

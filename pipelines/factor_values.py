@@ -11,7 +11,7 @@ import functools
 import math
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from pipelines.factor_tables import Cell
 from schemas.errors import InputError, SpecError
@@ -40,18 +40,21 @@ def values_of(
 ) -> tuple[list[Cell], str | None]:
     """Cells with None where a value is missing, and a note where that is worth a sentence.
 
-    Missing are None, NaN and the texts of `MISSING_TEXTS` and of 'dataset.missing'; in the columns
-    of 'dataset.literal' None, NaN and "" only. A text that is a level of the factor in the index
-    (``known``) stays one.
+    Missing are None, NaN and the texts of `MISSING_TEXTS` and of 'dataset.missing', which also
+    names numbers, however they are written (-1 is -1.0); in the columns of 'dataset.literal' None,
+    NaN and "" only. A text that is a level of the factor in the index (``known``) stays one.
     """
     texts = frozenset([""]) if name in dataset.literal else MISSING_TEXTS
     named = frozenset(dataset.missing)
     missing = (texts | named) - frozenset(known.categories if known else ())
+    numbers = {number_of(text) for text in named & missing} - {None}
     counts: Counter[str] = Counter()
     values: list[Cell] = []
     for cell in cells:
         if isinstance(cell, str) and cell in missing:
             counts[cell] += 1
+            values.append(None)
+        elif numbers and number_of(cell) in numbers:
             values.append(None)
         else:
             values.append(None if isinstance(cell, float) and math.isnan(cell) else cell)
@@ -63,6 +66,17 @@ def values_of(
             "a level, list the column under 'dataset.literal'"
         )
     return values, note
+
+
+def absent_texts(columns: Iterable[Sequence[Cell]], dataset: DatasetSpec) -> list[str]:
+    """Those of 'dataset.missing' that no cell holds: perhaps misspelt."""
+    if not dataset.missing:
+        return []
+    cells = set().union(*columns)
+    named = {text: number_of(text) for text in dataset.missing}
+    by_value = any(number is not None for number in named.values())
+    numbers = {number_of(cell) for cell in cells} if by_value else set()
+    return [t for t, n in named.items() if t not in cells and (n is None or n not in numbers)]
 
 
 def kind_of(
@@ -101,7 +115,20 @@ def kind_of(
             "list it under 'dataset.categorical', or index again from scratch"
         )
         return FactorInfo(CONTINUOUS, found), note
-    return FactorInfo(CONTINUOUS if found == "float" else CATEGORICAL, found), None
+    if found == "float":
+        return FactorInfo(CONTINUOUS, found), _whole_numbers(name, values)
+    return FactorInfo(CATEGORICAL, found), None
+
+
+def _whole_numbers(name: str, values: Sequence[Cell]) -> str | None:
+    """A note on quantities that may be levels: a data frame writes 1.0 for 1 where others miss."""
+    numbers = {number_of(value) for value in set(values) - {None}}
+    if len(numbers) > _MANY or not all(n is not None and n.is_integer() for n in numbers):
+        return None
+    return (
+        f"factor {name!r} is continuous, and its {len(numbers)} values are whole numbers written "
+        "with decimals: list it under 'dataset.categorical' if they are levels"
+    )
 
 
 def _texts_among_numbers(name: str, values: Sequence[Cell], known: FactorInfo | None) -> str | None:

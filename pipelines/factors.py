@@ -10,7 +10,7 @@ from typing import Any
 
 from pipelines.factor_keys import IMAGE_ID, KEY_COLUMNS, Images, Match, find_key
 from pipelines.factor_tables import Cell, FactorTable, cells_of
-from pipelines.factor_values import kind_of, level_of, number_of, values_of
+from pipelines.factor_values import absent_texts, kind_of, level_of, number_of, values_of
 from schemas.errors import InputError, SpecError
 from schemas.index import (
     CATEGORICAL,
@@ -75,18 +75,14 @@ def _near(name: str, known: Sequence[str]) -> str:
     return f"did you mean {close[0]!r}? " if close else ""
 
 
-def _refuse_reserved(names: Sequence[str]) -> None:
+def _refuse_reserved(names: Sequence[str], cure: str) -> None:
     for name in names:
         if name in RESERVED:
             raise SpecError(
-                f"factor column {name!r} has the name of an index column: rename it in the "
-                "table, or list it under 'dataset.ignore'"
+                f"factor column {name!r} has the name of an index column: rename it, or {cure}"
             )
         if not name.strip():
-            raise InputError(
-                "a factor column has no name (a saved data frame's row numbers?): name it, or "
-                f"list {name!r} under 'dataset.ignore'"
-            )
+            raise InputError(f"factor column {name!r} has no name: give it one, or {cure}")
 
 
 def join(
@@ -109,13 +105,15 @@ def join(
     skipped = dict(table.skipped)
     skipped |= dict.fromkeys(table.own_texts - identifying, "another value for every image")
     factors = [name for name in table.columns if name not in identifying | set(skipped)]
-    _refuse_reserved(factors)
+    _refuse_reserved(factors, "list it under 'dataset.ignore'")
     _check_doubled(match, {name: table.columns[name] for name in factors})
     found = [row is not None for row in match.row_of]
     typed = {}
     for name in factors:
         cells = table.columns[name]
         typed[name] = _typed(index, name, cells, match.row_of, found, dataset, notes)
+    if absent := absent_texts(table.columns.values(), dataset):
+        notes.append(f"'dataset.missing' names {absent!r}, which no cell holds: is it misspelt?")
     unmatched = [
         uri
         for uri, active, there in zip(images.uris, images.active, found, strict=True)
@@ -157,7 +155,7 @@ def with_inline_factors(
     values : index row -> column -> value, for the active rows
     notes : is added to
     """
-    _refuse_reserved(names)
+    _refuse_reserved(names, "take it out of 'dataset.columns'")
     rows = list(range(index.n_rows))
     found = [row in values for row in rows]
     typed = {}

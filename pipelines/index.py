@@ -6,8 +6,12 @@ relative paths, an update
 
 - keeps a file that is still there with the same bytes,
 - gives a moved file's row its new uri (same bytes, other path),
-- removes the row of a file that is gone, and
-- treats a changed file as a removed row and a new one.
+- removes the row of a file that is gone,
+- treats a changed file as a removed row and a new one, and
+- keeps the rows of a shard or folder that cannot be read now.
+
+A removed row never comes back, so a dataset in which nothing is left is refused: it may lie on a
+disk that is not mounted.
 
 The result does not depend on the number of threads or their timing.
 """
@@ -32,7 +36,7 @@ from schemas.errors import InputError
 from schemas.fingerprint import ContentHashCache, file_sha256
 from schemas.index import ACTIVE, DatasetIndex, NewRow, duplicates
 from schemas.reasons import Reason
-from schemas.spec import DatasetSpec
+from schemas.spec_models import KIND_OF_ENDING, DatasetSpec
 from transforms.preprocess import DEFAULT_MAX_PIXELS, Quarantine, probe
 
 Progress = Callable[[int, int], None]
@@ -93,8 +97,9 @@ def update_index(
     ``existing`` is not changed. See the module text for what happens to each row.
     """
     listing = source.list()
-    if not listing.items and not existing.n_rows:
-        raise InputError(_nothing(dataset, listing))
+    n_before = int(existing.active.sum())
+    if not listing.items and (n_before or not existing.n_rows):
+        raise InputError(_nothing(dataset, listing, n_before))
     report = IndexReport(
         n_files=len(listing.items),
         skipped=dict(sorted(listing.skipped.items())),
@@ -108,7 +113,7 @@ def update_index(
     refused = [now.bad for now in seen if now.bad is not None]
     if refused and len(refused) == len(seen):  # not a bad row, the wrong root or column
         raise refused[0]
-    index, row_of = _matched(existing, listing.items, seen, report)
+    index, row_of = _matched(existing, listing, seen, report)
     index = index.with_containers(containers)
     table = None if dataset.factors is None else read_factor_table(dataset)
     check_columns(dataset, listing.columns, table)
@@ -266,9 +271,10 @@ def _look_at_all(
 
 
 def _matched(
-    existing: DatasetIndex, items: Sequence[Item], seen: Sequence[_Seen], report: IndexReport
+    existing: DatasetIndex, listing: Listing, seen: Sequence[_Seen], report: IndexReport
 ) -> tuple[DatasetIndex, list[int]]:
     """The index after the update, and the row of every item. Fills in the report's counts."""
+    items = listing.items
     image_ids, uris, states = existing.image_ids, existing.uris, existing.states
     row_at = {uri: row for row, uri in enumerate(uris) if states[row] == ACTIVE}
     row_of = [-1] * len(items)
@@ -290,7 +296,11 @@ def _matched(
         if row_of[i] < 0 and rows:
             row_of[i] = rows.pop()
             moves[row_of[i]] = item.uri
-    removed = sorted(row for rows in homeless.values() for row in rows)
+    unknown = tuple(path + end for path, _ in listing.damaged for end in "#/")
+    gone = sorted(row for rows in homeless.values() for row in rows)
+    removed = [row for row in gone if not uris[row].startswith(unknown)]
+    if kept := len(gone) - len(removed):
+        report.notes.append(f"{kept} rows of what cannot be read now are kept as they are")
 
     new_rows: list[NewRow] = []
     for i, item in enumerate(items):
@@ -311,11 +321,20 @@ def _unreadable_id(uri: str) -> str:
     return hashlib.sha256(b"unreadable\0" + uri.encode()).hexdigest()
 
 
-def _nothing(dataset: DatasetSpec, listing: Listing) -> str:
+def _nothing(dataset: DatasetSpec, listing: Listing, n_before: int) -> str:
     others = ", ".join(f"{n} {ending or 'without ending'}" for ending, n in listing.skipped.items())
     text = f"no images in {dataset.path!r} as a {dataset.kind!r} dataset"
     if others:
         text += f" (other files: {others})"
     for path, why in [*listing.damaged, *listing.refused][:1]:
         text += f"; {path!r}: {why}"
+    if n_before:
+        return (
+            f"{text}, where the index has {n_before}: is its disk mounted, or has it moved? "
+            "Correct 'dataset.path' or 'dataset.pattern', or remove the run's index.parquet to "
+            "begin anew"
+        )
+    kinds = {KIND_OF_ENDING[ending] for ending in listing.skipped if ending in KIND_OF_ENDING}
+    for kind in sorted(kinds - {dataset.kind}):
+        text += f"; for these files set 'dataset.kind' to {kind!r}"
     return text + ": check 'dataset.path', 'dataset.kind' and 'dataset.pattern'"

@@ -136,6 +136,14 @@ class IndexReport:
                 f"factor table: {len(join.unmatched_table)} of its rows match no image and "
                 f"{len(join.unmatched_rows)} images have no row, see index_report.json"
             )
+        if join is not None:
+            why: dict[str, list[str]] = {}
+            for name, reason in join.skipped_columns.items():
+                why.setdefault(reason, []).append(name)
+            for reason, names in why.items():
+                more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+                shown = ", ".join(map(repr, names[:SHOWN])) + more
+                found.append(f"factor table: {shown} left out ({reason})")
         return [*found, *self.notes]
 
     def to_dict(self, limit: int | None = None) -> dict[str, Any]:

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipelines.paths import below_root, inside, kind_of, selector, suffix
-from pipelines.sources import Item, Listing, file_errors, split_uri, utf8, walk_files
+from pipelines.sources import Item, Listing, file_errors, split_uri, unreadable, utf8, walk_files
 from schemas.errors import InputError
 from schemas.reasons import Reason
 from transforms.quarantine import Quarantine
@@ -49,7 +49,11 @@ class ParquetSource:
     )
 
     def list(self) -> Listing:
-        """All rows of all files, files in natural order; reads no image bytes."""
+        """All rows of all files, files in natural order; reads no image bytes.
+
+        Raises InputError when the one file of the dataset cannot be read, or one has not the
+        columns; of several, those that cannot be read are noted as damaged.
+        """
         listing = Listing(columns=self.columns)
         names = [self.only] if self.only else walk_files(self.root, listing)
         taken = selector(self.pattern, self.exclude, _ENDINGS)
@@ -79,7 +83,11 @@ class ParquetSource:
                 table = file.read(columns=list(dict.fromkeys([*wanted, *self.columns])))
                 container = name if _holds_all_bytes(file, self.image_column, kind) else None
         except (pa.ArrowException, OSError) as e:
-            raise InputError(f"Parquet file {str(path)!r} cannot be read: {e}") from e
+            why = unreadable(path, e)
+            if self.only:
+                raise InputError(f"Parquet file {name!r} {why}") from e
+            listing.damaged.append((name, why))
+            return
         keys: list[str | None] = [None] * n_rows
         if wanted:
             values = table.column(holder or wanted[0]).to_pylist()
@@ -185,7 +193,8 @@ def _check_columns(schema: pa.Schema, image: str, columns: Sequence[str], name: 
             cure = f"did you mean {close[0]!r}? " if close else ""
             raise InputError(
                 f"Parquet file {name!r} has no column {column!r}: {cure}it has {schema.names!r}; "
-                "set 'dataset.image_column' and 'dataset.columns'"
+                "set 'dataset.image_column' and 'dataset.columns', or leave the file out with "
+                "'dataset.exclude'"
             )
     kind = schema.field(image).type
     if not _may_hold_images(kind):

@@ -56,6 +56,7 @@ SIDECAR_ENDINGS = frozenset(
 )
 HIDDEN = "hidden"
 
+_URL = re.compile(r"(?!file:)[A-Za-z][A-Za-z0-9+.-]*://", re.IGNORECASE)
 _DIGITS = re.compile(r"[0-9]+")
 
 
@@ -66,10 +67,14 @@ def inside(root: str | Path, relative: str) -> Path:
     Raises InputError for anything that is not a plain relative path below the root: absolute,
     with a drive, a URL, "..", a NUL, or a link that leads outside.
     """
+    if _URL.match(relative):
+        raise InputError(
+            f"{relative!r} is a URL, and images are read from this machine only: download them, "
+            "and name the files"
+        )
     unsafe = (
         not relative
         or "\0" in relative
-        or "://" in relative
         or relative.startswith(("/", "\\", "~"))
         or relative[1:2] == ":"
         or relative[:5].lower() == "file:"

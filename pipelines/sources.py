@@ -13,13 +13,13 @@ webdataset ``shard-0.tar#0001.png``           member of that tar (``#0001.png#2`
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import json
 import os
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
@@ -30,6 +30,7 @@ from schemas.reasons import Reason
 from schemas.spec import DatasetSpec
 from transforms.quarantine import Quarantine
 
+GIT_LFS = b"version https://git-lfs"
 LABEL = "label"
 DATASET_JSON = "dataset.json"
 LINKED_FOLDER = "a linked folder is not entered: copy it, or set the root to its target"
@@ -106,10 +107,10 @@ def open_source(dataset: DatasetSpec) -> Source:
 
     path = Path(dataset.path)
     if not path.exists():
-        raise SpecError(
-            f"'dataset.path' is {dataset.path!r}, which does not exist: paths are relative to "
-            "the specification's file"
-        )
+        cure = "paths are relative to the specification's file"
+        if any(mark in path.name for mark in "*?[{"):
+            cure = "give the folder that holds these files"
+        raise SpecError(f"'dataset.path' is {dataset.path!r}, which does not exist: {cure}")
     path = path.resolve()
     pattern = None if dataset.pattern is None else tuple(dataset.pattern)
     exclude, columns = tuple(dataset.exclude), tuple(dataset.columns)
@@ -298,7 +299,7 @@ def open_item(source: Source, uri: str, path: Path | None) -> BinaryIO:
         return open(path, "rb")
 
 
-@contextmanager
+@contextlib.contextmanager
 def file_errors(uri: str) -> Iterator[None]:
     """Operating-system errors become the `Quarantine` of one image."""
     try:
@@ -309,6 +310,14 @@ def file_errors(uri: str) -> Iterator[None]:
         raise Quarantine(Reason.IO_ERROR, f"{uri!r} cannot be read: {e.strerror or e}") from e
     except MemoryError as e:
         raise Quarantine(Reason.OUT_OF_MEMORY, f"{uri!r} does not fit into memory") from e
+
+
+def unreadable(path: Path, error: Exception) -> str:
+    """Why a shard cannot be read: what the error says, or that it is only a pointer to one."""
+    with contextlib.suppress(OSError), open(path, "rb") as file:
+        if file.read(len(GIT_LFS)) == GIT_LFS:
+            return "is a pointer of Git LFS, not the file itself: run 'git lfs pull'"
+    return f"cannot be read: {error}"
 
 
 def split_uri(uri: str, marker: str) -> tuple[str, str]:

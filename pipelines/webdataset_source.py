@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.paths import HIDDEN, IMAGE_ENDINGS, inside, kind_of, selector, suffix
-from pipelines.sources import Item, Listing, file_errors, split_uri, utf8, walk_files
+from pipelines.sources import Item, Listing, file_errors, split_uri, unreadable, utf8, walk_files
 from schemas.errors import InputError, SpecError
 from schemas.reasons import Reason
 from transforms.quarantine import Quarantine
@@ -88,7 +88,14 @@ class WebDatasetSource:
             if suffix(shard) not in _ENDINGS:
                 listing.skipped[suffix(shard)] += 1
                 continue
-            contents = self._members.of(inside(self.root, shard))
+            path = inside(self.root, shard)
+            try:
+                contents = self._members.of(path)
+            except OSError as e:
+                if self.only:
+                    raise
+                listing.damaged.append((shard, unreadable(path, e)))
+                continue
             if contents.problem:
                 listing.damaged.append((shard, contents.problem))
             listing.refused += [(f"{shard}#{name}", why) for name, why in contents.refused]
@@ -272,6 +279,7 @@ def _table_of_contents(path: Path) -> Contents:
     except tarfile.TarError as e:
         n = len(members)
         problem = f"the shard is damaged after {n} members, the rest of it is lost: {e}"
+        problem = problem if n else unreadable(path, e)
     whole = {posixpath.normpath(n): m for n, m in members.items() if n not in links}
     for name, (own, target) in links.items():
         for _ in range(_MAX_LINKS):  # links to links

@@ -16,6 +16,7 @@ from pipelines.sources import (
     add_labels,
     file_errors,
     split_uri,
+    unreadable,
     utf8,
     walk_files,
 )
@@ -60,12 +61,14 @@ class ZipSource:
             if not self.only and (suffix(name) != ".zip" or kind_of(name) == HIDDEN):
                 listing.skipped[kind_of(name)] += 1
                 continue
+            path = inside(self.root, name)
             try:
-                members = self._open.of(inside(self.root, name)).members
+                members = self._open.of(path).members
             except (zipfile.BadZipFile, OSError) as e:
+                why = unreadable(path, e)
                 if self.only:
-                    raise InputError(f"zip {name!r} cannot be read: {e}") from e
-                listing.damaged.append((name, f"the zip cannot be read: {e}"))
+                    raise InputError(f"zip {name!r} {why}") from e
+                listing.damaged.append((name, why))
                 continue
             items = []
             for unique in sorted(members, key=natural_key):

@@ -30,7 +30,7 @@ from schemas.spec_types import (
     Strings,
 )
 
-_KIND_OF_ENDING = {".zip": "zip", ".parquet": "parquet", ".pq": "parquet", ".tar": "webdataset"}
+KIND_OF_ENDING = {".zip": "zip", ".parquet": "parquet", ".pq": "parquet", ".tar": "webdataset"}
 
 
 class DatasetSpec(SpecModel):
@@ -104,7 +104,7 @@ class DatasetSpec(SpecModel):
     @classmethod
     def _kind_of_path(cls, data: Any) -> Any:
         if isinstance(data, dict) and "kind" not in data and isinstance(data.get("path"), str):
-            kind = _KIND_OF_ENDING.get(os.path.splitext(data["path"])[1].lower())
+            kind = KIND_OF_ENDING.get(os.path.splitext(data["path"])[1].lower())
             return data if kind is None else {**data, "kind": kind}
         return data
 

@@ -25,6 +25,8 @@ from schemas.reasons import Reason
 from schemas.spec import DatasetSpec, parse_spec
 from transforms.quarantine import Quarantine
 
+LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n"
+
 
 def built(path, tmp_path, **options):
     return build_index(DatasetSpec(path=str(path), **options), tmp_path / "index.parquet")
@@ -65,6 +67,34 @@ def test_one_bad_row_does_not_stop_a_table(tmp_path):
     pq.write_table(strings, root / "t.parquet")
     _, report = built(root / "t.parquet", tmp_path)
     assert reasons(report) == {"1": "EMPTY", "2": "EMPTY"}
+
+
+def test_one_damaged_file_does_not_stop_a_folder_of_tables(tmp_path):
+    """Nor does it take out the rows that it had: once it can be read again, nothing has changed."""
+    root = tmp_path / "set"
+    root.mkdir()
+    for i in range(3):
+        pq.write_table(pa.table({"image": [png(2 * i), png(2 * i + 1)]}), root / f"{i}.parquet")
+    whole = (root / "1.parquet").read_bytes()
+    before, _ = built(root, tmp_path, kind="parquet")
+    for cut, why in ((whole[:-20], "cannot be read"), (LFS, "git lfs pull")):
+        (root / "1.parquet").write_bytes(cut)
+        index, report = built(root, tmp_path, kind="parquet")
+        assert index.active.all() and index.n_rows == 6 and report.removed == 0
+        ((name, said),) = report.damaged
+        assert name == "1.parquet" and why in said and why in told(report)
+        assert "2 rows of what cannot be read now are kept" in told(report)
+        with pytest.raises(InputError, match=f"'1.parquet' .*{why}"):
+            open_source(DatasetSpec(path=str(root / "1.parquet"), kind="parquet")).list()
+    (root / "1.parquet").write_bytes(whole)
+    after, report = built(root, tmp_path, kind="parquet")
+    assert after.equals(before) and not report.notes
+
+
+def test_what_a_foreign_table_says_of_a_url(tmp_path):
+    pq.write_table(pa.table({"image": ["https://host/x.png"]}), tmp_path / "t.parquet")
+    with pytest.raises(InputError, match="is a URL.*download them"):
+        built(tmp_path / "t.parquet", tmp_path, kind="parquet")
 
 
 def test_columns_that_are_no_images_are_refused_before_anything(tmp_path):
@@ -155,7 +185,7 @@ def test_what_a_zip_must_not_do(tmp_path, monkeypatch):
     monkeypatch.setattr(zip_source, "MAX_MEMBER_BYTES", 4000)
     before = sorted(os.listdir(tmp_path))
     index, report = built(root, tmp_path, kind="zip")
-    assert sorted([*before, "index.parquet"]) == sorted(os.listdir(tmp_path))
+    assert sorted([*before, "checksums.json", "index.parquet"]) == sorted(os.listdir(tmp_path))
     assert index.n_rows == 4 and report.skipped == {"hidden": 2}
     assert reasons(report) == {"big.png": "TOO_LARGE", "bad.png": "CORRUPT"}
     assert [name for name, _ in report.damaged] == ["cut.zip"]
@@ -233,7 +263,8 @@ def test_links_in_shards(tmp_path):
         (lambda raw: raw[:1700], 2, "damaged after"),
         (lambda raw: raw[:3072], 3, "no end mark"),
         (lambda raw: raw + raw, 3, "behind its end mark"),
-        (lambda raw: b"", 0, "damaged after 0"),
+        (lambda raw: b"", 0, "cannot be read: empty file"),
+        (lambda raw: LFS, 0, "git lfs pull"),
     ],
 )
 def test_shards_that_are_not_whole(tmp_path, change, n, text):

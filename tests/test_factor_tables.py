@@ -187,6 +187,7 @@ def test_folders_of_other_sets_do_not_join(faces, tmp_path):
     [
         ("000000.PNG", ["upper and lower case only", "'000000.PNG' and '000000.png'"]),
         ("000000.jpg", ["endings only", "'000000.jpg' and '000000.png'"]),
+        ("0", ["in leading zeros", "'0' and '000000.png'", "as text"]),
         ("ff" * 32, ["sha256", "paths under 'dataset.key'"]),
     ],
 )
@@ -315,6 +316,56 @@ def test_misspelt_columns(faces, tmp_path, options, parts):
     with pytest.raises(SpecError, match="the dataset gives"):
         dataset = DatasetSpec(path=str(faces), continuous=["age"])
         build_index(dataset, tmp_path / "i.parquet")
+
+
+@pytest.mark.parametrize(
+    "numbers", [range(6), range(3, 9), (9, 4, 7, 1, 5, 0)], ids=["all", "some", "shuffled"]
+)
+@pytest.mark.parametrize("name", ["", "Unnamed: 0"])
+def test_row_numbers_of_a_data_frame_are_no_factor(faces, tmp_path, name, numbers):
+    lines = [f"{name},path,hair", *(f"{i},{n},x" for i, n in zip(numbers, NAMES, strict=False))]
+    index, report = joined(faces, tmp_path, "\n".join(lines))
+    assert index.factor_names == ["hair"]
+    assert f"{name!r} left out (row numbers of a data frame)" in "\n".join(report.lines())
+
+
+def test_one_column_of_names_with_blanks(tmp_path):
+    root = tmp_path / "set"
+    root.mkdir()
+    names = ["my face 1.png", "my face 2.png", "one of others.png"]
+    for i, name in enumerate(names):
+        (root / name).write_bytes(png(i))
+    _, report = joined(root, tmp_path, "\n".join(["path", *names]))
+    assert report.factors.matched == 3 and not report.factors.unmatched_table
+
+
+def test_missing_numbers_are_compared_by_value(faces, tmp_path):
+    ages = ["20.5", "-1.0", "-1", "22", "30.25", "-999"]
+    lines = [f"{name},{age}" for name, age in zip(NAMES, ages, strict=False)]
+    text = pa.table({"path": NAMES, "age": [float(age) for age in ages]})
+    pq.write_table(text, tmp_path / "t.parquet")
+    whole = (tmp_path / "t.parquet").read_bytes()
+    for name, table in (("t.csv", "\n".join(["path,age", *lines])), ("t.parquet", whole)):
+        options = {"missing": ["-1", "-999.0", "unknwon"]}
+        index, report = joined(faces, tmp_path, table, name=name, **options)
+        known = index.continuous("age")
+        assert sorted(known[np.isfinite(known)]) == [20.5, 22, 30.25]
+        assert "names ['unknwon'], which no cell holds" in "\n".join(report.lines())
+
+
+def test_levels_that_a_data_frame_wrote_with_decimals_are_told(faces, tmp_path):
+    lines = [
+        f"{name},{value}" for name, value in zip(NAMES, ["1.0", "0.0", "", "1.0"], strict=False)
+    ]
+    _, report = joined(faces, tmp_path, "\n".join(["path,smile", *lines]))
+    assert "2 values are whole numbers written with decimals" in "\n".join(report.lines())
+
+
+def test_why_some_do_not_match(faces, tmp_path):
+    lines = [f"{name if i else name.upper()},x" for i, name in enumerate(NAMES)]
+    _, report = joined(faces, tmp_path, "\n".join(["path,hair", *lines]))
+    said = "\n".join(report.lines())
+    assert "of those that match nothing, names differ in upper and lower case only" in said
 
 
 def test_doubled_columns_can_be_ignored(faces, tmp_path):

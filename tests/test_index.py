@@ -307,9 +307,9 @@ def test_nothing_to_index_is_an_error(tmp_path):
      "file:///etc/passwd", "http://host/x", "a\0b"],
 )  # fmt: skip
 def test_paths_that_leave_the_root_are_refused(tmp_path, path):
-    with pytest.raises(InputError, match="outside the dataset's root"):
+    with pytest.raises(InputError, match="outside the dataset's root|is a URL"):
         inside(tmp_path, path)
-    with pytest.raises(InputError, match="outside the dataset's root"):
+    with pytest.raises(InputError, match="outside the dataset's root|is a URL"):
         FolderSource(str(tmp_path)).read(path)
 
 
@@ -437,13 +437,15 @@ def test_cache_gives_the_same_index(folder, tmp_path):
     assert second.image_ids[-1] == sha(image_bytes(40)) and report.changed == ["a1.png"]
 
 
-def test_everything_gone_is_an_update_not_an_error(folder, tmp_path):
+def test_everything_gone_is_an_error(folder, tmp_path):
+    """Removed rows never come back, and the disk may only be out."""
     path = tmp_path / "i.parquet"
     build_index(spec_of(folder), path)
     for name in STORED_ORDER:
         (folder / name).unlink()
-    index, report = build_index(spec_of(folder), path)
-    assert not index.active.any() and report.removed == index.n_rows == 5
+    with pytest.raises(InputError, match="the index has 5: is its disk mounted"):
+        build_index(spec_of(folder), path)
+    assert DatasetIndex.load(path).active.all()
 
 
 def test_unreadable_files_keep_their_rows(folder, tmp_path, monkeypatch):
@@ -587,7 +589,7 @@ def test_factor_tables_with_tabs_and_byte_order_marks(folder, tmp_path):
         ("path,who\na1.png,x\n", {"ignore": ["hwo"]}, SpecError, ["'dataset.ignore'", "['hwo']"]),
         ("path,who\na1.png,x\n", {"continuous": ["who"]}, SpecError, ["'who'", "holds 'x'"]),
         ("path,width\na1.png,3\n", {}, SpecError, ["'width'", "rename", "'dataset.ignore'"]),
-        (",path\n0,a1.png\n", {}, InputError, ["no name", "'dataset.ignore'"]),
+        (",path\nx,a1.png\n", {}, InputError, ["no name", "'dataset.ignore'"]),
         ("path,a,a\na1.png,1,2\n", {}, InputError, ["['a'] twice", "rename"]),
         ("path,who\nb1.png,x\n", {}, InputError, ["none of the images", "'b1.png'", "'a1.png'"]),
         (
@@ -763,9 +765,6 @@ def test_parquet_problems(tmp_path):
         build_index(dataset, tmp_path / "i.parquet")
     with pytest.raises(InputError, match="no column 'picture'.*'image'"):
         build_index(spec_of(root, kind="parquet", image_column="picture"), tmp_path / "i.parquet")
-    (root / "junk.parquet").write_bytes(b"junk")
-    with pytest.raises(InputError, match="junk.parquet.*cannot be read"):
-        build_index(dataset, tmp_path / "i.parquet")
     source = open_source(dataset)
     with pytest.raises(Quarantine) as caught:
         source.read("part.parquet#9")
