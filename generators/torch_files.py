@@ -239,7 +239,8 @@ def read_legacy(
 
     value = Interpreter(budget, handlers, persistent_load).load(file)
     keys = Interpreter(budget).load(file)
-    if not isinstance(keys, list) or any(key not in storages for key in keys):
+    names = keys if isinstance(keys, list) else [None]
+    if not all(isinstance(key, str) and key in storages for key in names):
         raise CheckpointError("list of storage keys does not match the storages in the pickle")
     view = memoryview(data)
     at = file.tell()

@@ -80,7 +80,11 @@ class StoreHandle:
             check_layout(attrs, KIND, LAYOUT_VERSION, self.path)
             for key, most in (("n_rows", sys.maxsize), ("block_rows", MAX_BLOCK_ROWS)):
                 number = attrs.get(key, 1)
-                if not isinstance(number, int) or not 1 <= number <= most:
+                if (
+                    not isinstance(number, int)
+                    or not 1 <= number <= most
+                    or (key == "block_rows" and number & (number - 1))
+                ):
                     raise StoreError(
                         f"{self.path!r} has {key!r} {attrs[key]!r}, which is no number of rows: "
                         "put a copy of its 'zarr.json' back, or delete the folder and run again"

@@ -688,3 +688,15 @@ def test_a_module_whose_parts_are_no_dicts_is_none(part):
     assert module_state(call) == ("Module", call.state)
     call.state = {**call.state, part: Inert(Global("torch.nn", "Module"))}
     assert module_state(call) is None
+
+
+@pytest.mark.parametrize("keys", [[["0"]], [{}], ["9"], "0", [3]])
+def test_a_legacy_file_with_odd_storage_keys_is_refused(tmp_path, keys):
+    path = tmp_path / "x.pt"
+    torch.save(torch.ones(2), path, _use_new_zipfile_serialization=False)
+    file = io.BytesIO(path.read_bytes())
+    for _ in range(4):  # magic, protocol, system, object
+        list(pickletools.genops(file))
+    path.write_bytes(file.getvalue()[: file.tell()] + pickle.dumps(keys, 2) + bytes(64))
+    with pytest.raises(CheckpointError, match="storage keys"):
+        read_any(path)

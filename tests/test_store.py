@@ -276,6 +276,7 @@ def test_a_number_of_rows_that_is_none_is_refused(tmp_path, number):
         ("n_rows", 1 << 53, "has shape .* its store 9007199254740992 rows"),
         ("n_rows", 21, "has shape .* its store 21 rows"),
         ("block_rows", 1 << 40, "'block_rows'.*no number of rows"),
+        ("block_rows", 12, "'block_rows'.*no number of rows"),
         ("block_rows", 4, "has shape .* in blocks of 4"),
     ],
 )

@@ -13,7 +13,7 @@ from benchmarks.fuzzing.changes import TEXT, changed_bytes, changed_value
 from benchmarks.fuzzing.codecs import CODECS
 
 Files = Mapping[str, bytes]
-RAW = 0.2
+RAW = 0.15
 """Share of cases whose bytes are changed without regard to the format."""
 
 
