@@ -85,6 +85,7 @@ def run_problems(known: Known) -> Problems:
         if own is not None and not spaces:
             yield from problems(known, own)
     yield from _thresholds(known)
+    yield from _other_latents(spec)
     yield from _evaluation(spec, known.index)
     yield from _runner(spec.beam.runner)
 
@@ -100,6 +101,16 @@ def _annotators(known: Known) -> Problems:
     """Names that an annotator and inversion would both write."""
     if INVERT in known.cards:
         yield f"'annotate' has the name {INVERT!r}, which is inversion's in the store: rename it"
+
+
+def _other_latents(spec: RunSpec) -> Problems:
+    """Latents that a store of inverted images does not hold."""
+    pca, held = spec.analyse.pca, spec.invert.space
+    if pca is not None and pca.regress_to not in (None, held):
+        yield (
+            f"'analyse.pca.regress_to' is {pca.regress_to!r}, but inverting into {held!r} stores "
+            "no other codes: leave it out"
+        )
 
 
 def _thresholds(known: Known) -> Problems:

@@ -18,7 +18,7 @@ import numpy as np
 
 from pipelines.checksums import intact, noted
 from pipelines.evaluation_files import finished_fingerprint
-from pipelines.fits.measured import Measured, landmarks_of, measurements
+from pipelines.fits.measured import Measured, landmarks_of, measurements, scheme_of
 from schemas.atomic import read_json, write_json
 from schemas.directions import DirectionSet
 from schemas.errors import StoreError
@@ -127,6 +127,9 @@ class _Reads:
         """The landmarks."""
         match = landmarks_of(self.store, self.spec.annotate, own.landmarks, own.labels)
         self.stages |= set() if match is None else {match[0]}
+        scheme = scheme_of(self.spec.annotate, own.landmarks)
+        if scheme is not None:
+            self.parameters["scheme"] = scheme
 
     def s_space(self, own: Any) -> None:
         """Chosen attributes."""

@@ -67,6 +67,7 @@ QUARANTINED = 3
 STATISTICS = "statistics"
 SHOWN_FACTS = (
     "seconds", "skipped", "left_out", "blocks_read", "blocks_saved", "passes", "passes_saved",
+    "limited",
     "without_direction",
 )  # fmt: skip
 SHOWN_VERSIONS = (

@@ -31,6 +31,7 @@ from schemas.errors import DataError, DirectionMismatchError, StoreError, UsageE
 from schemas.fingerprint import canonical_json
 from schemas.handle import damage_told, members, open_group
 from schemas.layout import Layout, check_layout, check_name, default_dims
+from schemas.names import safe_name
 
 __all__ = [
     "DIRECTIONS_LAYOUT_VERSION",
@@ -96,9 +97,10 @@ class DirectionSet:
         return list(self._directions)
 
     def __getitem__(self, name: str) -> Direction:
-        if name not in self._directions:
+        found = self._directions.get(name) or self._directions.get(safe_name(name))
+        if found is None:
             raise UsageError(f"there is no direction {name!r}; the set has {self.names()!r}")
-        return self._directions[name]
+        return found
 
     def __contains__(self, name: object) -> bool:
         return name in self._directions

@@ -31,7 +31,8 @@ class PcaSpec(SpecModel):
     )
     regress_to: Literal["z", "w"] | None = Field(
         default=None,
-        description="Latent of the same store that each component is regressed back to (GANSpace).",
+        description="Latent of the same store that each component is regressed back to (GANSpace). "
+        "A store of inverted images holds codes of 'invert.space' alone.",
     )
 
     @model_validator(mode="after")
@@ -248,8 +249,8 @@ class NrsfmSpec(SpecModel):
             )
         if self.zoom and not self.temporal:
             raise ValueError(
-                "'zoom' is for sequences, other cameras have scales anyway: set 'temporal' too, or "
-                "leave 'zoom' out"
+                "'zoom' is set without 'temporal': only a sequence has cameras of one scale, which "
+                "a zoom would change; set 'temporal' too, or leave 'zoom' out"
             )
         return self
 

@@ -267,3 +267,16 @@ def test_the_check_is_light_and_quick():
     started = time.process_time()
     assert check(big, analyse=analyse) == []
     assert time.process_time() - started < 1
+
+
+def test_ranks_that_the_present_cells_cannot_tell_are_refused():
+    index = index_of(copy=encode_categories([f"c{i // 6 % 4}" for i in range(24)], None, "string"))
+    modes = {"modes": ["person", "copy", "mood"], "missing": "complete"}  # 12 of 48 cells
+    assert check(index, analyse={"hosvd": {**modes, "ranks": [2, 1, 3]}}) == []
+    with pytest.raises(SpecError, match=r"\[4, 2, 2\] are 16 .*12 present cells .* 6: "):
+        check(index, analyse={"hosvd": {**modes, "ranks": [4, 2, 2]}})
+
+
+def test_another_latent_of_the_same_rows_is_told():
+    with pytest.raises(SpecError, match="'analyse.pca.regress_to' is 'z'.*'w_plus'"):
+        check(analyse={"pca": {"n_components": 3, "n_directions": 1, "regress_to": "z"}})

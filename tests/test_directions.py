@@ -475,3 +475,11 @@ def write_golden(path: Path) -> None:
     made = make_set()
     made.save(path)
     made.save_model("pca", {"mean": np.arange(12.0).reshape(3, 4)}, {"n_components": 2})
+
+
+def test_a_direction_is_found_by_the_text_that_it_was_named_for():
+    direction = unit_direction("mean.hair-light_brown", "w", np.ones(4), method="imported", sd=1.0)
+    found = DirectionSet("f" * 64, "w", [direction])
+    assert found["mean.hair-light brown"].name == "mean.hair-light_brown"
+    with pytest.raises(UsageError, match="mean.hair-dark brown"):
+        found["mean.hair-dark brown"]

@@ -1,5 +1,6 @@
 """The landmark analysis of a run: models, parameters of rows, directions; and Beam's equal bits."""
 
+import json
 from types import SimpleNamespace
 
 import numpy as np
@@ -9,7 +10,7 @@ from stores import create, flags, fp_of, n_of
 from test_latent_shape import drawn
 
 from pipelines.fits.inputs import Inputs
-from pipelines.fits.shape import fit_nrsfm
+from pipelines.fits.shape import fit_nrsfm, solve_shapes
 from schemas.spec_analyses import NrsfmSpec
 from schemas.store import ArraySpec
 from transforms.beam_engine import BeamEngine
@@ -97,3 +98,21 @@ def test_beam_gives_the_same_bits():
     for solver, result in solvers:
         ours, memory = beam.run(solver, source), run_passes(solver, source)
         np.testing.assert_array_equal(result(ours), result(memory))
+
+
+@pytest.mark.parametrize(
+    ("scheme", "sign"), [(None, "assumed"), ("ibug68", "front"), ("mine", "arbitrary")]
+)
+def test_the_nose_is_that_of_the_scheme_that_the_annotator_names(tmp_path, scheme, sign):
+    points = ArrayBlocks({"points": np.random.default_rng(0).normal(size=(6, 2, 68))}, 6)
+    (tmp_path / "lm.onnx").write_bytes(b"")
+    card = {
+        **{"name": "lm", "kind": "landmarks", "names": [f"p{i}" for i in range(68)]},
+        "input": {"size": 8},
+    } | ({} if scheme is None else {"scheme": scheme})
+    (tmp_path / "lm.json").write_text(json.dumps(card))
+    models = [SimpleNamespace(name="lm", render=True, model=str(tmp_path / "lm.onnx"))]
+    engine = SimpleNamespace(run=run_passes)
+    inputs = Inputs(None, None, SimpleNamespace(annotate=models), engine, "w_plus", (3, 4))
+    model = solve_shapes(inputs, NrsfmSpec(landmarks="lm", n_shapes=0), points, 0)
+    assert model.flags["depth_sign"] == sign

@@ -5,6 +5,8 @@ import pytest
 
 from pipelines.analyse import FITS
 from pipelines.fits.inputs import Inputs, hold_out
+from pipelines.fits.tensor import compare
+from schemas.directions import DirectionSet
 from schemas.index import DatasetIndex, NewRow, continuous_column, encode_categories
 from schemas.spec import parse_spec
 from schemas.store import ArraySpec
@@ -148,3 +150,29 @@ def test_bad_options_are_refused():
     for section in ("{folds: 1}", "{path: []}", "{path: [0]}"):
         with pytest.raises(SpecError):
             parse_spec(SPEC + f"  svm: {section}\n", "/")
+
+
+ODD = ["light brown", "light_brown", "-1", "1.0", "../x", "東京", "東北", "a/b@c", "é" * 300, "x"]
+
+
+def test_levels_of_any_text_have_directions_of_their_own(made, tmp_path):
+    store, index = made[:2]
+    levels = [ODD[i % len(ODD)] for i in range(N)]
+    column = encode_categories(levels, None, "string")
+    other = encode_categories([f"{i // 10 % 6}" for i in range(N)], None, "string")
+    odd = index.with_factors({"hair colour": column, "of": other})
+    section = '  mean_difference: {factors: ["hair colour"], baseline: {"hair colour": x}}\n'
+    section += '  hosvd: {modes: [of, "hair colour"], energy: 1}\n'
+    given = inputs((store, odd), section)
+    mean, tensor = fit("mean_difference", given), fit("hosvd", given)
+    for found in (mean, tensor):
+        assert [d.provenance["level"] for d in found.directions] == ODD[:-1]
+    directions = DirectionSet("f" * 64, "w_plus", [*mean.directions, *tensor.directions])
+    assert len(directions) == 2 * (len(ODD) - 1)
+    assert "mean.hair_colour-light_brown" not in (d.name for d in tensor.directions)
+    directions.save(tmp_path / "set")
+    directions.save_model("mean_difference", mean.arrays, mean.facts)
+    assert DirectionSet.load(tmp_path / "set").names() == directions.names()
+    for d, row in zip(mean.directions, compare({d.name: d for d in directions}, {}), strict=True):
+        assert row["mean_difference"] == d.name
+        assert directions[row["hosvd"]].provenance["level"] == d.provenance["level"]

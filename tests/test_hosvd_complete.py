@@ -171,13 +171,27 @@ def test_passes_settle_and_are_told():
 
 
 def test_too_many_parameters_are_left_out(monkeypatch):
-    from transforms import hosvd_complete
+    from transforms import cells
 
-    monkeypatch.setattr(hosvd_complete, "MOST_PARAMETERS", 12)
+    monkeypatch.setattr(cells, "MOST_PARAMETERS", 12)
     holes, absent = with_holes(planted(noise=0.5), 0.15, seed=4)
-    done = run_passes(Completion(cell_weights(~absent), (5, 4, 2)), TensorSlabs(holes))
+    weights = cell_weights(~absent)
+    done = run_passes(Completion(weights, energy=1), TensorSlabs(holes))
     ranks = [u.shape[1] for u in done.fill.factors]
-    assert 6 <= np.prod(ranks) <= 12
+    assert 6 <= np.prod(ranks) <= 12 and done.facts()["most_parameters"] == 12
+    done = run_passes(Completion(weights, (4, None, None), energy=1), TensorSlabs(holes))
+    ranks = [u.shape[1] for u in done.fill.factors]
+    assert ranks[0] == 4 and np.prod(ranks) <= 12
+
+
+def test_given_ranks_are_used_or_refused():
+    holes, absent = with_holes(planted(noise=0.5), 0.15, seed=4)
+    n = int((~absent).sum())
+    with pytest.raises(UsageError, match=rf"5, 4, 2.*40 parameters.*{n} present.*{n // 2}"):
+        complete_tensor(holes, absent, (5, 4, 2))
+    weights = cell_weights(~absent)
+    done = run_passes(Completion(weights, (3, 3, 2)), TensorSlabs(holes))
+    assert [u.shape[1] for u in done.fill.factors] == [3, 3, 2]
 
 
 def test_a_level_without_cells_is_refused():

@@ -152,7 +152,9 @@ def test_sixty_eight_points_know_their_nose():
     s = scene(n_points=68, n_shapes=0)
     found = factorise(s["points"], 0)
     nose = np.arange(27, 36)
-    assert found.flags["depth_sign"] == "front"
+    assert found.flags["depth_sign"] == "assumed"
+    given = factorise(s["points"], 0, front=nose)
+    assert given.flags["depth_sign"] == "front"
     assert found.rigid[2, nose].mean() > np.delete(found.rigid[2], nose).mean()
 
 

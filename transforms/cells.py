@@ -6,6 +6,7 @@ codes that occur. A cell is one level of every mode.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Self
@@ -83,6 +84,27 @@ class CellGrid:
             )
             for codes in self.levels[mode].tolist()
         ]
+
+
+MOST_PARAMETERS = 2048
+
+
+def most_parameters(n_cells: int) -> int:
+    """Most parameters a coordinate of a tensor model that completes `n_cells` present cells."""
+    return max(min(MOST_PARAMETERS, n_cells // 2), 1)
+
+
+def too_many_ranks(ranks: Sequence[int | None] | None, n_cells: int) -> str | None:
+    """Why ranks that are given are too many to complete `n_cells` present cells, else None."""
+    given = math.prod(1 if rank is None else rank for rank in ranks or ())
+    most = most_parameters(n_cells)
+    if given <= most:
+        return None
+    return (
+        f"ranks {list(ranks or ())!r} are {given!r} parameters a coordinate, and {n_cells!r} "
+        f"present cells tell at most {most!r}: give ranks of a smaller product, or null for those "
+        "that 'energy' decides"
+    )
 
 
 def grid_cells(

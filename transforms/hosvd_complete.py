@@ -25,8 +25,9 @@ from typing import Any, Literal
 import numpy as np
 from scipy.linalg import lu_factor, lu_solve
 
-from schemas.errors import DataError
+from schemas.errors import DataError, UsageError
 from transforms.blocks import Accumulator, Arrays, BlockSource, Sums
+from transforms.cells import most_parameters, too_many_ranks
 from transforms.hosvd_model import choose_ranks
 from transforms.hosvd_passes import (
     SLAB_BYTES,
@@ -39,7 +40,6 @@ from transforms.hosvd_passes import (
 )
 from transforms.passes import PassRequest, expect
 
-MOST_PARAMETERS = 2048
 MOST_RIDGE = 10.0  # an entry held down harder could not show that it is there after all
 Repeats = Literal["mean", "weighted"]
 
@@ -225,8 +225,9 @@ class Completion:
 
     weights : see `cell_weights`
     ranks, energy : of the model that completes, see `choose_ranks`; default 95 % of each mode's
-        energy. Components of least energy are left out until a coordinate has at most 2,048
-        parameters, and at most half as many as there are cells
+        energy. A coordinate has at most 2,048 parameters, and at most half as many as there are
+        cells: components of least energy are left out of the modes that energy decides, and given
+        ranks that are too many are refused (UsageError)
     tol : stop when the present cells' residual changes by less (relative)
     """
 
@@ -243,6 +244,13 @@ class Completion:
     def __post_init__(self) -> None:
         if self.fill is None:
             object.__setattr__(self, "fill", Fill(self.weights))
+        problem = too_many_ranks(self.ranks, self._n_present)
+        if problem is not None:
+            raise UsageError(problem)
+
+    @property
+    def _n_present(self) -> int:
+        return int((self.weights > 0).sum())
 
     def request(self) -> PassRequest:
         """Fill with what is known, and sum the Grams."""
@@ -277,10 +285,16 @@ class Completion:
         return replace(self, fill=Fill(self.weights, factors, ridge), residuals=residuals)
 
     def facts(self) -> dict[str, Any]:
-        """passes, converged, and the present cells' residual after each pass."""
+        """passes, converged, the present cells' residual after each pass, and the most parameters a
+        coordinate, to which ranks that energy decides were cut."""
         converged = self.done and len(self.residuals) <= self.max_rounds
         residuals = list(self.residuals)
-        return {"passes": len(residuals), "converged": converged, "residuals": residuals}
+        return {
+            "passes": len(residuals),
+            "converged": converged,
+            "residuals": residuals,
+            "most_parameters": most_parameters(self._n_present),
+        }
 
     def _ranks(self, energies: list[np.ndarray], most: list[int]) -> list[int]:
         """Ranks as asked for, then without the components of least energy while too many."""
@@ -290,9 +304,12 @@ class Completion:
         if self.ranks is not None and None in self.ranks and energy is None:
             energy = 0.95
         ranks = list(choose_ranks(energies, most, self.ranks, energy))
-        limit = min(MOST_PARAMETERS, int((self.weights > 0).sum()) // 2)
-        while np.prod(ranks) > max(limit, 1):
-            last = [v[j - 1] if j > 1 else np.inf for v, j in zip(energies, ranks, strict=True)]
+        given = self.ranks or [None] * len(ranks)
+        while np.prod(ranks) > most_parameters(self._n_present):
+            last = [
+                v[j - 1] if j > 1 and asked is None else np.inf
+                for v, j, asked in zip(energies, ranks, given, strict=True)
+            ]
             ranks[int(np.argmin(last))] -= 1
         return ranks
 

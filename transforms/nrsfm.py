@@ -27,6 +27,7 @@ from transforms.nrsfm_model import (
     ShapeModel,
     default_front,
     depth_flipped,
+    depth_sign,
     sequence_model,
 )
 from transforms.nrsfm_passes import (
@@ -59,11 +60,13 @@ class NRSfMSolver:
     which set the gauge; then the normal equations of the axes until they settle.
 
     n_shapes : K >= 0;  front : points nearer to the viewer than the others, or None
+    assumed : the hint is taken from the number of points alone
     """
 
     n_shapes: int
     front: tuple[int, ...] | None = None
     ridge: float | None = None
+    assumed: bool = False
     tol: float = 1e-12
     max_rounds: int = 200
     phase: Phase = "gram"
@@ -253,7 +256,7 @@ class NRSfMSolver:
         at = (self.best, np.arange(self.n_shapes))
         flags: Flags = {
             "metric_clipped": self.clipped,
-            "depth_sign": "arbitrary" if self.front is None else "front",
+            "depth_sign": depth_sign(self.front, self.assumed),
             "left_out": self.left_out,
             "converged": self.converged,
         }
@@ -289,7 +292,8 @@ def factorise(
         fewer than 4 seen points are left out, counted in `flags` and get NaN cameras
     n_shapes : K, 0 for the rigid fit, at most L - 4
     front : points that lie nearer to the viewer than the others, on average: decides between the
-        two mirror images in depth; default the nose when L is 68
+        two mirror images in depth; default the nose in the order of iBUG when L is 68, and the
+        flag "depth_sign" then is "assumed"
     ridge : penalty on coefficients; default noise variance over coefficient variance, at least
         RIDGE_FLOOR of the mean |M_f d_k|^2: coefficients along the line of sight blow up without
     temporal : the frames are a sequence in order, whose shape changes smoothly; basis shapes are
@@ -314,8 +318,9 @@ def factorise(
         )
     frames = np.arange(len(points))
     source = ArrayBlocks({"points": points, "frame": frames}, block_rows)
-    front = default_front(points.shape[2], front)
-    start = run_passes(NRSfMSolver(0 if temporal else n_shapes, front, ridge), source).model()
+    assumed, front = front is None, default_front(points.shape[2], front)
+    first = NRSfMSolver(0 if temporal else n_shapes, front, ridge, assumed)
+    start = run_passes(first, source).model()
     if temporal:
         measured = run_passes(ZoomSolver(start, len(points), done=not zoom), source)
         sequence = SequenceSolver(

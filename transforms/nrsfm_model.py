@@ -28,9 +28,10 @@ class ShapeModel:
     ridge : float64 (K,), penalty on a coefficient: noise variance over coefficient variance
     noise : standard deviation of a coordinate that the model does not explain
     n_frames : complete frames used
-    flags : metric_clipped (the metric upgrade was not definite), depth_sign ('front': by the hint,
-        'arbitrary': mirror images in depth fit equally well), left_out (frames with too few
-        points), converged, and after a refinement robust
+    flags : metric_clipped (the metric upgrade was not definite), depth_sign, left_out
+        (frames with too few points), converged, and after a refinement robust. depth_sign is
+        'front': by the hint, 'assumed': by one that the number of points alone suggests, or
+        'arbitrary': mirror images in depth fit equally well
     """
 
     rigid: np.ndarray
@@ -204,6 +205,11 @@ def default_front(n_points: int, front: Sequence[int] | None) -> tuple[int, ...]
     if front is not None:
         return tuple(int(i) for i in front)
     return IBUG68_NOSE if n_points == 68 else None
+
+
+def depth_sign(front: tuple[int, ...] | None, assumed: bool) -> str:
+    """The flag that tells how the two mirror images in depth were told apart."""
+    return "arbitrary" if front is None else "assumed" if assumed else "front"
 
 
 @dataclass(frozen=True)

@@ -71,7 +71,10 @@ def _fit_selection(
         shape = (selection.layers[1] - selection.layers[0], *shape[1:])
     n_features = math.prod(shape)
     most = max(min(n_features, n_rows), 1)
-    n_components = None if wanted.n_components is None else min(wanted.n_components, most)
+    n_components = wanted.n_components
+    if n_components is not None:
+        why = f"of {n_rows} rows and {n_features} coordinates"
+        n_components = out.limit("pca.n_components", n_components, most, why)
     solver: str = wanted.solver
     if solver == "auto":
         solver = choose_solver(n_rows, n_features, n_components)

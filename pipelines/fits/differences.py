@@ -115,8 +115,15 @@ def _factor_differences(
     sums = inputs.engine.sum(inputs.blocks(columns={"cells": grid.cells}), SumsOfCells())
     reference = None if baseline is None else level_code(inputs.index, factor, baseline)
     found = solve_mean_differences(sums, grid, reference, paired=bool(pair_by))
-    for i, ((code,), vector) in enumerate(zip(found.levels.tolist(), found.vectors, strict=True)):
-        level = categories[code]
+    levels = [categories[code] for (code,) in found.levels.tolist()]
+    targets = [target_of(level, factor, measured) for level in levels]
+    taken = {d.name for d in out.directions}
+    texts = [
+        f"mean.{target}" if target and f"mean.{target}" not in taken else f"mean.{factor}-{level}"
+        for level, target in zip(levels, targets, strict=True)
+    ]
+    called = out.names_for(texts)
+    for i, (level, target, vector) in enumerate(zip(levels, targets, found.vectors, strict=True)):
         if not np.isfinite(vector).all() or not vector.any():
             if level != baseline:
                 skipped[f"{factor}-{level}"] = (
@@ -125,8 +132,6 @@ def _factor_differences(
                     else f"{found.n_level[i]} rows of it and {found.n_reference[i]} to compare with"
                 )
             continue
-        target = target_of(level, factor, measured)
-        name = f"mean.{target or f'{factor}-{level}'}"
         quality = {"rows": int(found.n_level[i]), "norm": float(np.linalg.norm(vector))}
         facts = {"factor": factor, "level": level, "baseline": baseline}
         if pair_by:
@@ -134,10 +139,10 @@ def _factor_differences(
             facts["pair_by"] = pair_by
         out.directions.append(
             inputs.direction(
-                name, vector, "mean_difference", target, quality=quality, provenance=facts
+                called[i], vector, "mean_difference", target, quality=quality, provenance=facts
             )
         )
-        out.arrays[f"difference-{factor}-{level}"] = vector
+        out.keep(f"difference-{factor}-{level}", vector)
     out.facts["factors"][factor] = {"baseline": baseline, "levels": list(categories)}
     return skipped
 
@@ -150,11 +155,13 @@ def _label_differences(
     source = inputs.blocks(m, Labels(tuple(range(len(m.names))), threshold))
     sums = inputs.engine.sum(source, LabelSums())
     taken = {d.name for d in out.directions}
+    called = out.names_for(
+        [f"mean.{n}" if f"mean.{n}" not in taken else f"mean.{n}-measured" for n in m.names]
+    )
     skipped = {}
     for i, name in enumerate(m.names):
         n = (int(sums["n_positive"][i]), int(sums["n_negative"][i]))
         out.facts["attributes"][name] = {"positive": n[0], "negative": n[1]}
-        label = f"mean.{name}" if f"mean.{name}" not in taken else f"mean.{name}-measured"
         if i not in columns:
             continue
         if min(n) == 0:
@@ -165,7 +172,7 @@ def _label_differences(
         facts = {"labels": m.array, "threshold": threshold}
         out.directions.append(
             inputs.direction(
-                label, vector, "mean_difference", name, quality=quality, provenance=facts
+                called[i], vector, "mean_difference", name, quality=quality, provenance=facts
             )
         )
     return skipped
@@ -197,12 +204,12 @@ def _regressions(
 ) -> None:
     joint = inputs.engine.sum(source, JointMoments())
     found = solve_regressions(joint, len(names), wanted.ridge)
+    called = out.names_for([f"linear.{name}" for name in names])
     for i, name in enumerate(names):
         quality = {"r2": float(found.r2[i]), "rows": int(found.n_rows)}
-        label = f"linear.{name}"
         out.directions.append(
             inputs.direction(
-                label, found.slopes[i], "regression", name, quality=quality, provenance=facts
+                called[i], found.slopes[i], "regression", name, quality=quality, provenance=facts
             )
         )
-        out.arrays[f"ridge-{name}"] = np.append(found.coefficients[i], found.intercepts[i])
+        out.keep(f"ridge-{name}", np.append(found.coefficients[i], found.intercepts[i]))

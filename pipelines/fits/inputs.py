@@ -13,6 +13,7 @@ from pipelines.fits.measured import Measured, measurements
 from schemas.direction import Direction, unit_direction
 from schemas.fingerprint import with_nulls
 from schemas.index import DatasetIndex
+from schemas.names import safe_name, safe_names
 from schemas.spec import RunSpec
 from schemas.store import LatentStore
 from transforms.blocks import BlockSource
@@ -48,6 +49,21 @@ class Fitted:
     directions: list[Direction] = field(default_factory=list)
     arrays: dict[str, np.ndarray] = field(default_factory=dict)
     facts: dict[str, Any] = field(default_factory=dict)
+
+    def names_for(self, texts: Sequence[str]) -> list[str]:
+        """Names for directions to come, of any text: all different, and none that is taken."""
+        return safe_names(texts, {d.name for d in self.directions})
+
+    def limit(self, key: str, asked: int, most: int, why: str) -> int:
+        """`asked`, or `most` where that is less, which the fact ``limited`` then tells."""
+        if asked > most:
+            told = f"{key}: {asked} asked for, {most} used, {why}"
+            self.facts["limited"] = [*self.facts.get("limited", ()), told]
+        return min(asked, most)
+
+    def keep(self, text: str, array: np.ndarray) -> None:
+        """An array of the model under a name for any text."""
+        self.arrays[safe_name(text, self.arrays)] = array
 
 
 @dataclass(eq=False)

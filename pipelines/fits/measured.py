@@ -11,7 +11,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from generators.annotator_card import AnnotatorCard
+from generators.annotator_card import AnnotatorCard, read_description
 from schemas.spec_models import AnnotateSpec
 from schemas.store import LatentStore
 
@@ -114,6 +114,12 @@ def promised(
         stage = entry.name + (RENDER if labels == "render" and entry.render else "")
         found.append((entry.name, stage, f"{card.group}/{stage}", card.kind, card.names))
     return _of_kind(kind, found)
+
+
+def scheme_of(annotate: Sequence[AnnotateSpec], name: str) -> str | None:
+    """What the order of a model's landmarks is called, None where its description names none."""
+    models = [entry.model for entry in annotate if entry.name == name]
+    return read_description(models[0]).scheme if models else None
 
 
 def stage_of(store: LatentStore, name: str) -> tuple[str, str] | None:

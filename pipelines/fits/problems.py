@@ -41,7 +41,7 @@ from schemas.spec_analyses import (
 )
 from schemas.spec_types import level_named
 from schemas.suggest import suggestion
-from transforms.cells import CellGrid, grid_cells
+from transforms.cells import CellGrid, grid_cells, too_many_ranks
 
 
 class Subject(Protocol):
@@ -278,6 +278,10 @@ def hosvd_problems(subject: Subject, own: HosvdSpec) -> Problems:
             )
             return
         n_first -= -(-n_first // own.folds)
+    if own.missing == "complete" and (len(filled) < grid.n_cells or own.repeats == "weighted"):
+        too_many = too_many_ranks(own.ranks, len(filled))
+        if too_many is not None:
+            yield f"'{key}.missing' is 'complete', and {too_many}"
     for i, rank in enumerate(own.ranks or ()):
         n = n_first if i == 0 else grid.shape[i]
         if rank is not None and rank > n:

@@ -6,6 +6,7 @@ import numpy as np
 
 from pipelines.fits.inputs import Fitted, Inputs
 from pipelines.fits.known import refuse
+from pipelines.fits.measured import scheme_of
 from pipelines.fits.problems import landmark_problems
 from schemas.errors import DataError
 from schemas.spec_analyses import NrsfmSpec
@@ -19,6 +20,7 @@ from transforms.nrsfm_sequence import SequenceSolver
 from transforms.nrsfm_zoom import ZoomSolver
 from transforms.sources import SelectBlocks, StoreBlocks
 
+IBUG68 = "ibug68"
 POSE = ("pitch", "yaw", "roll")
 
 
@@ -80,6 +82,7 @@ def fit_nrsfm(inputs: Inputs, wanted: NrsfmSpec) -> Fitted:
             "residual_rigid": float(np.sqrt(error_rigid / max(n, 1))),
         },
     )
+    out.limit("nrsfm.n_shapes", wanted.n_shapes, len(model.basis), "all that the motion has")
     if isinstance(model, SequenceModel):
         out.arrays["loadings"] = model.loadings
         if model.zoom.size:
@@ -142,15 +145,23 @@ def _regress(
 def solve_shapes(
     inputs: Inputs, wanted: NrsfmSpec, source: BlockSource, n_shapes: int
 ) -> ShapeModel | SequenceModel:
-    """The landmark model with `n_shapes` basis shapes; for 68 landmarks the nose is in front."""
-    front, missing = None, False
+    """The landmark model with `n_shapes` basis shapes.
+
+    The nose is in front where the landmarks are iBUG's 68; that 68 of no named scheme are these is
+    assumed, and told in the flag ``depth_sign``.
+    """
+    front, missing, scheme = None, False, None
     for block in range(source.n_blocks):
         points = source.read(block)[1]["points"]
         if len(points):
             front = default_front(points.shape[2], None)
             missing = missing or not bool(np.isfinite(points).all())
     run = inputs.engine.run
-    start = run(NRSfMSolver(0 if wanted.temporal else n_shapes, front), source).model()
+    if front is not None:
+        scheme = scheme_of(inputs.spec.annotate, wanted.landmarks)
+        front = front if scheme in (None, IBUG68) else None
+    first = NRSfMSolver(0 if wanted.temporal else n_shapes, front, assumed=scheme is None)
+    start = run(first, source).model()
     if wanted.temporal:
         noise = start.noise if wanted.robust else None
         n_frames = inputs.store.n_rows

@@ -254,13 +254,21 @@ class ModelFactor:
 def _add_directions(
     inputs: Inputs, factor: str, vectors: Vectors, measured: set[str], out: Fitted
 ) -> None:
-    for label, (vector, facts) in vectors.items():
+    targets = [target_of(label, factor, measured) for label in vectors]
+    taken = {d.name for d in out.directions}
+    texts = [
+        f"hosvd.{target}"
+        if target and f"hosvd.{target}" not in taken
+        else f"hosvd.{factor}-{label}"
+        for label, target in zip(vectors, targets, strict=True)
+    ]
+    called = out.names_for(texts)
+    for name, target, (vector, facts) in zip(called, targets, vectors.values(), strict=True):
         if not vector.any():
             continue
-        target = target_of(label, factor, measured)
         out.directions.append(
             inputs.direction(
-                f"hosvd.{target or f'{factor}-{label}'}",
+                name,
                 vector,
                 "hosvd",
                 target,
@@ -319,10 +327,13 @@ def validate(tensor: Tensor) -> dict[str, Any]:
 def compare(directions: Mapping[str, Direction], ranks: Mapping[str, Any]) -> list[dict[str, Any]]:
     """HOSVD beside mean difference for every level that has both: their cosine."""
     rows = []
+    means = {_level_of(d): d for d in directions.values() if d.method == "mean_difference"}
     for name, direction in directions.items():
         if direction.method != "hosvd":
             continue
         other = directions.get("mean." + name.removeprefix("hosvd."))
+        if other is None and direction.provenance.get("level") is not None:
+            other = means.get(_level_of(direction))  # names of odd texts need not be alike
         if other is not None:
             rows.append(
                 {
@@ -334,3 +345,7 @@ def compare(directions: Mapping[str, Direction], ranks: Mapping[str, Any]) -> li
                 }
             )
     return rows
+
+
+def _level_of(direction: Direction) -> tuple[Any, ...]:
+    return tuple(direction.provenance.get(key) for key in ("factor", "level", "baseline"))

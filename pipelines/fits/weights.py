@@ -25,12 +25,11 @@ def fit_sefa(inputs: Inputs, wanted: SefaSpec) -> Fitted:
 
     refuse(sefa_problems(inputs, wanted))
     layers = affine_layers(generators.load(inputs.spec.generator), wanted.layers, to_rgb=False)
-    n_features = inputs.code_shape[-1]
-    found = sefa([a.weight for a in layers], min(wanted.n_components, n_features))
-    out = Fitted(
-        arrays={"vectors": found.vectors, "eigenvalues": found.eigenvalues},
-        facts={"layers": [a.name for a in layers]},
-    )
+    out = Fitted(facts={"layers": [a.name for a in layers]})
+    most = inputs.code_shape[-1]
+    k = out.limit("sefa.n_components", wanted.n_components, most, "coordinates of a layer's code")
+    found = sefa([a.weight for a in layers], k)
+    out.arrays = {"vectors": found.vectors, "eigenvalues": found.eigenvalues}
     for i, vector in enumerate(found.vectors):
         out.directions.append(
             inputs.direction(
@@ -57,7 +56,9 @@ def fit_jacobian(inputs: Inputs, wanted: JacobianSpec) -> Fitted:
     rows = ok_rows(inputs.store)
     if not len(rows):
         raise DataError("the store has no finished row to differentiate at: invert some first")
-    at = np.unique(np.linspace(0, len(rows) - 1, min(wanted.samples, len(rows))).astype(np.int64))
+    out = Fitted()
+    samples = out.limit("jacobian.samples", wanted.samples, len(rows), "rows with codes")
+    at = np.unique(np.linspace(0, len(rows) - 1, samples).astype(np.int64))
     generator = generators.load(inputs.spec.generator)
     codes = torch.from_numpy(codes_of(inputs.store, inputs.space, rows[at])).to(generator.device)
     draw = partial(
@@ -69,17 +70,19 @@ def fit_jacobian(inputs: Inputs, wanted: JacobianSpec) -> Fitted:
         front = rectangle_mask(generator.resolution, *wanted.region).to(codes.device)
         behind = 1 - front
     gram = JacobianGram(draw, codes, front)
+    background_rank, left = wanted.background_rank, gram.dimension - wanted.n_components
+    if behind is not None:
+        why = "coordinates that the components leave"
+        background_rank = out.limit("jacobian.background_rank", background_rank, left, why)
     found = jacobian_subspace(
         gram,
         wanted.n_components,
         background=behind,
-        background_rank=min(wanted.background_rank, gram.dimension - wanted.n_components),
+        background_rank=background_rank,
     )
     values = np.sqrt(found.eigenvalues)
-    out = Fitted(
-        arrays={"vectors": found.vectors, "singular_values": values, "rows": rows[at]},
-        facts={"residual": found.residual, "converged": found.converged},
-    )
+    out.arrays = {"vectors": found.vectors, "singular_values": values, "rows": rows[at]}
+    out.facts |= {"residual": found.residual, "converged": found.converged}
     for i, vector in enumerate(found.vectors):
         out.directions.append(
             inputs.direction(
