@@ -53,8 +53,8 @@ def affine_layers(
         bias = affine.bias.detach().cpu().numpy().astype(np.float32) * affine.bias_gain
         found.append(AffineLayer(part.name, part.ws_index, part.start, part.stop, weight, bias))
     if not found:
+        rows = sorted({p.ws_index for p in slices if to_rgb or not p.name.endswith("torgb")})
         raise UsageError(
-            f"layers {sorted(chosen or ())!r} drive no style: give w_plus rows from 0 to "
-            f"{max(part.ws_index for part in slices)!r}"
+            f"layers {sorted(chosen or ())!r} drive no style: give some of the w_plus rows {rows!r}"
         )
     return found
