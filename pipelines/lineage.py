@@ -31,6 +31,9 @@ ANALYSE_VERSION = 2
 EVALUATE_VERSION = 2
 FILE = "lineage.json"
 SHOWN = 12
+SHOWN_TEXT = 60
+COMPARED = 1000
+"""Longest list whose entries are compared one by one."""
 
 Inputs = dict[str, Any]
 
@@ -233,13 +236,17 @@ def evaluation_inputs(
     }
 
 
-def report_inputs(spec: RunSpec, index: DatasetIndex, out: Path) -> Inputs:
-    """What the report is made of, beside run.json: times and counts there change with any stage."""
+def report_inputs(
+    spec: RunSpec, index: DatasetIndex, out: Path, listed: Mapping[str, Any]
+) -> Inputs:
+    """What the report is made of, beside run.json: times and counts there change with any stage.
+
+    listed : what index_report.json says, or will say
+    """
     evaluation = finished_fingerprint(out)
     own = spec.report.model_dump(mode="json")
-    found = read_json(out / "index_report.json")
-    told = [found.get("left_out"), found.get("notes")]
-    return {"evaluation": evaluation, "index": rows_fp(index), "report": own, "told": told}
+    told = {f"dataset.{key}": listed[key] for key in ("left_out", "notes") if listed.get(key)}
+    return {"evaluation": evaluation, "index": rows_fp(index), "report": own, **told}
 
 
 def table_fp(store: LatentStore, index: DatasetIndex) -> str:
@@ -291,6 +298,10 @@ def changes(old: Any, new: Any, block_rows: int, n_rows: int, where: str = "") -
             else:
                 lines += changes(old.get(key), new.get(key), block_rows, n_rows, path)
         return lines
+    if isinstance(old, list) and isinstance(new, list) and max(len(old), len(new)) <= COMPARED:
+        if len(json.dumps([old, new])) > SHOWN_TEXT:  # of long lists what differs
+            apart = [v for v in old if v not in new], [v for v in new if v not in old]
+            old, new = apart if any(apart) else (old, new)
     return [] if old == new else [f"{where}: {shown(old)} -> {shown(new)}"]
 
 
@@ -335,4 +346,4 @@ def shown(value: Any) -> str:
     text = value if isinstance(value, str) else json.dumps(value)
     if len(text) in (32, 64) and all(c in "0123456789abcdef" for c in text):
         return text[:12]
-    return text if len(text) <= 60 else text[:57] + "..."
+    return text if len(text) <= SHOWN_TEXT else text[: SHOWN_TEXT - 3] + "..."

@@ -24,11 +24,19 @@ from tiny_run import (
     write_spec,
 )
 
-from pipelines.lineage import changes, note_lineage, read_lineage, row_spans, rows_of, shown
+from pipelines.lineage import (
+    changes,
+    note_lineage,
+    read_lineage,
+    report_inputs,
+    row_spans,
+    rows_of,
+    shown,
+)
 from pipelines.plan import plan, plan_stages
 from schemas.directions import DirectionSet
 from schemas.index import REMOVED, DatasetIndex
-from schemas.spec import load_spec
+from schemas.spec import load_spec, parse_spec
 from schemas.store import LatentStore
 
 N = 90  # two blocks of 64 rows
@@ -389,6 +397,11 @@ def test_changes_say_from_what_to_what():
     ]
     assert changes(old, old, 10, 33) == []
     assert changes({"a": 1}, {}, 1, 1) == ["a: 1 -> none"]
+    long = [f"a note of some length {i}" for i in range(9)]
+    assert changes({"a": long}, {"a": [*long[1:], "b"]}, 1, 1) == [f'a: ["{long[0]}"] -> ["b"]']
+    assert changes({"a": long}, {"a": long[::-1]}, 1, 1)[0].startswith(
+        'a: ["a note of some length 0'
+    )
     assert changes({"blocks": {"m": ["x"]}}, {"blocks": {}}, 1, 1) == ["m: no longer read"]
     assert changes({"blocks": {}}, {"blocks": {"m": ["x"]}}, 5, 5) == [
         "m: 1 of 1 blocks (rows 0-4)"
@@ -433,3 +446,14 @@ def test_the_printed_tree(root):
     assert lines[at + 1] == "parameters.n_components: 6 -> 4"
     assert "svm: current" in lines and "evaluate: missing" in lines
     assert Path(root / "out" / "stores").exists()
+
+
+def test_a_report_of_before_is_current_where_there_is_nothing_new_to_tell(tmp_path):
+    """Earlier releases noted neither what was left out nor notes."""
+    spec = parse_spec("name: a\ndataset: {path: x}\n", tmp_path)
+    index = DatasetIndex.empty()
+    before = {k: v for k, v in report_inputs(spec, index, tmp_path, {}).items() if "." not in k}
+    nothing = report_inputs(spec, index, tmp_path, {"left_out": [], "notes": []})
+    assert nothing == before
+    something = report_inputs(spec, index, tmp_path, {"notes": ["x"]})
+    assert changes(before, something, 1, 0) == ['dataset.notes: none -> ["x"]']
