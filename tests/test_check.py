@@ -57,7 +57,7 @@ WRONG = [
     ),
     ("mean_difference", {"factors": ["glases"]}, ["did you mean 'glasses'"]),
     ("mean_difference", {"factors": ["same"]}, ["'same'", "['x']"]),
-    ("mean_difference", {"factors": ["still"]}, ["'still'", "does not vary"]),
+    ("mean_difference", {"factors": ["still"]}, ["'still'", "one value in all rows"]),
     (
         "mean_difference",
         {"baseline": {"mood": "Calm"}},

@@ -245,7 +245,7 @@ def test_edit_export_inspect_and_report_work_on_a_finished_run(copy):
         (["edit", "SPEC", "-d", "mean.fear", "--rows", "900", "--out", "x.png"], 2, "900"),
         (["edit", "SPEC", "-d", "mean.fear", "--strengths", "a", "--out", "x"], 2, "--strengths"),
         (["export", "SPEC", "--as", "excel", "--out", "x"], 2, "excel"),
-        (["export", "SPEC", "--as", "interfacegan", "--out", "x"], 1, "layers"),
+        (["export", "SPEC", "--as", "interfacegan", "--out", "x"], 1, "use 'e4e'"),
         (["inspect", "nowhere"], 1, "nowhere"),
         (["run", "nowhere.yaml"], 2, "nowhere.yaml"),
         (["run", "SPEC", "--nonsense"], 2, "nonsense"),

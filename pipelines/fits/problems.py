@@ -141,7 +141,8 @@ def mean_difference_problems(subject: Subject, own: MeanDifferenceSpec) -> Probl
                 f"{levels_of[name]!r} and no other level to compare with: leave it out"
             )
         elif name in index.factors and name not in levels_of and not _varies(index, name):
-            yield f"'{key}.factors' names {name!r}, which does not vary over the rows: leave it out"
+            found = "one value in all rows" if _values(index, name).size else "no value in any row"
+            yield f"'{key}.factors' names {name!r}, which has {found}: leave it out"
     hosvd = subject.spec.analyse.hosvd
     used = set(index.factors if own.factors is None else own.factors)
     used |= set() if hosvd is None else {n for mode in mode_names(hosvd) for n in mode}
@@ -174,9 +175,13 @@ def _n_rows(subject: Subject) -> int:
 
 
 def _varies(index: DatasetIndex, name: str) -> bool:
-    values = index.continuous(name)[active_rows(index)]
-    values = values[np.isfinite(values)]
+    values = _values(index, name)
     return bool(len(values)) and bool(values.min() < values.max())
+
+
+def _values(index: DatasetIndex, name: str) -> NDArray[np.float64]:
+    values = index.continuous(name)[active_rows(index)]
+    return values[np.isfinite(values)]
 
 
 def _pair_problems(subject: Subject, own: MeanDifferenceSpec, factor: str) -> Problems:
