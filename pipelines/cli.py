@@ -19,7 +19,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from pipelines.options import numbers_of, rows_of
+from pipelines.options import numbers_of, path_of, rows_of
 from schemas.errors import UsageError
 from schemas.failures import expected
 
@@ -33,6 +33,12 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 console = Console(stderr=True)
+
+
+def _out(text: str) -> Any:
+    """Option that names a file or folder to write."""
+    return typer.Option(help=text, parser=path_of, metavar="PATH")
+
 
 Spec = Annotated[
     Path, typer.Argument(help="Run specification (YAML); see 'latentflow schema'.", metavar="SPEC")
@@ -185,7 +191,7 @@ def gc(
 
 
 @app.command()
-def report(spec: Spec, out: Annotated[Path | None, typer.Option(help="Copy to.")] = None) -> None:
+def report(spec: Spec, out: Annotated[Path | None, _out("Copy to.")] = None) -> None:
     """Write the HTML report of a finished run again from what it stored."""
     from pipelines.report import write_report
     from schemas.spec import load_spec
@@ -201,7 +207,7 @@ def report(spec: Spec, out: Annotated[Path | None, typer.Option(help="Copy to.")
 def edit(
     spec: Spec,
     direction: Annotated[list[str], typer.Option("--direction", "-d", help="Name; may repeat.")],
-    out: Annotated[Path, typer.Option(help="PNG to write, or folder for several directions.")],
+    out: Annotated[Path, _out("PNG to write, or folder for several directions.")],
     rows: Annotated[str, typer.Option(help="Rows of the dataset: '0,5,9' or '0-3'.")] = "0-3",
     strengths: Annotated[str, typer.Option(help="Comma-separated strengths.")] = "-3,-1.5,0,1.5,3",
     unit: Annotated[str, typer.Option(help="'sd' (standard deviations) or 'raw'.")] = "sd",
@@ -269,9 +275,7 @@ def edit(
 @app.command()
 def export(
     spec: Spec,
-    out: Annotated[
-        Path, typer.Option(help="File, or folder for formats that hold one direction a file.")
-    ],
+    out: Annotated[Path, _out("File, or folder for formats that hold one direction a file.")],
     kind: Annotated[
         str,
         typer.Option(
@@ -354,7 +358,7 @@ def import_command(
 def diff(
     old: Annotated[Path, OldRun],
     new: Annotated[Path, NewRun],
-    out: Annotated[Path | None, typer.Option(help="Folder for drift.json and drift.html.")] = None,
+    out: Annotated[Path | None, _out("Folder for drift.json and drift.html.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, not a table.")] = False,
     samples: Annotated[int, typer.Option(help="Samples edited along each direction.", min=8)] = 64,
     strength: Annotated[
@@ -431,7 +435,7 @@ def inspect(
 
 @app.command()
 def faces(
-    out: Annotated[Path, typer.Option(help="Folder to write.")],
+    out: Annotated[Path, _out("Folder to write.")],
     people: Annotated[
         int | None, typer.Option(help="Complete design: people x 25 expressions x 2 views.", min=1)
     ] = None,
@@ -458,7 +462,7 @@ def schema() -> None:
 
 @app.command()
 def demo(
-    out: Annotated[Path, typer.Option(help="Folder of the demonstration.")] = Path("runs/demo"),
+    out: Annotated[Path, _out("Folder of the demonstration.")] = Path("runs/demo"),
     people: Annotated[int, typer.Option(help="Persons; 50 pictures each.", min=4)] = 100,
 ) -> None:
     """Run the whole pipeline on the built-in face set: images, latents, directions, report."""

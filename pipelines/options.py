@@ -1,13 +1,25 @@
-"""Values of command line options that are lists."""
+"""Values of command line options: paths and lists."""
 
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 from schemas.errors import UsageError
 
 #: Rows or layers that one option may name.
 MAX_ROWS = 4096
+
+
+def path_of(text: str | Path) -> Path:
+    """A file or folder to write. Raises UsageError for what is none of this machine's: an object
+    store's URL would become a folder here."""
+    from schemas.spec_types import local_path
+
+    try:
+        return local_path(str(text))
+    except ValueError as e:
+        raise UsageError(f"{str(text)!r} is no path to write to: {e}") from e
 
 
 def numbers_of(text: str, option: str) -> list[float]:

@@ -36,7 +36,7 @@ def local_path(text: str) -> Path:
         return Path(urllib.parse.unquote(text.removeprefix("file://")))
     if _URL.match(text):
         raise ValueError(
-            "only files and folders of this machine are read and written: copy the data here, or "
+            "only files and folders of this machine are read and written: give a path here, or "
             "mount it as a folder"
         )
     if text.startswith("$") or "${" in text:

@@ -159,6 +159,18 @@ def test_wrong_options_are_told_in_one_line(capsys):
 
 
 @pytest.mark.parametrize(
+    "command", [["faces", "--people", "1"], ["export", "s.yaml"], ["diff", "a", "b"], ["demo"]]
+)
+def test_targets_are_paths_of_this_machine(command, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as ended:
+        cli.main([*command, "--out", "s3://bucket/x.npz"])
+    shown = capsys.readouterr().err
+    assert ended.value.code == 2 and shown.startswith("error (usage): 's3://bucket/x.npz'")
+    assert "mount it as a folder" in shown and not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
     "text",
     ["3-1", "", "a-b", "-1", "1-", "1,", "1-2-3", "1.5", "²", "0-99999999999", "0,5-3",
      f"0-{MAX_ROWS}"],

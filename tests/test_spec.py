@@ -141,9 +141,9 @@ def test_sections_and_lists_without_a_value_have_their_defaults():
 @pytest.mark.parametrize(
     ("path", "cure"),
     [
-        ("s3://bucket/runs", "copy the data here, or mount it"),
-        ("https://host/network.pkl", "copy the data here, or mount it"),
-        ("file://host/share", "copy the data here, or mount it"),
+        ("s3://bucket/runs", "give a path here, or mount it"),
+        ("https://host/network.pkl", "give a path here, or mount it"),
+        ("file://host/share", "give a path here, or mount it"),
         ("$HOME/runs", "write the path out"),
         ("/data/${USER}/runs", "write the path out"),
         ("C:\\runs", "the path that this machine has"),
