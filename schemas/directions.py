@@ -31,7 +31,6 @@ from schemas.errors import DataError, DirectionMismatchError, StoreError, UsageE
 from schemas.fingerprint import canonical_json
 from schemas.handle import damage_told, members, open_group
 from schemas.layout import Layout, check_layout, check_name, default_dims
-from schemas.names import safe_name
 
 __all__ = [
     "DIRECTIONS_LAYOUT_VERSION",
@@ -97,10 +96,12 @@ class DirectionSet:
         return list(self._directions)
 
     def __getitem__(self, name: str) -> Direction:
-        found = self._directions.get(name) or self._directions.get(safe_name(name))
-        if found is None:
+        if name in self._directions:
+            return self._directions[name]
+        of_text = [d for d in self if name in _texts_of(d)]
+        if len(of_text) != 1:
             raise UsageError(f"there is no direction {name!r}; the set has {self.names()!r}")
-        return found
+        return of_text[0]
 
     def __contains__(self, name: object) -> bool:
         return name in self._directions
@@ -284,6 +285,15 @@ class DirectionSet:
         if self.path is None:
             raise StoreError("the set is in memory only and holds no models; save it first")
         return self.path
+
+
+def _texts_of(direction: Direction) -> set[str]:
+    """What a direction would be called if its name held the data's own texts unchanged."""
+    factor, level, first, target = (
+        direction.provenance.get(key) for key in ("factor", "level", "baseline", "target")
+    )
+    kind = direction.name.partition(".")[0]
+    return {f"{kind}.{target}", f"{kind}.{factor}-{level}", f"{kind}.{factor}-{first}-to-{level}"}
 
 
 def content_of(attrs: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> str:

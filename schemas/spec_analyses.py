@@ -6,7 +6,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from schemas.spec_types import Integer, Level, Levels, Number, Space, SpecModel, Strings
+from schemas.spec_types import Integer, Level, Levels, Names, Number, Space, SpecModel
 
 
 class PcaSpec(SpecModel):
@@ -53,7 +53,7 @@ class MeanDifferenceSpec(SpecModel):
     """Difference of class means, one direction a factor level; regressions of quantities."""
 
     space: Space = Field(default="w_plus", description="Latent array to read.")
-    factors: Strings | None = Field(
+    factors: Names | None = Field(
         default=None,
         description="Factors and annotated attributes to use. Default: all factors and all "
         "annotated attributes.",
@@ -63,7 +63,7 @@ class MeanDifferenceSpec(SpecModel):
         description="Factor -> level the others are compared with (expression: "
         "neutral). Without one, a level is compared with the mean of the other levels.",
     )
-    pair_by: Strings = Field(
+    pair_by: Names = Field(
         default=[],
         description="Factors within whose combinations levels are compared, such as [person]: "
         "the mean of per-person differences. Default: rows count once, whoever they show.",
@@ -80,7 +80,7 @@ class SvmSpec(SpecModel):
     """Linear separating hyperplanes, all attributes in one solve."""
 
     space: Space = Field(default="w_plus", description="Latent array to read.")
-    attributes: Strings | None = Field(
+    attributes: Names | None = Field(
         default=None, description="Annotated attributes to separate. Default: all."
     )
     labels: Literal["render", "image"] = Field(
@@ -304,7 +304,7 @@ class SSpaceSpec(SpecModel):
     """Single style channels that stand out where an attribute is present (StyleSpace)."""
 
     space: Space = Field(default="w_plus", description="Latent array to read; styles follow.")
-    attributes: Strings | None = Field(
+    attributes: Names | None = Field(
         default=None, description="Annotated attributes to search channels for. Default: all."
     )
     threshold: Number = Field(default=0.5, description="Scores above it count as present.")

@@ -23,6 +23,7 @@ from schemas.spec_types import (
     Integer,
     Label,
     Levels,
+    Names,
     Number,
     Space,
     SpecModel,
@@ -292,7 +293,7 @@ class EvaluateSpec(SpecModel):
         description="Edit strengths in standard deviations.",
     )
     holdout: HoldoutSpec = Field(default=HoldoutSpec(), description="Rows kept back.")
-    stratify: Strings = Field(
+    stratify: Names = Field(
         default=[],
         description="Categorical factors whose levels, all combinations of them, the samples from "
         "the dataset hold in the same proportions as the rows that they are drawn from.",
@@ -300,6 +301,15 @@ class EvaluateSpec(SpecModel):
     seed: Integer | None = Field(
         default=None, ge=0, description="Seed of the samples. Default: 'seed'."
     )
+
+    @model_validator(mode="after")
+    def _some_effect(self) -> Self:
+        if max(self.strengths) <= 0:
+            raise ValueError(
+                f"'strengths' is {self.strengths!r}, and an effect is measured from 0 to the "
+                "largest: give one above 0"
+            )
+        return self
 
 
 class ReportSpec(SpecModel):

@@ -67,6 +67,13 @@ def _as_list(value: Any) -> Any:
     return [value] if isinstance(value, str | bool | int | float) else value
 
 
+def _once(names: list[str]) -> list[str]:
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise ValueError(f"names {twice!r} more than once: keep each once")
+    return names
+
+
 def _level(value: Any) -> Any:
     """A factor level as the index spells it: YAML reads 3 and true where the level is "3"."""
     if isinstance(value, bool):
@@ -95,6 +102,7 @@ Level = Annotated[str, BeforeValidator(_level)]
 Cron = Annotated[str, AfterValidator(check_cron)]
 Levels = Annotated[list[Level], BeforeValidator(_as_list)]
 Strings = Annotated[list[str], BeforeValidator(_as_list)]
+Names = Annotated[Strings, AfterValidator(_once)]
 Space = Literal["w", "w_plus"]
 
 

@@ -478,8 +478,13 @@ def write_golden(path: Path) -> None:
 
 
 def test_a_direction_is_found_by_the_text_that_it_was_named_for():
-    direction = unit_direction("mean.hair-light_brown", "w", np.ones(4), method="imported", sd=1.0)
-    found = DirectionSet("f" * 64, "w", [direction])
-    assert found["mean.hair-light brown"].name == "mean.hair-light_brown"
+    names = {"light brown": "mean.hair-light_brown", "light_brown": "mean.hair-light_brown-2"}
+    found = DirectionSet("f" * 64, "w")
+    for level, name in names.items():
+        facts = {"factor": "hair/colour", "level": level}
+        vector = np.ones(4)
+        found.add(unit_direction(name, "w", vector, method="mean", sd=1.0, provenance=facts))
+    for level, name in names.items():
+        assert found[f"mean.hair/colour-{level}"].name == name
     with pytest.raises(UsageError, match="mean.hair-dark brown"):
         found["mean.hair-dark brown"]

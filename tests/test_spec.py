@@ -237,6 +237,11 @@ def test_trust_is_not_for_a_file_to_give(where):
         ),
         ("generator: net.pkl", ["'encoder'", "net.pkl", "'optimise'"]),
         ("evaluate: {strengths: [1, x]}", ["'evaluate.strengths[1]' is 'x'"]),
+        ("evaluate: {strengths: [-1, 0]}", ["'strengths' is [-1.0, 0.0]", "above 0"]),
+        (
+            "analyse: {mean_difference: {factors: [a, b, a]}}",
+            ["factors", "['a']", "more than once"],
+        ),
         ("evaluate: {strengths: []}", ["'evaluate.strengths' is []", "at least 1"]),
         ("unknown: 1", ["line 3", "unknown key 'unknown' (value 1)", "use one of name, dataset"]),
         ("name: again", ["line 3", "'name' stands twice", "remove one"]),
