@@ -106,6 +106,9 @@ def pca_problems(subject: Subject, own: PcaSpec) -> Problems:
         ranges = [(0, 1)] if own.layers == "each" else own.layers
         n_features = min(stop - start for start, stop in ranges) * math.prod(shape[1:])
     n_rows = _n_rows(subject)
+    if n_rows < 2:
+        yield f"'analyse.pca' compares 2 rows or more, and there is {n_rows!r}: leave it out"
+        return
     most = min(n_features, n_rows)
     if own.n_components is not None and "n_components" in own.model_fields_set:
         if own.n_components > most:
