@@ -224,51 +224,13 @@ def edit(
     ] = None,
 ) -> None:
     """Draw strips: rows edited along a direction of the run's direction set."""
-    import generators
-    from pipelines.edit import draw_strips
-    from pipelines.finished import FinishedRun
+    from pipelines.finished import edit_run
     from schemas.spec import load_spec
 
     amounts, chosen = numbers_of(strengths, "--strengths"), rows_of(rows, "--rows")
     only = None if layers is None else rows_of(layers, "--layers")
-    finished = FinishedRun.of(load_spec(spec))
-    codes = finished.codes(chosen)
-    generator = generators.load(finished.spec.generator)
-    refine, facts = None, {}
-    if picture_weight is not None:
-        from pipelines.shape_edit import GradientEdit
-
-        others = [name for name in direction if not name.startswith("nrsfm.")]
-        if others or only is not None:
-            raise UsageError(
-                f"--picture-weight is given with directions {others!r} and layers {layers!r}: it "
-                "is for directions 'nrsfm.*' in all layers; leave it or the others out"
-            )
-        refine = GradientEdit.of(generator, finished.directions, picture_weight)
-        facts = {"picture_weight": picture_weight}
-    for name in direction:
-        path = out if len(direction) == 1 else out / f"{name}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        labels = [f"row {row}" for row in chosen]
-        found = finished.direction(name)
-        given = codes
-        if found.space == "s":
-            from pipelines.fits.channels import codes_of_styles
-
-            given = codes_of_styles(generator, codes)
-        draw_strips(
-            generator,
-            given,
-            found,
-            amounts,
-            unit,
-            path,
-            space=found.space,
-            labels=labels,
-            layers=only,
-            refine=refine,
-            facts=facts,
-        )
+    loaded = load_spec(spec)
+    for path in edit_run(loaded, direction, out, chosen, amounts, unit, only, picture_weight):
         console.print(f"strip: {path}", markup=False)
 
 

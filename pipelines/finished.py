@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -139,3 +139,61 @@ def export_run(
     with RunFolder.open(spec.output_path) as folder:
         index = folder.needed("index", folder.index)
         return export_rows(folder.needed("store", folder.store), index, kind, out, overwrite)
+
+
+def edit_run(
+    spec: RunSpec,
+    names: Sequence[str],
+    out: Path,
+    rows: Sequence[int],
+    strengths: Sequence[float],
+    unit: str = "sd",
+    layers: Sequence[int] | None = None,
+    picture_weight: float | None = None,
+) -> Iterator[Path]:
+    """Draw a strip of these rows along each direction, and yield its path.
+
+    out : PNG file, or of several directions the folder. unit, layers : see `draw_strips`
+    picture_weight : see `GradientEdit`, which then finds the codes; for "nrsfm.*" in all layers
+
+    Raises UsageError for unknown directions and rows, and where a picture weight does not fit.
+    """
+    import generators
+    from pipelines.edit import draw_strips
+
+    finished = FinishedRun.of(spec)
+    codes, found = finished.codes(rows), [finished.direction(name) for name in names]
+    others = [name for name in names if not name.startswith("nrsfm.")]
+    if picture_weight is not None and (others or layers is not None):
+        raise UsageError(
+            f"--picture-weight is given with directions {others!r} and layers {layers!r}: it "
+            "is for directions 'nrsfm.*' in all layers; leave it or the others out"
+        )
+    generator = generators.load(spec.generator)
+    refine, facts = None, {}
+    if picture_weight is not None:
+        from pipelines.shape_edit import GradientEdit
+
+        refine = GradientEdit.of(generator, finished.directions, picture_weight)
+        facts = {"picture_weight": picture_weight}
+    for direction in found:
+        path = out if len(found) == 1 else out / f"{direction.name}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        given = codes
+        if direction.space == "s":
+            from pipelines.fits.channels import codes_of_styles
+
+            given = codes_of_styles(generator, codes)
+        yield draw_strips(
+            generator,
+            given,
+            direction,
+            strengths,
+            unit,
+            path,
+            space=direction.space,
+            labels=[f"row {row}" for row in rows],
+            layers=layers,
+            refine=refine,
+            facts=facts,
+        )

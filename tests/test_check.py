@@ -280,3 +280,8 @@ def test_ranks_that_the_present_cells_cannot_tell_are_refused():
 def test_another_latent_of_the_same_rows_is_told():
     with pytest.raises(SpecError, match="'analyse.pca.regress_to' is 'z'.*'w_plus'"):
         check(analyse={"pca": {"n_components": 3, "n_directions": 1, "regress_to": "z"}})
+
+
+def test_components_of_one_image_are_told():
+    with pytest.raises(SpecError, match=r"'analyse.pca' compares 2 rows or more, and there is 1"):
+        check(index_of(1), analyse={"pca": {}})
