@@ -196,6 +196,12 @@ def _check_columns(schema: pa.Schema, image: str, columns: Sequence[str], name: 
                 "set 'dataset.image_column' and 'dataset.columns', or leave the file out with "
                 "'dataset.exclude'"
             )
+    read = {image, *columns, *PATH_COLUMNS}
+    doubled = sorted({c for c in schema.names if c in read and schema.names.count(c) > 1})
+    if doubled:
+        raise InputError(
+            f"Parquet file {name!r} has columns {doubled!r} twice: write it again with one of each"
+        )
     kind = schema.field(image).type
     if not _may_hold_images(kind):
         others = [f.name for f in schema if _may_hold_images(f.type) and f.name != image]

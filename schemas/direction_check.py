@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 from dataclasses import dataclass, field
 from typing import Any, cast
@@ -16,6 +15,7 @@ from schemas.directions import (
     DIRECTIONS_LAYOUT_VERSION,
     KIND,
     array_layout,
+    chunks_of,
     content_of,
     direction_dims,
     model_dims,
@@ -35,7 +35,6 @@ _GROUP = group_metadata({"layout_version": DIRECTIONS_LAYOUT_VERSION})
 _KEYS = frozenset({"kind", "layout_version", "generator_fp", "space", "names", "contents",
                    "complete"})  # fmt: skip
 _MODEL_KEYS = ("layout_version", "attrs", "content", "complete")
-MAX_CHUNKS = 1 << 20
 
 
 @dataclass
@@ -211,9 +210,10 @@ def _member(group: zarr.Group, path: str, problems: list[str]) -> zarr.Array[Any
 
 def _read(array: zarr.Array[Any], problems: list[str]) -> np.ndarray | None:
     """The whole array with its checksums; None, and a problem, where a chunk is bad or missing."""
-    counts = [-(-size // chunk) for size, chunk in zip(array.shape, array.chunks, strict=True)]
-    if math.prod(counts) > MAX_CHUNKS:
-        problems.append(f"{array.path!r} claims shape {array.shape!r} in {array.chunks!r}")
+    try:
+        counts = chunks_of(array)
+    except ValueError as e:
+        problems.append(f"{array.path!r} cannot be read: {e}")
         return None
     for place in np.ndindex(*counts):
         key = "/".join([array.path, "c", *map(str, place)])

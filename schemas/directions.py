@@ -235,10 +235,7 @@ class DirectionSet:
         """
         folder = self._model(name)
         with damage_told(f"model {name!r} of {self.path!r}", _REPAIR):
-            arrays = {
-                key: np.asarray(cast("zarr.Array[Any]", folder[key])[...])
-                for key in members(folder)
-            }
+            arrays = {key: _whole(cast("zarr.Array[Any]", folder[key])) for key in members(folder)}
             attrs = dict(cast("dict[str, Any]", folder.attrs["attrs"]))
             saved = folder.attrs.get("content")
             if saved is not None and content_of(attrs, arrays) != saved:
@@ -310,12 +307,27 @@ def content_of(attrs: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> st
     return hasher.hexdigest()
 
 
+def chunks_of(array: zarr.Array[Any]) -> list[int]:
+    """Number of chunks along each axis of an array of a set. Raises ValueError where they are more
+    than any array of this shape is written in: its metadata are damaged."""
+    counts = [-(-length // chunk) for length, chunk in zip(array.shape, array.chunks, strict=True)]
+    size = math.prod(array.shape) * array.dtype.itemsize
+    if math.prod(counts) > 1 + 2 * size // _MODEL_CHUNK_BYTES:
+        raise ValueError(f"its shape {array.shape!r} is not that of its chunks {array.chunks!r}")
+    return counts
+
+
+def _whole(array: zarr.Array[Any]) -> np.ndarray:
+    chunks_of(array)
+    return np.asarray(array[...])
+
+
 def _read_direction(group: zarr.Group, name: str, content: str | None) -> Direction:
     """A stored direction. Raises ValueError where its content is another one."""
     array = group[f"directions/{name}"]
     if not isinstance(array, zarr.Array):
         raise ValueError("it is not an array")
-    facts, vector = cast("dict[str, Any]", dict(array.attrs)), np.asarray(array[...])
+    facts, vector = cast("dict[str, Any]", dict(array.attrs)), _whole(array)
     if content is not None and content_of(facts, {"": vector}) != content:
         raise ValueError(_NOT_SAVED)
     return Direction(name=name, vector=vector, **facts)
@@ -332,7 +344,7 @@ def _holds(folder: zarr.Group, direction: Direction) -> bool:
         array = folder.get(direction.name)
         if not isinstance(array, zarr.Array):
             return False
-        stored = content_of(dict(array.attrs), {"": np.asarray(array[...])})
+        stored = content_of(dict(array.attrs), {"": _whole(array)})
     except (TypeError, ValueError, RuntimeError):
         return False
     return stored == content_of(_attrs_of(direction), {"": direction.vector})

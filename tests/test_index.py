@@ -774,6 +774,17 @@ def test_parquet_problems(tmp_path):
             source.read(uri)
 
 
+def test_a_parquet_column_that_stands_twice_is_told(tmp_path):
+    (tmp_path / "set").mkdir()
+    columns = [pa.array([b"x"]), pa.array(["a.png"]), pa.array(["b.png"])]
+    pq.write_table(
+        pa.Table.from_arrays(columns, ["image", "path", "path"]), tmp_path / "set/p.parquet"
+    )
+    dataset = spec_of(tmp_path / "set/p.parquet", kind="parquet")
+    with pytest.raises(InputError, match="p.parquet' has columns .'path'. twice"):
+        build_index(dataset, tmp_path / "i.parquet")
+
+
 # -- WebDataset ------------------------------------------------------------------------------
 
 

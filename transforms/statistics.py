@@ -36,7 +36,7 @@ def statistic_of(arrays: Mapping[str, np.ndarray]) -> Accumulator:
     own = {name: array for name, array in arrays.items() if name != _KIND}
     try:
         return KINDS[kind].from_arrays(own)  # type: ignore[no-any-return]
-    except (KeyError, ValueError) as e:
+    except (KeyError, ValueError, TypeError, IndexError) as e:
         raise DataError(
             f"arrays {sorted(own)!r} are not those of a statistic of kind {kind!r}"
         ) from e
