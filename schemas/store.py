@@ -209,6 +209,8 @@ class LatentStore(StoreHandle):
                 flags.create(
                     group.store, self._key(f"{name}/{stage}"), attributes={"values": values}
                 )
+            elif self._values(f"{name}/{stage}") != values:
+                self.array(f"{name}/{stage}").attrs.put({"values": values})
         mine = {path for path, other in owners.items() if other == stage}
         names = sorted(mine | {spec.path for spec in arrays})
         if f"commit/{stage}" not in group:
@@ -226,11 +228,17 @@ class LatentStore(StoreHandle):
             open_group(self._open(), "r+", name)
 
     def _has(self, stage: str, arrays: Sequence[ArraySpec]) -> bool:
-        """Whether a stage is laid out with just such arrays; its commits are laid out last."""
-        if stage not in self.stages():
+        """Whether a stage is laid out with just such arrays, and with all reasons that there are
+        now; its commits are laid out last."""
+        if stage not in self.stages() or self._values(f"reason/{stage}") != REASONS:
             return False
         mine = set(self.arrays(stage))
         return all(spec.path in mine and self._spec_of(spec.path) == spec for spec in arrays)
+
+    def _values(self, path: str) -> Any:
+        """The numbers of a stage's status or reasons by name, as the array's attributes have them:
+        a release may know more of them than the one that laid it out."""
+        return dict(self.array(path).attrs).get("values")
 
     def _uncommit(self, stage: str) -> None:
         """Zero the commits of all blocks of a stage, where there is one."""

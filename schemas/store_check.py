@@ -100,8 +100,9 @@ def check_metadata(
         names = sorted(spec.path for spec in arrays)
         commits = commit_layout(stage, store.n_blocks)
         wanted[f"commit/{stage}"] = commits.metadata({"arrays": names})
-        wanted[f"status/{stage}"] = flags.metadata({"values": STATUSES})
-        wanted[f"reason/{stage}"] = flags.metadata({"values": REASONS})
+        for kind, values in (("status", STATUSES), ("reason", REASONS)):
+            path = f"{kind}/{stage}"
+            wanted[path] = flags.metadata({"values": _values_of(store, path, values)})
     for name in STAGE_GROUPS if wanted else ():
         wanted[name] = group_metadata({"layout_version": LAYOUT_VERSION})
     for path in sorted(wanted):
@@ -112,6 +113,17 @@ def check_metadata(
     if problems and repair:
         store.refresh()
     return problems
+
+
+def _values_of(store: LatentStore, path: str, values: Mapping[str, int]) -> Mapping[str, int]:
+    """The names of numbers that an array must give: all of now, or those that there were when an
+    earlier release wrote it."""
+    try:
+        held = store._values(path)
+    except (StoreError, KeyError, ValueError):
+        return values
+    earlier = isinstance(held, dict) and held and all(values.get(k) == n for k, n in held.items())
+    return held if earlier else values
 
 
 def check_block(store: LatentStore, stage: str, block: int) -> BlockCheck:

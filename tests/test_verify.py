@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from copy import deepcopy
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from pipelines.checksums import changed_files, noted
 from pipelines.cli import main
 from pipelines.gc import collect
 from pipelines.plan import plan_stages
+from pipelines.statistics import opened
 from pipelines.verify import verify
 from schemas.directions import DirectionSet
 from schemas.errors import StoreError, UsageError
@@ -249,6 +251,24 @@ def test_a_damaged_sum_is_told_and_made_again(copy):
         f"statistics/{path.name}"
     ]
     assert not path.exists() and verify(copy / "out").ok
+
+
+def test_what_an_earlier_release_wrote_is_no_damage(copy):
+    sums = sorted((copy / "out/statistics").glob("*.npz"))
+    for path in sums:
+        path.write_bytes(opened(path.read_bytes()))
+    path = store_of(copy) / "reason/invert/zarr.json"
+    now = json.loads(path.read_bytes())
+    then = deepcopy(now)
+    del then["attributes"]["values"]["model_failed"]
+    path.write_text(json.dumps(then, indent=2))
+    found = verify(copy / "out", repair=True)
+    assert found.ok and all(path.exists() for path in sums)
+    assert any(f"{len(sums)} saved sums are of an earlier release" in note for note in found.notes)
+    assert json.loads(path.read_bytes()) == then
+    store = LatentStore.open(store_of(copy), "r+")
+    store.add_arrays("invert", [])
+    assert json.loads(path.read_bytes()) == now
 
 
 def test_attributes_of_a_set_are_put_right_from_its_directions(copy):
