@@ -4,10 +4,11 @@ A model ``<name>.onnx`` (or ``.pt``) has its description beside it in ``<name>.j
 
 ========== =====================================================================================
 name       of the annotations
-kind       "scores", "landmarks" or "pose"
+kind       "scores", "landmarks" or "pose": of yaw, pitch and roll one or more, in any order
 output     name or position of the ONNX output (TorchScript: key or position of the result)
 names      of the scores, angles or points, in the order of the output
 activation null, "sigmoid" or "softmax", applied to scores
+unit       of a pose: "degrees" or "radians"; stored are degrees
 coordinates of landmarks: "pixels" of the input (centres at integer + 0.5), "unit" (0..1) or
            "indices" (pixel numbers, centres at integers)
 axes       of landmarks: which numbers a point has, "xy" or "yx"; other letters are numbers that
@@ -21,8 +22,9 @@ presence   null, or {"output": ..., "threshold": ..., "index": ...}: rows below 
            "index" is the place of the face's score where the output has several a row. A model
            that gives one picture several rows is taken at its word for the highest of them
 input      {"name", "size": side or [height, width], "layout": "NCHW" or "NHWC",
-           "range": [low, high] of black and white, "mean", "std": null or three numbers in units
-           of that range, "colour": "RGB" or "BGR",
+           "range": [low, high] of black and white, [-1, 1] where neither "mean" nor "std" is
+           given; "mean", "std": null or three numbers in units of that range,
+           "colour": "RGB" or "BGR",
            "resize": "antialias", "bilinear", "bicubic" or "nearest"}
 licence, source, notes  for people; not part of the fingerprint
 ========== =====================================================================================
@@ -40,12 +42,14 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from generators.file_kinds import missing
 from generators.onnx_files import data_files
 from schemas.errors import CheckpointError
 from schemas.fingerprint import digest, file_sha256
 
 Kind = Literal["scores", "landmarks", "pose"]
 KINDS = ("scores", "landmarks", "pose")
+ANGLES = ("yaw", "pitch", "roll")
 #: Landmark schemes that are known here, with their number of points.
 SCHEMES = {"ibug68": 68}
 ONNX_ENDINGS = (".onnx",)
@@ -58,14 +62,15 @@ _CHOICES: dict[str, tuple[Any, ...]] = {
     "coordinates": ("pixels", "unit", "indices"),
     "order": ("points", "planes"),
     "activation": (None, "sigmoid", "softmax"),
+    "unit": ("degrees", "radians"),
 }
 MAX_SIDE = 4096
 """Pixels that a model may read in one direction."""
 _INPUT_KEYS = ("name", "size", "layout", "range", "mean", "std", "colour", "resize")
 _PRESENCE_KEYS = ("output", "threshold", "index")
 _KEYS = (
-    *("name", "kind", "output", "names", "activation", "coordinates", "axes", "order", "scheme"),
-    *("presence", "input", "licence", "source", "notes"),
+    *("name", "kind", "output", "names", "activation", "unit", "coordinates", "axes", "order"),
+    *("scheme", "presence", "input", "licence", "source", "notes"),
 )
 
 
@@ -96,6 +101,7 @@ class AnnotatorCard:
     order: str | None = None
     scheme: str | None = None
     activation: str | None = None
+    unit: str = "degrees"
     presence: tuple[str | int, float] | None = None
     presence_index: int | None = None
     licence: str | None = None
@@ -142,6 +148,8 @@ class AnnotatorCard:
         }
         if self.order == "planes":
             found["order"] = self.order
+        if self.unit != "degrees":
+            found["unit"] = self.unit
         if self.presence_index is not None:
             found["presence_index"] = self.presence_index
         return found
@@ -164,6 +172,8 @@ def resolve_uri(uri: str) -> Path:
     candidates = [path, *(path.with_name(path.name + end) for end in ONNX_ENDINGS)]
     found = next((p for p in candidates if p.is_file()), None)
     if found is None:
+        if not uri.startswith("bundled:"):
+            raise CheckpointError(missing(path, "annotator", (*ONNX_ENDINGS, *TORCHSCRIPT_ENDINGS)))
         raise CheckpointError(
             f"annotator {uri!r} does not exist (looked for {str(path)!r}): give the path of an "
             "ONNX file, or 'bundled:faces64/attributes'"
@@ -240,15 +250,25 @@ def _card(raw: Any, path: str, name: str | None) -> AnnotatorCard:
     if kind not in KINDS:
         raise ValueError(f"'kind' is {kind!r}, expected one of {KINDS!r}")
     names = _names(raw["names"])
-    if kind == "pose" and names != ("yaw", "pitch", "roll"):
-        raise ValueError(f"'names' of a pose is {list(names)!r}, expected yaw, pitch, roll")
-    if kind != "scores" and chosen["activation"] is not None:
+    if kind == "pose" and not set(names) <= set(ANGLES):
         raise ValueError(
-            f"'activation' is {chosen['activation']!r} and 'kind' {kind!r}: only scores have one"
+            f"'names' of a pose is {list(names)!r}: give those of {ANGLES!r} that the output "
+            "holds, in its order"
         )
+    for key, of in (("activation", "scores"), ("unit", "pose")):
+        if kind != of and chosen[key] != _CHOICES[key][0]:
+            raise ValueError(
+                f"{key!r} is {chosen[key]!r} and 'kind' {kind!r}: only {of!r} has one, leave it out"
+            )
     mean, std = (_three(given.get(key), key) for key in ("mean", "std"))
     if std is not None and min(std) <= 0:
         raise ValueError(f"'std' is {list(std)!r}: give positive numbers")
+    if (mean is not None or std is not None) and given.get("range") is None:
+        raise ValueError(
+            f"'mean' {mean!r} and 'std' {std!r} are in units of 'range', which is not given: set "
+            "it to [0, 1] where they are fractions of white (ImageNet's .485, .456, .406), to "
+            "[0, 255] where they are pixel values"
+        )
     return AnnotatorCard(
         path=path,
         name=name if name is not None else _text(raw["name"], "name"),
@@ -268,6 +288,7 @@ def _card(raw: Any, path: str, name: str | None) -> AnnotatorCard:
         order=None if raw.get("order") is None else _choice(raw, "order"),
         scheme=_scheme(raw.get("scheme"), kind, names),
         activation=chosen["activation"],
+        unit=chosen["unit"],
         **_presence(raw.get("presence")),
         licence=raw.get("licence"),
         source=raw.get("source"),

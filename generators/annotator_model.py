@@ -64,6 +64,7 @@ class AnnotatorModel(ABC):
         self.unproven: str | None = None
         self._batch: int | None = None
         self._single = False
+        self._of_faces = False
         self._works: np.ndarray | None = None
         self._misfit: ShapeError | None = None
 
@@ -167,6 +168,7 @@ class AnnotatorModel(ABC):
         if values is None and n == 1:
             values = rows_of_one(result, card)
             if values is not None:
+                self._of_faces = True
                 return self._best(values, outputs)
         if values is None:
             raise self._other_shape(result.shape, n)
@@ -257,10 +259,7 @@ class AnnotatorModel(ABC):
 
     def _why_alone(self, inputs: np.ndarray, alone: Prediction) -> str | None:
         """Why the model must see one image at a time; None when a batch gives the same rows."""
-        of_faces = alone.reasons == Reason.SEVERAL_FACES
-        if self.card.presence is None:
-            of_faces |= alone.reasons == Reason.NO_FACE
-        if of_faces.any():
+        if self._of_faces:
             return "it gives a row for each face, which may be none or several"
         n = self._batch or len(inputs)
         source = np.arange(n) % len(inputs)

@@ -94,6 +94,11 @@ def shape_cure(shape: tuple[int, ...], n: int, card: AnnotatorCard) -> str:
                 return f"set 'order' to {fits[0]!r}"
             if fits or found == _long((n, points * numbers)):
                 return f"set {axes}" + (f" and 'order' to {fits[0]!r}" if fits else "")
+    if card.kind == "pose":
+        return (
+            "correct 'names' or 'output'; classes of angles and rotation matrices are no angles: "
+            "add to the model what makes these of them and export it again"
+        )
     return "correct 'names' or 'output'"
 
 
@@ -112,7 +117,8 @@ def _in_order(values: np.ndarray, card: AnnotatorCard) -> np.ndarray:
 
 
 def finish(values: np.ndarray, card: AnnotatorCard, shape: tuple[int, ...]) -> np.ndarray:
-    """The model's numbers as stored: activation of scores, landmarks in pixels of an image.
+    """The model's numbers as stored: activation of scores, angles in degrees, landmarks in pixels
+    of an image.
 
     values : float32 (n, k) or (n, points, 2). shape : (height, width) of the image in
         whose pixels landmarks are.
@@ -126,6 +132,8 @@ def finish(values: np.ndarray, card: AnnotatorCard, shape: tuple[int, ...]) -> n
                 x = np.exp(x - x.max(axis=1, keepdims=True))
                 x /= x.sum(axis=1, keepdims=True)
         return x.astype(np.float32)
+    if card.unit == "radians":
+        return np.degrees(values, dtype=np.float32)
     if card.kind != "landmarks":
         return values
     points = values[..., ::-1] if card.axes.index("y") < card.axes.index("x") else values

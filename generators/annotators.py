@@ -15,6 +15,7 @@ import numpy as np
 from generators.annotator_card import ONNX_ENDINGS, TORCHSCRIPT_ENDINGS, AnnotatorCard, read_card
 from generators.annotator_model import AnnotatorModel, Prediction, ShapeError
 from generators.annotator_rows import finish, prepare
+from generators.file_kinds import is_torchscript, other_kind
 from generators.onnx_annotator import OnnxAnnotator
 from schemas.errors import CheckpointError, UntrustedError
 
@@ -60,7 +61,7 @@ class TorchScriptAnnotator(AnnotatorModel):
 
         found, has = result, [0]
         if isinstance(result, list | tuple):
-            place = 0 if wanted is None else wanted
+            place = 0 if wanted is None and len(result) == 1 else wanted
             has = list(range(len(result)))
             found = result[place] if isinstance(place, int) and place in has else None
         elif isinstance(result, dict):
@@ -70,7 +71,10 @@ class TorchScriptAnnotator(AnnotatorModel):
                 f"annotator {self.card.path!r} gave the outputs {has!r}, its description names "
                 f"{wanted!r}, which is not a tensor among them: correct {key!r}"
             )
-        array: np.ndarray = found.detach().cpu().numpy()
+        found = found.detach().cpu()
+        if found.dtype == torch.bfloat16:  # which numpy has not
+            found = found.float()
+        array: np.ndarray = found.numpy()
         return array
 
 
@@ -104,6 +108,12 @@ def check_trust(card: AnnotatorCard, trust: bool) -> None:
     for a file of neither kind."""
     ending = Path(card.path).suffix.lower()
     if ending in TORCHSCRIPT_ENDINGS:
+        if not is_torchscript(Path(card.path)):
+            give = "export the model to ONNX, or save torch.jit.script(model)"
+            kind = other_kind(Path(card.path), give, endings=False) or (
+                f"holds weights or a pickled network, and no program that computes: {give}"
+            )
+            raise CheckpointError(f"annotator {card.path!r} {kind}")
         if not trust:
             raise UntrustedError(
                 f"annotator {card.path!r} is TorchScript, which can run any code when it is "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import zipfile
 from collections.abc import Sequence
@@ -39,17 +40,30 @@ _ENDINGS: Sequence[tuple[str, str]] = (
 _LFS = b"version https://git-lfs.github.com/spec/"
 
 
-def other_kind(path: Path, give: str = _READ) -> str | None:
+def other_kind(path: Path, give: str = _READ, endings: bool = True) -> str | None:
     """What the file is, and what to do, where it can hold neither a pickle nor tensors; else None.
 
-    give : the cure where the file is of no use. Only the first bytes and, of a zip archive, the
-    names of its entries are looked at. Raises OSError when the file cannot be read.
+    give : the cure where the file is of no use. endings : whether its name counts, too. Only the
+    first bytes and, of a zip archive, the names of its entries are looked at. Raises OSError when
+    the file cannot be read.
     """
-    kind = _kind_of(path)
+    kind = _kind_of(path, endings)
     return None if kind is None else kind.replace(_READ, give)
 
 
-def _kind_of(path: Path) -> str | None:
+def is_torchscript(path: Path) -> bool:
+    """Whether the file is an archive of a compiled torch program."""
+    with contextlib.suppress(zipfile.BadZipFile, ValueError, NotImplementedError, OSError):
+        with zipfile.ZipFile(path) as archive:
+            return _is_compiled({name.split("/", 1)[-1] for name in archive.namelist()})
+    return False
+
+
+def _is_compiled(entries: set[str]) -> bool:
+    return "constants.pkl" in entries or any(name.startswith("code/") for name in entries)
+
+
+def _kind_of(path: Path, endings: bool) -> str | None:
     with path.open("rb") as file:
         head = file.read(_HEAD)
     if not head:
@@ -68,7 +82,7 @@ def _kind_of(path: Path) -> str | None:
         return "is a tar archive: unpack it (tar xf) and give the file in it"
     if head[4:8] == b"TFL3":
         return f"is a TensorFlow Lite model: {_READ}"
-    for ending, text in _ENDINGS:
+    for ending, text in _ENDINGS if endings else ():
         if re.search(f"({ending})$", path.name.lower()):
             return f"{text}: {_READ}"
     return _text_kind(head, path.stat().st_size)
@@ -125,7 +139,7 @@ def _zip_kind(path: Path) -> str | None:
             "is a torch.export archive (.pt2), a graph without the network's modules: save the "
             "network's state_dict() with torch.save before exporting it, and give that file"
         )
-    if "constants.pkl" in inner or any(name.startswith("code/") for name in inner):
+    if _is_compiled(inner):
         return (
             "is a TorchScript archive, a compiled graph: save its weights with "
             "torch.save(torch.jit.load(file).state_dict(), 'weights.pt') and give that file"
@@ -142,39 +156,42 @@ def _zip_kind(path: Path) -> str | None:
     return f"is a zip archive without an entry 'data.pkl', so not a torch file: {_READ}"
 
 
-def missing(path: Path, what: str) -> str:
-    """Why there is no file at `path`, and what to do: a folder, a hub's id, or nothing."""
+def missing(path: Path, what: str, suffixes: tuple[str, ...] = CHECKPOINT_SUFFIXES) -> str:
+    """Why there is no file at `path`, and what to do: a folder, a hub's id, or nothing.
+
+    suffixes : endings of the files that are looked for.
+    """
     if path.is_dir():
-        return f"{what} {str(path)!r} is a folder: {_in_folder(path)}"
+        return f"{what} {str(path)!r} is a folder: {_in_folder(path, suffixes)}"
     hub = ""
     plain = re.compile(r"[A-Za-z0-9][\w.-]*")
     if (
         not path.parent.exists()
-        and path.suffix.lower() not in CHECKPOINT_SUFFIXES
+        and path.suffix.lower() not in suffixes
         and plain.fullmatch(path.name)
         and plain.fullmatch(path.parent.name)
     ):
         hub = (
             f". If {path.parent.name + '/' + path.name!r} is the id of a model on a hub, download "
-            "it first and give the path of its checkpoint: nothing is fetched from a network"
+            "it first and give the path of its file: nothing is fetched from a network"
         )
     return f"{what} {str(path)!r} does not exist: correct the path{hub}"
 
 
-def checkpoints_in(path: Path) -> list[str]:
+def checkpoints_in(path: Path, suffixes: tuple[str, ...] = CHECKPOINT_SUFFIXES) -> list[str]:
     """Files of a folder that may be checkpoints, the index of one in parts before all."""
     names = sorted(p.name for p in path.iterdir() if not p.name.startswith("."))
     whole = [name for name in names if name.endswith(".safetensors.index.json")]
-    return whole or [name for name in names if name.endswith(CHECKPOINT_SUFFIXES)]
+    return whole or [name for name in names if name.endswith(suffixes)]
 
 
-def _in_folder(path: Path) -> str:
+def _in_folder(path: Path, suffixes: tuple[str, ...]) -> str:
     names = {p.name for p in path.iterdir()}
     if "saved_model.pb" in names:
         return f"a TensorFlow SavedModel, which is not read; {_READ}"
     if "model_index.json" in names:
         return "a diffusers pipeline, which is not read; give a StyleGAN2 checkpoint"
-    held = checkpoints_in(path)
+    held = checkpoints_in(path, suffixes)
     if held:
         return f"give the file in it, such as {str(path / held[-1])!r}"
-    return "it holds no checkpoint; give the path of a file"
+    return f"it holds no file that ends in one of {list(suffixes)!r}; give the path of a file"

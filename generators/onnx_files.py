@@ -14,6 +14,7 @@ import mmap
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
+from generators.file_kinds import other_kind
 from schemas.errors import CheckpointError, UnsafeCheckpointError
 
 #: Message -> number of a field that holds messages on the way to a tensor -> that message.
@@ -50,9 +51,9 @@ def data_files(path: str | Path) -> dict[str, Path]:
     try:
         names = _names(path)
     except _DamagedError as e:
-        raise CheckpointError(
-            f"annotator {str(path)!r} is not a usable ONNX model: {e}: copy or export it again"
-        ) from e
+        kind = other_kind(path, "give an ONNX model", endings=False)
+        damage = f"is not a usable ONNX model: {e}: copy or export it again"
+        raise CheckpointError(f"annotator {str(path)!r} {kind or damage}") from e
     return {name: _beside(path, name) for name in sorted(names)}
 
 

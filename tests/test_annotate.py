@@ -156,7 +156,7 @@ def test_the_scheme_of_landmarks_is_known_and_changes_no_number(tmp_path):
         ({"kind": "guess"}, "'kind' is 'guess'"),
         ({"names": []}, "'names'"),
         ({"names": ["a", "a"]}, "each once"),
-        ({"kind": "pose"}, "yaw, pitch, roll"),
+        ({"kind": "pose"}, "'yaw', 'pitch', 'roll'"),
         ({"activation": "tanh"}, "'activation' is 'tanh'"),
         ({"input": {"name": "image"}}, "key 'size' is missing"),
         ({"input": {"size": 8, "layout": "CHW"}}, "'layout' is 'CHW'"),
@@ -218,6 +218,47 @@ def test_torchscript_needs_trust(tmp_path):
     found = load_annotator(str(path), trust=True).annotate(images)
     expected = images.astype(float).mean(axis=(1, 2))[:, :2] / 127.5 - 1
     np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:.*torch.jit.*:FutureWarning")
+def test_torch_files_that_are_no_program_and_results_of_several_parts(tmp_path):
+    class Parts(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            means = x.mean(dim=(2, 3))[:, :2]
+            return 2 * means, means.to(torch.bfloat16)
+
+    annotator(tmp_path, "a", "scores", SCORES, size=16)
+    path, sidecar = tmp_path / "a.pt", tmp_path / "a.json"
+    card = json.loads(sidecar.read_text())
+    torch.save({"weight": torch.zeros(2)}, path)
+    for trust in (False, True):
+        with pytest.raises(CheckpointError, match="no program that computes: export the model"):
+            load_annotator(str(path), trust=trust)
+    path.write_bytes(b"version https://git-lfs.github.com/spec/v1\n")
+    with pytest.raises(CheckpointError, match="Git LFS pointer"):
+        load_annotator(str(path), trust=True)
+    torch.jit.script(Parts()).save(str(path))
+    sidecar.write_text(json.dumps({**card, "output": None}))
+    with pytest.raises(CheckpointError, match=r"outputs \[0, 1\], its description names None"):
+        load_annotator(str(path), trust=True)
+    sidecar.write_text(json.dumps({**card, "output": 1}))
+    images = drawn(3, 0)
+    expected = images.astype(float).mean(axis=(1, 2))[:, :2] / 127.5 - 1
+    found = load_annotator(str(path), trust=True).annotate(images)
+    np.testing.assert_allclose(found, expected, atol=4e-3)
+
+
+def test_an_annotator_that_is_not_there_is_told_apart(tmp_path):
+    with pytest.raises(CheckpointError, match="is a folder: it holds no file that ends in one of"):
+        read_card(str(tmp_path))
+    path, _ = annotator(tmp_path, "a", "scores", SCORES)
+    with pytest.raises(
+        CheckpointError, match=f"is a folder: give the file in it, such as {path!r}"
+    ):
+        read_card(str(tmp_path))
+    with pytest.raises(CheckpointError, match="'somebody/landmarks' is the id of a model on a hub"):
+        read_card("somebody/landmarks")
 
 
 # ---- the stages -----------------------------------------------------------------------------

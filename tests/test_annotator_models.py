@@ -285,6 +285,28 @@ def test_of_several_faces_the_most_present_one(tmp_path):
     np.testing.assert_allclose(found.values, wanted, atol=1e-4)
 
 
+def test_rows_of_faces_are_never_taken_for_rows_of_pictures(tmp_path):
+    """Of a dark picture no row, of a bright one two: a batch may have as many rows as pictures."""
+    post = [
+        *BRIGHT,
+        node("Greater", "mean dark", "light"),
+        node("Compress", "rows light", "one", axis=0),
+        node("Neg", "rows", "minus"),
+        node("Compress", "minus keep", "more", axis=0),
+        node("Concat", "one more", "out", axis=0),
+        node("ReduceMax", "out", "face", axes=[1], keepdims=0),
+    ]
+    constants = {**LEVEL, "dark": np.float32(0.1)}
+    presence = {"output": "face", "threshold": -100}
+    given: dict[str, Any] = {"constants": constants, "outputs": ["out", "face"]}
+    loaded = load_annotator(model(tmp_path, *post, presence=presence, **given))
+    found = annotate_batch(loaded, FIVE[1:3])
+    assert found.reasons.tolist() == [Reason.NO_FACE, 0]
+    row = expected(FIVE[2:3])
+    best = row if row.max() > -row.min() else -row
+    np.testing.assert_allclose(found.values[1:], best, atol=1e-4)
+
+
 def test_presence_of_other_shapes(tmp_path):
     """Two numbers a row are refused until the description says which of them is meant."""
     post = [
@@ -401,7 +423,12 @@ def test_not_finite_is_one_rows_matter(tmp_path):
         ({"kind": "landmarks", "axes": "xx"}, "'axes' is 'xx'"),
         ({"kind": "landmarks", "axes": "abc"}, "'axes'"),
         ({"kind": "landmarks", "order": "flat"}, "'order' is 'flat'"),
-        ({"kind": "landmarks", "activation": "sigmoid"}, "only scores"),
+        ({"kind": "landmarks", "activation": "sigmoid"}, "only 'scores'"),
+        ({"unit": "radians"}, "only 'pose'"),
+        ({"kind": "pose", "names": ["yaw", "tilt"]}, "in its order"),
+        ({"kind": "pose", "names": ["yaw", "roll"], "unit": "turns"}, "'unit' is 'turns'"),
+        ({"input": {"size": 8, "mean": [0.485, 0.456, 0.406]}}, r"range'.*not given.*\[0, 1\]"),
+        ({"input": {"size": 8, "std": [1, 1, 1], "range": None}}, "'range'.*not given"),
     ],
 )
 def test_descriptions_that_say_something_else_than_they_seem_to(tmp_path, change, message):
@@ -409,6 +436,24 @@ def test_descriptions_that_say_something_else_than_they_seem_to(tmp_path, change
     sidecar = Path(path).with_suffix(".json")
     sidecar.write_text(json.dumps({**json.loads(sidecar.read_text()), **change}))
     with pytest.raises(CheckpointError, match=message):
+        load_annotator(path)
+
+
+def test_a_pose_is_read_in_the_units_and_order_of_its_description(tmp_path):
+    images, names = pictures(4), ["pitch", "roll", "yaw"]
+    path = model(tmp_path, k=3, kind="pose", names=names)
+    degrees = load_annotator(path)
+    np.testing.assert_allclose(degrees.annotate(images), expected(images, 3), rtol=1e-4)
+    path = model(tmp_path, k=3, kind="pose", names=names, unit="radians")
+    radians = load_annotator(path)
+    wanted = expected(images, 3) * 180 / np.pi
+    np.testing.assert_allclose(radians.annotate(images), wanted, rtol=1e-4)
+    assert radians.names == ("pitch", "roll", "yaw") and radians.fingerprint != degrees.fingerprint
+    path = model(tmp_path, k=3, kind="pose", names=names, unit="degrees")
+    assert load_annotator(path).fingerprint == degrees.fingerprint
+    reshape = node("Reshape", "rows s", "out")
+    path = model(tmp_path, reshape, k=9, constants={"s": [0, 3, 3]}, kind="pose", names=names)
+    with pytest.raises(CheckpointError, match="rotation matrices are no angles: add to the model"):
         load_annotator(path)
 
 

@@ -419,7 +419,7 @@ def test_what_is_not_there_is_told_apart(state: State, tmp_path: Path) -> None:
     folder = tmp_path / "snapshot"
     folder.mkdir()
     for path, message in (
-        (folder, "is a folder: it holds no checkpoint"),
+        (folder, "is a folder: it holds no file"),
         (tmp_path / "owner" / "stylegan2-ffhq", "'owner/stylegan2-ffhq' is the id.*download it"),
         (tmp_path / "g.pkl", "does not exist: correct the path$"),
     ):

@@ -140,7 +140,16 @@ def test_missing_data_and_damaged_files_are_named(tmp_path):
     with pytest.raises(CheckpointError, match=r"'many.bin', which is not beside it: copy"):
         read_card(str(path))
     data = path.read_bytes()
-    cases = [b"", b"version https://git-lfs.github.com/spec/v1\n", data[: len(data) // 2]]
+    for case, message in (
+        (b"", "is empty"),
+        (b"version https://git-lfs.github.com/spec/v1\n", "Git LFS pointer"),
+        (b"<!DOCTYPE html><title>Sign in</title>", "a web page or XML text titled 'Sign in'"),
+        (b"\x1f\x8b\x08\0", "unpack it"),
+    ):
+        path.write_bytes(case)
+        with pytest.raises(CheckpointError, match=message):
+            read_card(str(path))
+    cases = [data[: len(data) // 2], b"not a model"]
     cases += [b"\x12\x01x", b"\x3a\xff\xff\xff\xff\x0f", b"\x3a" + b"\x80" * 11, b"\x3b"]
     for case in cases:
         path.write_bytes(case)
