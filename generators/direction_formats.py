@@ -69,7 +69,7 @@ def _one_vector(value: Any, path: Path) -> list[Entry] | None:
 def _layer_list(value: Any, path: Path) -> list[int] | None:
     """Layers as numbers, flags, or text like "0-3,5"; nothing, an empty text or "all" means all.
 
-    Raises InputError for anything else.
+    0 and 1 that occur again are flags, too. Raises InputError for anything else.
     """
     if isinstance(value, np.ndarray):
         value = value.tolist()
@@ -82,12 +82,13 @@ def _layer_list(value: Any, path: Path) -> list[int] | None:
             if all(layers.stop <= MAX_LAYERS for layers in ranges):
                 return sorted({layer for layers in ranges for layer in layers})
     numbers = list(value) if isinstance(value, list | tuple | set | frozenset) else [value]
-    if numbers and all(isinstance(n, bool) for n in numbers):
-        return [layer for layer, flag in enumerate(numbers) if flag]
     if not all(isinstance(n, int | float) and float(n).is_integer() for n in numbers):
         raise InputError(
             f"{str(path)!r} names layers {value!r}: give numbers, or a text such as '0-3,5'"
         )
+    repeated = len(set(numbers)) < len(numbers) and set(numbers) <= {0, 1}
+    if repeated or all(isinstance(n, bool) for n in numbers):
+        return [layer for layer, flag in enumerate(numbers) if flag]
     return sorted({int(n) for n in numbers})
 
 

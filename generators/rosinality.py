@@ -49,7 +49,10 @@ def rosinality_name(name: str) -> str | None:
         }[kind]
         if part is not None:
             return f"synthesis.{layer}.{part}"
-    raise CheckpointError(f"tensor {name[:80]!r} belongs to no rosinality StyleGAN2 generator")
+    raise CheckpointError(
+        f"tensor {name[:80]!r} belongs to no rosinality StyleGAN2 generator: where it changes no "
+        "image, take it out of the state dict and save that with torch.save"
+    )
 
 
 def from_rosinality(
@@ -89,8 +92,8 @@ def from_rosinality(
 
 def _one_mean(latent_avg: np.ndarray) -> np.ndarray:
     """The mean of w, (w_dim,), also where it is repeated for every layer (pSp, e4e)."""
-    rows = latent_avg.reshape(-1, latent_avg.shape[-1]) if latent_avg.ndim else latent_avg
-    if not rows.ndim or not len(rows) or not (rows == rows[0]).all():
+    rows = latent_avg.reshape(-1, latent_avg.shape[-1]) if latent_avg.size else latent_avg
+    if rows.ndim != 2 or not (rows == rows[0]).all():
         raise CheckpointError(
             f"'latent_avg' of shape {latent_avg.shape!r} is not one mean of w: save the generator "
             "with one mean, (w_dim,)"

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from generators.foreign_files import plain
 from generators.torch_files import TensorRecord
 from generators.unpickle import Inert
 from schemas.errors import CheckpointError
@@ -100,20 +101,21 @@ def _candidates(
 ) -> Iterator[Candidate]:
     """seen : ids of entries looked at; a file may hold one under several names, or in itself."""
     names = [name for name in node if isinstance(name, str)]
-    mean = next((node[key] for key in _MEANS if node.get(key) is not None), outer)
     prefixes = {
         name.removesuffix(marker)
         for name in names
         for marker in MARKERS
         if name == marker or name.endswith("." + marker)
     }
+    outer = _mean_in(node, "", outer)
     for prefix in sorted(prefixes):
+        means = {*_MEANS, *(prefix + key for key in _MEANS)}
         state = {
             name.removeprefix(prefix): node[name]
             for name in names
-            if name.startswith(prefix) and name not in _MEANS
+            if name.startswith(prefix) and name not in means
         }
-        yield Candidate(state, keys, prefix, mean)
+        yield Candidate(state, keys, prefix, _mean_in(node, prefix, outer))
     if len(keys) >= _DEPTH or prefixes:
         return
     for name in names:
@@ -124,9 +126,15 @@ def _candidates(
             continue
         seen.add(id(value))
         if isinstance(value, dict):
-            yield from _candidates(value, seen, (*keys, name[:40]), mean)
+            yield from _candidates(value, seen, (*keys, name[:40]), outer)
         elif isinstance(value, Inert) and "synthesis" in unwrapped(value)[1].get("_modules", {}):
             yield Candidate(value, (*keys, name[:40]))
+
+
+def _mean_in(node: Mapping[Any, Any], prefix: str, outer: Any) -> Any:
+    """The mean of w beside the tensors of a prefix, else the one further out."""
+    found = (node.get(prefix + key) for key in _MEANS)
+    return next((mean for mean in found if mean is not None), outer)
 
 
 def module_state(module: Any) -> tuple[str, Mapping[str, Any]] | None:
@@ -174,6 +182,10 @@ def array_of(value: Any, name: str) -> np.ndarray:
         return value
     if isinstance(value, TensorRecord):
         return value.array(name)
+    if isinstance(value, Inert) and value.function.module.partition(".")[0] == "numpy":
+        value = plain(value)
+        if isinstance(value, np.ndarray):
+            return value
     kind = value.function.path if isinstance(value, Inert) else type(value).__name__
     raise CheckpointError(
         f"entry {name[:80]!r} is a {kind!r}, not a plain tensor: save the network's state_dict() "

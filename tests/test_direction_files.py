@@ -83,7 +83,15 @@ def test_a_tensor_saved_from_a_gpu_is_read_without_one(tmp_path, rng, w_plus, mo
 
 def test_idinvert_boundaries(tmp_path, rng, w_plus):
     boundary = rng.normal(size=(1, LAYERS, DIM)).astype("f4")
-    for given, expected in [([1, 2], [1, 2]), ("0-1,4", [0, 1, 4]), ("", None), (None, None)]:
+    for given, expected in [
+        ([1, 2], [1, 2]),
+        ("0-1,4", [0, 1, 4]),
+        ("", None),
+        (None, None),
+        ([1, 0], [0, 1]),
+        ([0, 1, 1, 0], [1, 2]),
+        ([False, True, True], [1, 2]),
+    ]:
         value = {"boundary": boundary, "meta_data": {"manipulate_layers": given, "n": np.int64(3)}}
         np.save(tmp_path / "age.npy", value, allow_pickle=True)  # as the peer writes it
         (found,) = load(tmp_path / "age.npy", space="w_plus", codes=w_plus)

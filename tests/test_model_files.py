@@ -109,6 +109,26 @@ def test_means_that_differ_by_layer_are_refused(
     torch.save(contents, tmp_path / "g.pt")
     with pytest.raises(CheckpointError, match="'latent_avg'.*is not one mean of w"):
         generators.read(tmp_path / "g.pt")
+    torch.save({**contents, "latent_avg": torch.zeros(0)}, tmp_path / "g.pt")
+    with pytest.raises(CheckpointError, match="'latent_avg'.*is not one mean of w"):
+        generators.read(tmp_path / "g.pt")
+
+
+def test_tensors_kept_as_numpy_arrays_and_a_mean_under_the_prefix(
+    generator: StyleGAN2Adapter, tmp_path: Path
+) -> None:
+    state = rosinality_state(generator.tensors())
+    arrays = {name: value.numpy() for name, value in state.items()}
+    for contents in (
+        {"g_ema": state, "latent_avg": generator.w_avg.numpy()},
+        {"g_ema": arrays, "latent_avg": generator.w_avg.numpy()},
+        {"state_dict": prefixed("decoder.", {**state, "latent_avg": generator.w_avg})},
+    ):
+        torch.save(contents, tmp_path / "g.pt")
+        assert generators.read(tmp_path / "g.pt").fingerprint == generator.fingerprint
+    torch.save({"g_ema": {**state, "steps": torch.ones(1)}}, tmp_path / "g.pt")
+    with pytest.raises(CheckpointError, match="'steps' belongs to no.*take it out of the state"):
+        generators.read(tmp_path / "g.pt")
 
 
 # --- settings that a file does not state --------------------------------------------------------
