@@ -63,9 +63,17 @@ def opened(data: bytes) -> bytes | None:
     return content if sealed(content) == data else None
 
 
-def is_unsealed(data: bytes) -> bool:
-    """Whether a file is an npz without a comment, as earlier releases kept sums."""
-    return data[-22:-18] == b"PK\5\6" and data.endswith(bytes(2))
+def check_sums(folder: Path) -> tuple[list[Path], list[Path]]:
+    """Files of a folder that are not what `StatisticFolder` wrote, and those of earlier releases,
+    which have no digest (an npz without a comment)."""
+    damaged, unsealed = [], []
+    for path in sorted(filter(is_statistic, folder.glob("*.npz"))):
+        data = path.read_bytes()
+        if data[-22:-18] == b"PK\5\6" and data.endswith(bytes(2)):
+            unsealed.append(path)
+        elif opened(data) is None:
+            damaged.append(path)
+    return damaged, unsealed
 
 
 def request_key(request: Any) -> str:

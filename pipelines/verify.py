@@ -21,7 +21,7 @@ from pydantic import ValidationError
 from pipelines import annotate, invert
 from pipelines.checksums import changed_files
 from pipelines.lineage import analysis_fp, requested
-from pipelines.statistics import FOLDER, is_statistic, is_unsealed, opened
+from pipelines.statistics import FOLDER, check_sums
 from pipelines.store_identity import INVERT, generator_facts, identify_run
 from schemas.direction_check import SetCheck, check_directions, drop_damaged
 from schemas.directions import KIND as DIRECTION_SET
@@ -256,23 +256,17 @@ def _check(places: _Places, found: Verification, progress: Progress | None, repa
 
 def _sums(run: Path, found: Verification, repair: bool) -> None:
     """Saved sums: a damaged one is made again when it is asked for."""
-    unsealed = 0
-    for path in sorted((run / FOLDER).glob("*.npz")):
-        if not is_statistic(path):
-            continue
-        data = path.read_bytes()
-        if is_unsealed(data):
-            unsealed += 1
-        elif opened(data) is None:
-            text = "it is not what a run wrote"
-            found.problems.append(Problem(f"{FOLDER}/{path.name}", text, REPAIR))
-            if repair:
-                path.unlink()
-                found.repaired.append(f"{FOLDER}/{path.name}")
+    damaged, unsealed = check_sums(run / FOLDER)
+    for path in damaged:
+        where = f"{FOLDER}/{path.name}"
+        found.problems.append(Problem(where, "it is not what a run wrote", REPAIR))
+        if repair:
+            path.unlink()
+            found.repaired.append(where)
     if unsealed:
         found.notes.append(
-            f"{unsealed} saved sums are of an earlier release, without a digest: they are not used "
-            "and are made again when they are asked for"
+            f"{len(unsealed)} saved sums are of an earlier release, without a digest: they are not "
+            "used and are made again when they are asked for"
         )
 
 
