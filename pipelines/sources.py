@@ -34,6 +34,9 @@ GIT_LFS = b"version https://git-lfs"
 LABEL = "label"
 DATASET_JSON = "dataset.json"
 LINKED_FOLDER = "a linked folder is not entered: copy it, or set the root to its target"
+RUN_FOLDER = "what a run has written holds no images of the dataset"
+RUN_FILES = {"run.lock", "hashes.sqlite"}
+"""One of them lies in the folder of every run, from its first moment on."""
 LINK_OUTSIDE = "a link to a file outside the dataset's root: copy the file, or set the root higher"
 
 
@@ -251,8 +254,8 @@ def _is_label(value: Any) -> bool:
 def walk_files(root: str, listing: Listing) -> list[str]:
     """Relative POSIX paths of all files below ``root``, in natural order.
 
-    Linked folders are not entered (they can form circles) and are noted in ``listing.refused``;
-    folders that cannot be read are noted in ``listing.damaged``.
+    Linked folders (they can form circles) and folders of runs are not entered and are noted in
+    ``listing.refused``; folders that cannot be read are noted in ``listing.damaged``.
     """
     found: list[str] = []
 
@@ -263,6 +266,10 @@ def walk_files(root: str, listing: Listing) -> list[str]:
     for folder, folders, files in os.walk(root, onerror=unreadable):
         below = os.path.relpath(folder, root)
         prefix = "" if below == "." else below.replace(os.sep, "/") + "/"
+        if prefix and not RUN_FILES.isdisjoint(files):
+            listing.refused.append((prefix.rstrip("/"), RUN_FOLDER))
+            folders.clear()
+            continue
         for name in folders:
             if os.path.islink(os.path.join(folder, name)):
                 listing.refused.append((prefix + name, LINKED_FOLDER))

@@ -325,6 +325,18 @@ def index_run(path, tmp_path):
     return run(spec, until="index", console=Console(file=out, width=500)), out.getvalue()
 
 
+def test_what_a_run_writes_below_its_dataset_is_no_image_of_it(tmp_path):
+    (tmp_path / "a.png").write_bytes(png(1))
+    for _ in range(2):
+        result, text = index_run(tmp_path, tmp_path)
+        (result.path / "strips").mkdir(exist_ok=True)
+        (result.path / "strips" / "edited.png").write_bytes(png(2))
+        assert "index: 1 rows" in text or "index: up to date" in text, text
+        report = json.loads((result.path / "index_report.json").read_text())
+        assert report["n_active"] == 1 and [kind["n"] for kind in report["left_out"]] == [1]
+        assert "1 path ('run'): what a run has written" in text
+
+
 def test_a_damaged_shard_is_not_exit_0(mixed, tmp_path):
     result, text = index_run(mixed, tmp_path)
     assert result.exit_code == 0 and "2 HEIC files" in text
