@@ -112,7 +112,7 @@ def kind_of(
     if found == "float" and known is not None and known.kind == CATEGORICAL:
         note = (
             f"factor {name!r} is categorical in the index, though its values are quantities now: "
-            "list it under 'dataset.categorical', or index again from scratch"
+            "list it under 'dataset.continuous' if they are, else under 'dataset.categorical'"
         )
         return FactorInfo(CONTINUOUS, found), note
     if found == "float":

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from pipelines.factor_keys import IMAGE_ID, KEY_COLUMNS, Images, Match, find_key
 from pipelines.factor_tables import Cell, FactorTable, cells_of
 from pipelines.factor_values import absent_texts, kind_of, level_of, number_of, values_of
+from pipelines.sources import LABEL
 from schemas.errors import InputError, SpecError
 from schemas.index import (
     CATEGORICAL,
@@ -46,10 +47,13 @@ class JoinReport:
     notes: list[str] = field(default_factory=list)
 
 
-def check_columns(dataset: DatasetSpec, inline: Sequence[str], table: FactorTable | None) -> None:
-    """Raise SpecError where the specification names a column that is nowhere.
+def check_columns(
+    dataset: DatasetSpec, inline: Sequence[str], table: FactorTable | None
+) -> Iterator[str]:
+    """Notes on columns to ignore that are nowhere: the index may have taken them out before.
 
     inline : factors that the dataset itself gives
+    Raises SpecError where the specification asks for something of a column that is nowhere.
     """
     there = [*(table.columns if table else ()), *(table.skipped if table else ()), *inline]
     there += dataset.columns
@@ -59,15 +63,19 @@ def check_columns(dataset: DatasetSpec, inline: Sequence[str], table: FactorTabl
             f"'dataset.key' is {dataset.key!r}, but {where} the columns {there!r}: "
             f"{_near(dataset.key, there)}name one of them"
         )
-    absent = table.ignored if table else ()
-    for option in ("continuous", "categorical", "literal", "ignore"):
+    for option in ("continuous", "categorical", "literal"):
         for name in getattr(dataset, option):
-            ignored = option == "ignore" and (name in absent or name in ("label", *inline))
-            if name not in there and not ignored:
+            if name not in there:
                 raise SpecError(
                     f"'dataset.{option}' names {[name]!r}, but {where} {there!r}: "
                     f"{_near(name, there)}correct the name"
                 )
+    for name in dataset.ignore:
+        if name not in (LABEL, *there, *(table.ignored if table else ())):
+            yield (
+                f"'dataset.ignore' names {name!r}, which is nowhere: {where} {there!r}; "
+                f"{_near(name, there)}correct the name if it is misspelt"
+            )
 
 
 def _near(name: str, known: Sequence[str]) -> str:
@@ -165,6 +173,22 @@ def with_inline_factors(
     return _with(index, typed, dataset)
 
 
+def without_ignored(
+    index: DatasetIndex, dataset: DatasetSpec, given: Sequence[str], notes: list[str]
+) -> DatasetIndex:
+    """The index without the factors that 'dataset.ignore' names.
+
+    given : factors that the table or the dataset give now; a note tells which others stay
+    """
+    left = [name for name in index.factors if name not in (*given, *dataset.ignore)]
+    if left:
+        notes.append(
+            f"factors {left!r} are kept from before, though nothing gives them now: list them "
+            "under 'dataset.ignore' to take them out"
+        )
+    return _without(index, set(dataset.ignore))
+
+
 def _typed(
     index: DatasetIndex,
     name: str,
@@ -220,15 +244,18 @@ def _cells_in(index: DatasetIndex, name: str) -> list[Cell]:
 def _with(
     index: DatasetIndex, typed: Mapping[str, FactorColumn], dataset: DatasetSpec
 ) -> DatasetIndex:
-    """The index with these columns, also where the specification now names another kind, and
-    without those that it ignores now."""
-    gone = {n for n in index.factors if n in dataset.ignore}
-    gone |= {n for n in typed if n in index.factors
-             and named_otherwise(n, index.factors[n], dataset)}  # fmt: skip
-    kept = {n: info for n, info in index.factors.items() if n not in gone}
-    table = index.table.drop_columns(sorted(gone)) if gone else index.table
-    rest = DatasetIndex(table, kept, index.containers)
-    return rest.with_factors(typed)
+    """The index with these columns, also where the specification now names another kind."""
+    known = {name: info for name, info in index.factors.items() if name in typed}
+    other = {name for name, info in known.items() if named_otherwise(name, info, dataset)}
+    return _without(index, other).with_factors(typed)
+
+
+def _without(index: DatasetIndex, names: set[str]) -> DatasetIndex:
+    gone = sorted(names & index.factors.keys())
+    if not gone:
+        return index
+    kept = {name: info for name, info in index.factors.items() if name not in gone}
+    return DatasetIndex(index.table.drop_columns(gone), kept, index.containers)
 
 
 def _quantities(
@@ -245,7 +272,8 @@ def _quantities(
         if number is None:
             raise InputError(
                 f"factor {name!r} is continuous in the index and now holds {value!r}: correct the "
-                "table, list the text under 'dataset.missing', or index again from scratch"
+                "table, or list the text under 'dataset.missing' or the column under "
+                "'dataset.categorical'"
             )
         numbers.append(float(old[row]) if old is not None and not found[row] else number)
     return continuous_column(numbers)

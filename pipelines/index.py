@@ -28,7 +28,7 @@ from typing import cast
 
 from pipelines.checksums import intact, noted
 from pipelines.factor_tables import read_factor_table
-from pipelines.factors import check_columns, join, with_inline_factors
+from pipelines.factors import check_columns, join, with_inline_factors, without_ignored
 from pipelines.index_report import IndexReport, Unreadable
 from pipelines.paths import inside
 from pipelines.sources import Item, Listing, Source, file_errors, open_item, open_source
@@ -116,7 +116,9 @@ def update_index(
     index, row_of = _matched(existing, listing, seen, report)
     index = index.with_containers(containers)
     table = None if dataset.factors is None else read_factor_table(dataset)
-    check_columns(dataset, listing.columns, table)
+    report.notes += check_columns(dataset, listing.columns, table)
+    given = [*listing.columns, *(table.columns if table else ())]
+    index = without_ignored(index, dataset, given, report.notes)
     if listing.columns:
         inline = {row: listing.items[i].factors for i, row in enumerate(row_of)}
         index = with_inline_factors(index, listing.columns, inline, dataset, report.notes)

@@ -123,6 +123,9 @@ class IndexReport:
         """What people should be told, each in one line: what was left out, what will be
         quarantined, how the factor table met the images."""
         found = [f"left out: {kind.line()}" for kind in self.left_out() if not kind.ordinary]
+        if self.removed:
+            rows = f"{self.removed} row{'' if self.removed == 1 else 's'}"
+            found.append(f"{rows} removed for ever: the images are gone, left out or changed")
         reasons = Counter(row.reason for row in self.unreadable)
         if reasons:
             counts = ", ".join(f"{n} {reason}" for reason, n in reasons.most_common())

@@ -266,7 +266,7 @@ class DatasetIndex:
         if self._info(name).kind != CONTINUOUS:
             raise DataError(
                 f"factor {name!r} is categorical, not continuous: if its values are quantities, "
-                "list it under 'dataset.continuous' and index again from scratch"
+                "list it under 'dataset.continuous'"
             )
         values: NDArray[np.float64] = _numbers(self.table, name).astype(np.float64)
         return values

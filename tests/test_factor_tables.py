@@ -2,6 +2,7 @@
 
 import io
 import json
+import shutil
 import unicodedata
 
 import numpy as np
@@ -366,6 +367,29 @@ def test_why_some_do_not_match(faces, tmp_path):
     _, report = joined(faces, tmp_path, "\n".join(["path,hair", *lines]))
     said = "\n".join(report.lines())
     assert "of those that match nothing, names differ in upper and lower case only" in said
+
+
+def test_columns_that_are_no_longer_given_stay_and_are_told(faces, tmp_path):
+    first, _ = joined(faces, tmp_path, "path,mood,age\n" + rows("{name},{odd},{i}"))
+    second, report = joined(faces, tmp_path, "path,Mood\n" + rows("{name},{odd}"), index=first)
+    assert second.factor_names == ["mood", "age", "Mood"]
+    assert "factors ['mood', 'age'] are kept from before" in "\n".join(report.lines())
+    for index in (second, first):  # nor is it an error when they are gone
+        options = {"index": index, "ignore": ["mood", "age"]}
+        third, report = joined(faces, tmp_path, "path,Mood\n" + rows("{name},{odd}"), **options)
+        assert third.factor_names == ["Mood"]
+    _, report = joined(faces, tmp_path, "path,Mood\n" + rows("{name},{odd}"), ignore=["Moot"])
+    assert "names 'Moot', which is nowhere" in "\n".join(report.lines())
+    assert "did you mean 'Mood'" in "\n".join(report.lines())
+
+
+def test_rows_that_are_removed_are_told(faces, tmp_path):
+    root = tmp_path / "set"
+    shutil.copytree(faces, root)
+    first, _ = joined(root, tmp_path, "path,x\n" + rows("{name},{i}"))
+    (root / NAMES[0]).unlink()
+    _, report = joined(root, tmp_path, "path,x\n" + rows("{name},{i}"), index=first)
+    assert "1 row removed for ever" in "\n".join(report.lines())
 
 
 def test_doubled_columns_can_be_ignored(faces, tmp_path):

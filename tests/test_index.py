@@ -586,7 +586,6 @@ def test_factor_tables_with_tabs_and_byte_order_marks(folder, tmp_path):
     [
         ("name,who\na1,x\n", {}, SpecError, ["no column 'image_id'", "'dataset.key'"]),
         ("path,who\na1.png,x\n", {"key": "nam"}, SpecError, ["'nam'", "['path', 'who']"]),
-        ("path,who\na1.png,x\n", {"ignore": ["hwo"]}, SpecError, ["'dataset.ignore'", "['hwo']"]),
         ("path,who\na1.png,x\n", {"continuous": ["who"]}, SpecError, ["'who'", "holds 'x'"]),
         ("path,width\na1.png,3\n", {}, SpecError, ["'width'", "rename", "'dataset.ignore'"]),
         (",path\nx,a1.png\n", {}, InputError, ["no name", "'dataset.ignore'"]),
