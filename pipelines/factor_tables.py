@@ -47,7 +47,7 @@ _BINARY = (
 _THOUSANDS = re.compile(r"[+-]?[1-9]\d{0,2}(,\d{3})+")
 _DECIMAL_COMMA = re.compile(r"[+-]?(\d{1,3}(\.\d{3})+|\d+)?(,\d+)?([eE][+-]?\d+)?")
 
-_ROW_NUMBERS = re.compile(r"(Unnamed: \d+|__index_level_\d+__)?")
+_ROW_NUMBERS = re.compile(r"(Unnamed: \d+(\.\d+)*|__index_level_\d+__)?")
 """Names that pandas gives to the row numbers that it writes beside a table."""
 
 _JSON_FORMS = "write a list of objects, one object a line, or an object of objects, one an image"

@@ -322,7 +322,7 @@ def test_misspelt_columns(faces, tmp_path, options, parts):
 @pytest.mark.parametrize(
     "numbers", [range(6), range(3, 9), (9, 4, 7, 1, 5, 0)], ids=["all", "some", "shuffled"]
 )
-@pytest.mark.parametrize("name", ["", "Unnamed: 0"])
+@pytest.mark.parametrize("name", ["", "Unnamed: 0", "Unnamed: 0.1"])
 def test_row_numbers_of_a_data_frame_are_no_factor(faces, tmp_path, name, numbers):
     lines = [f"{name},path,hair", *(f"{i},{n},x" for i, n in zip(numbers, NAMES, strict=False))]
     index, report = joined(faces, tmp_path, "\n".join(lines))
