@@ -16,9 +16,10 @@ from typing import Any
 
 import numpy as np
 
+from generators.annotator_card import SCHEMES
 from pipelines.checksums import intact, noted
 from pipelines.evaluation_files import finished_fingerprint
-from pipelines.fits.measured import Measured, landmarks_of, measurements, scheme_of
+from pipelines.fits.measured import IBUG68, Measured, landmarks_of, measurements, scheme_of
 from schemas.atomic import read_json, write_json
 from schemas.directions import DirectionSet
 from schemas.errors import StoreError
@@ -127,11 +128,13 @@ class _Reads:
         self.factors |= set(own.where)
 
     def nrsfm(self, own: Any) -> None:
-        """The landmarks."""
+        """The landmarks; of 68 also what their order is called, where that is not iBUG's."""
         match = landmarks_of(self.store, self.spec.annotate, own.landmarks, own.labels)
-        self.stages |= set() if match is None else {match[0]}
+        if match is None:
+            return
+        self.stages |= {match[0]}
         scheme = scheme_of(self.spec.annotate, own.landmarks)
-        if scheme is not None:
+        if scheme != IBUG68 and self.store.array(match[1]).shape[1] == SCHEMES[IBUG68]:
             self.parameters["scheme"] = scheme
 
     def s_space(self, own: Any) -> None:

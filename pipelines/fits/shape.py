@@ -6,7 +6,7 @@ import numpy as np
 
 from pipelines.fits.inputs import Fitted, Inputs
 from pipelines.fits.known import refuse
-from pipelines.fits.measured import scheme_of
+from pipelines.fits.measured import IBUG68, scheme_of
 from pipelines.fits.problems import landmark_problems
 from schemas.errors import DataError
 from schemas.spec_analyses import NrsfmSpec
@@ -20,7 +20,6 @@ from transforms.nrsfm_sequence import SequenceSolver
 from transforms.nrsfm_zoom import ZoomSolver
 from transforms.sources import SelectBlocks, StoreBlocks
 
-IBUG68 = "ibug68"
 POSE = ("pitch", "yaw", "roll")
 
 
