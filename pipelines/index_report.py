@@ -12,6 +12,8 @@ from pipelines.factors import JoinReport
 from pipelines.paths import IMAGE_ENDINGS, SIDECAR_ENDINGS, UNREAD_ENDINGS
 
 SHOWN = 3
+LISTED = 1000
+"""Longest list in index_report.json."""
 CONVERT = "convert to PNG, JPEG, WebP or TIFF"
 _CURES = {"archive": "unpack, or name as 'dataset.path'", "video": "take pictures out of it"}
 

@@ -239,11 +239,15 @@ def evaluation_inputs(
     }
 
 
-def report_inputs(spec: RunSpec, index: DatasetIndex, out: Path) -> Inputs:
-    """What the report is made of, beside run.json: times and counts there change with any stage."""
+def report_inputs(
+    spec: RunSpec, index: DatasetIndex, out: Path, listed: Mapping[str, Any]
+) -> Inputs:
+    """What the report is made of, beside run.json: times and counts there change with any stage.
+
+    listed : what index_report.json says, or will say
+    """
     evaluation = finished_fingerprint(out)
     own = spec.report.model_dump(mode="json")
-    listed = read_json(out / "index_report.json")
     told = {f"dataset.{key}": listed[key] for key in ("left_out", "notes") if listed.get(key)}
     return {"evaluation": evaluation, "index": rows_fp(index), "report": own, **told}
 

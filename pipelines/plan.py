@@ -24,6 +24,7 @@ from pipelines.check import check_run
 from pipelines.checksums import intact
 from pipelines.evaluation_files import finished_fingerprint
 from pipelines.index import update_index
+from pipelines.index_report import LISTED
 from pipelines.invert import InvertPlan, invert_inputs, plan_invert
 from pipelines.lineage import (
     Inputs,
@@ -105,6 +106,7 @@ class _Plan:
         self.rates = _rates(self.out)
         self.index = DatasetIndex.empty()
         self.store: LatentStore | None = None
+        self.listed: dict[str, Any] = {}
         self.resolution = 0
         self.pending: dict[str, set[int]] = {}
         """Stage -> blocks that will be made."""
@@ -141,6 +143,7 @@ class _Plan:
             stage.causes = _index_changes(existing, self.index)
             stage.state = STALE if stage.causes else CURRENT
         stage.notes += report.lines()
+        self.listed = report.to_dict(limit=LISTED)
         return stage
 
     # ---- invert
@@ -336,7 +339,7 @@ class _Plan:
         if changed:
             return Stage("report", STALE, causes=[f"after {', '.join(changed)}"])
         noted = read_json(self.out / "report.json").get("inputs")
-        now = report_inputs(self.spec, self.index, self.out)
+        now = report_inputs(self.spec, self.index, self.out, self.listed)
         if noted == now:
             return Stage("report", CURRENT)
         causes = changes(noted, now, 1, 0) if isinstance(noted, dict) else []

@@ -29,6 +29,7 @@ from pipelines.evaluation_files import (
     write_evaluation,
 )
 from pipelines.index import build_index
+from pipelines.index_report import LISTED
 from pipelines.interruption import CheckedEngine, Interruption
 from pipelines.lineage import (
     compare_analyses,
@@ -306,7 +307,7 @@ def _index(state: Run, progress: Any) -> dict[str, Any]:
             spec.dataset, path, max_pixels=spec.invert.max_pixels, cache=cache, progress=progress
         )
     with noted(state.out, "index_report.json"):
-        write_json(state.out / "index_report.json", report.to_dict(limit=1000))
+        write_json(state.out / "index_report.json", report.to_dict(limit=LISTED))
     state._index = index
     for line in report.lines():
         state.console.print(line, markup=False, highlight=False, soft_wrap=True)
@@ -466,7 +467,8 @@ def _evaluate(state: Run, progress: Any) -> dict[str, Any]:
 
 
 def _report(state: Run, progress: Any) -> dict[str, Any]:
-    key = report_inputs(state.spec, state.index, state.out)
+    listed = read_json(state.out / "index_report.json")
+    key = report_inputs(state.spec, state.index, state.out, listed)
     marker = state.out / "report.json"
     whole = (state.out / "report.html").exists() and intact(state.out, "report.html")
     fresh = whole and all(s["skipped"] for s in state.stages)
