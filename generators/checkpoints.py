@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from generators.file_kinds import missing
+from generators.file_kinds import missing, said_of
 from generators.official_modules import STYLEGAN3, read_modules
 from generators.official_pickle import write_official_pickle
 from generators.rosinality import check_filter, from_rosinality
@@ -117,9 +117,9 @@ def read_checkpoint(
             checkpoint = _from_contents(read_any(path, limits))
         return _with_settings(checkpoint, settings or {})
     except CheckpointError as e:
-        raise type(e)(f"{path.name!r}: {e}") from e
+        raise type(e)(said_of(path, str(e))) from e
     except (OSError, RecursionError) as e:
-        raise CheckpointError(f"{path.name!r} cannot be read: {e}") from e
+        raise CheckpointError(f"{str(path)!r} cannot be read: {e}") from e
 
 
 def files_of(path: Path) -> list[Path]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import re
 import zipfile
@@ -49,6 +50,11 @@ def other_kind(path: Path, give: str = _READ, endings: bool = True) -> str | Non
     """
     kind = _kind_of(path, endings)
     return None if kind is None else kind.replace(_READ, give)
+
+
+def said_of(path: Path, text: str) -> str:
+    """A sentence about a file, of a text of `other_kind` or of a reader's error."""
+    return f"{str(path)!r} {text}" if text.startswith("is ") else f"{str(path)!r}: {text}"
 
 
 def is_torchscript(path: Path) -> bool:
@@ -116,7 +122,7 @@ def text_instead(path: Path) -> str | None:
     with path.open("rb") as file:
         head = file.read(_HEAD)
     try:
-        text = head[:200].decode("ascii")
+        text = codecs.getincrementaldecoder("utf-8-sig")().decode(head[:200])
     except UnicodeDecodeError:
         return None
     if not text.strip() or any(not (c.isprintable() or c in "\t\r\n") for c in text):

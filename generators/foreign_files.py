@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from generators.file_kinds import other_kind
+from generators.file_kinds import other_kind, said_of
 from generators.tensor_files import read_safetensors
 from generators.torch_files import TensorRecord, read_any
 from generators.unpickle import Budget, Inert, Interpreter, Limits
@@ -64,11 +64,11 @@ def read_foreign(path: str | os.PathLike[str]) -> Any:
             raise InputError(f"{str(path)!r} {kind}")
         return plain(read_any(path))
     except UnsafeCheckpointError as e:
-        raise type(e)(f"{path.name!r}: {e}") from e
+        raise type(e)(said_of(path, str(e))) from e
     except CheckpointError as e:
         if _is_text(head):
             raise InputError(f"{str(path)!r} {_NUMBERS}") from e
-        raise type(e)(f"{path.name!r}: {e}") from e
+        raise type(e)(said_of(path, str(e))) from e
     except (OSError, ValueError, EOFError, RuntimeError, MemoryError, zipfile.BadZipFile) as e:
         raise InputError(f"{str(path)!r} cannot be read: {e}; {_GIVE}") from e
 

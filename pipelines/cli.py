@@ -17,7 +17,6 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.table import Table
 
 from pipelines.options import numbers_of, path_of, rows_of
 from schemas.errors import UsageError
@@ -384,15 +383,17 @@ def transfer(
 
 @app.command()
 def inspect(
-    path: Annotated[Path, typer.Argument(help="Index, store, direction set or checkpoint.")],
+    path: Annotated[Path, typer.Argument(help="Any file or folder of a run or for one.")],
 ) -> None:
-    """Describe a file or store: shapes, counts, fingerprints. Nothing in it is executed."""
+    """Describe a file or store: shapes, counts, fingerprints, and what takes it. Nothing in it is
+    executed."""
     from pipelines.describe import describe
 
-    table = Table(show_header=False, box=None)
-    for key, value in describe(path).items():
-        table.add_row(str(key), str(value))
-    Console().print(table)
+    facts = describe(path)
+    width = max(map(len, facts))
+    for key, value in facts.items():
+        line = f" {key:<{width}}  {value}"
+        Console().print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 @app.command()

@@ -429,7 +429,9 @@ def test_files_of_other_kinds_are_named_with_the_cure(name: str, tmp_path: Path)
     path.write_bytes(data)
     with pytest.raises(CheckpointError, match=message) as caught:
         generators.load(path)
-    assert type(caught.value) is CheckpointError and repr(name) in str(caught.value)
+    assert type(caught.value) is CheckpointError and str(caught.value).startswith(
+        f"{str(path)!r} is "
+    )
     if path.suffix != ".safetensors":
         with pytest.raises(CheckpointError, match=message):
             read_encoder(str(path))
@@ -511,7 +513,7 @@ def test_a_grey_generator_draws_grey_in_three_channels(tmp_path: Path) -> None:
 @pytest.mark.parametrize("channels", [2, 4])
 def test_other_channels_are_refused_when_read(channels: int, tmp_path: Path) -> None:
     torch.save(tiny(img_channels=channels).network.state_dict(), tmp_path / "g.pt")
-    with pytest.raises(CheckpointError, match=f"'g.pt': .*{channels} channels.*first three rows"):
+    with pytest.raises(CheckpointError, match=f"g.pt': .*{channels} channels.*first three rows"):
         read_checkpoint(tmp_path / "g.pt")
     with pytest.raises(InputError, match=f"{channels} channels"):
         describe(tmp_path / "g.pt")
