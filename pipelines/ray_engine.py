@@ -110,9 +110,12 @@ class RayEngine:
             else:
                 with _own_signals():
                     ray.init(address=self.address, runtime_env=_shipped_code(), **common)
+        except SystemExit as e:  # what Ray's own handler of SIGTERM raises while it starts
+            self._shut_down()
+            signal.raise_signal(signal.SIGTERM)
+            raise LatentflowError("Ray was asked to stop while it started: run again") from e
         except Exception as e:  # Ray raises bare Exceptions too, for a start that takes too long
-            ray.shutdown()
-            self._remove_folder()
+            self._shut_down()
             if not local:
                 raise UsageError(
                     f"the Ray cluster at {self.address!r} could not be reached: {e}; check "
@@ -128,11 +131,15 @@ class RayEngine:
         if not self.started:
             return
         if self._owns:
-            import ray
+            self._shut_down()
+        self.started = self._owns = False
 
+    def _shut_down(self) -> None:
+        import ray
+
+        with _own_signals():
             ray.shutdown()
         self._remove_folder()
-        self.started = self._owns = False
 
     def _remove_folder(self) -> None:
         if self._folder is not None:
@@ -303,7 +310,8 @@ def _without_backend_chatter() -> Iterator[None]:
 
 @contextmanager
 def _own_signals() -> Iterator[None]:
-    """Keeps this process's signal handlers: Ray sets its own, which end it on SIGTERM."""
+    """Keeps this process's signal handlers: Ray sets its own when it starts, and the system's when
+    it stops (which `signal.getsignal` does not show); both end the process on SIGTERM."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

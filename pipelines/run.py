@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import datetime
-import importlib.metadata
-import os
 import time
 from collections.abc import Callable, Container
 from dataclasses import dataclass, field
@@ -45,6 +43,7 @@ from pipelines.lineage import (
 from pipelines.memory import PeakMemory
 from pipelines.missing import failure_lines, quarantine_lines, without_direction_lines
 from pipelines.progress import stage_progress
+from pipelines.run_record import QUARANTINED, write_record
 from pipelines.sources import Source, open_source
 from pipelines.store_identity import StoreIdentity, identify_run
 from pipelines.work import Engine, Prepared
@@ -64,15 +63,11 @@ if TYPE_CHECKING:
 STAGES = ("index", "invert", "annotate", "analyse", "evaluate", "report")
 #: Stages that finish the blocks in hand before they stop.
 DRAINED = ("invert", "annotate")
-QUARANTINED = 3
 STATISTICS = "statistics"
 SHOWN_FACTS = (
     "seconds", "skipped", "left_out", "blocks_read", "blocks_saved", "passes", "passes_saved",
     "limited",
     "without_direction",
-)  # fmt: skip
-SHOWN_VERSIONS = (
-    "apache-beam", "numpy", "onnxruntime", "pillow", "ray", "scipy", "torch", "zarr",
 )  # fmt: skip
 
 
@@ -241,12 +236,12 @@ def run(
                 if name == "analyse":
                     state.stop_ray()
                 if name == "report":  # the report reads it
-                    _write_run(state, started, memory.peak, _code(state))
+                    write_record(state, started, memory.peak, _code(state))
                 _timed(state, name, _STAGE_FUNCTIONS[name])
                 if name == "index" and until != "index":
                     _check_specification(state)
             state.check_locks()  # suspended meanwhile, it may find everything done by another run
-            _write_run(state, started, memory.peak, _code(state))
+            write_record(state, started, memory.peak, _code(state))
         except BaseException as e:
             failed = getattr(e, "exit_code", 130 if isinstance(e, KeyboardInterrupt) else 1)
             asked = state.stop.requested and failed == 1
@@ -254,7 +249,7 @@ def run(
                 e.filename = str(out)
             with contextlib.suppress(OSError):  # on a full disk the first error is the one to tell
                 if state.run_lock.owned():
-                    _write_run(state, started, memory.peak, 130 if asked else failed)
+                    write_record(state, started, memory.peak, 130 if asked else failed)
             if asked:  # a terminal's Ctrl-C reaches Beam's and Ray's processes as well
                 raise RunInterruptedError(
                     f"the run was asked to stop, and what was in hand ended with {e!r}: run the "
@@ -490,32 +485,3 @@ _STAGE_FUNCTIONS: dict[str, Callable[[Run, Any], dict[str, Any]]] = {
     "evaluate": _evaluate,
     "report": _report,
 }
-
-
-def _write_run(state: Run, started: datetime.datetime, peak: int, code: int) -> None:
-    """``run.json``: what ran, for the report and for people. Relative paths, no secrets."""
-    finished = datetime.datetime.now(datetime.UTC)
-    identity, relative = state._identity, {}
-    if identity is not None:
-        relative["store"] = os.path.relpath(identity.path, state.out)
-        relative["directions"] = os.path.relpath(state.directions_path, state.out)
-    last = dict(relative)  # what 'latentflow gc' keeps although a later run failed before it
-    if not relative or code not in (0, QUARANTINED):
-        last = read_json(state.out / "run.json").get("last_finished", {})
-    facts = {
-        "name": state.spec.name,
-        "spec": state.spec.model_dump(mode="json"),
-        "index": "index.parquet",
-        **relative,
-        "last_finished": last,
-        "generator_fp": None if identity is None else identity.facts.fingerprint,
-        "stages": state.stages,
-        "counts": state.facts.get("counts", {}),
-        "versions": {name: importlib.metadata.version(name) for name in SHOWN_VERSIONS},
-        "peak_memory_mb": round(peak / 2**20, 1),
-        "started": started.isoformat(timespec="seconds"),
-        "finished": finished.isoformat(timespec="seconds"),
-        "exit_code": code,
-    }
-    with noted(state.out, "run.json"):
-        write_json(state.out / "run.json", facts)

@@ -42,11 +42,16 @@ def setting(tmp_path_factory) -> Setting:
 
 @pytest.fixture(scope="module")
 def engine():
+    got = []
+    before = signal.signal(signal.SIGTERM, lambda number, frame: got.append(number))
     with RayEngine(actors=2) as engine:
         assert not engine.started  # nothing is started before there is work
         engine.start()
         yield engine
     assert not engine.started
+    signal.raise_signal(signal.SIGTERM)  # Ray leaves the system's handler, which ends the process
+    signal.signal(signal.SIGTERM, before)
+    assert got == [signal.SIGTERM]
 
 
 def run(setting: Setting, root: Path, engine, progress=None, **spec):

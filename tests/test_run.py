@@ -14,9 +14,11 @@ from digests import tree_digest
 
 from pipelines.evaluate import Meter
 from pipelines.evaluation_files import KeptSoFar, known_effects
+from pipelines.finished import FinishedRun
 from pipelines.run import run
+from pipelines.verify import verify
 from schemas.directions import DirectionSet
-from schemas.errors import LockedError
+from schemas.errors import LockedError, SpecError
 from schemas.lock import run_lock
 from schemas.spec import load_spec
 from schemas.store import LatentStore
@@ -197,6 +199,20 @@ def test_what_was_measured_of_other_samples_or_is_damaged_is_not_used(tmp_path, 
     part = tmp_path / "evaluation.partial.npz"
     part.write_bytes(part.read_bytes()[:-40])
     assert known_effects(tmp_path, inputs) == {}
+
+
+def test_a_run_that_ends_early_takes_nothing_away(copy):
+    spec, before = load_spec(copy / "small.yaml"), facts(copy)
+    wrong = copy / "wrong.yaml"
+    wrong.write_text((copy / "small.yaml").read_text().replace("[expression,", "[expresion,"))
+    with pytest.raises(SpecError, match="expresion.*did you mean"):
+        run(load_spec(wrong))
+    after = facts(copy)
+    assert after["exit_code"] == 2 and before["exit_code"] == 0
+    for key in ("store", "directions", "generator_fp", "counts", "last_finished"):
+        assert after[key] == before[key], key
+    assert FinishedRun.of(spec).codes([0]).shape[0] == 1
+    assert verify(copy / "small.yaml").ok
 
 
 def test_a_locked_run_is_refused(copy):
