@@ -11,6 +11,7 @@ from typing import Any, Protocol
 import numpy as np
 
 import generators
+from pipelines.run_folder import no_run
 from schemas.directions import DirectionSet
 from schemas.errors import DirectionMismatchError, InputError, LatentflowError, StoreError
 from schemas.index import DatasetIndex
@@ -66,6 +67,8 @@ class ComparedRun:
         try:
             facts = json.loads((folder / "run.json").read_text(encoding="utf-8"))
             spec = RunSpec.model_validate(facts["spec"])
+        except FileNotFoundError as e:
+            raise InputError(no_run(folder)) from e
         except (OSError, ValueError, KeyError, TypeError) as e:
             raise InputError(
                 f"{str(folder)!r} has no readable 'run.json' with a specification: {e}; give a "

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.paths import IMAGE_ENDINGS, kind_of, suffix
+from pipelines.sources import RUN_FILES
 from schemas.directions import DirectionSet
 from schemas.errors import CheckpointError, InputError, LatentflowError, UnsafeCheckpointError
 from schemas.index import DatasetIndex
@@ -97,9 +98,9 @@ def _table(path: Path) -> dict[str, Any] | None:
 
 
 def _folder(path: Path) -> dict[str, Any]:
-    if (path / "run.json").exists():
-        from pipelines.run_folder import RunFolder
+    from pipelines.run_folder import RunFolder, no_run
 
+    if (path / "run.json").exists():
         with RunFolder.open(path) as run:
             facts = {"kind": "run folder", "name": run.run.get("name", "")}
             facts["exit code"] = run.run.get("exit_code")
@@ -117,6 +118,8 @@ def _folder(path: Path) -> dict[str, Any]:
         raise InputError(
             f"{str(path)!r} is neither a latent store nor a direction set: {'; '.join(problems)}"
         )
+    if any((path / name).exists() for name in RUN_FILES):
+        raise InputError(no_run(path))
     return _files(path)
 
 

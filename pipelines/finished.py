@@ -50,17 +50,18 @@ class FinishedRun:
     def codes(self, rows: Sequence[int]) -> np.ndarray:
         """Codes float32 (m, *row_shape) of the given rows, in the directions' space.
 
-        Raises UsageError for rows the store does not have, DataError for quarantined ones.
+        Raises UsageError for rows the store does not have, DataError for those without a code.
         """
         status, reason = self.store.status("invert"), self.store.reason("invert")
         for row in rows:
             if not 0 <= row < self.store.n_rows:
                 raise UsageError(f"row {row!r} is not one of 0..{self.store.n_rows - 1!r}")
             if status[row] != Status.OK:
-                raise DataError(
-                    f"row {row!r} ({self.index.uris[row]!r}) has no code: "
-                    f"{describe(Reason(int(reason[row])))}; choose another row"
-                )
+                why = {
+                    Status.PENDING: "it is not inverted yet; run the specification again",
+                    Status.REMOVED: "its image is not in the dataset any more; choose another row",
+                }.get(status[row]) or f"{describe(Reason(int(reason[row])))}; choose another row"
+                raise DataError(f"row {row!r} ({self.index.uris[row]!r}) has no code: {why}")
         array = self.store.array(f"latents/{self.directions.space}")
         return np.stack([np.asarray(array[row]) for row in rows])
 

@@ -24,6 +24,7 @@ from pydantic import ValidationError
 
 from pipelines.checksums import intact
 from pipelines.evaluation_files import SO_FAR
+from pipelines.run_folder import no_run
 from pipelines.statistics import is_statistic
 from pipelines.store_identity import identify_run
 from schemas.atomic import PARTIAL_SUFFIX, is_partial, read_json
@@ -105,14 +106,9 @@ def collect(
     """
     spec = load_spec(path) if path.is_file() else None
     root = Path(spec.output_path) if spec is not None else path
-    if not root.is_dir():
-        raise UsageError(f"run folder {str(root)!r} does not exist: check the path")
     root = root.resolve()
     if not any((root / name).exists() for name in ("run.json", "index.parquet", "stores")):
-        raise UsageError(
-            f"{str(path)!r} is not the folder of a run, it has no 'run.json', 'index.parquet' or "
-            "'stores': check the path"
-        )
+        raise UsageError(no_run(root, "or check the path" if spec is None else ""))
     found = Collection(str(path), deleted=delete)
     with ExitStack() as held:
         if delete:

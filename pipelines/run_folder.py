@@ -12,6 +12,7 @@ from typing import Any, Self, TypeVar
 
 import numpy as np
 
+from pipelines.sources import RUN_FILES
 from pipelines.store_identity import INVERT
 from schemas.directions import DirectionSet
 from schemas.errors import InputError, LatentflowError, StoreError
@@ -34,6 +35,22 @@ class LeftOut:
     meaning: str
     rows: int
     examples: list[str]
+
+
+def no_run(folder: Path, otherwise: str = "") -> str:
+    """Why there is no ``run.json`` where a run should have written, and what to do.
+
+    otherwise : another cure, where the folder may be the wrong one.
+    """
+    if any((folder / name).exists() for name in RUN_FILES):
+        return (
+            f"the first run in {str(folder)!r} has not ended, there is no 'run.json' yet: wait for "
+            "it, or run the specification again where it was interrupted"
+        )
+    return (
+        f"there is no run in {str(folder)!r}, it has no 'run.json': run the specification that "
+        "writes there first, with 'latentflow run'" + (otherwise and f", {otherwise}")
+    )
 
 
 @dataclass
@@ -62,10 +79,7 @@ class RunFolder:
         path = Path(path)
         run_file = path / "run.json"
         if not run_file.is_file():
-            raise InputError(
-                f"{str(path)!r} is not a run folder, it has no 'run.json'; give the folder that "
-                "'latentflow run' wrote"
-            )
+            raise InputError(no_run(path))
         found = cls(path, _json(run_file))
         found.index = found._part("index", "index.parquet", DatasetIndex.load)
         found.store = found._part("store", None, LatentStore.open)

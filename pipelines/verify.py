@@ -21,6 +21,7 @@ from pydantic import ValidationError
 from pipelines import annotate, invert
 from pipelines.checksums import changed_files
 from pipelines.lineage import analysis_fp, requested
+from pipelines.run_folder import no_run
 from pipelines.statistics import FOLDER, check_sums
 from pipelines.store_identity import INVERT, generator_facts, identify_run
 from schemas.direction_check import SetCheck, check_directions, drop_damaged
@@ -44,6 +45,8 @@ from schemas.store_check import (
 
 RUN_AGAIN = "run the specification again"
 REPAIR = "take it out with 'latentflow verify --repair', then run the specification again"
+
+OTHERWISE = "or check the path: a run, a latent store or a direction set can be verified"
 
 SHOWN = 6
 
@@ -125,7 +128,7 @@ def run_folder_of(path: Path) -> Path:
     if path.is_file():
         path = Path(load_spec(path).output_path)
     if not path.is_dir():
-        raise UsageError(f"run folder {str(path)!r} does not exist: run the specification first")
+        raise UsageError(no_run(path))
     return path
 
 
@@ -178,11 +181,8 @@ def _places(path: Path, found: Verification) -> _Places:
         return places
     run = run_folder_of(path)
     facts = _facts(run, found)
-    if not facts:
-        raise UsageError(
-            f"{str(path)!r} is not a latent store, a direction set, or the folder of a run: it has "
-            "no readable 'run.json'; check the path"
-        )
+    if not facts and not found.problems:
+        raise UsageError(no_run(run, OTHERWISE if path.is_dir() else ""))
     places = _Places(run, spec=_spec(facts), current=True)
     if "store" not in facts:
         found.notes.append("the last run ended before it came to its store; run it again")

@@ -219,7 +219,7 @@ def test_an_evaluation_goes_with_the_last_direction_set(copy):
 
 
 def test_what_is_no_run_is_refused(tmp_path):
-    with pytest.raises(UsageError, match="not the folder of a run"):
+    with pytest.raises(UsageError, match="there is no run in"):
         collect(tmp_path)
     with pytest.raises(UsageError, match="does not exist"):
         collect(tmp_path / "nowhere")
