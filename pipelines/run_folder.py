@@ -47,8 +47,9 @@ def no_run(folder: Path, otherwise: str = "") -> str:
             f"the first run in {str(folder)!r} has not ended, there is no 'run.json' yet: wait for "
             "it, or run the specification again where it was interrupted"
         )
+    lacks = "it has no 'run.json'" if folder.is_dir() else "which does not exist"
     return (
-        f"there is no run in {str(folder)!r}, it has no 'run.json': run the specification that "
+        f"there is no run in {str(folder)!r}, {lacks}: run the specification that "
         "writes there first, with 'latentflow run'" + (otherwise and f", {otherwise}")
     )
 

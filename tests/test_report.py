@@ -307,7 +307,7 @@ def test_paths_that_leave_the_folder_are_not_read(run, original):
 
 
 def test_a_folder_without_run_json_is_refused(tmp_path):
-    with pytest.raises(InputError, match="has no 'run.json'; give the folder"):
+    with pytest.raises(InputError, match="has no 'run.json': run the specification"):
         write_report(tmp_path)
     (tmp_path / "run.json").write_text("[]")
     with pytest.raises(InputError, match="not an object"):
