@@ -349,7 +349,7 @@ def tensor_directions(tensor: np.ndarray, shares: np.ndarray, ranks) -> np.ndarr
     keep = values > 1e-10 * values[-1]
     basis = present @ (vectors[:, keep] / np.sqrt(values[keep]))
     small = np.einsum("dc,d...->c...", basis, tensor, optimize=True)
-    model = hosvd(small, ranks, missing="complete")
+    model = hosvd(small, ranks, missing="complete", energy=1.0)
     person, kinds, steps = model.factors
     slope = (shares - shares.mean()) @ steps
     mean = person.mean(axis=0)
@@ -400,7 +400,7 @@ def main() -> int:
         people, per, rank = x.shape
         # What all people share is a small part of how they differ, and a truncated mode of people
         # loses it; along the magnitudes there is a constant and a slope.
-        ranks = (people, len(set(data.variation.tolist())), 2)
+        ranks = (None, len(set(data.variation.tolist())), 2)  # of persons as many as cells tell
         rows = gender(data, x, clock)
         rows += landmarks(data, x, clock, PLANTED_SHAPES if options.smoke else options.shapes)
         rows += recovered(data, clock, ranks)

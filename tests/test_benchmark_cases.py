@@ -45,7 +45,7 @@ def test_a_table_and_the_number_that_pass(tmp_path):
 
 def test_the_command_line_is_that_of_this_environment(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", os.defpath)
-    write_scripts(tmp_path, {"where": "dirname $(command -v python3)"})
+    write_scripts(tmp_path, {"where": 'dirname "$(command -v python3)"'})
     result = json.loads(benchmark("cases", str(tmp_path)).stdout.splitlines()[-1])
     assert result["rows"][0]["last_line"] == str(Path(sys.executable).parent)
 

@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 import time
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -221,7 +222,9 @@ def test_two_annotators_that_measure_the_same():
 def test_a_model_that_needs_trust_is_told_before_inversion(tmp_path):
     description = (ROOT / "generators/bundled/faces64/attributes.json").read_text()
     (tmp_path / "model.json").write_text(description)
-    (tmp_path / "model.pt").write_bytes(b"")
+    with zipfile.ZipFile(tmp_path / "model.pt", "w") as file:  # a program by its members' names
+        file.writestr("model/code/empty.py", "")
+        file.writestr("model/constants.pkl", "")
     spec = spec_of([{"name": "a", "model": str(tmp_path / "model.pt")}])
     with pytest.raises(UntrustedError, match="--trust"):
         check_run(spec, index_of(), SHAPE, trust=False)
