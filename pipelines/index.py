@@ -336,7 +336,12 @@ def _nothing(dataset: DatasetSpec, listing: Listing, n_before: int) -> str:
             "Correct 'dataset.path' or 'dataset.pattern', or remove the run's index.parquet to "
             "begin anew"
         )
-    kinds = {KIND_OF_ENDING[ending] for ending in listing.skipped if ending in KIND_OF_ENDING}
-    for kind in sorted(kinds - {dataset.kind}):
-        text += f"; for these files set 'dataset.kind' to {kind!r}"
+    kinds: dict[str, list[str]] = {}
+    for ending in sorted(listing.skipped.keys() & KIND_OF_ENDING.keys()):
+        kinds.setdefault(KIND_OF_ENDING[ending], []).append(ending)
+    kinds.pop(dataset.kind, None)
+    if kinds:
+        cures = (f"'kind: {kind}' for its {' and '.join(held)}" for kind, held in kinds.items())
+        text += f": set under 'dataset' {', or '.join(cures)} files"
+        return text + ", or check 'dataset.path' and 'dataset.pattern'"
     return text + ": check 'dataset.path', 'dataset.kind' and 'dataset.pattern'"

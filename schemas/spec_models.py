@@ -118,8 +118,9 @@ class DatasetSpec(SpecModel):
             )
         if self.columns and self.kind in ("folder", "zip"):
             raise ValueError(
-                f"'columns' needs kind 'parquet' or 'webdataset', got {self.kind!r}: "
-                "put the columns into a table and name it under 'factors'"
+                f"'columns' needs 'kind: parquet' (.parquet files) or 'kind: webdataset' (.tar "
+                f"files), got {self.kind!r}: set 'kind' to that of the files, or put the columns "
+                "into a table and name it under 'factors'"
             )
         if self.key is not None and self.factors is None:
             raise ValueError(

@@ -354,8 +354,26 @@ def test_a_damaged_shard_is_not_exit_0(mixed, tmp_path):
 def test_a_folder_of_archives_is_no_folder_of_images(tmp_path):
     (tmp_path / "set").mkdir()
     (tmp_path / "set" / "a.zip").write_bytes(b"x")
-    with pytest.raises(InputError, match=r"no images.*1 \.zip.*'dataset.kind'"):
+    with pytest.raises(InputError, match=r"no images.*1 \.zip.*: set .*'kind: zip' for its"):
         built(tmp_path / "set", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("names", "cure"),
+    [
+        (["0.tar", "1.tar"], "'kind: webdataset' for its .tar files"),
+        (["0.parquet", "1.pq"], "'kind: parquet' for its .parquet and .pq files"),
+        (["0.csv"], "check 'dataset.path', 'dataset.kind' and"),
+    ],
+)
+def test_the_kind_of_a_folder_of_shards_is_told(tmp_path, names, cure):
+    (tmp_path / "set").mkdir()
+    for name in names:
+        (tmp_path / "set" / name).write_bytes(b"x")
+    with pytest.raises(InputError, match=f"as a 'folder' dataset .*{cure}"):
+        built(tmp_path / "set", tmp_path)
+    with pytest.raises(ValueError, match="'kind: webdataset' \\(.tar files\\), got 'folder'"):
+        DatasetSpec(path=str(tmp_path / "set"), columns=["age"])
 
 
 def test_pixels_of_a_zip_reach_the_decoder(tmp_path):

@@ -266,7 +266,7 @@ def test_errors_name_key_value_and_cure(text, parts):
         ("name: a/b\ndataset: {path: x}", ["line 1", "'name' is 'a/b'"]),
         ("name: ..\ndataset: {path: x}", ["'name' is '..'"]),
         ("name: a\ndataset: {path: ''}", ["'dataset.path' is ''", "give a path"]),
-        ("name: a\ndataset: {path: x, columns: [y]}", ["'columns' needs kind 'parquet'"]),
+        ("name: a\ndataset: {path: x, columns: [y]}", ["'columns' needs 'kind: parquet'"]),
         ("name: a\ndataset: {path: x, key: y}", ["'key' is 'y'", "'factors'"]),
         (
             "name: a\ndataset: {path: x, continuous: [y], categorical: [y]}",
