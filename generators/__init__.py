@@ -40,11 +40,10 @@ def resolve(source: Source) -> Path:
             raise UsageError(f"bundled generator name {name!r} is not a plain name: use 'faces64'")
         path = BUNDLED / name / "generator.safetensors"
         if not path.is_file():
-            have = sorted(p.parent.name for p in BUNDLED.glob("*/generator.safetensors"))
-            raise CheckpointError(
-                f"bundled generator {name!r} is not part of this installation, which has {have!r}: "
-                "reinstall the package or give a path"
-            )
+            from generators.file_kinds import no_bundled
+
+            have = [f"bundled:{p.parent.name}" for p in BUNDLED.glob("*/generator.safetensors")]
+            raise CheckpointError(no_bundled("generator", text, have))
         return path
     if text.startswith("file://"):
         return Path(text.removeprefix("file://"))

@@ -42,7 +42,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from generators.file_kinds import missing
+from generators.file_kinds import missing, no_bundled
 from generators.onnx_files import data_files
 from schemas.errors import CheckpointError
 from schemas.fingerprint import digest, file_sha256
@@ -174,10 +174,9 @@ def resolve_uri(uri: str) -> Path:
     if found is None:
         if not uri.startswith("bundled:"):
             raise CheckpointError(missing(path, "annotator", (*ONNX_ENDINGS, *TORCHSCRIPT_ENDINGS)))
-        raise CheckpointError(
-            f"annotator {uri!r} does not exist (looked for {str(path)!r}): give the path of an "
-            "ONNX file, or 'bundled:faces64/attributes'"
-        )
+        models = [p.relative_to(_BUNDLED_ROOT) for p in _BUNDLED_ROOT.glob("*/*.onnx")]
+        have = [f"bundled:{model.with_suffix('').as_posix()}" for model in models]
+        raise CheckpointError(no_bundled("annotator", uri, have))
     return found
 
 

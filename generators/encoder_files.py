@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from generators.file_kinds import missing, other_kind, text_instead
+from generators.file_kinds import missing, no_bundled, other_kind, text_instead
 from generators.tensor_files import is_tensor_file, parts_of, read_tensors, stem_of
 from schemas.atomic import read_json
 from schemas.errors import CheckpointError
@@ -42,6 +42,9 @@ def encoder_path(uri: str) -> Path:
         path = root / (f"{name}.safetensors" if "/" in name else f"{name}/encoder.safetensors")
         if not path.resolve().is_relative_to(root):
             raise CheckpointError(f"encoder {uri!r} leaves the bundled models: use 'bundled:<set>'")
+        if not path.is_file():
+            have = [f"bundled:{p.parent.name}" for p in root.glob("*/encoder.safetensors")]
+            raise CheckpointError(no_bundled("encoder", uri, have))
     else:
         path = Path(uri)
     if not path.is_file():

@@ -9,6 +9,8 @@ import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 
+from schemas.suggest import suggestion
+
 CHECKPOINT_SUFFIXES = (".pkl", ".pt", ".pth", ".ckpt", ".bin", ".safetensors")
 _READ = "give a PyTorch checkpoint (.pkl, .pt, .pth, .ckpt) or a .safetensors file"
 _HEAD = 4096
@@ -160,6 +162,12 @@ def _zip_kind(path: Path) -> str | None:
     if held:
         return f"is a zip archive of files: unpack it and give {held[0][:120]!r}"
     return f"is a zip archive without an entry 'data.pkl', so not a torch file: {_READ}"
+
+
+def no_bundled(what: str, uri: str, known: Sequence[str]) -> str:
+    """That no bundled model is called ``uri``, and which are. known : their uris."""
+    cure = suggestion(uri, sorted(known))
+    return f"{what} {uri!r} is not part of this installation: {cure}, or give the path of a file"
 
 
 def missing(path: Path, what: str, suffixes: tuple[str, ...] = CHECKPOINT_SUFFIXES) -> str:

@@ -277,6 +277,7 @@ def test_a_description_that_does_not_fit_is_refused(
     ("uri", "error", "message"),
     [
         ("bundled:no-such-model", CheckpointError, "not part of this installation"),
+        ("bundled:face64", CheckpointError, "did you mean 'bundled:faces64'"),
         ("bundled:../../etc", UsageError, "not a plain name"),
         ("https://example.org/ffhq.pkl", UsageError, "not a local file"),
         ("/nowhere/g.pkl", CheckpointError, "does not exist"),

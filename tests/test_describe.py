@@ -13,6 +13,8 @@ import torch
 from typer.testing import CliRunner
 
 import generators
+from generators.annotator_card import resolve_uri
+from generators.encoder_files import encoder_path
 from pipelines.cli import app
 from pipelines.describe import describe
 from schemas.errors import CheckpointError, InputError
@@ -94,3 +96,17 @@ def test_long_values_are_printed_whole_in_a_narrow_pipe(monkeypatch):
     monkeypatch.setenv("COLUMNS", "40")
     shown = CliRunner().invoke(app, ["inspect", str(FACES / "generator.safetensors")])
     assert generators.fingerprint("bundled:faces64") in shown.stdout and "…" not in shown.stdout
+
+
+@pytest.mark.parametrize(
+    ("read", "given", "meant"),
+    [
+        (generators.resolve, "bundled:face64", "bundled:faces64"),
+        (encoder_path, "bundled:faces46", "bundled:faces64"),
+        (resolve_uri, "bundled:faces64/attribute", "bundled:faces64/attributes"),
+        (resolve_uri, "bundled:face64/pose", "bundled:faces64/pose"),
+    ],
+)
+def test_a_misspelt_bundled_model_is_answered_with_the_one_like_it(read, given, meant):
+    with pytest.raises(CheckpointError, match=f"{given!r} is not part.* did you mean {meant!r}"):
+        read(given)
