@@ -119,9 +119,12 @@ class IndexReport:
             found.append(LeftOut(what, n, why, ordinary=ordinary))
         return found
 
-    def lines(self) -> list[str]:
+    def lines(self, planned: bool = False) -> list[str]:
         """What people should be told, each in one line: what was left out, what will be
-        quarantined, how the factor table met the images."""
+        quarantined, how the factor table met the images.
+
+        planned : nothing is written, so that no file can be named that tells more.
+        """
         found = [f"left out: {kind.line()}" for kind in self.left_out() if not kind.ordinary]
         if self.removed:
             rows = f"{self.removed} row{'' if self.removed == 1 else 's'}"
@@ -139,7 +142,9 @@ class IndexReport:
         if join is not None and (join.unmatched_rows or join.unmatched_table):
             found.append(
                 f"factor table: {len(join.unmatched_table)} of its rows match no image and "
-                f"{len(join.unmatched_rows)} images have no row, see index_report.json"
+                f"{len(join.unmatched_rows)} images have no row, "
+                + ("'latentflow index' lists them in" if planned else "see")
+                + " index_report.json"
             )
         if join is not None:
             why: dict[str, list[str]] = {}

@@ -142,7 +142,7 @@ class _Plan:
         if path.exists():
             stage.causes = _index_changes(existing, self.index)
             stage.state = STALE if stage.causes else CURRENT
-        stage.notes += report.lines()
+        stage.notes += report.lines(planned=True)
         self.listed = report.to_dict(limit=LISTED)
         return stage
 

@@ -389,6 +389,8 @@ def test_update_keeps_moves_removes_and_appends(folder, tmp_path):
     names = [categories[c] if c >= 0 else None for c in codes]
     assert names == ["1", "2", "0", "1", "b", None, "b"]
     assert set(report.factors.unmatched_rows) == {"zz.png", "0.png"}
+    assert any(line.endswith("see index_report.json") for line in report.lines())
+    assert any("'latentflow index' lists them" in line for line in report.lines(planned=True))
     assert report.factors.unmatched_table == ["a2.png", "a10.png"]
 
 
