@@ -23,6 +23,7 @@ from schemas.directions import (
 from schemas.errors import LatentflowError
 from schemas.handle import (
     METADATA,
+    damage_of,
     group_metadata,
     members,
     metadata_problem,
@@ -223,6 +224,5 @@ def _read(array: zarr.Array[Any], problems: list[str]) -> np.ndarray | None:
     try:
         return np.asarray(array[...])
     except Exception as e:  # whatever zarr and its codecs raise for bytes that are not theirs
-        text = str(e).splitlines()[0] if str(e) else type(e).__name__
-        problems.append(f"{array.path!r} cannot be read: {text}")
+        problems.append(f"{array.path!r} cannot be read: {damage_of(e)}")
         return None

@@ -230,8 +230,15 @@ def damage_told(what: str, cure: str) -> Iterator[None]:
             f"{what} does not fit into memory ({e}): if it should not be that large, {cure}"
         ) from e
     except Exception as e:
-        text = str(e).splitlines()[0] if str(e) else type(e).__name__
-        raise StoreError(f"{what} is damaged: {text}; {cure}") from e
+        raise StoreError(f"{what} is damaged: {damage_of(e)}; {cure}") from e
+
+
+def damage_of(error: Exception) -> str:
+    """What an error of Zarr's or a codec's says of stored bytes, in a few words."""
+    text = str(error).splitlines()[0].rstrip(".") if str(error) else type(error).__name__
+    if "checksum do not match" in text:
+        return "its bytes are not those that were written, by their checksum"
+    return text
 
 
 def is_local(path: str | os.PathLike[str]) -> bool:

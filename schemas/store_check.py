@@ -23,7 +23,7 @@ from zarr.core.sync import sync
 from schemas import atomic
 from schemas.atomic import read_json
 from schemas.errors import LatentflowError, StoreError
-from schemas.handle import METADATA, group_metadata, metadata_problem, write_metadata
+from schemas.handle import METADATA, damage_of, group_metadata, metadata_problem, write_metadata
 from schemas.layout import (
     FINGERPRINT_BYTES,
     LAYOUT_VERSION,
@@ -197,8 +197,7 @@ def _shard(store: LatentStore, name: str, block: int, found: BlockCheck) -> np.n
         alone = zarr.open_array(zarr.storage.MemoryStore(memory), mode="r")
         return np.asarray(alone[...])
     except Exception as e:  # whatever zarr and its codecs raise for bytes that are not theirs
-        text = str(e).splitlines()[0] if str(e) else type(e).__name__
-        raise _Damaged(f"{key!r} cannot be read: {text}") from e
+        raise _Damaged(f"{key!r} cannot be read: {damage_of(e)}") from e
 
 
 def _check_values(
