@@ -72,6 +72,9 @@ def _run(spec: Path, until: str, trust: bool, wait: float, address: str | None) 
 
         result = run(load_spec(spec), until=until, trust=trust, wait_s=wait, address=address,
                      console=console, stop=stop)  # fmt: skip
+    if until == "report":
+        shown = f"report: {result.path / 'report.html'}"
+        console.print(shown, markup=False, highlight=False, soft_wrap=True)
     raise typer.Exit(result.exit_code)
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from pipelines.export import ROW_EXPORTS, Exported, export_rows
+from pipelines.paths import IMAGE_ENDINGS
 from pipelines.run_folder import RunFolder
 from schemas.direction import transfer_cure
 from schemas.directions import Direction, DirectionSet
@@ -157,11 +158,17 @@ def edit_run(
     out : PNG file, or of several directions the folder. unit, layers : see `draw_strips`
     picture_weight : see `GradientEdit`, which then finds the codes; for "nrsfm.*" in all layers
 
-    Raises UsageError for unknown directions and rows, and where a picture weight does not fit.
+    Raises UsageError for unknown directions and rows, for a file that is to hold several strips,
+    and where a picture weight does not fit.
     """
     import generators
     from pipelines.edit import draw_strips
 
+    if len(names) > 1 and (out.suffix.lower() in IMAGE_ENDINGS or out.is_file()):
+        raise UsageError(
+            f"{len(names)} directions give {len(names)} strips, {str(out)!r} is a file: name a "
+            "folder for them, or give one direction"
+        )
     finished = FinishedRun.of(spec)
     codes, found = finished.codes(rows), [finished.direction(name) for name in names]
     others = [name for name in names if not name.startswith("nrsfm.")]

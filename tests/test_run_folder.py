@@ -6,13 +6,16 @@ import shutil
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
+import pipelines.run
+from pipelines.cli import app
 from pipelines.compared_run import ComparedRun
 from pipelines.describe import describe
-from pipelines.finished import FinishedRun, export_run
+from pipelines.finished import FinishedRun, edit_run, export_run
 from pipelines.gc import collect
 from pipelines.verify import verify
-from schemas.errors import DataError, LatentflowError
+from schemas.errors import DataError, LatentflowError, UsageError
 from schemas.spec import load_spec
 from schemas.store import LatentStore
 from schemas.store_check import BlockCheck, uncommit
@@ -78,3 +81,21 @@ def test_rows_without_a_code_are_told_with_their_cure(tiny: Path, tmp_path: Path
     assert run.codes([0]).shape[0] == 1
     with pytest.raises(DataError, match="row 80 .*not inverted yet; run the specification again"):
         run.codes([80])
+
+
+def test_several_strips_are_not_written_to_one_file(tiny: Path, tmp_path: Path) -> None:
+    spec = load_spec(tiny / "spec.yaml")
+    (tmp_path / "file").touch()
+    for name in ("strip.png", "strip.PNG", "file"):
+        with pytest.raises(UsageError, match=f"2 strips, .*{name}' is a file: name a folder"):
+            next(edit_run(spec, ["pca.pc000", "pca.pc001"], tmp_path / name, [0], [1.0]))
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+@pytest.mark.parametrize(("command", "told"), [("run", True), ("index", False)])
+def test_a_run_ends_with_the_path_of_its_report(spec: Path, monkeypatch, command, told) -> None:
+    done = pipelines.run.RunResult(3, spec.parent / "out")
+    monkeypatch.setattr(pipelines.run, "run", lambda *given, **options: done)
+    shown = CliRunner().invoke(app, [command, str(spec)])
+    assert shown.exit_code == 3
+    assert (f"report: {done.path / 'report.html'}" in shown.stderr) is told
