@@ -134,8 +134,9 @@ def _files(path: Path) -> dict[str, Any]:
     holders = [ending for ending in counts if ending in KIND_OF_ENDING]
     if images:
         return {"kind": "folder of images", "used": "as 'dataset.path' of a specification"}
-    if checkpoints := checkpoints_in(path):
-        raise InputError(f"{str(path)!r} is a folder: it holds {checkpoints[0]!r}: inspect that")
+    stores = sorted(group.parent.name for group in path.glob("*/zarr.json"))
+    if inner := [*checkpoints_in(path), *stores]:
+        raise InputError(f"{str(path)!r} is a folder: it holds {inner[0]!r}: inspect that")
     if holders:
         ending = max(holders, key=lambda ending: counts[ending])
         return _dataset(KIND_OF_ENDING[ending], ending, "folder")

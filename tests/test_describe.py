@@ -87,6 +87,13 @@ def test_what_nothing_takes_is_named_with_its_whole_path(files, name, error, tex
     assert str(caught.value).startswith(repr(str(files / name)))
 
 
+def test_of_a_folder_of_stores_one_is_named(tmp_path):
+    (tmp_path / "stores" / "mine-0").mkdir(parents=True)
+    (tmp_path / "stores" / "mine-0" / "zarr.json").write_text("{}")
+    with pytest.raises(InputError, match="it holds 'mine-0': inspect that"):
+        describe(tmp_path / "stores")
+
+
 def test_columns_of_a_table_and_shapes_of_directions_are_shown(files):
     assert describe(files / "table.csv")["columns"] == "Größe, file"
     assert describe(files / "named.npz")["  smile"] == "float64 (10, 64)"
