@@ -49,7 +49,12 @@ from pipelines.store_identity import StoreIdentity, identify_run
 from pipelines.work import Engine, Prepared
 from schemas.atomic import read_json, write_json
 from schemas.directions import DirectionSet
-from schemas.errors import QuarantineExceededError, RunInterruptedError, UsageError
+from schemas.errors import (
+    LockedError,
+    QuarantineExceededError,
+    RunInterruptedError,
+    UsageError,
+)
 from schemas.fingerprint import ContentHashCache, digest
 from schemas.index import DatasetIndex
 from schemas.lock import StoreLock, run_lock
@@ -255,6 +260,11 @@ def run(
                     f"the run was asked to stop, and what was in hand ended with {e!r}: run the "
                     "same command again to go on"
                 ) from e
+            if isinstance(e, Exception):  # files may have gone because another run took over
+                try:
+                    state.check_locks()
+                except LockedError as taken:
+                    raise taken from e
             raise
         finally:
             state.stop_ray()

@@ -290,3 +290,14 @@ def test_a_waiting_run_goes_on_when_the_other_one_ends(world):
     assert "waiting" in said.getvalue() and f"process {first.pid}" in said.getvalue()
     stages = json.loads((world / "out/run.json").read_text())["stages"]
     assert all(stage["skipped"] for stage in stages)  # there was nothing left to do
+
+
+def test_an_error_behind_a_takeover_is_told_as_the_takeover(world, monkeypatch):
+    def gone(*_, **__):
+        (world / "out" / "run.lock").unlink()  # as a takeover removes it
+        raise FileNotFoundError(2, "No such file or directory", "zarr.json")
+
+    monkeypatch.setattr("pipelines.run.build_index", gone)
+    with pytest.raises(LockedError, match="no longer holds its lock") as told:
+        run_tiny(slow(world, 1), "index")
+    assert isinstance(told.value.__cause__, FileNotFoundError)
