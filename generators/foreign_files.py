@@ -167,7 +167,7 @@ def _numpy_value(record: Inert, depth: int) -> Any:
             return items[0] if shape == () else items
         flat = np.frombuffer(_bytes(data), dtype)
         return np.array(flat.reshape(shape, order="F" if fortran else "C"))
-    except (TypeError, ValueError, IndexError) as e:
+    except (TypeError, ValueError, IndexError, OverflowError) as e:
         raise CheckpointError(f"an array in the file is damaged: {e}") from e
 
 

@@ -82,7 +82,7 @@ class ParquetSource:
                     wanted = [self.image_column]
                 table = file.read(columns=list(dict.fromkeys([*wanted, *self.columns])))
                 container = name if _holds_all_bytes(file, self.image_column, kind) else None
-        except (pa.ArrowException, OSError) as e:
+        except (pa.ArrowException, OSError, UnicodeDecodeError) as e:
             why = unreadable(path, e)
             if self.only:
                 raise InputError(f"Parquet file {name!r} {why}") from e

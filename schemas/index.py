@@ -144,7 +144,7 @@ class DatasetIndex:
             raise StoreError(
                 f"dataset index {str(path)!r} does not exist: make it with 'latentflow index'"
             ) from e
-        except (pa.ArrowException, OSError) as e:
+        except (pa.ArrowException, OSError, UnicodeDecodeError) as e:
             raise StoreError(f"dataset index {str(path)!r} cannot be read: {e}") from e
         raw = (table.schema.metadata or {}).get(_METADATA_KEY)
         if raw is None:

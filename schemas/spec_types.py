@@ -32,6 +32,10 @@ def local_path(text: str) -> Path:
         raise ValueError("must not be empty: give a path")
     if "\0" in text:
         raise ValueError("holds a null character, which no path may: remove it")
+    try:
+        os.fsencode(text)
+    except UnicodeEncodeError as e:
+        raise ValueError(f"holds {text[e.start]!r}, which no path may: remove it") from e
     if text.startswith("file:///"):
         return Path(urllib.parse.unquote(text.removeprefix("file://")))
     if _URL.match(text):

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import save_file
 
 from generators.direction_files import read_directions
-from schemas.errors import DirectionMismatchError, InputError
+from schemas.errors import CheckpointError, DirectionMismatchError, InputError
 
 FP = "ab" * 32
 L, DIM = 5, 8
@@ -284,3 +284,12 @@ def test_layers_without_end_are_refused(tmp_path):
     np.save(tmp_path / "age.npy", value, allow_pickle=True)
     with pytest.raises(InputError, match="names layers '0-99999999999'"):
         load(tmp_path / "age.npy")
+
+
+def test_an_array_without_end_is_damaged(tmp_path):
+    path, length = tmp_path / "age.pkl", f"I{DIM}\n".encode()
+    written = pickle.dumps({"age": FLAT}, protocol=0)
+    assert written.count(length) == 1
+    path.write_bytes(written.replace(length, b"Finf\n"))
+    with pytest.raises(CheckpointError, match="age.pkl.*damaged.*infinity"):
+        load(path)

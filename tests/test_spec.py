@@ -382,6 +382,7 @@ def test_words_that_yaml_reads_as_something_else_get_a_hint():
     assert "between quotes (YAML reads yes, no, on and off as true and false)" in message
 
 
-def test_a_path_with_a_null_character_is_refused():
-    with pytest.raises(SpecError, match=r"'dataset.path'.*null character"):
-        parse_spec('name: a\ndataset: {path: "a\\0b"}\n', base=".")
+@pytest.mark.parametrize(("text", "told"), [("a\\0b", "null character"), ("a\\ud800", "'.*ud800'")])
+def test_a_path_with_what_no_path_may_hold_is_refused(text, told):
+    with pytest.raises(SpecError, match=f"'dataset.path'.*{told}"):
+        parse_spec(f'name: a\ndataset: {{path: "{text}"}}\n', base=".")
