@@ -79,14 +79,14 @@ class StoreHandle:
                 raise StoreError(f"{self.path!r} is not a readable Zarr v3 group: {e}") from e
             check_layout(attrs, KIND, LAYOUT_VERSION, self.path)
             for key, most in (("n_rows", sys.maxsize), ("block_rows", MAX_BLOCK_ROWS)):
-                number = attrs.get(key, 1)
+                number = attrs.get(key)
                 if (
                     not isinstance(number, int)
                     or not 1 <= number <= most
                     or (key == "block_rows" and number & (number - 1))
                 ):
                     raise StoreError(
-                        f"{self.path!r} has {key!r} {attrs[key]!r}, which is no number of rows: "
+                        f"{self.path!r} has {key!r} {number!r}, which is no number of rows: "
                         "put a copy of its 'zarr.json' back, or delete the folder and run again"
                     )
             self._group, self._attrs = group, attrs

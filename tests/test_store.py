@@ -268,6 +268,10 @@ def test_a_number_of_rows_that_is_none_is_refused(tmp_path, number):
     file.write_text(json.dumps(node))
     with pytest.raises(StoreError, match="'n_rows'.*no number of rows"):
         LatentStore.open(tmp_path / "s")
+    node["attributes"]["m_rows"] = node["attributes"].pop("n_rows")  # one changed byte
+    file.write_text(json.dumps(node))
+    with pytest.raises(StoreError, match="'n_rows' None.*no number of rows"):
+        LatentStore.open(tmp_path / "s")
 
 
 @pytest.mark.parametrize(
