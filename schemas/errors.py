@@ -48,6 +48,12 @@ class MissingExtraError(UsageError):
     kind = "missing_extra"
 
 
+class PluginError(UsageError):
+    """A plug-in of another package that cannot be used; the message names plug-in and package."""
+
+    kind = "plugin"
+
+
 class InputError(LatentflowError):
     """Input data that cannot be read, or that is not what it claims to be."""
 

@@ -17,6 +17,7 @@ GOLDEN_KINDS = {
     "usage": 2,
     "spec": 2,
     "missing_extra": 2,
+    "plugin": 2,
     "input": 1,
     "checkpoint": 1,
     "unsafe_checkpoint": 1,

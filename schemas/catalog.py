@@ -1,0 +1,123 @@
+"""Catalogs of plug-ins: the modules of one folder, and the entry points of one group.
+
+A plug-in of another package is a first-class citizen: its package names it in an entry point, and
+nothing of ours names it. Nothing is imported before its name is used, so a catalog costs nothing
+to have.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import importlib.metadata
+import pkgutil
+from collections.abc import Container, Iterator
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+from schemas.errors import PluginError, UsageError
+from schemas.suggest import suggestion
+
+P = TypeVar("P")
+
+ATTRIBUTE = "PLUGIN"
+"""What a module of a catalog's folder calls its plug-in."""
+
+
+@functools.cache
+def _modules(package: str) -> tuple[str, ...]:
+    folder = importlib.import_module(package)
+    return tuple(sorted(module.name for module in pkgutil.iter_modules(folder.__path__)))
+
+
+@functools.cache
+def _entry_points(group: str) -> dict[str, importlib.metadata.EntryPoint]:
+    found: dict[str, importlib.metadata.EntryPoint] = {}
+    for point in importlib.metadata.entry_points(group=group):
+        held = found.setdefault(point.name, point)
+        if held.value != point.value:
+            raise PluginError(
+                f"two packages bring a plug-in {point.name!r} of {group!r}, {_package(held)!r} and "
+                f"{_package(point)!r}: take one of them out of the environment"
+            )
+    return found
+
+
+def _package(point: importlib.metadata.EntryPoint) -> str:
+    return point.value if point.dist is None else point.dist.name
+
+
+@dataclass(frozen=True)
+class Catalog(Generic[P]):
+    """The plug-ins of one kind, by name.
+
+    kind : what one is called in messages, such as "analysis"
+    package : our folder of them, each module (or package) with its plug-in under ``PLUGIN``
+    group : of the entry points of other packages; each gives the plug-in itself
+    apart : modules of the folder that are none
+    """
+
+    kind: str
+    package: str
+    group: str
+    apart: Container[str] = ("base", "catalog")
+
+    def own(self) -> tuple[str, ...]:
+        """Names of those in our folder, in alphabetical order. Imports none of them."""
+        return tuple(name for name in _modules(self.package) if name not in self.apart)
+
+    def names(self) -> tuple[str, ...]:
+        """Names of all, our own first. Imports none of them.
+
+        Raises PluginError where two have one name.
+        """
+        own, foreign = self.own(), _entry_points(self.group)
+        for name in own:
+            if name in foreign:
+                raise PluginError(
+                    f"package {_package(foreign[name])!r} brings a {self.kind} {name!r}, and there "
+                    "is one of that name already: take that package out of the environment"
+                )
+        return own + tuple(sorted(foreign))
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.own() or name in _entry_points(self.group)
+
+    def load(self, name: str) -> P:
+        """The plug-in of a name.
+
+        Raises UsageError for a name that none has, PluginError for one that cannot be imported.
+        """
+        if name in self.own():
+            plugin: P = getattr(importlib.import_module(f"{self.package}.{name}"), ATTRIBUTE)
+            return plugin
+        point = _entry_points(self.group).get(name)
+        if point is None:
+            cure = suggestion(name, self.names())
+            raise UsageError(f"{self.kind} {name!r} is not known: {cure}")
+        try:
+            foreign: P = point.load()
+        except Exception as e:
+            raise PluginError(
+                f"{self.kind} {name!r} of package {_package(point)!r} cannot be imported "
+                f"({type(e).__name__}: {e}): repair or remove that package"
+            ) from e
+        return foreign
+
+    def __iter__(self) -> Iterator[P]:
+        """All that can be imported; those that cannot are told by `broken` and stop no other."""
+        for name in self.names():
+            try:
+                yield self.load(name)
+            except PluginError:
+                continue
+
+    def broken(self) -> dict[str, str]:
+        """Plug-ins that cannot be imported: name -> what is wrong."""
+        found = {}
+        for name in self.names():
+            try:
+                self.load(name)
+            except PluginError as e:
+                found[name] = str(e)
+        return found
