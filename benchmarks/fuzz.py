@@ -49,7 +49,7 @@ AT_ONCE = 2
 SHARED = (
     "torch._dynamo", "onnx", "onnxruntime", "pandas", "pyarrow.dataset", "zarr",
     "PIL.ImageFile", "pipelines.plan", "pipelines.verify", "pipelines.exchange",
-    "pipelines.describe", "generators.annotators", "generators.encoder",
+    "pipelines.describe", "generators.annotators.load", "generators.encoders.w_plus",
 )  # fmt: skip
 """Imported before the first process is forked; what else the valid files need, after them."""
 FAULTS = ("traceback", "hang", "escape", "executed")

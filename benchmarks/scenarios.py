@@ -350,7 +350,7 @@ class Demonstration(Edited):
         import onnx
         from onnx import numpy_helper
 
-        from generators.annotator_card import resolve_uri
+        from generators.annotators.card import resolve_uri
 
         old = resolve_uri("bundled:faces64/attributes")
         model = onnx.load(str(old))

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from generators.annotator_card import AnnotatorCard, read_card
-from generators.annotators import check_trust
+from generators.annotators.card import AnnotatorCard, read_card
+from generators.annotators.load import check_trust
 from pipelines.block_images import View
 from schemas.fingerprint import digest
 from schemas.index import DatasetIndex

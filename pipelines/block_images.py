@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from generators.annotator_rows import resized
+from generators.annotators.rows import resized
 from pipelines.sources import Source, read_checked
 from pipelines.work import BlockWork
 from schemas.errors import InputError, is_out_of_memory

@@ -10,8 +10,8 @@ import importlib.util
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from generators.annotator_card import AnnotatorCard, read_description
-from generators.annotators import check_trust
+from generators.annotators.card import AnnotatorCard, read_description
+from generators.annotators.load import check_trust
 from pipelines.fits.known import (
     Problems,
     active_rows,

@@ -48,7 +48,7 @@ def describe(path: Path) -> dict[str, Any]:
 
 def _by_ending(path: Path) -> dict[str, Any] | None:
     """Facts about a file of a kind that its ending tells; None where only its contents do."""
-    from generators.annotator_card import ONNX_ENDINGS
+    from generators.annotators.card import ONNX_ENDINGS
 
     ending = suffix(path.name)
     if KIND_OF_ENDING.get(ending) == "parquet" and _is_index(path):
@@ -236,7 +236,7 @@ def _direction_file(path: Path) -> dict[str, Any] | None:
 
 def _checkpoint(path: Path) -> dict[str, Any]:
     from generators.checkpoints import assumptions, read_checkpoint
-    from generators.encoder_files import is_encoder, read_encoder
+    from generators.encoders.files import is_encoder, read_encoder
 
     if is_encoder(path):
         encoder = read_encoder(str(path))

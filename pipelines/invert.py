@@ -152,7 +152,7 @@ class InvertWorker:
         )
         self.encoder = None
         if identity.encoder_uri is not None:
-            from generators.encoder import load_encoder
+            from generators.encoders.w_plus import load_encoder
 
             self.encoder = load_encoder(identity.encoder_uri, self.device, spec.space)
             if self.encoder.fingerprint != identity.method["encoder"]:

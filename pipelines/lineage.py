@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from generators.annotator_card import SCHEMES
+from generators.annotators.card import SCHEMES
 from pipelines.checksums import intact, noted
 from pipelines.evaluation_files import finished_fingerprint
 from pipelines.fits.measured import IBUG68, Measured, landmarks_of, measurements, scheme_of

@@ -125,7 +125,7 @@ def identify(
     facts = generator_facts(generator_uri)
     uri, encoder_fp = None, None
     if spec.method != "optimise":
-        from generators.encoder_files import read_encoder
+        from generators.encoders.files import read_encoder
 
         uri = encoder_uri_of(generator_uri, encoder_uri)
         if uri is None:

@@ -15,7 +15,7 @@ from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
 import generators
-from generators.encoder import EncoderConfig, WPlusEncoder, save_encoder
+from generators.encoders.w_plus import EncoderConfig, WPlusEncoder, save_encoder
 from generators.stylegan2 import StyleGAN2, StyleGAN2Config
 from generators.stylegan2_adapter import StyleGAN2Adapter
 from pipelines.sources import FolderSource

@@ -16,8 +16,8 @@ from inversion_fixture import RESOLUTION, Setting, adapter, annotator, drawn, ma
 from PIL import Image
 from rich.console import Console
 
-from generators.annotator_card import read_card
-from generators.annotators import OnnxAnnotator, finish, load_annotator, prepare
+from generators.annotators.card import read_card
+from generators.annotators.load import OnnxAnnotator, finish, load_annotator, prepare
 from generators.protocols import Annotator
 from pipelines.annotate import Originals, annotate, export_annotations, plan_annotate, stages_of
 from pipelines.annotator_trial import try_annotators

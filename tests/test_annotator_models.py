@@ -12,8 +12,8 @@ import onnx
 import pytest
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
-from generators.annotator_rows import one_row_each, one_score_each, rows_of_one
 from generators.annotators import load_annotator
+from generators.annotators.rows import one_row_each, one_score_each, rows_of_one
 from schemas.errors import CheckpointError
 from schemas.reasons import Reason
 from transforms.annotate import annotate_batch

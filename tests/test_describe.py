@@ -13,8 +13,8 @@ import torch
 from typer.testing import CliRunner
 
 import generators
-from generators.annotator_card import resolve_uri
-from generators.encoder_files import encoder_path
+from generators.annotators.card import resolve_uri
+from generators.encoders.files import encoder_path
 from pipelines.cli import app
 from pipelines.describe import describe
 from schemas.errors import CheckpointError, InputError

@@ -12,8 +12,8 @@ from inversion_fixture import RESOLUTION, W_DIM, Setting, adapter, drawn, index_
 from PIL import Image
 
 import pipelines.invert as pipeline
-from generators.encoder import load_encoder, save_encoder
-from generators.encoder_files import read_encoder
+from generators.encoders.files import read_encoder
+from generators.encoders.w_plus import load_encoder, save_encoder
 from pipelines.block_images import in_halves
 from pipelines.guard import Guard
 from pipelines.invert import invert, plan_invert

@@ -21,8 +21,8 @@ from safetensors.torch import save_file
 import generators
 from generators import pickle_writer
 from generators.checkpoints import read_checkpoint, write_official_pickle
-from generators.encoder import EncoderConfig, WPlusEncoder, load_encoder, save_encoder
-from generators.encoder_files import encoder_files, read_encoder
+from generators.encoders.files import encoder_files, read_encoder
+from generators.encoders.w_plus import EncoderConfig, WPlusEncoder, load_encoder, save_encoder
 from generators.protocols import labels_in_turn
 from generators.stylegan2_adapter import StyleGAN2Adapter
 from generators.tensor_files import safetensors_bytes

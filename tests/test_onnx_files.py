@@ -11,8 +11,8 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper, onnx_ml_pb2
 from onnx.external_data_helper import set_external_data
 
-from generators.annotator_card import files_of, read_card
 from generators.annotators import load_annotator
+from generators.annotators.card import files_of, read_card
 from generators.onnx_files import PATHS, data_files
 from pipelines.orchestration.locations import locations
 from schemas.errors import CheckpointError, UnsafeCheckpointError

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from safetensors.torch import save as save_torch
 
 from generators.checkpoints import read_checkpoint, write_checkpoint
-from generators.encoder import EncoderConfig, WPlusEncoder, load_encoder, save_encoder
+from generators.encoders.w_plus import EncoderConfig, WPlusEncoder, load_encoder, save_encoder
 from generators.tensor_files import contiguous, read_safetensors, safetensors_bytes
 from tests.stylegan2_layouts import tiny
 

@@ -25,7 +25,7 @@ from rich.console import Console
 
 import generators
 import pipelines.run
-from generators.encoder import save_encoder
+from generators.encoders.w_plus import save_encoder
 from pipelines.run import RunResult
 from pipelines.work import InProcess
 from schemas.spec import load_spec

@@ -30,7 +30,7 @@ def checkpoints(folder: Path) -> list[Seed]:
 
     import generators
     from generators.checkpoints import write_official_pickle
-    from generators.encoder import save_encoder
+    from generators.encoders.w_plus import save_encoder
 
     model = tiny()
     state = dict(model.network.state_dict())

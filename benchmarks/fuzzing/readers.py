@@ -185,7 +185,7 @@ def _draw(case: Case) -> None:
     import torch
 
     import generators
-    from generators.encoder import load_encoder
+    from generators.encoders.w_plus import load_encoder
     from transforms.preprocess import to_uint8
 
     pictures = torch.zeros(2, 3, 16, 16)

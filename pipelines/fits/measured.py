@@ -11,7 +11,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from generators.annotator_card import AnnotatorCard, read_description
+from generators.annotators.card import AnnotatorCard, read_description
 from schemas.spec_models import AnnotateSpec
 from schemas.store import LatentStore
 

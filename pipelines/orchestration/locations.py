@@ -12,8 +12,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import generators
-from generators.annotator_card import files_of, resolve_uri
-from generators.encoder_files import encoder_files
+from generators.annotators.card import files_of, resolve_uri
+from generators.encoders.files import encoder_files
 from pipelines.store_identity import encoder_uri_of
 from schemas.errors import CheckpointError
 from schemas.spec import RunSpec

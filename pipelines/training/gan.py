@@ -23,7 +23,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from generators.encoder import EncoderConfig, WPlusEncoder
+from generators.encoders.w_plus import EncoderConfig, WPlusEncoder
 from generators.facerig import ATTRIBUTES, EXPRESSIONS
 from generators.stylegan2 import StyleGAN2, StyleGAN2Config
 from pipelines.training.annotators import Annotators, load_features

@@ -38,7 +38,7 @@ def encoder_path(uri: str) -> Path:
     """
     if uri.startswith("bundled:"):
         name = uri.removeprefix("bundled:")
-        root = Path(__file__).parent / "bundled"
+        root = Path(__file__).parents[1] / "bundled"
         path = root / (f"{name}.safetensors" if "/" in name else f"{name}/encoder.safetensors")
         if not path.resolve().is_relative_to(root):
             raise CheckpointError(f"encoder {uri!r} leaves the bundled models: use 'bundled:<set>'")
@@ -53,7 +53,7 @@ def encoder_path(uri: str) -> Path:
         kind = other_kind(path) or text_instead(path) or "is not a .safetensors file"
         raise CheckpointError(
             f"encoder {str(path)!r} {kind}; an encoder is a .safetensors file with its .json "
-            "beside it, as generators.encoder.save_encoder writes them, or 'bundled:faces64'"
+            "beside it (generators.encoders.w_plus.save_encoder writes both), or 'bundled:faces64'"
         )
     return path
 
@@ -86,7 +86,7 @@ def read_encoder(uri: str) -> EncoderFile:
     """
     path = encoder_path(uri)
     beside = _description_of(path)
-    write = "write the pair of files with generators.encoder.save_encoder"
+    write = "write the pair of files with generators.encoders.w_plus.save_encoder"
     try:
         about = json.loads(beside.read_text(encoding="utf-8"))
         architecture = dict(about["architecture"])

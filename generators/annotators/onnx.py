@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from generators.annotator_card import AnnotatorCard
-from generators.annotator_model import AnnotatorModel
+from generators.annotators.card import AnnotatorCard
+from generators.annotators.model import AnnotatorModel
 from schemas.errors import CheckpointError, MissingExtraError, is_out_of_memory
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from generators.annotator_card import AnnotatorCard
+from generators.annotators.card import AnnotatorCard
 
 
 def prepare(images: np.ndarray, card: AnnotatorCard) -> np.ndarray:

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from generators.encoder_files import read_encoder
+from generators.encoders.files import read_encoder
 from generators.tensor_files import safetensors_bytes
 from schemas.atomic import write_bytes, write_json
 from schemas.errors import CheckpointError, UsageError
@@ -168,6 +168,6 @@ def load_encoder(
     except (ValueError, KeyError, TypeError, RuntimeError) as e:
         raise CheckpointError(
             f"encoder {str(file.path)!r} does not fit its description: {e}; write the pair of "
-            "files with generators.encoder.save_encoder"
+            "files with generators.encoders.w_plus.save_encoder"
         ) from e
     return LoadedEncoder(network, space).to(device)

@@ -54,7 +54,7 @@ ANGLES = ("yaw", "pitch", "roll")
 SCHEMES = {"ibug68": 68}
 ONNX_ENDINGS = (".onnx",)
 TORCHSCRIPT_ENDINGS = (".pt", ".pth", ".ts", ".torchscript")
-_BUNDLED_ROOT = Path(__file__).parent / "bundled"
+_BUNDLED_ROOT = Path(__file__).parents[1] / "bundled"
 _CHOICES: dict[str, tuple[Any, ...]] = {
     "layout": ("NCHW", "NHWC"),
     "colour": ("RGB", "BGR"),
@@ -203,7 +203,7 @@ def read_description(uri: str, name: str | None = None) -> AnnotatorCard:
     except FileNotFoundError as e:
         raise CheckpointError(
             f"annotator {str(path)!r} has no description {str(sidecar)!r}: write one with name, "
-            "kind, output, names and input (see generators/annotator_card.py)"
+            "kind, output, names and input (see generators/annotators/card.py)"
         ) from e
     except (OSError, ValueError) as e:
         raise CheckpointError(
@@ -214,7 +214,7 @@ def read_description(uri: str, name: str | None = None) -> AnnotatorCard:
     except (KeyError, ValueError) as e:
         raise CheckpointError(
             f"description {str(sidecar)!r} is not usable: {_why(e)}; "
-            "see generators/annotator_card.py for its keys"
+            "see generators/annotators/card.py for its keys"
         ) from e
 
 

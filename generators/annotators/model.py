@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from generators.annotator_card import AnnotatorCard
-from generators.annotator_rows import (
+from generators.annotators.card import AnnotatorCard
+from generators.annotators.rows import (
     finish,
     one_row_each,
     one_score_each,

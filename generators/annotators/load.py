@@ -1,6 +1,6 @@
 """Annotator models from files: ONNX by onnxruntime, TorchScript where its file is trusted.
 
-Beside each lies its description; see `generators.annotator_card`. A model is tried when it is
+Beside each lies its description; see `generators.annotators.card`. A model is tried when it is
 loaded, so that one that does not fit its description is told before any image is read.
 """
 
@@ -12,11 +12,11 @@ from typing import Any
 
 import numpy as np
 
-from generators.annotator_card import ONNX_ENDINGS, TORCHSCRIPT_ENDINGS, AnnotatorCard, read_card
-from generators.annotator_model import AnnotatorModel, Prediction, ShapeError
-from generators.annotator_rows import finish, prepare
+from generators.annotators.card import ONNX_ENDINGS, TORCHSCRIPT_ENDINGS, AnnotatorCard, read_card
+from generators.annotators.model import AnnotatorModel, Prediction, ShapeError
+from generators.annotators.onnx import OnnxAnnotator
+from generators.annotators.rows import finish, prepare
 from generators.file_kinds import is_torchscript, other_kind
-from generators.onnx_annotator import OnnxAnnotator
 from schemas.errors import CheckpointError, UntrustedError
 
 __all__ = [

@@ -1,0 +1,1 @@
+"""Models that guess the code of an image, and their files."""
