@@ -77,7 +77,7 @@ def check_sums(folder: Path) -> tuple[list[Path], list[Path]]:
 
 
 def request_key(request: Any) -> str:
-    """Identity of a request: its class and all its parameters. DataError for one without."""
+    """Identity of a request: its kind and all its parameters. DataError for one without."""
     return digest(_plain(request))
 
 
@@ -86,9 +86,14 @@ def _plain(value: Any) -> Any:
         content = hashlib.sha256(np.ascontiguousarray(value).tobytes()).hexdigest()
         return ["array", value.dtype.str, list(value.shape), content]
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        kind = type(value)
+        kind = vars(type(value)).get("kind")  # one that is inherited is another class'
+        if not isinstance(kind, str):
+            raise DataError(
+                f"{type(value).__qualname__!r} has no kind of its own, so that nothing can be kept "
+                "under it: give the class a constant 'kind'"
+            )
         fields = {f.name: _plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
-        return [f"{kind.__module__}.{kind.__qualname__}", fields]
+        return [kind, fields]
     if isinstance(value, Mapping):
         return {str(name): _plain(entry) for name, entry in value.items()}
     if isinstance(value, Sequence) and not isinstance(value, str | bytes):

@@ -30,6 +30,8 @@ class PairsAlong:
     old : float64 (k, *row_shape) vectors;  new : (k, *row_shape of the new space)
     """
 
+    kind = "pipelines.transfer.PairsAlong"
+
     old: np.ndarray
     new: np.ndarray
     token: str = "pairs"

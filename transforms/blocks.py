@@ -44,6 +44,50 @@ class Accumulator(Protocol):
 
 
 A = TypeVar("A", bound=Accumulator)
+C = TypeVar("C", bound=type)
+
+_KINDS: dict[str, Any] = {}
+
+
+def statistic_kind(kind: str) -> Callable[[C], C]:
+    """Decorator of a statistic's class: the constant name under which its arrays are kept.
+
+    Files of statistics say their kind, and are read by whoever asks for such a statistic and has
+    therefore imported its class. A class that is renamed or moved keeps its kind. UsageError where
+    another class has it.
+    """
+
+    def register(cls: C) -> C:
+        held = _KINDS.setdefault(kind, cls)
+        if (held.__module__, held.__qualname__) != (cls.__module__, cls.__qualname__):
+            raise UsageError(
+                f"statistics {held.__module__}.{held.__qualname__!r} and "
+                f"{cls.__module__}.{cls.__qualname__!r} both have the kind {kind!r}: give the "
+                "later one another"
+            )
+        _KINDS[kind] = cls
+        cls.kind = kind  # type: ignore[attr-defined]
+        return cls
+
+    return register
+
+
+def kind_of(statistic: Accumulator) -> str:
+    """The constant name of a statistic's class. UsageError for a class without its own."""
+    cls = type(statistic)
+    kind = vars(cls).get("kind")
+    if not isinstance(kind, str):
+        raise UsageError(
+            f"statistic {cls.__qualname__!r} has no kind: decorate its class with statistic_kind"
+        )
+    return kind
+
+
+def statistic_class(kind: str) -> Any:
+    """The class of a kind. DataError where no class that has been imported is of that kind."""
+    if kind not in _KINDS:
+        raise DataError(f"statistic of kind {kind!r} is not one of {sorted(_KINDS)!r}")
+    return _KINDS[kind]
 
 
 @dataclass(frozen=True)
@@ -103,6 +147,7 @@ def flatten_rows(x: np.ndarray) -> np.ndarray:
     return x.reshape(len(x), int(np.prod(x.shape[1:])))
 
 
+@statistic_kind("Sums")
 @dataclass(frozen=True)
 class Sums:
     """Named arrays that add up: gradients, Hessian products, counts.

@@ -14,7 +14,7 @@ from typing import Self
 import numpy as np
 
 from schemas.errors import DataError, UsageError
-from transforms.blocks import Arrays, BlockSource, flatten_rows, sum_blocks
+from transforms.blocks import Arrays, BlockSource, flatten_rows, statistic_kind, sum_blocks
 
 Mode = str | Sequence[str]
 
@@ -168,6 +168,7 @@ def _combinations(codes: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
     return levels, inverse
 
 
+@statistic_kind("CellSums")
 @dataclass(frozen=True)
 class CellSums:
     """Rows and sums of rows for every cell that has any.

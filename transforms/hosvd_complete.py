@@ -70,6 +70,8 @@ class Fill:
     ridge : float64 (J_1 ... J_N,), noise variance over prior variance of the core's entries
     """
 
+    kind = "transforms.hosvd_complete.Fill"
+
     weights: np.ndarray
     factors: list[np.ndarray] | None = None
     ridge: np.ndarray | None = None
@@ -201,6 +203,8 @@ def _pair_counts(weights: np.ndarray) -> np.ndarray:
 @dataclass(frozen=True)
 class FillRequest:
     """Mode Grams of every filled slab, and what the present cells leave over."""
+
+    kind = "transforms.hosvd_complete.FillRequest"
 
     fill: Fill
     standardise: bool = False

@@ -15,7 +15,7 @@ import numpy as np
 
 from schemas.errors import DataError, UsageError
 from schemas.fingerprint import digest
-from transforms.blocks import Arrays, BlockSource, Parts, flatten_rows, serial_key
+from transforms.blocks import Arrays, BlockSource, Parts, flatten_rows, serial_key, statistic_kind
 from transforms.cells import CellSums
 from transforms.signs import fix_signs
 from transforms.sources import ColumnBlocks
@@ -25,6 +25,7 @@ STORE_SLAB_BYTES = 3 << 26
 BATCH_ROWS = 1024
 
 
+@statistic_kind("ModeGrams")
 @dataclass(frozen=True)
 class ModeGrams:
     """Gram matrices (I_n, I_n) of every small mode's unfolding, and the sum of squares."""
@@ -240,6 +241,8 @@ def split_slabs(
 class ModeGramsRequest:
     """Mode Grams of every slab."""
 
+    kind = "transforms.hosvd_passes.ModeGramsRequest"
+
     standardise: bool = False
 
     @property
@@ -257,6 +260,7 @@ class ModeGramsRequest:
         return ModeGrams.of_slab(prepared["slab"])
 
 
+@statistic_kind("CoreSlabs")
 class CoreSlabs(Parts):
     """What each slab gives, by the slab's index: parts of the core, or a slab's own Grams."""
 
@@ -278,6 +282,8 @@ class CoreRequest(ModeGramsRequest):
     factors : the modes' factors; of a stacked model, those of every slab by its index
     """
 
+    kind = "transforms.hosvd_passes.CoreRequest"
+
     factors: Sequence[np.ndarray] | Mapping[int, Sequence[np.ndarray]] = ()
 
     def statistic(self, prepared: Arrays) -> CoreSlabs:  # type: ignore[override]
@@ -296,6 +302,8 @@ class CoreRequest(ModeGramsRequest):
 @dataclass(frozen=True)
 class SlabGramsRequest(ModeGramsRequest):
     """Mode Grams of every slab, kept apart: what a stacked model sums style by style."""
+
+    kind = "transforms.hosvd_passes.SlabGramsRequest"
 
     def statistic(self, prepared: Arrays) -> CoreSlabs:  # type: ignore[override]
         """`CoreSlabs` of the slab's Gram matrices."""

@@ -126,6 +126,8 @@ class LatentShape:
 class ParameterMoments:
     """Joint moments of codes x and the parameters of points, rows whose parameters are known."""
 
+    kind = "transforms.latent_shape.ParameterMoments"
+
     model: ShapeModel | SequenceModel
     token: str = "latent-shape-moments"
 
@@ -147,6 +149,8 @@ class ProjectionRequest:
 
     rigid (3, L), basis (K, 3, L);  mean (D,), weights (D, 8 + K), intercept (8 + K,)
     """
+
+    kind = "transforms.latent_shape.ProjectionRequest"
 
     rigid: np.ndarray
     basis: np.ndarray

@@ -16,7 +16,7 @@ import numpy as np
 from scipy.linalg.blas import dsyr, dsyrk
 
 from schemas.errors import DataError, UsageError
-from transforms.blocks import Arrays, BlockSource, flatten_rows, sum_blocks
+from transforms.blocks import Arrays, BlockSource, flatten_rows, statistic_kind, sum_blocks
 
 # A batch of centred rows in float64 stays in the processor's cache, yet is long enough for DSYRK.
 _BATCH_VALUES = 1 << 20
@@ -54,6 +54,7 @@ def centred_batches(x: np.ndarray, shift: np.ndarray) -> Iterator[tuple[slice, n
         yield rows, part
 
 
+@statistic_kind("Moments")
 @dataclass(frozen=True)
 class Moments:
     """Count, mean and centred second moment of rows.

@@ -39,6 +39,8 @@ class JointRequest:
     a coordinate, or the scale of Student's t where `robust`
     """
 
+    kind = "transforms.nrsfm_joint.JointRequest"
+
     rigid: np.ndarray
     axes: np.ndarray
     modes: np.ndarray

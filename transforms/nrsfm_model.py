@@ -34,6 +34,8 @@ class ShapeModel:
         'arbitrary': mirror images in depth fit equally well
     """
 
+    kind = "transforms.nrsfm_model.ShapeModel"
+
     rigid: np.ndarray
     axes: np.ndarray
     modes: np.ndarray
@@ -89,6 +91,8 @@ class SequenceModel:
     ridge, noise, n_frames, flags : as in `ShapeModel`; n_frames counts the sequence's frames
     zoom : float64 (Z,), of the cameras, see `transforms.nrsfm_sequence.zoom_scales`
     """
+
+    kind = "transforms.nrsfm_model.SequenceModel"
 
     rigid: np.ndarray
     basis: np.ndarray

@@ -80,6 +80,8 @@ class FilledRequest:
 class GramRequest(FilledRequest):
     """L x L Gram of the centred points (the right singular vectors of thesis eq. 4.8)."""
 
+    kind = "transforms.nrsfm_passes.GramRequest"
+
     def statistic(self, prepared: Arrays) -> Sums:
         """gram (L, L), pairs (L, L) of points seen together, frames, left_out."""
         points = prepared["points"]
@@ -100,6 +102,8 @@ class CameraRequest(FilledRequest):
 
     readout : (L, 3), cameras are M_f = X_f readout
     """
+
+    kind = "transforms.nrsfm_passes.CameraRequest"
 
     readout: np.ndarray
     metric: bool
@@ -126,6 +130,8 @@ class AxisRequest(FilledRequest):
     readout : (L, 3);  modes : (K, L), b_k;  axes : (S, K, 3), d_k;  ridge : (S, K)
     curved : also sum what Newton steps on the axes need
     """
+
+    kind = "transforms.nrsfm_passes.AxisRequest"
 
     readout: np.ndarray
     modes: np.ndarray

@@ -100,6 +100,8 @@ class SequenceRequest:
     zoom : (Z,), see `zoom_scales`
     """
 
+    kind = "transforms.nrsfm_sequence.SequenceRequest"
+
     terms: np.ndarray
     n_frames: int
     noise: float | None = None

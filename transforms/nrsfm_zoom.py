@@ -18,6 +18,8 @@ from transforms.nrsfm_sequence import ZOOM_TERMS, cosines
 class ZoomRequest:
     """Normal equations of the cosines of the logarithm of the rigid fit's scales."""
 
+    kind = "transforms.nrsfm_zoom.ZoomRequest"
+
     model: ShapeModel
     n_frames: int
     token: str = "nrsfm-zoom"

@@ -63,6 +63,8 @@ class StatisticOfGroups:
     groups of 16 as in the source, and every group's statistic is the same to the bit.
     """
 
+    kind = "transforms.partials.StatisticOfGroups"
+
     request: PassRequest
 
     @property

@@ -20,6 +20,12 @@ class PassRequest(Protocol):
     """What one pass computes; a small picklable value."""
 
     @property
+    def kind(self) -> str:
+        """A constant of the class (and of every dataclass among its parameters): names what was
+        summed for it, so that a class that is renamed or moved keeps its saved sums."""
+        ...
+
+    @property
     def token(self) -> str:
         """Names the preparation, so that prepared blocks can be kept between passes."""
         ...

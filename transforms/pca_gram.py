@@ -15,7 +15,15 @@ import numpy as np
 from scipy.linalg import eigh
 
 from schemas.errors import UsageError
-from transforms.blocks import Accumulator, Arrays, BlockSource, Parts, Sums, flatten_rows
+from transforms.blocks import (
+    Accumulator,
+    Arrays,
+    BlockSource,
+    Parts,
+    Sums,
+    flatten_rows,
+    statistic_kind,
+)
 from transforms.moments import second_moment
 from transforms.passes import PassRequest, expect
 from transforms.pca_result import (
@@ -89,6 +97,8 @@ def _centred(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 class GramRequest:
     """Gram matrix of the centred rows, a sum over slabs."""
 
+    kind = "transforms.pca_gram.GramRequest"
+
     token: str = "pca-slab"
 
     def prepare(self, arrays: Arrays) -> Arrays:
@@ -102,6 +112,7 @@ class GramRequest:
         return Sums({"gram": second_moment(centred.T), "features": features})
 
 
+@statistic_kind("SlabParts")
 class SlabParts(Parts):
     """Arrays of every slab by the feature it starts at."""
 
@@ -120,6 +131,8 @@ class ProductsRequest(GramRequest):
 
     left : float64 (n, k);  frame : float64 (D, m), `random_frame`
     """
+
+    kind = "transforms.pca_gram.ProductsRequest"
 
     left: np.ndarray = field(default_factory=lambda: np.zeros((0, 0)))
     frame: np.ndarray = field(default_factory=lambda: np.zeros((0, 0)))

@@ -44,6 +44,8 @@ class MomentsOfScores:
     mean : (D,) and components : (k, D), of a PCA of x
     """
 
+    kind = "transforms.pca_latent.MomentsOfScores"
+
     mean: np.ndarray
     components: np.ndarray
     token: str = "x-latent"

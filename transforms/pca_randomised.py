@@ -16,7 +16,7 @@ from typing import ClassVar, Self
 import numpy as np
 
 from schemas.errors import UsageError
-from transforms.blocks import Accumulator, Arrays, flatten_rows
+from transforms.blocks import Accumulator, Arrays, flatten_rows, statistic_kind
 from transforms.moments import centred_batches
 from transforms.passes import PassRequest, expect
 from transforms.pca_result import (
@@ -36,6 +36,7 @@ _BASIS_BLOCKS = 8
 """Blocks of directions that the search space holds before it restarts."""
 
 
+@statistic_kind("MomentProducts")
 @dataclass(frozen=True)
 class MomentProducts:
     """Centred second moment times a block of directions V (D, b), merged by Chan's update.
@@ -107,6 +108,8 @@ class MomentProducts:
 @dataclass(frozen=True)
 class ProductsOfMoments:
     """The centred second moment of array x (m, ...) times directions (D, b)."""
+
+    kind = "transforms.pca_randomised.ProductsOfMoments"
 
     directions: np.ndarray
     token: str = "x"

@@ -16,6 +16,8 @@ from transforms.moments import Moments
 class MomentsOfRows:
     """Moments of array x (m, ...): for principal components and standard deviations."""
 
+    kind = "transforms.requests.MomentsOfRows"
+
     diagonal: bool = False
     token: str = "x"
 
@@ -31,6 +33,8 @@ class MomentsOfRows:
 @dataclass(frozen=True)
 class MomentsAlong:
     """Moments of the projections on directions (A, D): their standard deviations, any D."""
+
+    kind = "transforms.requests.MomentsAlong"
 
     directions: np.ndarray
     token: str = "x"
@@ -49,6 +53,8 @@ class MomentsAlong:
 class SumsOfCells:
     """Sums of x per cell, from arrays x (m, ...) and cells (m,): for mean differences."""
 
+    kind = "transforms.requests.SumsOfCells"
+
     token: str = "x-cells"
 
     def prepare(self, arrays: Arrays) -> Arrays:
@@ -63,6 +69,8 @@ class SumsOfCells:
 @dataclass(frozen=True)
 class CountsOfCells:
     """Rows per cell, without their sums: what a tensor model lacks is known before it is built."""
+
+    kind = "transforms.requests.CountsOfCells"
 
     token: str = "cells"
 
@@ -79,6 +87,8 @@ class CountsOfCells:
 @dataclass(frozen=True)
 class JointMoments:
     """Joint moments of x and targets (m, T), rows with every target: for regressions."""
+
+    kind = "transforms.requests.JointMoments"
 
     token: str = "x-targets"
 

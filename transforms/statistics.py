@@ -5,37 +5,28 @@ from __future__ import annotations
 import io
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 
 from schemas.errors import DataError
-from transforms.blocks import Accumulator, Arrays, Sums
-from transforms.cells import CellSums
-from transforms.hosvd_passes import CoreSlabs, ModeGrams
-from transforms.moments import Moments
-from transforms.pca_gram import SlabParts
-from transforms.pca_randomised import MomentProducts
-from transforms.style_channels import ChannelMoments
-from transforms.svm_passes import LabelledMoments
-from transforms.svm_sample import RowSample
+from transforms.blocks import Accumulator, Arrays, kind_of, statistic_class, statistic_kind
 
 _KIND = "kind"
 
 
 def arrays_of(statistic: Accumulator) -> Arrays:
     """A statistic's arrays, and its kind as the array "kind"."""
-    return {_KIND: np.array(type(statistic).__name__), **statistic.to_arrays()}
+    return {_KIND: np.array(kind_of(statistic)), **statistic.to_arrays()}
 
 
 def statistic_of(arrays: Mapping[str, np.ndarray]) -> Accumulator:
     """Inverse of `arrays_of`. DataError for an unknown kind, or arrays that are not of it."""
     kind = str(arrays.get(_KIND))
-    if kind not in KINDS:
-        raise DataError(f"statistic of kind {kind!r} is not one of {sorted(KINDS)!r}")
+    cls = statistic_class(kind)
     own = {name: array for name, array in arrays.items() if name != _KIND}
     try:
-        return KINDS[kind].from_arrays(own)  # type: ignore[no-any-return]
+        return cls.from_arrays(own)  # type: ignore[no-any-return]
     except (KeyError, ValueError, TypeError, IndexError) as e:
         raise DataError(
             f"arrays {sorted(own)!r} are not those of a statistic of kind {kind!r}"
@@ -59,6 +50,7 @@ def statistic_of_bytes(content: bytes) -> Accumulator:
     return statistic_of(arrays)
 
 
+@statistic_kind("GroupStatistics")
 @dataclass(frozen=True)
 class GroupStatistics:
     """A statistic for each of some groups of blocks, by the group's number."""
@@ -88,22 +80,3 @@ class GroupStatistics:
             number, _, key = name.partition("/")
             groups.setdefault(int(number), {})[key] = array
         return cls({number: statistic_of(part) for number, part in groups.items()})
-
-
-KINDS: dict[str, Any] = {
-    kind.__name__: kind
-    for kind in (
-        Moments,
-        Sums,
-        CellSums,
-        LabelledMoments,
-        RowSample,
-        ModeGrams,
-        CoreSlabs,
-        MomentProducts,
-        SlabParts,
-        ChannelMoments,
-        GroupStatistics,
-    )
-}
-"""Every kind of statistic by its name."""

@@ -16,13 +16,15 @@ from typing import Self
 import numpy as np
 
 from schemas.errors import DataError, UsageError
-from transforms.blocks import Arrays, flatten_rows
+from transforms.blocks import Arrays, flatten_rows, statistic_kind
 from transforms.moments import Moments
 
 
 @dataclass(frozen=True)
 class StyleLayer:
     """A layer's style is ``w_plus[ws_index] @ weight.T + bias``; weight (channels, w_dim)."""
+
+    kind = "transforms.style_channels.StyleLayer"
 
     ws_index: int
     weight: np.ndarray
@@ -41,6 +43,7 @@ def styles(codes: np.ndarray, layers: Sequence[StyleLayer]) -> np.ndarray:
     return np.concatenate(parts, axis=1)
 
 
+@statistic_kind("ChannelMoments")
 @dataclass(frozen=True)
 class ChannelMoments:
     """Moments of the styles of all rows, and of the rows that show each attribute.
@@ -87,6 +90,8 @@ class ChannelsOfLabels:
 
     n_rows_of_w : L; 0 for codes of w
     """
+
+    kind = "transforms.style_channels.ChannelsOfLabels"
 
     layers: tuple[StyleLayer, ...]
     n_rows_of_w: int

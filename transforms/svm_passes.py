@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from schemas.errors import DataError
-from transforms.blocks import Arrays, Sums, flatten_rows
+from transforms.blocks import Arrays, Sums, flatten_rows, statistic_kind
 from transforms.moments import Moments
 
 _CHUNK_ROWS = 1024
@@ -22,6 +22,7 @@ _MOMENT_ROWS = 8192
 _GRAM_ROWS_PER_FEATURE = 16
 
 
+@statistic_kind("LabelledMoments")
 @dataclass(frozen=True)
 class LabelledMoments:
     """Moments of all rows and, for every attribute, counts and sums of its two classes.
@@ -154,6 +155,8 @@ class MomentsRequest:
     Above `gram_max_features` features only the diagonal of the second moment is kept.
     """
 
+    kind = "transforms.svm_passes.MomentsRequest"
+
     gram_max_features: int
     token: str = "svm-raw"
 
@@ -271,6 +274,8 @@ def _column_sums(values: np.ndarray) -> np.ndarray:
 class EvaluateRequest(AttributesRequest):
     """Loss and gradient at a point."""
 
+    kind = "transforms.svm_passes.EvaluateRequest"
+
     def statistic(self, prepared: Arrays) -> Sums:
         """Sums over the block.
 
@@ -333,6 +338,8 @@ class CurvatureRequest(AttributesRequest):
     steps, step_intercepts : (D, p), (p,), the directions
     exact : positions (e,) whose whole active Hessian is returned
     """
+
+    kind = "transforms.svm_passes.CurvatureRequest"
 
     products: np.ndarray
     steps: np.ndarray
@@ -400,6 +407,8 @@ class LineRequest(AttributesRequest):
 
     steps, step_intercepts : (D, a), (a,);  lengths : (T, a)
     """
+
+    kind = "transforms.svm_passes.LineRequest"
 
     steps: np.ndarray
     step_intercepts: np.ndarray

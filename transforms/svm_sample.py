@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.linalg import eigh
 
-from transforms.blocks import Arrays
+from transforms.blocks import Arrays, statistic_kind
 from transforms.svm_passes import CentredRequest
 
 ALL_ROWS = 2048
@@ -20,6 +20,7 @@ SAMPLE_ROWS = 1024
 SAMPLE_RANK = 256
 
 
+@statistic_kind("RowSample")
 @dataclass(frozen=True)
 class RowSample:
     """Sampled rows (k, D), minus the centre, their labels (k, A) and weights (k,)."""
@@ -58,6 +59,8 @@ def hash_rows(x: np.ndarray) -> np.ndarray:
 @dataclass(frozen=True)
 class SampleRequest(CentredRequest):
     """All rows, or about `SAMPLE_ROWS` of them where there are more than `ALL_ROWS`."""
+
+    kind = "transforms.svm_sample.SampleRequest"
 
     n_rows: int
 

@@ -97,6 +97,8 @@ class ScoreRequest(CentredRequest):
     weights, intercepts : (K, D, A), (K, A), for rows minus the centre;  spread : (K, A), of scores
     """
 
+    kind = "transforms.svm_validation.ScoreRequest"
+
     weights: np.ndarray
     intercepts: np.ndarray
     spread: np.ndarray

@@ -264,6 +264,7 @@ def _read_store(case: Case) -> str | None:
     from schemas.directions import DirectionSet
     from schemas.index import DatasetIndex
     from schemas.store import LatentStore
+    from transforms.moments import Moments
 
     if case.format == "index":
         index = DatasetIndex.load(case.path)
@@ -274,7 +275,9 @@ def _read_store(case: Case) -> str | None:
         sound(DatasetIndex.load(OUTPUT / "index.parquet").equals(index), "it is read otherwise")
     elif case.format == "statistics":
         found = StatisticFolder(INPUT).load(case.path.stem)
-        return REFUSED if found is None else None
+        if found is None:
+            return REFUSED
+        sound(isinstance(found, Moments), "another statistic")
     elif case.format == "direction set":
         directions = DirectionSet.load(case.path.parent)
         for name in directions.model_names():

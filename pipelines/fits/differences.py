@@ -31,6 +31,8 @@ from transforms.requests import JointMoments, SumsOfCells
 class LabelSums:
     """Sums and counts of x (m, D) over the positive and the negative side of every label y."""
 
+    kind = "pipelines.fits.differences.LabelSums"
+
     token: str = "x-y"
 
     def prepare(self, arrays: Arrays) -> Arrays:
