@@ -201,6 +201,16 @@ def _entry(
         "target": target,
         "in_new": again is not None,
     }
+    stored = in_old.side.directions.space
+    if direction.space != stored:
+        return {
+            **entry,
+            "verdict": REFUSED,
+            "reason": f"is of space {direction.space!r}, the old run's codes of {stored!r}: only "
+            "directions of the stored space are tried",
+        }, {}
+    if again is not None and again.space != renewed.space:
+        again = None
     if again is not None and fits:
         entry["cosine"] = float(cosines(direction.vector[None], again.vector[None])[0, 0])
     mapped = None
@@ -321,13 +331,13 @@ def angles_of_groups(
 ) -> list[dict[str, Any]]:
     """Principal angles, in degrees ascending, between the spans of each method's directions.
 
-    For methods with at least two directions in both sets; ``angles_mapped`` are those of the old
-    directions taken through the map.
+    For methods with at least two directions in both sets, of the spaces that the runs store;
+    ``angles_mapped`` are those of the old directions taken through the map.
     """
     found = []
     for method in dict.fromkeys(d.method for d in old):
-        before = [d.vector for d in old if d.method == method]
-        after = [d.vector for d in new if d.method == method]
+        before = [d.vector for d in old.of_space(old.space) if d.method == method]
+        after = [d.vector for d in new.of_space(new.space) if d.method == method]
         if len(before) < 2 or len(after) < 2:
             continue
         entry: dict[str, Any] = {"method": method, "old": len(before), "new": len(after)}

@@ -133,8 +133,8 @@ def import_directions(
     own = run.directions.space
     if space != own and (space, own) != ("w", "w_plus"):
         raise UsageError(
-            f"the run's directions are of space {own!r}, the file's of {space!r}, and a set has "
-            f"one space: {other_space(space)}"
+            f"the run stores codes of space {own!r}, on which directions are measured, and the "
+            f"file's are of {space!r}: {other_space(space)}"
         )
     if generator_fp != run.directions.generator_fp:
         raise DirectionMismatchError(

@@ -60,10 +60,17 @@ def transfer_directions(
     old direction and along the new one. sd is measured on the new run's codes.
     wait_s : how long to wait for a run that holds the new run's lock.
 
-    Raises UsageError for unknown names and where the runs share too few images, DataError where no
-    linear map links the spaces, LockedError while a run goes on.
+    Raises UsageError for unknown names, directions of another space than the old run's codes, and
+    where the runs share too few images, DataError where no linear map links the spaces,
+    LockedError while a run goes on.
     """
     chosen = [old.directions[name] for name in names]
+    others = {d.name: d.space for d in chosen if d.space != old.space}
+    if others:
+        raise UsageError(
+            f"directions {others!r} are not of the space {old.space!r} that the old run stores, "
+            "whose codes alone can be paired: compute them again by running the new specification"
+        )
     if old.directions.generator_fp == new.directions.generator_fp and old.space == new.space:
         raise UsageError(
             f"both runs are of generator {old.directions.generator_fp!r} and space {old.space!r}: "

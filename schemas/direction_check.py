@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -19,6 +20,7 @@ from schemas.directions import (
     content_of,
     direction_dims,
     model_dims,
+    spaces_of,
 )
 from schemas.errors import LatentflowError
 from schemas.handle import (
@@ -33,8 +35,8 @@ from schemas.handle import (
 from schemas.layout import check_layout
 
 _GROUP = group_metadata({"layout_version": DIRECTIONS_LAYOUT_VERSION})
-_KEYS = frozenset({"kind", "layout_version", "generator_fp", "space", "names", "contents",
-                   "complete"})  # fmt: skip
+_KEYS = frozenset({"kind", "layout_version", "generator_fp", "space", "spaces", "names",
+                   "contents", "complete"})  # fmt: skip
 _MODEL_KEYS = ("layout_version", "attrs", "content", "complete")
 
 
@@ -45,6 +47,7 @@ class SetCheck:
     problems : with the set as a whole. attributes : of the set, as its directions give them.
     unreadable : why the whole set cannot be used, else None.
     directions, models : name -> problems, empty lists for good ones.
+    space_of : direction -> its space, of readable ones.
     analysis_of, fingerprints : direction -> its analysis; analysis -> its model's fingerprint.
     foreign : names of imported and transferred directions.
     """
@@ -54,6 +57,7 @@ class SetCheck:
     attributes: dict[str, str] = field(default_factory=dict)
     directions: dict[str, list[str]] = field(default_factory=dict)
     models: dict[str, list[str]] = field(default_factory=dict)
+    space_of: dict[str, str] = field(default_factory=dict)
     analysis_of: dict[str, str] = field(default_factory=dict)
     fingerprints: dict[str, str] = field(default_factory=dict)
     foreign: list[str] = field(default_factory=list)
@@ -80,7 +84,7 @@ def check_directions(path: str | os.PathLike[str]) -> SetCheck:
     for name in members(group):
         found.problems += metadata_problem(group, name, _GROUP)
     made_by: dict[str, str] = {}
-    theirs: dict[str, set[str]] = {}
+    generators: set[str] = set()
     for name in names:
         problems: list[str] = []
         found.directions[name] = problems
@@ -103,20 +107,22 @@ def check_directions(path: str | os.PathLike[str]) -> SetCheck:
         except (LatentflowError, TypeError, ValueError) as e:
             problems.append(str(e))
             continue
-        made_for = {"generator_fp": held.provenance.get("generator_fp"), "space": held.space}
-        for key, value in made_for.items():
-            if value is not None and value != attrs.get(key):
-                theirs.setdefault(key, set()).add(str(value))
+        made_for = held.provenance.get("generator_fp")
+        if made_for is not None and made_for != attrs.get("generator_fp"):
+            generators.add(str(made_for))
+        found.space_of[name] = held.space
         layout = array_layout(vector, direction_dims(held.space, vector))
         problems += metadata_problem(group, f"directions/{name}", layout.metadata(facts))
         if name not in contents and ("contents" in attrs or unknown):
             problems.append("the set has no checksum of it")
         if name in contents and content_of(facts, {"": vector}) != contents[name]:
             problems.append("its attributes are not those that were saved")
-    for key, values in sorted(theirs.items()):
-        text = f"{key!r} of the set is {attrs.get(key)!r}, of its directions {sorted(values)!r}"
-        found.problems.append(text)
-        found.attributes |= {key: min(values)} if len(values) == 1 else {}
+    if generators:
+        text = f"of its directions {sorted(generators)!r}"
+        found.problems.append(f"'generator_fp' of the set is {attrs.get('generator_fp')!r}, {text}")
+        found.attributes |= {"generator_fp": min(generators)} if len(generators) == 1 else {}
+    if found.space_of.keys() == set(names):  # else some will be taken out
+        _check_spaces(attrs, found)
     _check_models(group, found)
     for name, analysis in found.analysis_of.items():
         fingerprint = found.fingerprints.get(analysis)
@@ -155,12 +161,33 @@ def drop_damaged(path: str | os.PathLike[str], found: SetCheck) -> None:
         attrs = {key: value for key, value in group.attrs.items() if key in _KEYS}
         attrs |= found.attributes
         names = [n for n in cast("list[str]", attrs["names"]) if n not in bad]
+        spaces = spaces_of(str(attrs["space"]), (found.space_of[n] for n in names))
+        if len(spaces) > 1:
+            attrs["spaces"] = spaces
+        else:
+            attrs.pop("spaces", None)
         contents = {n: c for n, c in cast("dict[str, str]", attrs.get("contents", {})).items()}
         attrs |= {"names": names, "contents": {n: c for n, c in contents.items() if n in names}}
         group.attrs.put(attrs)
 
 
 # ---------------------------------------------------------------------------------------------
+
+
+def _check_spaces(attrs: Mapping[str, Any], found: SetCheck) -> None:
+    """Whether the set lists the spaces that its directions are of; where it does not, one of its
+    two attributes may still tell which space is its own."""
+    own, listed = attrs.get("space"), attrs.get("spaces")
+    theirs = sorted(set(found.space_of.values()))
+    if not theirs or (listed or [own]) == spaces_of(str(own), theirs):
+        return
+    found.problems.append(
+        f"'space' and 'spaces' of the set are {own!r} and {listed!r}, its directions are of "
+        f"{theirs!r}"
+    )
+    first = listed[0] if isinstance(listed, list) and listed else None
+    right = [s for s in (own, first, theirs[0] if len(theirs) == 1 else None) if s in theirs]
+    found.attributes |= {"space": right[0]} if right else {}
 
 
 def _check_models(group: zarr.Group, found: SetCheck) -> None:

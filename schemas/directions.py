@@ -4,6 +4,10 @@ DESIGN section 2, "Direction set". A set is one Zarr group:
 
     directions/<name>            float64, the vector, everything else about it in its attributes
     models/<analysis>/<array>    fitted models and saved statistics beside the directions
+
+Every direction names its space in its attributes. The set's attribute ``space`` is that of the
+codes that the run stores; where any direction is of another one, ``spaces`` lists them all, the
+set's own first (a set without it has directions of its own space alone).
 """
 
 from __future__ import annotations
@@ -53,7 +57,10 @@ _REPAIR = "take it out with 'latentflow verify RUN --repair', then run or import
 
 
 class DirectionSet:
-    """Named directions of one generator and space, in order, with the models they came from.
+    """Named directions of one generator, in order, with the models they came from.
+
+    space : of the codes that the run stores. Each direction says which space it is of, and all of
+    one space have one shape.
 
     ``models/<analysis>`` are written and read one by one (``save_model``, ``load_model``) once
     the set has a path; they can be far larger than the directions.
@@ -69,7 +76,7 @@ class DirectionSet:
 
     def add(self, direction: Direction) -> None:
         """Append a direction. Raises StoreError when its name is taken, DirectionMismatchError
-        when it is of another space, shape or generator."""
+        when it is of another generator, or not of the shape of the others of its space."""
         if direction.name in self._directions:
             raise StoreError(
                 f"the set already has a direction {direction.name!r}; use replace, or another name"
@@ -82,18 +89,27 @@ class DirectionSet:
         if made_for is None:
             provenance = {**direction.provenance, "generator_fp": self.generator_fp}
             direction = dataclasses.replace(direction, provenance=provenance)
-        check_applies(direction, self.generator_fp, self.space)
-        for other in self._directions.values():
+        check_applies(direction, self.generator_fp, direction.space)
+        for other in self.of_space(direction.space):
             if other.name != direction.name and other.vector.shape != direction.vector.shape:
                 raise DirectionMismatchError(
-                    f"direction {direction.name!r} has shape {direction.vector.shape!r}, but "
-                    f"{other.name!r} of the set has {other.vector.shape!r}; keep them apart"
+                    f"direction {direction.name!r} of space {direction.space!r} has shape "
+                    f"{direction.vector.shape!r}, but {other.name!r} of that space has "
+                    f"{other.vector.shape!r}; keep them apart"
                 )
         self._directions[direction.name] = direction
 
     def names(self) -> list[str]:
         """Names of the directions, in order."""
         return list(self._directions)
+
+    def spaces(self) -> list[str]:
+        """The set's own space, then the others that directions are of, sorted."""
+        return spaces_of(self.space, (d.space for d in self))
+
+    def of_space(self, space: str) -> list[Direction]:
+        """The directions of one space, in order."""
+        return [d for d in self if d.space == space]
 
     def __getitem__(self, name: str) -> Direction:
         if name in self._directions:
@@ -130,6 +146,7 @@ class DirectionSet:
             "layout_version": DIRECTIONS_LAYOUT_VERSION,
             "generator_fp": self.generator_fp,
             "space": self.space,
+            **({"spaces": self.spaces()} if len(self.spaces()) > 1 else {}),
             "names": self.names(),
             "contents": {d.name: content_of(_attrs_of(d), {"": d.vector}) for d in self},
         }
@@ -144,7 +161,7 @@ class DirectionSet:
                 folder,
                 direction.name,
                 direction.vector,
-                direction_dims(self.space, direction.vector),
+                direction_dims(direction.space, direction.vector),
                 _attrs_of(direction),
             )
         group.attrs.put({**attrs, "complete": True})
@@ -171,11 +188,18 @@ class DirectionSet:
             )
         with damage_told(f"the direction set at {os.fspath(path)!r}", _RENEW):
             found = cls(str(attrs["generator_fp"]), str(attrs["space"]))
+            spaces = [str(space) for space in cast("list[str]", attrs.get("spaces", [found.space]))]
             contents = dict(cast("dict[str, str]", attrs.get("contents", {})))
             names = [str(name) for name in cast("list[str]", attrs["names"])]
         for name in names:
             with damage_told(f"direction {name!r} of {os.fspath(path)!r}", _REPAIR):
                 found.add(_read_direction(group, name, contents.get(name)))
+        if found.spaces() != spaces:
+            raise StoreError(
+                f"the direction set at {os.fspath(path)!r} lists the spaces {spaces!r}, its "
+                f"directions are of {found.spaces()!r}; put it right with 'latentflow verify RUN "
+                "--repair', then run again"
+            )
         found.path = os.fspath(path)
         return found
 
@@ -282,6 +306,11 @@ class DirectionSet:
         if self.path is None:
             raise StoreError("the set is in memory only and holds no models; save it first")
         return self.path
+
+
+def spaces_of(own: str, others: Iterable[str]) -> list[str]:
+    """The spaces of a set, as it lists them: its own first, then the others, sorted."""
+    return [own, *sorted(set(others) - {own})]
 
 
 def _texts_of(direction: Direction) -> set[str]:

@@ -245,15 +245,64 @@ def test_set_keeps_out_what_does_not_belong(tmp_path):
     made = make_set()
     with pytest.raises(StoreError, match="already has a direction 'smile'"):
         made.add(make())
-    with pytest.raises(DirectionMismatchError, match="space 'w', not 'w_plus'"):
-        made.add(unit_direction("x", "w", [1.0], method="pca", sd=1))
     with pytest.raises(DirectionMismatchError, match="generator 'cd'"):
         made.replace(make(provenance={"generator_fp": "cd"}))
     with pytest.raises(DirectionMismatchError, match="keep them apart"):
         made.add(unit_direction("x", "w_plus", np.eye(2), method="pca", sd=1))
+    made.add(unit_direction("x", "w", [1.0, 0], method="pca", sd=1))
+    with pytest.raises(DirectionMismatchError, match="'w' has shape .1,., but 'x'"):
+        made.add(unit_direction("y", "w", [1.0], method="pca", sd=1))
     made.save(tmp_path / "d")
     with pytest.raises(DirectionMismatchError, match="another path"):
         DirectionSet("cd", "w_plus").save(tmp_path / "d")
+
+
+def several_spaces() -> DirectionSet:
+    made = make_set()
+    made.add(unit_direction("pca.w.000", "w", np.arange(4.0), method="pca", sd=2.0))
+    made.add(unit_direction("h.smile", "h", np.ones((2, 3, 4, 4)), method="asyrp", sd=1.0))
+    return made
+
+
+def test_a_set_holds_directions_of_several_spaces(tmp_path):
+    made = several_spaces()
+    assert made.spaces() == ["w_plus", "h", "w"]
+    made.save(tmp_path / "d")
+    found = DirectionSet.load(tmp_path / "d")
+    assert found.space == "w_plus" and found.spaces() == made.spaces()
+    for a, b in zip(made, found, strict=True):
+        assert_equal(a, b)
+    assert [d.name for d in found.of_space("w")] == ["pca.w.000"]
+    check_applies(found["pca.w.000"], FP, "w")
+    with pytest.raises(DirectionMismatchError, match="made in space 'h', not 'w_plus'"):
+        check_applies(found["h.smile"], FP, found.space)
+    with xr.open_zarr(tmp_path / "d", group="directions", consolidated=False) as data:
+        assert data["pca.w.000"].dims == ("w_channel",)
+    checked = check_directions(tmp_path / "d")
+    assert checked.unreadable is None
+    assert not any([checked.problems, *checked.directions.values()])
+    # without the others it is again, to the byte, a set of one space
+    make_set().save(tmp_path / "d")
+    make_set().save(tmp_path / "one")
+    assert tree_files(tmp_path / "d") == tree_files(tmp_path / "one")
+
+
+@pytest.mark.parametrize("changed", ["space", "spaces"])
+def test_a_set_that_lists_other_spaces_than_its_directions_is_refused_and_put_right(
+    tmp_path, changed
+):
+    several_spaces().save(tmp_path / "d")
+    before = tree_files(tmp_path / "d")
+    file = tmp_path / "d/zarr.json"
+    node = json.loads(file.read_text())
+    node["attributes"][changed] = "w_plvs" if changed == "space" else ["w_plus", "i", "w"]
+    file.write_text(json.dumps(node))
+    with pytest.raises(StoreError, match="--repair"):
+        DirectionSet.load(tmp_path / "d")
+    checked = check_directions(tmp_path / "d")
+    assert "its directions are of ['h', 'w', 'w_plus']" in checked.problems[0]
+    drop_damaged(tmp_path / "d", checked)
+    assert tree_files(tmp_path / "d") == before
 
 
 def test_models_are_saved_beside(tmp_path):

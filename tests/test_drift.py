@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 import shutil
@@ -230,6 +231,15 @@ def test_another_space_is_refused_with_both_shapes(rng, codes):
     entry = compare(old_side(codes), new).entries[0]
     assert entry["verdict"] == REFUSED
     assert "'w' (3,)" in entry["reason"] and "'w_plus' (2, 3)" in entry["reason"]
+
+
+def test_a_direction_of_a_space_that_is_not_stored_is_not_tried(codes):
+    other = dataclasses.replace(planted("svm.bright", 0, OLD, "bright"), space="z")
+    old, new = side(OLD, codes, 0, [other]), side(NEW, codes, 0, [])
+    link = LatentMap("linear", (AffineMap(np.eye(3), np.zeros(3), np.zeros(3)),), (3,), (3,))
+    entry = compare(old, new, link).entries[0]
+    assert entry["verdict"] == REFUSED and "is of space 'z'" in entry["reason"]
+    assert angles_of_groups(old.directions, old.directions) == []
 
 
 def test_trials_do_not_loosen_the_refusal(codes):

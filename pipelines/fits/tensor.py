@@ -334,7 +334,7 @@ def compare(directions: Mapping[str, Direction], ranks: Mapping[str, Any]) -> li
         other = directions.get("mean." + name.removeprefix("hosvd."))
         if other is None and direction.provenance.get("level") is not None:
             other = means.get(_level_of(direction))  # names of odd texts need not be alike
-        if other is not None:
+        if other is not None and other.space == direction.space:
             rows.append(
                 {
                     "name": name.removeprefix("hosvd."),
