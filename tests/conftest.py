@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from hypothesis import settings
+from places import ROOT
 
 from pipelines.faces import write_faces
 
@@ -44,7 +45,7 @@ def latentflow(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
         capture_output=True,
         text=True,
         check=False,
-        cwd=Path(__file__).parent.parent,
+        cwd=ROOT,
         env={**os.environ, "COLUMNS": "200"},
     )
 

@@ -5,10 +5,9 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).parents[1]
+from places import ROOT
 
 
 def benchmark(name: str, *flags: str) -> subprocess.CompletedProcess[str]:

@@ -10,7 +10,6 @@ import numpy as np
 from schemas.reasons import Reason, Status
 from schemas.store import ArraySpec, LatentStore
 
-ROOT = Path(__file__).parents[1]
 W_PLUS, PSNR, COUNT = "latents/w_plus", "quality/psnr", "quality/steps"
 ARRAYS = [
     ArraySpec("latents", "w_plus", (3, 4)),

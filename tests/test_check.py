@@ -7,18 +7,17 @@ import subprocess
 import sys
 import time
 import zipfile
-from pathlib import Path
 
 import numpy as np
 import pytest
 import yaml
+from places import ROOT
 
 from pipelines.check import Known, check_run, run_notes
 from schemas.errors import SpecError, UntrustedError
 from schemas.index import DatasetIndex, NewRow, continuous_column, encode_categories
 from schemas.spec import parse_spec
 
-ROOT = Path(__file__).parents[1]
 SHAPE = (10, 64)
 MOODS = ("calm", "glad", "No")
 SCORES = {"name": "scores", "model": "bundled:faces64/attributes"}

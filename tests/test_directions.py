@@ -15,6 +15,7 @@ import zarr
 from digests import tree_files
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from places import GOLDEN
 
 from schemas import direction as module
 from schemas.direction_check import check_directions, drop_damaged
@@ -37,7 +38,6 @@ from schemas.errors import (
     UsageError,
 )
 
-GOLDEN = Path(__file__).parent / "golden"
 FP = "ab" * 32
 
 

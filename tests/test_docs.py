@@ -14,11 +14,11 @@ from typing import Any
 
 import pytest
 import yaml
+from places import ROOT
 from pydantic import BaseModel
 
 from schemas.spec import RunSpec, json_schema
 
-ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 PAGES = sorted(DOCS.glob("*.md"))
 LINK = re.compile(r"\]\(([^)#\s]+)(?:#[^)\s]*)?\)")

@@ -13,6 +13,7 @@ import pandas as pd
 import pytest
 import torch
 from PIL import Image
+from places import ROOT
 
 import generators
 from pipelines.cli import main
@@ -20,7 +21,6 @@ from pipelines.finished import FinishedRun
 from schemas.spec import load_spec
 from transforms.preprocess import to_uint8
 
-ROOT = Path(__file__).parents[1]
 PROGRAMS = ("annotations_with_duckdb", "apply_direction", "statistics_with_xarray",
             "train_on_latents")  # fmt: skip
 

@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 import yaml
+from places import ROOT
 from safetensors import safe_open
 
 from generators.pickle_writer import tensor_head, torch_file
@@ -378,7 +379,7 @@ def test_a_killed_export_leaves_nothing_under_the_name_and_the_next_one_cleans_u
     index.save(tmp_path / "index.parquet")
     arguments = [store.path, tmp_path / "index.parquet", tmp_path / "out"]
     command = [sys.executable, "-c", KILLED, *map(str, arguments)]
-    done = subprocess.run(command, cwd=stores.ROOT, check=False, env={**os.environ})
+    done = subprocess.run(command, cwd=ROOT, check=False, env={**os.environ})
     assert done.returncode == -signal.SIGKILL
     (left,) = [p for p in tmp_path.iterdir() if p.name != "index.parquet"]
     assert left.name.startswith("out.") and left.name.endswith(".partial")

@@ -17,6 +17,7 @@ import psutil
 import pytest
 from digests import tree_digest
 from inversion_fixture import make
+from places import ROOT
 from rich.console import Console
 from tiny_run import run_tiny, spec_of, write_spec
 
@@ -27,7 +28,6 @@ from schemas.errors import LockedError, RunInterruptedError
 from schemas.lock import StoreLock, run_lock
 from schemas.store import LatentStore
 
-ROOT = Path(__file__).parents[1]
 SCRIPT = """
 import sys
 sys.path[:0] = ["tests", "."]

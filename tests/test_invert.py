@@ -10,6 +10,7 @@ import pytest
 import torch
 from inversion_fixture import RESOLUTION, W_DIM, Setting, adapter, drawn, index_of, make, tree
 from PIL import Image
+from places import GOLDEN
 
 import pipelines.invert as pipeline
 from generators.encoders.files import read_encoder
@@ -35,7 +36,6 @@ from transforms.invert import (
 from transforms.metrics import psnr, ssim
 from transforms.preprocess import to_float, to_uint8
 
-GOLDEN = Path(__file__).parent / "golden" / "invert.json"
 ID = "00" * 31 + "07"
 
 
@@ -398,7 +398,7 @@ def test_golden(setting, tmp_path):
         result = run(setting, tmp_path, index=short, method=method, steps=5, seed=1)
         codes = LatentStore.open(result.store_path).array("latents/w_plus")[:]
         found[method] = np.round(codes[[0, 1, 2], 1].astype(float), 5).tolist()
-    golden = json.loads(GOLDEN.read_text())
+    golden = json.loads((GOLDEN / "invert.json").read_text())
     assert golden["version"] == found["version"]
     for method in ("encoder", "optimise", "hybrid"):
         np.testing.assert_allclose(found[method], golden[method], atol=2e-3, err_msg=method)

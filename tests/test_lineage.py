@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from digests import tree_digest, tree_files
+from places import ROOT
 from rich.console import Console
 from tiny_run import (
     factors_of,
@@ -180,7 +181,7 @@ def test_the_plan_writes_nothing_and_loads_nothing_heavy(root):
     )
     done = subprocess.run(
         [sys.executable, "-c", script, str(root / "spec.yaml")],
-        capture_output=True, text=True, check=True, cwd=Path(__file__).parents[1],
+        capture_output=True, text=True, check=True, cwd=ROOT,
     )  # fmt: skip
     assert done.stdout.splitlines()[-1] == "0 []", done.stdout + done.stderr
     assert "invert: current: 0 of 2 blocks to make" in done.stdout

@@ -10,11 +10,10 @@ import time
 from pathlib import Path
 
 import pytest
+from places import ROOT
 
 from schemas.errors import LockedError, StoreError
 from schemas.lock import StoreLock, _host
-
-ROOT = Path(__file__).parents[1]
 
 
 def dead_pid() -> int:

@@ -14,6 +14,7 @@ import grpc
 import psutil
 import pytest
 from inversion_fixture import Setting, annotator, make, tree
+from places import ROOT
 
 from pipelines.annotate import annotate
 from pipelines.guard import Guard
@@ -161,10 +162,9 @@ def test_bad_settings():
 
 
 def test_kill_benchmark_smoke():
-    root = Path(__file__).parents[1]
     found = subprocess.run(
         [sys.executable, "-m", "benchmarks.kills", "--smoke"],
-        cwd=root,
+        cwd=ROOT,
         capture_output=True,
         text=True,
         timeout=600,

@@ -12,8 +12,8 @@ import sys
 from pathlib import Path
 
 import pytest
+from places import ROOT
 
-ROOT = Path(__file__).parents[1]
 ROOMS = ("schemas", "generators", "transforms", "pipelines")
 
 # Our rooms that a room may import besides itself.

@@ -12,11 +12,12 @@ from pathlib import Path
 import pytest
 import typer
 import yaml
+from places import ROOT
 
 from pipelines.cli import app
 from schemas.cron import check_cron
 
-EXAMPLES = Path(__file__).parents[1] / "examples" / "schedulers"
+EXAMPLES = ROOT / "examples" / "schedulers"
 COMMANDS = set(typer.main.get_command(app).commands)
 
 

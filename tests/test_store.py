@@ -15,12 +15,12 @@ import zarr
 from digests import tree_digest, tree_files
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from places import GOLDEN, ROOT
 from stores import (
     ARRAYS,
     COUNT,
     IDENTITY,
     PSNR,
-    ROOT,
     W_PLUS,
     create,
     flags,
@@ -35,9 +35,6 @@ from schemas.errors import NewerLayoutError, StoreError, UnalignedWriteError
 from schemas.layout import read_small
 from schemas.store import LAYOUT_VERSION, ArraySpec, LatentStore, block_rows_for
 from schemas.store_check import strangers
-
-GOLDEN = Path(__file__).parent / "golden"
-
 
 # ---- block arithmetic ---------------------------------------------------------------------------
 

@@ -12,9 +12,9 @@ import threading
 import numpy as np
 import pytest
 from digests import tree_files
+from places import ROOT
 from stores import (
     PSNR,
-    ROOT,
     W_PLUS,
     create,
     flags,

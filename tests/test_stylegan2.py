@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
+from places import GOLDEN, ROOT
 
 from generators.checkpoints import Checkpoint
 from generators.protocols import Generator
@@ -15,8 +14,7 @@ from generators.stylegan2_adapter import StyleGAN2Adapter, draw_z, from_checkpoi
 from schemas.errors import UsageError
 from tests.stylegan2_layouts import naive_synthesis, tiny, upfirdn
 
-REFERENCE = Path(__file__).parents[2] / "shared" / "reference" / "stylegan"
-GOLDEN = Path(__file__).parent / "golden" / "stylegan2_tiny.npz"
+REFERENCE = ROOT.parent / "shared" / "reference" / "stylegan"
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +59,7 @@ def test_upsampling_equals_zero_insertion_and_fir() -> None:
 
 def test_golden_image(generator: StyleGAN2Adapter) -> None:
     images = generator.synthesise(generator.map(generator.z([0, 1]), truncation_psi=0.7))
-    with np.load(GOLDEN) as golden:
+    with np.load(GOLDEN / "stylegan2_tiny.npz") as golden:
         assert relative(images, torch.from_numpy(golden["images"])) < 1e-5
         assert generator.fingerprint == str(golden["fingerprint"])
 
