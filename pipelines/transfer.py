@@ -15,7 +15,7 @@ from schemas.directions import DirectionSet
 from schemas.errors import DataError, UsageError
 from schemas.lock import StoreLock
 from schemas.names import safe_name
-from transforms.blocks import Arrays, sum_blocks
+from transforms.blocks import PIPELINES, Arrays, sum_blocks
 from transforms.latent_maps import MapChoice
 from transforms.moments import Moments
 from transforms.requests import MomentsAlong
@@ -30,7 +30,7 @@ class PairsAlong:
     old : float64 (k, *row_shape) vectors;  new : (k, *row_shape of the new space)
     """
 
-    kind = "pipelines.transfer.PairsAlong"
+    kind = f"{PIPELINES}.transfer.PairsAlong"
 
     old: np.ndarray
     new: np.ndarray

@@ -48,6 +48,9 @@ C = TypeVar("C", bound=type)
 
 _KINDS: dict[str, Any] = {}
 
+TRANSFORMS, PIPELINES = "transforms", "pipelines"
+"""Kinds that release 0.1.0 gave: package, module and class as they lay then, whatever moves."""
+
 
 def statistic_kind(kind: str) -> Callable[[C], C]:
     """Decorator of a statistic's class: the constant name under which its arrays are kept.

@@ -26,7 +26,7 @@ import numpy as np
 from scipy.linalg import lu_factor, lu_solve
 
 from schemas.errors import DataError, UsageError
-from transforms.blocks import Accumulator, Arrays, BlockSource, Sums
+from transforms.blocks import TRANSFORMS, Accumulator, Arrays, BlockSource, Sums
 from transforms.cells import most_parameters, too_many_ranks
 from transforms.hosvd_model import choose_ranks
 from transforms.hosvd_passes import (
@@ -70,7 +70,7 @@ class Fill:
     ridge : float64 (J_1 ... J_N,), noise variance over prior variance of the core's entries
     """
 
-    kind = "transforms.hosvd_complete.Fill"
+    kind = f"{TRANSFORMS}.hosvd_complete.Fill"
 
     weights: np.ndarray
     factors: list[np.ndarray] | None = None
@@ -204,7 +204,7 @@ def _pair_counts(weights: np.ndarray) -> np.ndarray:
 class FillRequest:
     """Mode Grams of every filled slab, and what the present cells leave over."""
 
-    kind = "transforms.hosvd_complete.FillRequest"
+    kind = f"{TRANSFORMS}.hosvd_complete.FillRequest"
 
     fill: Fill
     standardise: bool = False

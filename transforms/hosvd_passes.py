@@ -15,7 +15,15 @@ import numpy as np
 
 from schemas.errors import DataError, UsageError
 from schemas.fingerprint import digest
-from transforms.blocks import Arrays, BlockSource, Parts, flatten_rows, serial_key, statistic_kind
+from transforms.blocks import (
+    TRANSFORMS,
+    Arrays,
+    BlockSource,
+    Parts,
+    flatten_rows,
+    serial_key,
+    statistic_kind,
+)
 from transforms.cells import CellSums
 from transforms.signs import fix_signs
 from transforms.sources import ColumnBlocks
@@ -241,7 +249,7 @@ def split_slabs(
 class ModeGramsRequest:
     """Mode Grams of every slab."""
 
-    kind = "transforms.hosvd_passes.ModeGramsRequest"
+    kind = f"{TRANSFORMS}.hosvd_passes.ModeGramsRequest"
 
     standardise: bool = False
 
@@ -282,7 +290,7 @@ class CoreRequest(ModeGramsRequest):
     factors : the modes' factors; of a stacked model, those of every slab by its index
     """
 
-    kind = "transforms.hosvd_passes.CoreRequest"
+    kind = f"{TRANSFORMS}.hosvd_passes.CoreRequest"
 
     factors: Sequence[np.ndarray] | Mapping[int, Sequence[np.ndarray]] = ()
 
@@ -303,7 +311,7 @@ class CoreRequest(ModeGramsRequest):
 class SlabGramsRequest(ModeGramsRequest):
     """Mode Grams of every slab, kept apart: what a stacked model sums style by style."""
 
-    kind = "transforms.hosvd_passes.SlabGramsRequest"
+    kind = f"{TRANSFORMS}.hosvd_passes.SlabGramsRequest"
 
     def statistic(self, prepared: Arrays) -> CoreSlabs:  # type: ignore[override]
         """`CoreSlabs` of the slab's Gram matrices."""

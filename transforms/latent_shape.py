@@ -22,6 +22,7 @@ from scipy.linalg import cho_factor, cho_solve
 from schemas.errors import DataError, UsageError
 from transforms.blocks import (
     DEFAULT_BLOCK_ROWS,
+    TRANSFORMS,
     Accumulator,
     ArrayBlocks,
     Arrays,
@@ -126,7 +127,7 @@ class LatentShape:
 class ParameterMoments:
     """Joint moments of codes x and the parameters of points, rows whose parameters are known."""
 
-    kind = "transforms.latent_shape.ParameterMoments"
+    kind = f"{TRANSFORMS}.latent_shape.ParameterMoments"
 
     model: ShapeModel | SequenceModel
     token: str = "latent-shape-moments"
@@ -150,7 +151,7 @@ class ProjectionRequest:
     rigid (3, L), basis (K, 3, L);  mean (D,), weights (D, 8 + K), intercept (8 + K,)
     """
 
-    kind = "transforms.latent_shape.ProjectionRequest"
+    kind = f"{TRANSFORMS}.latent_shape.ProjectionRequest"
 
     rigid: np.ndarray
     basis: np.ndarray

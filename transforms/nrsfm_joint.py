@@ -15,7 +15,7 @@ from typing import Literal
 import numpy as np
 
 from schemas.errors import UsageError
-from transforms.blocks import Accumulator, Arrays, Sums
+from transforms.blocks import TRANSFORMS, Accumulator, Arrays, Sums
 from transforms.cameras import (
     mean_rotation,
     metric_conditions,
@@ -39,7 +39,7 @@ class JointRequest:
     a coordinate, or the scale of Student's t where `robust`
     """
 
-    kind = "transforms.nrsfm_joint.JointRequest"
+    kind = f"{TRANSFORMS}.nrsfm_joint.JointRequest"
 
     rigid: np.ndarray
     axes: np.ndarray

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from schemas.errors import UsageError
+from transforms.blocks import TRANSFORMS
 from transforms.cameras import IBUG68_NOSE, angles_of_rotation, decompose_cameras, mean_rotation
 from transforms.nrsfm_frames import CHUNK, Frames, fit_frames, seen_points
 from transforms.nrsfm_passes import camera_frames, centre_points
@@ -34,7 +35,7 @@ class ShapeModel:
         'arbitrary': mirror images in depth fit equally well
     """
 
-    kind = "transforms.nrsfm_model.ShapeModel"
+    kind = f"{TRANSFORMS}.nrsfm_model.ShapeModel"
 
     rigid: np.ndarray
     axes: np.ndarray
@@ -92,7 +93,7 @@ class SequenceModel:
     zoom : float64 (Z,), of the cameras, see `transforms.nrsfm_sequence.zoom_scales`
     """
 
-    kind = "transforms.nrsfm_model.SequenceModel"
+    kind = f"{TRANSFORMS}.nrsfm_model.SequenceModel"
 
     rigid: np.ndarray
     basis: np.ndarray

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from schemas.errors import UsageError
-from transforms.blocks import Arrays, Sums
+from transforms.blocks import TRANSFORMS, Arrays, Sums
 from transforms.cameras import metric_conditions, nearest_scaled_rotation
 from transforms.nrsfm_frames import LEAST_POINTS, fit_cameras, seen_points
 
@@ -80,7 +80,7 @@ class FilledRequest:
 class GramRequest(FilledRequest):
     """L x L Gram of the centred points (the right singular vectors of thesis eq. 4.8)."""
 
-    kind = "transforms.nrsfm_passes.GramRequest"
+    kind = f"{TRANSFORMS}.nrsfm_passes.GramRequest"
 
     def statistic(self, prepared: Arrays) -> Sums:
         """gram (L, L), pairs (L, L) of points seen together, frames, left_out."""
@@ -103,7 +103,7 @@ class CameraRequest(FilledRequest):
     readout : (L, 3), cameras are M_f = X_f readout
     """
 
-    kind = "transforms.nrsfm_passes.CameraRequest"
+    kind = f"{TRANSFORMS}.nrsfm_passes.CameraRequest"
 
     readout: np.ndarray
     metric: bool
@@ -131,7 +131,7 @@ class AxisRequest(FilledRequest):
     curved : also sum what Newton steps on the axes need
     """
 
-    kind = "transforms.nrsfm_passes.AxisRequest"
+    kind = f"{TRANSFORMS}.nrsfm_passes.AxisRequest"
 
     readout: np.ndarray
     modes: np.ndarray

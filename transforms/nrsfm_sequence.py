@@ -19,7 +19,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from schemas.errors import UsageError
-from transforms.blocks import Accumulator, Arrays, Sums
+from transforms.blocks import TRANSFORMS, Accumulator, Arrays, Sums
 from transforms.cameras import complete_rotation
 from transforms.nrsfm_frames import (
     Frames,
@@ -100,7 +100,7 @@ class SequenceRequest:
     zoom : (Z,), see `zoom_scales`
     """
 
-    kind = "transforms.nrsfm_sequence.SequenceRequest"
+    kind = f"{TRANSFORMS}.nrsfm_sequence.SequenceRequest"
 
     terms: np.ndarray
     n_frames: int

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from transforms.blocks import Accumulator, Arrays, Sums
+from transforms.blocks import TRANSFORMS, Accumulator, Arrays, Sums
 from transforms.cameras import nearest_scaled_rotation
 from transforms.nrsfm_frames import enough_frames
 from transforms.nrsfm_model import ShapeModel
@@ -18,7 +18,7 @@ from transforms.nrsfm_sequence import ZOOM_TERMS, cosines
 class ZoomRequest:
     """Normal equations of the cosines of the logarithm of the rigid fit's scales."""
 
-    kind = "transforms.nrsfm_zoom.ZoomRequest"
+    kind = f"{TRANSFORMS}.nrsfm_zoom.ZoomRequest"
 
     model: ShapeModel
     n_frames: int

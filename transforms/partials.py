@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from schemas.errors import UsageError
-from transforms.blocks import GROUP_BLOCKS, Arrays, BlockSource, group_blocks
+from transforms.blocks import GROUP_BLOCKS, TRANSFORMS, Arrays, BlockSource, group_blocks
 from transforms.passes import PassRequest
 from transforms.statistics import GroupStatistics
 
@@ -63,7 +63,7 @@ class StatisticOfGroups:
     groups of 16 as in the source, and every group's statistic is the same to the bit.
     """
 
-    kind = "transforms.partials.StatisticOfGroups"
+    kind = f"{TRANSFORMS}.partials.StatisticOfGroups"
 
     request: PassRequest
 

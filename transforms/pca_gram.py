@@ -16,6 +16,7 @@ from scipy.linalg import eigh
 
 from schemas.errors import UsageError
 from transforms.blocks import (
+    TRANSFORMS,
     Accumulator,
     Arrays,
     BlockSource,
@@ -97,7 +98,7 @@ def _centred(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 class GramRequest:
     """Gram matrix of the centred rows, a sum over slabs."""
 
-    kind = "transforms.pca_gram.GramRequest"
+    kind = f"{TRANSFORMS}.pca_gram.GramRequest"
 
     token: str = "pca-slab"
 
@@ -132,7 +133,7 @@ class ProductsRequest(GramRequest):
     left : float64 (n, k);  frame : float64 (D, m), `random_frame`
     """
 
-    kind = "transforms.pca_gram.ProductsRequest"
+    kind = f"{TRANSFORMS}.pca_gram.ProductsRequest"
 
     left: np.ndarray = field(default_factory=lambda: np.zeros((0, 0)))
     frame: np.ndarray = field(default_factory=lambda: np.zeros((0, 0)))

@@ -12,7 +12,14 @@ from dataclasses import dataclass
 import numpy as np
 
 from schemas.errors import DataError, UsageError
-from transforms.blocks import DEFAULT_BLOCK_ROWS, ArrayBlocks, Arrays, flatten_rows, sum_blocks
+from transforms.blocks import (
+    DEFAULT_BLOCK_ROWS,
+    TRANSFORMS,
+    ArrayBlocks,
+    Arrays,
+    flatten_rows,
+    sum_blocks,
+)
 from transforms.mean_difference import join_targets
 from transforms.moments import Moments
 from transforms.pca_result import PCA
@@ -44,7 +51,7 @@ class MomentsOfScores:
     mean : (D,) and components : (k, D), of a PCA of x
     """
 
-    kind = "transforms.pca_latent.MomentsOfScores"
+    kind = f"{TRANSFORMS}.pca_latent.MomentsOfScores"
 
     mean: np.ndarray
     components: np.ndarray

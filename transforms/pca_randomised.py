@@ -16,7 +16,7 @@ from typing import ClassVar, Self
 import numpy as np
 
 from schemas.errors import UsageError
-from transforms.blocks import Accumulator, Arrays, flatten_rows, statistic_kind
+from transforms.blocks import TRANSFORMS, Accumulator, Arrays, flatten_rows, statistic_kind
 from transforms.moments import centred_batches
 from transforms.passes import PassRequest, expect
 from transforms.pca_result import (
@@ -109,7 +109,7 @@ class MomentProducts:
 class ProductsOfMoments:
     """The centred second moment of array x (m, ...) times directions (D, b)."""
 
-    kind = "transforms.pca_randomised.ProductsOfMoments"
+    kind = f"{TRANSFORMS}.pca_randomised.ProductsOfMoments"
 
     directions: np.ndarray
     token: str = "x"

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from transforms.blocks import Arrays, flatten_rows
+from transforms.blocks import TRANSFORMS, Arrays, flatten_rows
 from transforms.cells import CellSums
 from transforms.mean_difference import join_targets
 from transforms.moments import Moments
@@ -16,7 +16,7 @@ from transforms.moments import Moments
 class MomentsOfRows:
     """Moments of array x (m, ...): for principal components and standard deviations."""
 
-    kind = "transforms.requests.MomentsOfRows"
+    kind = f"{TRANSFORMS}.requests.MomentsOfRows"
 
     diagonal: bool = False
     token: str = "x"
@@ -34,7 +34,7 @@ class MomentsOfRows:
 class MomentsAlong:
     """Moments of the projections on directions (A, D): their standard deviations, any D."""
 
-    kind = "transforms.requests.MomentsAlong"
+    kind = f"{TRANSFORMS}.requests.MomentsAlong"
 
     directions: np.ndarray
     token: str = "x"
@@ -53,7 +53,7 @@ class MomentsAlong:
 class SumsOfCells:
     """Sums of x per cell, from arrays x (m, ...) and cells (m,): for mean differences."""
 
-    kind = "transforms.requests.SumsOfCells"
+    kind = f"{TRANSFORMS}.requests.SumsOfCells"
 
     token: str = "x-cells"
 
@@ -70,7 +70,7 @@ class SumsOfCells:
 class CountsOfCells:
     """Rows per cell, without their sums: what a tensor model lacks is known before it is built."""
 
-    kind = "transforms.requests.CountsOfCells"
+    kind = f"{TRANSFORMS}.requests.CountsOfCells"
 
     token: str = "cells"
 
@@ -88,7 +88,7 @@ class CountsOfCells:
 class JointMoments:
     """Joint moments of x and targets (m, T), rows with every target: for regressions."""
 
-    kind = "transforms.requests.JointMoments"
+    kind = f"{TRANSFORMS}.requests.JointMoments"
 
     token: str = "x-targets"
 

@@ -16,7 +16,7 @@ from typing import Self
 import numpy as np
 
 from schemas.errors import DataError, UsageError
-from transforms.blocks import Arrays, flatten_rows, statistic_kind
+from transforms.blocks import TRANSFORMS, Arrays, flatten_rows, statistic_kind
 from transforms.moments import Moments
 
 
@@ -24,7 +24,7 @@ from transforms.moments import Moments
 class StyleLayer:
     """A layer's style is ``w_plus[ws_index] @ weight.T + bias``; weight (channels, w_dim)."""
 
-    kind = "transforms.style_channels.StyleLayer"
+    kind = f"{TRANSFORMS}.style_channels.StyleLayer"
 
     ws_index: int
     weight: np.ndarray
@@ -91,7 +91,7 @@ class ChannelsOfLabels:
     n_rows_of_w : L; 0 for codes of w
     """
 
-    kind = "transforms.style_channels.ChannelsOfLabels"
+    kind = f"{TRANSFORMS}.style_channels.ChannelsOfLabels"
 
     layers: tuple[StyleLayer, ...]
     n_rows_of_w: int

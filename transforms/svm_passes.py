@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from schemas.errors import DataError
-from transforms.blocks import Arrays, Sums, flatten_rows, statistic_kind
+from transforms.blocks import TRANSFORMS, Arrays, Sums, flatten_rows, statistic_kind
 from transforms.moments import Moments
 
 _CHUNK_ROWS = 1024
@@ -155,7 +155,7 @@ class MomentsRequest:
     Above `gram_max_features` features only the diagonal of the second moment is kept.
     """
 
-    kind = "transforms.svm_passes.MomentsRequest"
+    kind = f"{TRANSFORMS}.svm_passes.MomentsRequest"
 
     gram_max_features: int
     token: str = "svm-raw"
@@ -274,7 +274,7 @@ def _column_sums(values: np.ndarray) -> np.ndarray:
 class EvaluateRequest(AttributesRequest):
     """Loss and gradient at a point."""
 
-    kind = "transforms.svm_passes.EvaluateRequest"
+    kind = f"{TRANSFORMS}.svm_passes.EvaluateRequest"
 
     def statistic(self, prepared: Arrays) -> Sums:
         """Sums over the block.
@@ -339,7 +339,7 @@ class CurvatureRequest(AttributesRequest):
     exact : positions (e,) whose whole active Hessian is returned
     """
 
-    kind = "transforms.svm_passes.CurvatureRequest"
+    kind = f"{TRANSFORMS}.svm_passes.CurvatureRequest"
 
     products: np.ndarray
     steps: np.ndarray
@@ -408,7 +408,7 @@ class LineRequest(AttributesRequest):
     steps, step_intercepts : (D, a), (a,);  lengths : (T, a)
     """
 
-    kind = "transforms.svm_passes.LineRequest"
+    kind = f"{TRANSFORMS}.svm_passes.LineRequest"
 
     steps: np.ndarray
     step_intercepts: np.ndarray

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.linalg import eigh
 
-from transforms.blocks import Arrays, statistic_kind
+from transforms.blocks import TRANSFORMS, Arrays, statistic_kind
 from transforms.svm_passes import CentredRequest
 
 ALL_ROWS = 2048
@@ -60,7 +60,7 @@ def hash_rows(x: np.ndarray) -> np.ndarray:
 class SampleRequest(CentredRequest):
     """All rows, or about `SAMPLE_ROWS` of them where there are more than `ALL_ROWS`."""
 
-    kind = "transforms.svm_sample.SampleRequest"
+    kind = f"{TRANSFORMS}.svm_sample.SampleRequest"
 
     n_rows: int
 

@@ -15,6 +15,7 @@ import numpy as np
 from schemas.errors import DataError, UsageError
 from transforms.blocks import (
     DEFAULT_BLOCK_ROWS,
+    TRANSFORMS,
     Accumulator,
     ArrayBlocks,
     Arrays,
@@ -97,7 +98,7 @@ class ScoreRequest(CentredRequest):
     weights, intercepts : (K, D, A), (K, A), for rows minus the centre;  spread : (K, A), of scores
     """
 
-    kind = "transforms.svm_validation.ScoreRequest"
+    kind = f"{TRANSFORMS}.svm_validation.ScoreRequest"
 
     weights: np.ndarray
     intercepts: np.ndarray

@@ -21,7 +21,7 @@ from pipelines.fits.problems import mean_difference_problems
 from schemas.errors import DataError
 from schemas.index import CATEGORICAL, CONTINUOUS
 from schemas.spec_analyses import MeanDifferenceSpec
-from transforms.blocks import Arrays, BlockSource, Sums
+from transforms.blocks import PIPELINES, Arrays, BlockSource, Sums
 from transforms.cells import grid_cells
 from transforms.mean_difference import solve_mean_differences, solve_regressions
 from transforms.requests import JointMoments, SumsOfCells
@@ -31,7 +31,7 @@ from transforms.requests import JointMoments, SumsOfCells
 class LabelSums:
     """Sums and counts of x (m, D) over the positive and the negative side of every label y."""
 
-    kind = "pipelines.fits.differences.LabelSums"
+    kind = f"{PIPELINES}.fits.differences.LabelSums"
 
     token: str = "x-y"
 
