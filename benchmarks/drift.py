@@ -6,10 +6,10 @@ fine-tuned towards mirrored faces for ever more steps (generator alone), damaged
 weights, and one whose latent space is turned by a random rotation, which draws the same pictures.
 Directions are fitted on the old model's codes of rig faces and again on each copy's.
 
-The call (`pipelines.drift.compare`) sees half of a few samples. The truth is the same rule on many
-samples of other persons, whose codes nothing else has seen. ``error`` is the share of wrong calls.
-Two simpler calls stand beside it: that every direction survives, and that those survive whose
-cosine with the new direction is at least 0.5.
+The call (`pipelines.compare.trial.compare`) sees half of a few samples. The truth is the same rule
+on many samples of other persons, whose codes nothing else has seen. ``error`` is the share of wrong
+calls. Two simpler calls stand beside it: that every direction survives, and that those survive
+whose cosine with the new direction is at least 0.5.
 
 ``ours_s`` is the time of the calls and ``peer_s`` that of the held-out measurements that they stand
 for. ``--out`` keeps a page for every copy. The exit code is 1 when fewer than 80 % of the calls
@@ -35,18 +35,18 @@ import generators
 from generators.annotators import load_annotator
 from generators.encoders.w_plus import load_encoder
 from generators.facerig import random_faces, render
-from generators.stylegan2_adapter import StyleGAN2Adapter
-from pipelines.diff import spaces_facts, summarise, write_diff
-from pipelines.drift import SURVIVES, Rule, Side, compare, on_trial
-from pipelines.edit import edit_images
-from pipelines.evaluate import Meter
-from pipelines.memory import PeakMemory
-from schemas.directions import DirectionSet, unit_direction
-from transforms.latent_maps import MapChoice, choose_map
-from transforms.mean_difference import fit_regressions, mean_differences
-from transforms.moments import Moments
-from transforms.pca import fit_pca
-from transforms.reuse import judge
+from generators.families.stylegan2.adapter import StyleGAN2Adapter
+from pipelines.compare.diff import spaces_facts, summarise, write_diff
+from pipelines.compare.trial import SURVIVES, Rule, Side, compare, on_trial
+from pipelines.engine.memory import PeakMemory
+from pipelines.evaluation.meter import Meter
+from pipelines.evaluation.strips import edit_images
+from schemas.directions.direction_set import DirectionSet, unit_direction
+from transforms.accumulate.moments import Moments
+from transforms.directions.mean_difference import fit_regressions, mean_differences
+from transforms.drift.latent_maps import MapChoice, choose_map
+from transforms.drift.reuse import judge
+from transforms.pca.fit import fit_pca
 
 MODEL = "bundled:faces64"
 SPACE = "w_plus"

@@ -361,8 +361,8 @@ def through_beam(world: World, scratch: Path) -> float:
 
     import tiny_run
 
-    from schemas.directions import DirectionSet
-    from transforms.beam_engine import BeamEngine
+    from schemas.directions.direction_set import DirectionSet
+    from transforms.beam.engine import BeamEngine
 
     options = ("--direct_num_workers=2", "--direct_running_mode=multi_processing")
     engine = BeamEngine("FnApiRunner", options)
@@ -408,7 +408,7 @@ def compare(count: int, first: int, seed: int, beam: int, keep: Path | None) -> 
     """All sequences, in a temporary folder (or in ``keep``, where differing ones stay)."""
     from tiny_run import make_tiny, run_tiny
 
-    from pipelines.memory import tree_pss
+    from pipelines.engine.memory import tree_pss
 
     ours_s = peer_s = gap = 0.0
     peak, edits, differing = 0, 0, 0

@@ -91,8 +91,8 @@ def says_the_same(data: bytes, changed: bytes) -> bool:
 def state_of(root: Path) -> Any:
     """What plan and verify say of the run: plan's stages and verify's problems, or their errors;
     None for one that nobody expected."""
-    from pipelines.plan import plan_stages
-    from pipelines.verify import verify
+    from pipelines.runs.plan import plan_stages
+    from pipelines.upkeep.verify import verify
     from schemas.errors import LatentflowError
     from schemas.spec import load_spec
 

@@ -48,8 +48,9 @@ from benchmarks.fuzzing.seeds import Files, Seed, changed
 AT_ONCE = 2
 SHARED = (
     "torch._dynamo", "onnx", "onnxruntime", "pandas", "pyarrow.dataset", "zarr",
-    "PIL.ImageFile", "pipelines.plan", "pipelines.verify", "pipelines.exchange",
-    "pipelines.describe", "generators.annotators.load", "generators.encoders.w_plus",
+    "PIL.ImageFile", "pipelines.runs.plan", "pipelines.upkeep.verify",
+    "pipelines.downstream.directions", "pipelines.upkeep.inspect", "generators.annotators.load",
+    "generators.encoders.w_plus",
 )  # fmt: skip
 """Imported before the first process is forked; what else the valid files need, after them."""
 FAULTS = ("traceback", "hang", "escape", "executed")
@@ -337,7 +338,7 @@ def written(files: Files, main: str, format: str, world: Path) -> Case:
 def read(kind: str, case: Case) -> tuple[str, Result]:
     """The worst outcome of the kind's steps, and the error with which it came."""
     from schemas.failures import expected
-    from transforms.quarantine import Quarantine
+    from transforms.images.quarantine import Quarantine
 
     worst: tuple[str, Result] = (OK, {})
     for step in KINDS[kind].steps:

@@ -32,9 +32,9 @@ from typing import Any
 
 import numpy as np
 
-from pipelines.memory import PeakMemory
-from transforms.hosvd import hosvd
-from transforms.hosvd_passes import multiply_modes
+from pipelines.engine.memory import PeakMemory
+from transforms.hosvd.passes import multiply_modes
+from transforms.hosvd.solve import hosvd
 
 ROOT = Path(__file__).resolve().parent.parent
 CHANNELS = 512
@@ -216,8 +216,8 @@ def stream_apart(n_features: int, persons: int) -> dict[str, Any]:
 
 def write_store(folder: Path, n_features: int, persons: int) -> None:
     """A latent store of persons x 25 x 4 rows in shuffled order, and the planted factors."""
-    from schemas.reasons import Status
-    from schemas.store import ArraySpec, LatentStore
+    from schemas.store.latent_store import ArraySpec, LatentStore
+    from schemas.store.reasons import Status
 
     rng = np.random.default_rng(0)
     shape = (persons, 25, 4)
@@ -259,10 +259,10 @@ def write_store(folder: Path, n_features: int, persons: int) -> None:
 
 def stream(folder: Path) -> dict[str, Any]:
     """Decompose the store through Beam; peak memory, seconds, angle to the planted factors."""
-    from transforms.beam_engine import BeamEngine
-    from transforms.hosvd import HOSVDSolver
-    from transforms.hosvd_passes import SlabCells, split_slabs
-    from transforms.sources import SelectBlocks, StoreBlocks
+    from transforms.accumulate.sources import SelectBlocks, StoreBlocks
+    from transforms.beam.engine import BeamEngine
+    from transforms.hosvd.passes import SlabCells, split_slabs
+    from transforms.hosvd.solve import HOSVDSolver
 
     with np.load(folder / "planted.npz") as file:
         cells, factors = file["cells"], [file[f"u{i}"] for i in range(3)]

@@ -21,8 +21,8 @@ from pathlib import Path
 
 import numpy as np
 
-from transforms.blocks import NpyBlocks
-from transforms.svm import HyperplaneOptions, fit_hyperplanes
+from transforms.accumulate.blocks import NpyBlocks
+from transforms.svm.fit import HyperplaneOptions, fit_hyperplanes
 
 
 def main() -> int:
@@ -113,7 +113,7 @@ def compare(n: int, d: int, attributes: int, repeats: int) -> dict[str, object]:
 
 def through_beam(x: np.ndarray, y: np.ndarray, coef: np.ndarray) -> tuple[float, float]:
     """(seconds from .npy files through Beam, largest relative difference of the normals)."""
-    from transforms.beam_engine import BeamEngine
+    from transforms.beam.engine import BeamEngine
 
     with tempfile.TemporaryDirectory(prefix="hyperplanes-") as folder:
         paths = {name: str(Path(folder) / f"{name}.npy") for name in ("x", "y")}

@@ -277,7 +277,7 @@ def victims_of(driver: int, kind: str) -> list[psutil.Process]:
 def progress_of(out: Path) -> str:
     """How far the killed run had come, by what lies in its folder."""
     from schemas.errors import LatentflowError
-    from schemas.store import LatentStore
+    from schemas.store.latent_store import LatentStore
 
     stores = [p for p in out.glob("stores/*") if (p / "zarr.json").exists()]
     if not stores:
@@ -314,7 +314,7 @@ def take_away(out: Path, rng: random.Random) -> float:
 
 def watch(driver: subprocess.Popen[bytes]) -> int:
     """Wait for the undisturbed driver; its process tree's largest sum of PSS, in bytes."""
-    from pipelines.memory import tree_pss
+    from pipelines.engine.memory import tree_pss
 
     peak = 0
     while driver.poll() is None:

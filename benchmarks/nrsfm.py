@@ -24,10 +24,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from pipelines.memory import tree_pss
-from transforms.cameras import complete_rotation, rotation_of_angles
-from transforms.nrsfm import factorise
-from transforms.shape_errors import camera_frame_error, structure_error
+from pipelines.engine.memory import tree_pss
+from transforms.nrsfm.cameras import complete_rotation, rotation_of_angles
+from transforms.nrsfm.errors import camera_frame_error, structure_error
+from transforms.nrsfm.fit import factorise
 
 ROOT = Path(__file__).resolve().parent.parent
 SEQUENCES = ("drink", "dance", "face", "jaws")

@@ -130,8 +130,8 @@ def floor(path: str) -> np.ndarray:
 
 def ours(path: str, k: int) -> np.ndarray:
     """Components (k, D) through Beam."""
-    from transforms.beam_engine import BeamEngine
-    from transforms.sources import ZarrBlocks
+    from transforms.accumulate.sources import ZarrBlocks
+    from transforms.beam.engine import BeamEngine
 
     return BeamEngine().fit_pca(ZarrBlocks({"x": path}, BLOCK_ROWS), k).components
 
@@ -170,7 +170,7 @@ def angle(found: np.ndarray, expected: np.ndarray) -> float:
 
 def fit_alone(path: str, k: int) -> dict[str, float]:
     """Peak memory of this process and its children while it fits, in MB."""
-    from pipelines.memory import PeakMemory
+    from pipelines.engine.memory import PeakMemory
 
     with PeakMemory(interval=0.05) as memory:
         ours(path, k)
@@ -186,7 +186,7 @@ def measure(path: str, k: int, repeats: int) -> dict[str, float]:
     }
     import sklearn.decomposition  # noqa: F401  (loading it is not fitting)
 
-    import transforms.beam_engine  # noqa: F401
+    import transforms.beam.engine  # noqa: F401
 
     seconds: dict[str, list[float]] = {name: [] for name in calls}
     found = {}

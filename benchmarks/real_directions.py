@@ -3,7 +3,7 @@
 ``python -m benchmarks.real_directions`` reads the real boundaries and principal components of
 ``--data`` (see the README beside them), writes each into the file layout that its owner uses, reads
 it back, and checks what must hold exactly: InterFaceGAN's conditional boundaries follow from the
-unconditional ones by `transforms.direction_algebra.project_out`. ``--smoke`` does the same on
+unconditional ones by `transforms.directions.algebra.project_out`. ``--smoke`` does the same on
 random boundaries.
 
 ``error`` is the largest difference of a conditional boundary from its projection, and of a vector
@@ -24,9 +24,9 @@ import numpy as np
 
 from generators.direction_files import read_directions
 from generators.direction_writers import write_directions
-from pipelines.memory import PeakMemory
-from schemas.direction import unit_direction
-from transforms.direction_algebra import normalise, principal_angles, project_out
+from pipelines.engine.memory import PeakMemory
+from schemas.directions.direction import unit_direction
+from transforms.directions.algebra import normalise, principal_angles, project_out
 
 DATA = Path(__file__).parents[2] / "shared" / "data" / "directions"
 BOUNDARIES, E4E = "interfacegan_boundaries.npz", "e4e_pti_stylegan2.npz"

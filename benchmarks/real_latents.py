@@ -31,13 +31,13 @@ from pathlib import Path
 
 import numpy as np
 
-from pipelines.memory import PeakMemory
-from transforms.cameras import IBUG68_NOSE, points_of_landmarks
-from transforms.hosvd import hosvd
-from transforms.landmark_map import landmarks_of
-from transforms.latent_shape import fit_latent_shape
-from transforms.nrsfm import factorise
-from transforms.svm import fit_hyperplanes
+from pipelines.engine.memory import PeakMemory
+from transforms.hosvd.solve import hosvd
+from transforms.nrsfm.cameras import IBUG68_NOSE, points_of_landmarks
+from transforms.nrsfm.fit import factorise
+from transforms.nrsfm.landmark_map import landmarks_of
+from transforms.nrsfm.regressor import fit_latent_shape
+from transforms.svm.fit import fit_hyperplanes
 
 DATA = Path(__file__).parents[2] / "shared" / "data" / "directions"
 FILE = "giardina_wplus_landmarks68.npz"

@@ -30,13 +30,13 @@ import numpy as np
 import zarr
 
 from benchmarks.hyperplanes import problem
-from transforms.blocks import Accumulator, ArrayBlocks, BlockSource
-from transforms.moments import Moments
-from transforms.passes import PassRequest, PassSolver, run_passes
-from transforms.pca import solve_pca
-from transforms.requests import MomentsOfRows
-from transforms.sources import ZarrBlocks
-from transforms.svm import HyperplaneOptions, HyperplaneSolver
+from transforms.accumulate.blocks import Accumulator, ArrayBlocks, BlockSource
+from transforms.accumulate.moments import Moments
+from transforms.accumulate.passes import PassRequest, PassSolver, run_passes
+from transforms.accumulate.requests import MomentsOfRows
+from transforms.accumulate.sources import ZarrBlocks
+from transforms.pca.fit import solve_pca
+from transforms.svm.fit import HyperplaneOptions, HyperplaneSolver
 
 BLOCK_ROWS, SEED = 8192, 0
 LIMIT = 0.2

@@ -301,7 +301,7 @@ class Demonstration(Edited):
     def __init__(self, root: Path, people: int, at: Path | None) -> None:
         import yaml
 
-        from pipelines.faces import write_faces
+        from pipelines.demo.faces import write_faces
 
         self.root, self.people = root, people
         self.spec_path = root / "demo.yaml"
@@ -332,7 +332,7 @@ class Demonstration(Edited):
 
     def add(self) -> None:
         """Two more persons: 100 pictures, and their factors."""
-        from pipelines.faces import write_faces
+        from pipelines.demo.faces import write_faces
 
         more, faces = self.root / "more", self.root / "faces"
         write_faces(more, people=self.people + 2)

@@ -8,9 +8,9 @@ import sys
 
 import xarray as xr
 
-from pipelines.finished import FinishedRun
-from schemas.reasons import Status
+from pipelines.folder.finished import FinishedRun
 from schemas.spec import load_spec
+from schemas.store.reasons import Status
 
 store = FinishedRun.of(load_spec(sys.argv[1])).store
 

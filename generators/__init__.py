@@ -14,8 +14,8 @@ from schemas.errors import CheckpointError, UsageError
 if TYPE_CHECKING:
     import torch
 
-    from generators.checkpoints import Checkpoint
-    from generators.stylegan2_adapter import StyleGAN2Adapter
+    from generators.families.stylegan2.adapter import StyleGAN2Adapter
+    from generators.model_file import Checkpoint
     from schemas.spec_models import GeneratorSpec
 
     #: A file or bundled name; in a specification also with settings that the file does not state.
@@ -61,7 +61,7 @@ def read(source: Source) -> Checkpoint:
     The settings of a `schemas.spec_models.GeneratorSpec` stand in for those that its file does not
     state.
     """
-    from generators.checkpoints import read_checkpoint
+    from generators.model_file import read_checkpoint
 
     settings = {} if isinstance(source, str | Path) else source.settings
     return read_checkpoint(resolve(source), settings=settings)
@@ -81,10 +81,10 @@ def load(source: Source, device: torch.device | str = "cpu") -> StyleGAN2Adapter
     """Generator from a file or "bundled:<name>", on `device`.
 
     Reads official ``.pkl``, rosinality and official ``.pt``, and ``.safetensors``; see
-    `generators.checkpoints`. Raises CheckpointError for a file that holds no such generator,
+    `generators.model_file`. Raises CheckpointError for a file that holds no such generator,
     UnsafeCheckpointError for one that tries to run code, NewerLayoutError for a newer release's.
     """
-    from generators.stylegan2_adapter import from_checkpoint
+    from generators.families.stylegan2.adapter import from_checkpoint
 
     return from_checkpoint(read(source)).to(device)
 
@@ -99,7 +99,7 @@ def fingerprint(source: Source) -> str:
 
 def files(source: Source) -> list[Path]:
     """Every file that decides what the generator is; the one that names it, where none is there."""
-    from generators.checkpoints import files_of
+    from generators.model_file import files_of
 
     path = resolve(source)
     return files_of(path) or [path]
@@ -111,6 +111,6 @@ def save_safetensors(generator: StyleGAN2Adapter, path: str | Path) -> None:
     Both files are replaced atomically and depend on the generator only.
     Raises UsageError for another suffix.
     """
-    from generators.checkpoints import write_checkpoint
+    from generators.model_file import write_checkpoint
 
     write_checkpoint(generator.checkpoint(), path)

@@ -36,8 +36,8 @@ from typing import Any
 import numpy as np
 
 from generators.direction_formats import SPACE_AXES, Entry, recognise
-from generators.foreign_files import read_foreign
-from schemas.direction import Direction, unit_direction
+from generators.unpickle.plain import read_foreign
+from schemas.directions.direction import Direction, unit_direction
 from schemas.errors import DirectionMismatchError, InputError, UsageError
 from schemas.fingerprint import file_sha256
 from schemas.names import safe_name, safe_names

@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 
 from generators.direction_formats import EXPRESSIONS
-from generators.pickle_writer import object_npy, pickle_file, torch_file
+from generators.unpickle.writer import object_npy, pickle_file, torch_file
 from schemas.atomic import write_bytes
-from schemas.direction import Direction
+from schemas.directions.direction import Direction
 from schemas.errors import DirectionMismatchError, UsageError
 
 Many = Sequence[Direction]

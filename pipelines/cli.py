@@ -64,10 +64,10 @@ Address = Annotated[
 
 
 def _run(spec: Path, until: str, trust: bool, wait: float, address: str | None) -> None:
-    from pipelines.interruption import Interruption
+    from pipelines.engine.interruption import Interruption
 
     with Interruption() as stop:
-        from pipelines.run import run
+        from pipelines.runs.run import run
         from schemas.spec import load_spec
 
         result = run(load_spec(spec), until=until, trust=trust, wait_s=wait, address=address,
@@ -129,7 +129,7 @@ def plan(spec: Spec) -> None:
 
     Also how many rows it would process and how much disk space they take. Writes nothing.
     """
-    from pipelines.plan import plan as plan_run
+    from pipelines.runs.plan import plan as plan_run
     from schemas.spec import load_spec
 
     plan_run(load_spec(spec), Console())
@@ -155,9 +155,9 @@ def verify(
 
     Names what is damaged and the cure. Exit code 0 when all is well, 1 when something is not.
     """
-    from pipelines.maintenance import show_verification
-    from pipelines.progress import stage_progress
-    from pipelines.verify import verify as check
+    from pipelines.engine.progress import stage_progress
+    from pipelines.upkeep.show import show_verification
+    from pipelines.upkeep.verify import verify as check
 
     with stage_progress(console, "verify") as progress:
         found = check(path, repair, wait, progress)
@@ -182,8 +182,8 @@ def gc(
 ) -> None:
     """List what no run refers to any more (with --delete: remove it): former stores, direction
     sets, statistics, evaluations, and files that killed runs left incomplete."""
-    from pipelines.gc import collect, seconds_of
-    from pipelines.maintenance import show_collection
+    from pipelines.upkeep.gc import collect, seconds_of
+    from pipelines.upkeep.show import show_collection
 
     found = collect(path, delete, seconds_of(older_than), wait)
     if as_json:
@@ -195,7 +195,7 @@ def gc(
 @app.command()
 def report(spec: Spec, out: Annotated[Path | None, _out("Copy to.")] = None) -> None:
     """Write the HTML report of a finished run again from what it stored."""
-    from pipelines.report import write_report
+    from pipelines.report.page import write_report
     from schemas.spec import load_spec
 
     path = write_report(Path(load_spec(spec).output_path))
@@ -226,7 +226,7 @@ def edit(
     ] = None,
 ) -> None:
     """Draw strips: rows edited along a direction of the run's direction set."""
-    from pipelines.finished import edit_run
+    from pipelines.folder.finished import edit_run
     from schemas.spec import load_spec
 
     amounts, chosen = numbers_of(strengths, "--strengths"), rows_of(rows, "--rows")
@@ -263,7 +263,7 @@ def export(
     Only finished rows are exported; the numbers of rows left out are printed by cause. The target
     appears under its name only when it is complete.
     """
-    from pipelines.finished import export_run
+    from pipelines.folder.finished import export_run
     from schemas.spec import load_spec
 
     done = export_run(load_spec(spec), kind, out, direction or (), overwrite)
@@ -300,10 +300,10 @@ def import_command(
     specification again to evaluate.
     """
     import generators
-    from pipelines.exchange import import_directions
-    from pipelines.finished import FinishedRun
-    from schemas.lock import run_lock
+    from pipelines.downstream.directions import import_directions
+    from pipelines.folder.finished import FinishedRun
     from schemas.spec import load_spec
+    from schemas.store.lock import run_lock
 
     loaded = load_spec(spec)
     with run_lock(loaded.output_path):
@@ -340,11 +340,11 @@ def diff(
     Each direction's cosine, principal angles and measured effect on the same samples. Give two
     specifications, run folders, or direction sets '<run>/directions/<store>'.
     """
-    from pipelines.compared_run import ComparedRun
-    from pipelines.diff import diff as compare_runs
-    from pipelines.diff import print_diff, write_diff
-    from pipelines.drift import Rule
-    from pipelines.progress import stage_progress
+    from pipelines.compare.diff import diff as compare_runs
+    from pipelines.compare.diff import print_diff, write_diff
+    from pipelines.compare.trial import Rule
+    from pipelines.compare.two_runs import ComparedRun
+    from pipelines.engine.progress import stage_progress
 
     sides = ComparedRun.open(old, old_generator), ComparedRun.open(new, new_generator)
     with stage_progress(console, "diff") as progress:
@@ -371,8 +371,8 @@ def transfer(
     They are called 'transferred.<name>', carry the map's error on images kept back from its fit,
     and stay when the run is renewed. Run the new specification again to evaluate them.
     """
-    from pipelines.compared_run import ComparedRun
-    from pipelines.transfer import transfer_directions
+    from pipelines.compare.transfer import transfer_directions
+    from pipelines.compare.two_runs import ComparedRun
 
     sides = ComparedRun.open(old), ComparedRun.open(new)
     for found in transfer_directions(*sides, direction, wait):
@@ -390,7 +390,7 @@ def inspect(
 ) -> None:
     """Describe a file or store: shapes, counts, fingerprints, and what takes it. Nothing in it is
     executed."""
-    from pipelines.describe import describe
+    from pipelines.upkeep.inspect import describe
 
     facts = describe(path)
     width = max(map(len, facts))
@@ -410,8 +410,8 @@ def faces(
     seed: Annotated[int, typer.Option(help="Other seed, other persons.", min=0)] = 0,
 ) -> None:
     """Write the built-in face set: PNG files, factors.csv, truth.npz."""
-    from pipelines.faces import write_faces
-    from pipelines.progress import stage_progress
+    from pipelines.demo.faces import write_faces
+    from pipelines.engine.progress import stage_progress
 
     with stage_progress(console, "faces") as progress:
         n = write_faces(out, people, random, resolution, seed, progress=progress)
@@ -432,7 +432,7 @@ def demo(
     people: Annotated[int, typer.Option(help="Persons; 50 pictures each.", min=4)] = 100,
 ) -> None:
     """Run the whole pipeline on the built-in face set: images, latents, directions, report."""
-    from pipelines.demo import run_demo
+    from pipelines.demo.demo import run_demo
 
     raise typer.Exit(run_demo(out, people, console))
 

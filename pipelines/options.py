@@ -14,7 +14,7 @@ MAX_ROWS = 4096
 def path_of(text: str | Path) -> Path:
     """A file or folder to write. Raises UsageError for what is none of this machine's: an object
     store's URL would become a folder here."""
-    from schemas.spec_types import local_path
+    from schemas.sections.types import local_path
 
     try:
         return local_path(str(text))

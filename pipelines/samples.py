@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from pipelines.fits.inputs import hold_out
+from pipelines.analyses.inputs import hold_out
 from schemas.index import DatasetIndex
 from schemas.spec import RunSpec
 

@@ -7,14 +7,14 @@ import re
 import unicodedata
 from collections.abc import Collection, Iterable
 
-from schemas.layout import NAME
+from schemas.store.layout import NAME
 
 MAX_NAME = 160
 """Characters of a name: with what a prefix and a file's ending add, a file system takes it."""
 
 
 def safe_name(text: str, taken: Collection[str] = ()) -> str:
-    """A name that `schemas.layout.check_name` allows, and that is not among ``taken``.
+    """A name that `schemas.store.layout.check_name` allows, and that is not among ``taken``.
 
     A text that is such a name stays as it is. In any other, accents are dropped and what is not
     allowed becomes "_"; where letters of other scripts are lost, where it is too long, or where the

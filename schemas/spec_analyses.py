@@ -6,7 +6,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from schemas.spec_types import Integer, Level, Levels, Names, Number, Space, SpecModel
+from schemas.sections.types import Integer, Level, Levels, Names, Number, Space, SpecModel
 
 
 class PcaSpec(SpecModel):

@@ -15,8 +15,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Discriminator, Field, Tag, model_validator
 
-from schemas.spec_analyses import AnalyseSpec
-from schemas.spec_types import (
+from schemas.sections.types import (
     BUNDLED,
     NAME_PATTERN,
     Cron,
@@ -30,6 +29,7 @@ from schemas.spec_types import (
     SpecPath,
     Strings,
 )
+from schemas.spec_analyses import AnalyseSpec
 
 KIND_OF_ENDING = {".zip": "zip", ".parquet": "parquet", ".pq": "parquet", ".tar": "webdataset"}
 

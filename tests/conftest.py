@@ -12,7 +12,7 @@ import pytest
 from hypothesis import settings
 from places import ROOT
 
-from pipelines.faces import write_faces
+from pipelines.demo.faces import write_faces
 
 settings.register_profile("default", deadline=None)
 settings.register_profile("ci", deadline=None, derandomize=True)

@@ -12,12 +12,12 @@ import torch
 from inversion_fixture import adapter, annotator
 
 import generators
-from generators.stylegan2_adapter import StyleGAN2Adapter
-from schemas.directions import DirectionSet, unit_direction
+from generators.families.stylegan2.adapter import StyleGAN2Adapter
+from schemas.directions.direction_set import DirectionSet, unit_direction
 from schemas.index import DatasetIndex, NewRow
-from schemas.reasons import Reason, Status
 from schemas.spec import parse_spec
-from schemas.store import ArraySpec, LatentStore
+from schemas.store.latent_store import ArraySpec, LatentStore
+from schemas.store.reasons import Reason, Status
 
 ROWS, BLOCK = 48, 16
 LAYERS, WIDTH = 6, 8

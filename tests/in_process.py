@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from transforms.blocks import sum_blocks
-from transforms.passes import run_passes
+from transforms.accumulate.blocks import sum_blocks
+from transforms.accumulate.passes import run_passes
 
 
 class InProcess:

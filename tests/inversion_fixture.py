@@ -16,10 +16,10 @@ from PIL import Image
 
 import generators
 from generators.encoders.w_plus import EncoderConfig, WPlusEncoder, save_encoder
-from generators.stylegan2 import StyleGAN2, StyleGAN2Config
-from generators.stylegan2_adapter import StyleGAN2Adapter
-from pipelines.sources import FolderSource
-from pipelines.store_identity import StoreIdentity, identify
+from generators.families.stylegan2.adapter import StyleGAN2Adapter
+from generators.families.stylegan2.network import StyleGAN2, StyleGAN2Config
+from pipelines.folder.store_identity import StoreIdentity, identify
+from pipelines.sources.open import FolderSource
 from schemas.index import DatasetIndex, NewRow
 from schemas.spec_models import InvertSpec
 

@@ -19,10 +19,10 @@ from generators.facerig import (
     random_faces,
     render,
 )
-from schemas.directions import DirectionSet, unit_direction
+from schemas.directions.direction_set import DirectionSet, unit_direction
 from schemas.index import DatasetIndex, NewRow, continuous_column, encode_categories
-from schemas.reasons import Reason, Status
-from schemas.store import ArraySpec, LatentStore
+from schemas.store.latent_store import ArraySpec, LatentStore
+from schemas.store.reasons import Reason, Status
 
 GENERATOR_FP = "6f1d" * 16
 ATTRIBUTES = (*EXPRESSIONS, "glasses", "beard", "long_hair", "old")

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from schemas.reasons import Reason, Status
-from schemas.store import ArraySpec, LatentStore
+from schemas.store.latent_store import ArraySpec, LatentStore
+from schemas.store.reasons import Reason, Status
 
 W_PLUS, PSNR, COUNT = "latents/w_plus", "quality/psnr", "quality/steps"
 ARRAYS = [

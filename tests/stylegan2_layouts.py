@@ -14,8 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from generators.stylegan2 import StyleGAN2, StyleGAN2Config
-from generators.stylegan2_adapter import StyleGAN2Adapter
+from generators.families.stylegan2.adapter import StyleGAN2Adapter
+from generators.families.stylegan2.network import StyleGAN2, StyleGAN2Config
 
 TAPS = torch.tensor([1.0, 3.0, 3.0, 1.0], dtype=torch.float64)
 FIR = torch.outer(TAPS, TAPS) / 64.0

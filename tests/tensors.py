@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from transforms.hosvd_passes import multiply_modes
+from transforms.hosvd.passes import multiply_modes
 
 SHAPE = (30, 8, 5, 2)
 

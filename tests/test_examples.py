@@ -17,9 +17,9 @@ from places import ROOT
 
 import generators
 from pipelines.cli import main
-from pipelines.finished import FinishedRun
+from pipelines.folder.finished import FinishedRun
 from schemas.spec import load_spec
-from transforms.preprocess import to_uint8
+from transforms.images.preprocess import to_uint8
 
 PROGRAMS = ("annotations_with_duckdb", "apply_direction", "statistics_with_xarray",
             "train_on_latents")  # fmt: skip

@@ -1,7 +1,7 @@
 """A whole run on tiny models, without Ray or Beam: seconds where `latentflow run` takes a minute.
 
-Used by tests and by the equivalence benchmark. The stages are those of `pipelines.run`; only the
-two engines are replaced by the in-process ones.
+Used by tests and by the equivalence benchmark. The stages are those of `pipelines.runs.run`; only
+the two engines are replaced by the in-process ones.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ from PIL import Image
 from rich.console import Console
 
 import generators
-import pipelines.run
+import pipelines.runs.run
 from generators.encoders.w_plus import save_encoder
-from pipelines.run import RunResult
-from pipelines.work import InProcess
+from pipelines.engine.blocks import InProcess
+from pipelines.runs.run import RunResult
 from schemas.spec import load_spec
 
 PERSONS, EXPRESSIONS, VIEWS = ("ann", "bea", "cid", "dan", "eva"), ("calm", "glad", "sad"), "lr"
@@ -124,7 +124,7 @@ def make_tiny(root: Path, n: int = 90) -> Path:
 
 
 class NoPeak(nullcontext):
-    """In place of `pipelines.memory.PeakMemory`."""
+    """In place of `pipelines.engine.memory.PeakMemory`."""
 
     peak = 0
 
@@ -171,14 +171,16 @@ def close(loop: asyncio.AbstractEventLoop) -> None:
 @contextmanager
 def in_process():
     """Replaces Ray and Beam by the engines that work in this process."""
-    name = "pipelines.engines"  # not imported for the patch: it would bring all of Beam
+    name = "pipelines.engine.beam"  # not imported for the patch: it would bring all of Beam
     before = sys.modules.get(name)
     sys.modules[name] = SimpleNamespace(analysis_engine=lambda spec, store: Sums())
     try:
         with (
             direct_zarr(),
-            patch.object(pipelines.run.Run, "ray", PropertyMock(return_value=InProcess())),
-            patch.object(pipelines.run, "PeakMemory", NoPeak),  # sampling costs more than the run
+            patch.object(pipelines.runs.run.Run, "ray", PropertyMock(return_value=InProcess())),
+            patch.object(
+                pipelines.runs.run, "PeakMemory", NoPeak
+            ),  # sampling costs more than the run
         ):
             yield
     finally:
@@ -188,7 +190,8 @@ def in_process():
 
 
 def run_tiny(spec: Path, until: str = "analyse", **options) -> RunResult:
-    """`pipelines.run.run` on a specification file, in this process; silent without a console."""
+    """`pipelines.runs.run.run` on a specification file, in this process; silent without a
+    console."""
     options.setdefault("console", Console(file=io.StringIO()))
     with in_process():
-        return pipelines.run.run(load_spec(spec), until=until, **options)
+        return pipelines.runs.run.run(load_spec(spec), until=until, **options)

@@ -183,13 +183,13 @@ def _parse_zip(data: bytes) -> Any:
 
 
 def _parse_sealed(data: bytes) -> Any:
-    from pipelines.statistics import opened
+    from pipelines.engine.saved_sums import opened
 
     return _parse_zip(opened(data) or b"")
 
 
 def _sealed(value: Any) -> bytes:
-    from pipelines.statistics import sealed
+    from pipelines.engine.saved_sums import sealed
 
     return sealed(_zip(value))
 

@@ -18,7 +18,8 @@ SIZE = (24, 20)
 
 
 def images(folder: Path) -> list[Seed]:
-    """Every format of `transforms.preprocess` that this Pillow writes, in several pixel types."""
+    """Every format of `transforms.images.preprocess` that this Pillow writes, in several pixel
+    types."""
     from PIL import Image, features
 
     rng = np.random.default_rng(0)
@@ -249,11 +250,11 @@ def stores(folder: Path) -> list[Seed]:
     """A latent store, a direction set, an index and a file of statistics."""
     import stores as stored
 
-    from pipelines.statistics import sealed
-    from schemas.directions import DirectionSet, unit_direction
+    from pipelines.engine.saved_sums import sealed
+    from schemas.directions.direction_set import DirectionSet, unit_direction
     from schemas.index import DatasetIndex, NewRow, continuous_column, encode_categories
-    from transforms.moments import Moments
-    from transforms.statistics import statistic_bytes
+    from transforms.accumulate.moments import Moments
+    from transforms.accumulate.stored import statistic_bytes
 
     stored.write_golden(folder / "made")
     store_fp = json.loads((folder / "made" / "zarr.json").read_text())["attributes"]["store_fp"]

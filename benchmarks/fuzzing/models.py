@@ -29,8 +29,8 @@ def checkpoints(folder: Path) -> list[Seed]:
     from stylegan2_layouts import OfficialPackages, rosinality_state, tiny
 
     import generators
-    from generators.checkpoints import write_official_pickle
     from generators.encoders.w_plus import save_encoder
+    from generators.model_file import write_official_pickle
 
     model = tiny()
     state = dict(model.network.state_dict())
@@ -214,7 +214,7 @@ def _finished_store(path: Path) -> None:
     """Codes of a finished run, on which imported directions are measured."""
     import stores as stored
 
-    from schemas.store import ArraySpec
+    from schemas.store.latent_store import ArraySpec
 
     arrays = [ArraySpec("latents", "w_plus", (LAYERS, DIM))]
     store = stored.create(path, 16, 16, arrays=arrays, generator_fp=GENERATOR_FP)

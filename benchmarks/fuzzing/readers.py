@@ -56,10 +56,10 @@ def sound(condition: Any, text: str) -> None:
 
 
 def _index(dataset: Any) -> str:
-    from pipelines.index import build_index
-    from pipelines.sources import open_source, read_checked
-    from transforms.preprocess import decode, fit
-    from transforms.quarantine import Quarantine
+    from pipelines.sources.open import open_source, read_checked
+    from pipelines.stages.index import build_index
+    from transforms.images.preprocess import decode, fit
+    from transforms.images.quarantine import Quarantine
 
     path = OUTPUT / "index.parquet"
     build_index(dataset, path, threads=1)
@@ -92,7 +92,7 @@ def _folder(case: Case) -> Any:
 
 
 def _header(case: Case) -> None:
-    from transforms.preprocess import probe
+    from transforms.images.preprocess import probe
 
     with case.path.open("rb") as file:
         probe(file)
@@ -106,8 +106,8 @@ def _dataset(case: Case) -> Any:
 
 
 def _table(case: Case) -> None:
-    from pipelines.factor_tables import read_factor_table
-    from pipelines.sources import open_source
+    from pipelines.sources.factor_tables import read_factor_table
+    from pipelines.sources.open import open_source
 
     dataset = _dataset(case)
     if dataset.factors is not None:
@@ -128,7 +128,7 @@ def _mapping(case: Case) -> None:
 def _plan(case: Case) -> None:
     from rich.console import Console
 
-    from pipelines.plan import plan
+    from pipelines.runs.plan import plan
     from schemas.spec import RunSpec, load_spec
 
     spec = load_spec(case.path)
@@ -160,7 +160,7 @@ def _annotate(case: Case) -> None:
 
 
 def _contents(case: Case) -> None:
-    from generators.torch_files import read_any
+    from generators.unpickle.torch_files import read_any
 
     for path in INPUT.iterdir():
         if path.suffix == ".safetensors":
@@ -174,7 +174,7 @@ def _contents(case: Case) -> None:
 
 
 def _inspect(case: Case) -> None:
-    from pipelines.describe import describe
+    from pipelines.upkeep.inspect import describe
 
     if case.format != "encoder":
         for key, value in describe(case.path).items():
@@ -186,7 +186,7 @@ def _draw(case: Case) -> None:
 
     import generators
     from generators.encoders.w_plus import load_encoder
-    from transforms.preprocess import to_uint8
+    from transforms.images.preprocess import to_uint8
 
     pictures = torch.zeros(2, 3, 16, 16)
     with torch.no_grad():
@@ -209,17 +209,17 @@ def _draw(case: Case) -> None:
 
 
 def _foreign(case: Case) -> None:
-    from generators.foreign_files import read_foreign
+    from generators.unpickle.plain import read_foreign
 
     read_foreign(case.path)
 
 
 def _import(case: Case) -> None:
     from generators.direction_files import read_directions
-    from generators.foreign_models import read_rankonegan, read_styleclip
-    from pipelines.exchange import import_directions
-    from schemas.directions import DirectionSet
-    from schemas.store import LatentStore
+    from generators.peers.models import read_rankonegan, read_styleclip
+    from pipelines.downstream.directions import import_directions
+    from schemas.directions.direction_set import DirectionSet
+    from schemas.store.latent_store import LatentStore
 
     if case.format == "rankonegan":
         read_rankonegan(case.path)
@@ -260,11 +260,11 @@ def _metadata(case: Case) -> None:
 
 
 def _read_store(case: Case) -> str | None:
-    from pipelines.statistics import StatisticFolder
-    from schemas.directions import DirectionSet
+    from pipelines.engine.saved_sums import StatisticFolder
+    from schemas.directions.direction_set import DirectionSet
     from schemas.index import DatasetIndex
-    from schemas.store import LatentStore
-    from transforms.moments import Moments
+    from schemas.store.latent_store import LatentStore
+    from transforms.accumulate.moments import Moments
 
     if case.format == "index":
         index = DatasetIndex.load(case.path)
@@ -296,7 +296,7 @@ def _read_store(case: Case) -> str | None:
 
 
 def _inspect_store(case: Case) -> None:
-    from pipelines.describe import describe
+    from pipelines.upkeep.inspect import describe
 
     if case.format != "statistics":
         folder = case.path.name == "zarr.json"
@@ -305,7 +305,7 @@ def _inspect_store(case: Case) -> None:
 
 
 def _verify(case: Case) -> str | None:
-    from pipelines.verify import verify
+    from pipelines.upkeep.verify import verify
 
     if case.path.name != "zarr.json":
         return None

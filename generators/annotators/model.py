@@ -19,7 +19,7 @@ from generators.annotators.rows import (
     shape_cure,
 )
 from schemas.errors import CheckpointError, UsageError, is_out_of_memory
-from schemas.reasons import Reason
+from schemas.store.reasons import Reason
 
 #: Rows of a batch may differ by this share of the largest number from those of single images:
 #: less than pictures that are mixed up, more than any rounding.
@@ -30,7 +30,7 @@ class Prediction(NamedTuple):
     """What a model says of n images.
 
     values : float32 (n, k), landmarks (n, points, 2); NaN where there is a reason.
-    reasons : uint8 (n,), see `schemas.reasons`: NO_FACE, SEVERAL_FACES, MODEL_FAILED.
+    reasons : uint8 (n,), see `schemas.store.reasons`: NO_FACE, SEVERAL_FACES, MODEL_FAILED.
     messages : row -> what the model said, of rows on which it failed.
     """
 

@@ -19,7 +19,7 @@ from pipelines.orchestration.parts import (
     needed_for,
     parts_of,
 )
-from pipelines.run import STAGES, RunResult, run
+from pipelines.runs.run import STAGES, RunResult, run
 from schemas.errors import LatentflowError, LockedError
 from schemas.fingerprint import digest
 from schemas.spec import RunSpec
@@ -228,7 +228,7 @@ def backfill_of(spec: RunSpec) -> tuple[dg.AssetSpec, dg.JobDefinition]:
 def _run(
     context: Any, config: Settings, spec: RunSpec, log: list[str], **arguments: Any
 ) -> RunResult:
-    """`pipelines.run.run` with its log in Dagster's, and its errors as Dagster failures.
+    """`pipelines.runs.run.run` with its log in Dagster's, and its errors as Dagster failures.
 
     Only a lock that is held by another run may be tried again.
     """

@@ -14,7 +14,7 @@ from pathlib import Path
 import generators
 from generators.annotators.card import files_of, resolve_uri
 from generators.encoders.files import encoder_files
-from pipelines.store_identity import encoder_uri_of
+from pipelines.folder.store_identity import encoder_uri_of
 from schemas.errors import CheckpointError
 from schemas.spec import RunSpec
 

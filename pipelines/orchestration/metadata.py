@@ -9,9 +9,9 @@ from typing import Any
 import dagster as dg
 import numpy as np
 
-from pipelines.run import RunResult
-from pipelines.run_folder import RunFolder
-from pipelines.work import counts_of
+from pipelines.engine.blocks import counts_of
+from pipelines.folder.run_folder import RunFolder
+from pipelines.runs.run import RunResult
 from schemas.spec import RunSpec
 
 #: Directions whose pictures are kept with an evaluation, and the side of one face in pixels.
@@ -99,7 +99,7 @@ def _analyse(
 def _evaluate(
     spec: RunSpec, _: str, folder: RunFolder, detail: Mapping[str, Any]
 ) -> dict[str, Any]:
-    from pipelines.plots import picture_uri, tile
+    from pipelines.report.plots import picture_uri, tile
 
     effects = [e for e in folder.evaluation.get("directions", []) if isinstance(e, dict)]
     rows = []

@@ -11,24 +11,24 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipelines.annotate import StageModel, stages_of
-from pipelines.evaluation_files import finished_fingerprint
-from pipelines.lineage import READS_ANNOTATIONS, requested, rows_fp
-from pipelines.plan import CURRENT, plan_stages
-from pipelines.store_identity import INVERT, StoreIdentity, identify_run
+from pipelines.evaluation.files import finished_fingerprint
+from pipelines.folder.store_identity import INVERT, StoreIdentity, identify_run
+from pipelines.runs.lineage import READS_ANNOTATIONS, requested, rows_fp
+from pipelines.runs.plan import CURRENT, plan_stages
+from pipelines.stages.annotate import StageModel, stages_of
 from schemas.atomic import read_json
-from schemas.directions import DirectionSet
+from schemas.directions.direction_set import DirectionSet
 from schemas.errors import StoreError
 from schemas.fingerprint import digest
 from schemas.index import DatasetIndex
 from schemas.spec import RunSpec
-from schemas.store import LatentStore
+from schemas.store.latent_store import LatentStore
 
 
 @dataclass(frozen=True)
 class Part:
     """name : "index", "invert", "annotate/<model>", "analyse/<analysis>", "evaluate", "report".
-    stage : of `pipelines.run.STAGES`. reads : names of the parts it is computed from."""
+    stage : of `pipelines.runs.run.STAGES`. reads : names of the parts it is computed from."""
 
     name: str
     stage: str
@@ -70,8 +70,8 @@ def held_versions(spec: RunSpec) -> dict[str, str | None]:
 def stale_parts(spec: RunSpec, recorded: Mapping[str, str | None]) -> dict[str, str]:
     """Parts to make, in order, with the reason: "missing", "stale", or "unknown".
 
-    What is missing or stale `pipelines.plan` tells. recorded : versions that an engine knows of;
-    "unknown" is what is stored and current, but not in the version that the engine knows of.
+    What is missing or stale `pipelines.runs.plan` tells. recorded : versions that an engine knows
+    of; "unknown" is what is stored and current, but not in the version that the engine knows of.
     Reads the dataset and the models, and writes nothing. Raises what a run would raise.
     """
     states: dict[str, list[str]] = {}

@@ -9,7 +9,7 @@ import torch
 
 from generators import save_safetensors
 from generators.encoders.w_plus import save_encoder
-from generators.stylegan2_adapter import StyleGAN2Adapter
+from generators.families.stylegan2.adapter import StyleGAN2Adapter
 from pipelines.training.data import TRAIN_SEED, VALIDATION_SEED, rendered
 from pipelines.training.gan import BATCH, STAGES, STRUCTURE_FROM, Trainer, load_pair
 

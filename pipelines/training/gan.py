@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from generators.encoders.w_plus import EncoderConfig, WPlusEncoder
 from generators.facerig import ATTRIBUTES, EXPRESSIONS
-from generators.stylegan2 import StyleGAN2, StyleGAN2Config
+from generators.families.stylegan2.network import StyleGAN2, StyleGAN2Config
 from pipelines.training.annotators import Annotators, load_features
 from pipelines.training.data import TRAIN_SEED, VALIDATION_SEED, as_input, expressive, rendered
 from pipelines.training.losses import (
@@ -36,8 +36,8 @@ from pipelines.training.losses import (
     reconstruction_loss,
     structure_loss,
 )
-from transforms.metrics import psnr, ssim
-from transforms.preprocess import to_uint8
+from transforms.images.metrics import psnr, ssim
+from transforms.images.preprocess import to_uint8
 
 log = logging.getLogger(__name__)
 

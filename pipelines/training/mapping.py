@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from generators.stylegan2 import StyleGAN2
+from generators.families.stylegan2.network import StyleGAN2
 from pipelines.training.data import TRAIN_SEED, as_input, rendered
 from pipelines.training.gan import CONFIG, load_pair
 from pipelines.training.losses import energy_distance

@@ -1,0 +1,265 @@
+"""Pickled StyleGAN2 networks of the official PyTorch code: tensors, and everything that decides
+what the modules compute.
+
+The constructors of StyleGAN2-ADA (``training/networks.py``) and of the StyleGAN3 code
+(``training/networks_stylegan2.py``) leave their arguments in the modules' attributes and in
+``_init_kwargs``. What changes images is either taken over (mapping rate, clamp), or compared with
+the only value that is implemented and refused by name; arguments that change no image in float32
+are passed over; a name that is in neither list may mean anything and is refused.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from generators.families.stylegan2.config import RESAMPLE_TAPS
+from generators.families.stylegan2.state_dicts import module_state, unwrapped
+from generators.unpickle.interpreter import Inert
+from generators.unpickle.plain import plain
+from generators.unpickle.torch_files import TensorRecord
+from schemas.errors import CheckpointError
+
+STYLEGAN3 = "file holds a StyleGAN3 generator, which is not implemented: give a StyleGAN2 one"
+MAX_DEPTH = 16
+MAX_MODULES = 10_000
+
+#: Names of modules -> their part in a generator of the skip architecture.
+_PARTS: Mapping[str, str] = {
+    r"": "generator",
+    r"mapping": "mapping",
+    r"mapping\.embed": "embed",
+    r"mapping\.fc\d{1,3}": "fc",
+    r"synthesis": "synthesis",
+    r"synthesis\.b\d{1,5}": "block",
+    r"synthesis\.b\d{1,5}\.conv0": "conv0",
+    r"synthesis\.b\d{1,5}\.conv1": "conv1",
+    r"synthesis\.b\d{1,5}\.torgb": "torgb",
+    r"synthesis\.b\d{1,5}\.(conv0|conv1|torgb)\.affine": "affine",
+}
+#: Attributes and arguments that the tensors' shapes tell already, or that change no image.
+_HARMLESS = frozenset(
+    "training class_name z_dim c_dim w_dim num_ws num_layers img_resolution img_resolution_log2 "
+    "img_channels in_channels out_channels in_features out_features tmp_channels "
+    "block_resolutions resolution channel_base channel_max embed_features layer_features "
+    "kernel_size is_last num_conv num_torgb w_avg_beta bias bias_init "
+    "num_fp16_res use_fp16 fp16_channels_last channels_last fused_modconv_default fused_modconv "
+    "freeze_layers freeze_embed trainable trainable_layers".split()
+)
+_NESTED = ("mapping_kwargs", "synthesis_kwargs", "block_kwargs", "layer_kwargs")
+_STATE_DICT = (
+    "if it changes no image, save the network's state_dict() with torch.save and give that file, "
+    "with the settings that 'latentflow inspect' calls assumed"
+)
+
+
+@dataclass
+class Settings:
+    """What the modules say beside their tensors.
+
+    said : setting -> values of the modules' attributes, each with a module that has it.
+    given : setting -> the value that a constructor was given, for where no attribute says it.
+    """
+
+    class_name: str = ""
+    said: dict[str, dict[float | None, str]] = field(default_factory=dict)
+    given: dict[str, float | None] = field(default_factory=dict)
+
+    def agreed(self) -> dict[str, float | None]:
+        """The settings that the file states. Raises CheckpointError where modules disagree."""
+        for name, values in self.said.items():
+            if len(values) > 1:
+                listed = ", ".join(f"{value!r} in {where!r}" for value, where in values.items())
+                raise CheckpointError(
+                    f"{name!r} is {listed}: only one value for the whole network is implemented"
+                )
+        return {**self.given, **{name: next(iter(values)) for name, values in self.said.items()}}
+
+
+def read_modules(module: Any) -> tuple[dict[str, Any], Settings]:
+    """Tensor records by official name, and settings, of a pickled network.
+
+    Raises CheckpointError for a module that is not a StyleGAN2 generator of the official code, or
+    whose constructor was given something else than what is implemented.
+    """
+    tensors: dict[str, Any] = {}
+    settings = Settings()
+    found = list(_walk(module))
+    names = {path for path, _, _ in found}
+    if "synthesis.input" in names:
+        raise CheckpointError(STYLEGAN3)
+    if "input" in names and "to_rgb1" in names:
+        raise CheckpointError(
+            "file holds a rosinality network saved whole: save its state_dict() with torch.save "
+            "and give that file"
+        )
+    for path, class_name, state in found:
+        if not path:
+            settings.class_name = class_name
+        _check(path, class_name, state, settings)
+        for part in ("_parameters", "_buffers"):
+            for name, value in (state.get(part) or {}).items():
+                if isinstance(value, TensorRecord):
+                    tensors[f"{path}.{name}".lstrip(".")] = value
+    return tensors, settings
+
+
+def _walk(module: Any) -> Iterator[tuple[str, str, Mapping[str, Any]]]:
+    """(path, class name, state) of the network and the modules below it."""
+    class_name, state = unwrapped(module)
+    waiting = [("", class_name, state, 0)]
+    count = 0
+    while waiting:
+        path, class_name, state, depth = waiting.pop()
+        count += 1
+        if not state:
+            raise CheckpointError("a network is not stored as a module: the file is damaged or old")
+        if depth > MAX_DEPTH:
+            raise CheckpointError(f"modules nest deeper than {MAX_DEPTH} levels")
+        if count > MAX_MODULES:
+            raise CheckpointError(f"network has more than {MAX_MODULES} modules: no StyleGAN2")
+        yield path, class_name, state
+        for name, child in reversed(state["_modules"].items()):
+            if child is not None:
+                found = module_state(child) or ("", {})
+                waiting.append((f"{path}.{name}".lstrip("."), *found, depth + 1))
+
+
+def _check(path: str, class_name: str, state: Mapping[str, Any], settings: Settings) -> None:
+    """One module's attributes and arguments, see the module's text."""
+    part = next((part for name, part in _PARTS.items() if re.fullmatch(name, path)), None)
+    if part is None:
+        architecture = " (of the 'resnet' architecture)" if path.endswith(".skip") else ""
+        raise CheckpointError(
+            f"module {path[:80]!r}{architecture} of class {class_name!r} belongs to no StyleGAN2 "
+            "generator of the skip architecture, the only one that is implemented"
+        )
+    for name, value in state.items():
+        if isinstance(name, str) and not name.startswith("_"):
+            for setting, number in _check_value(path, part, name, value, state):
+                settings.said.setdefault(setting, {}).setdefault(number, path)
+    for name, value in _arguments(state.get("_init_kwargs")):
+        settings.given |= dict(_check_value(path, part, name, value, state))
+    if part in ("conv0", "block"):
+        buffers = state.get("_buffers") or {}
+        if "resample_filter" in buffers and buffers["resample_filter"] is None:
+            raise _refused(path, "resample_filter", None, list(RESAMPLE_TAPS))
+
+
+def _arguments(kwargs: Any, depth: int = 0) -> Iterator[tuple[str, Any]]:
+    """Keyword arguments of a constructor, those for its parts included."""
+    if isinstance(kwargs, Inert):
+        kwargs = kwargs.mapping
+    for name, value in kwargs.items() if isinstance(kwargs, dict) else ():
+        if name in _NESTED and depth < len(_NESTED):
+            yield from _arguments(value, depth + 1)
+        else:
+            yield str(name), value
+
+
+def _check_value(
+    path: str, part: str, name: str, value: Any, state: Mapping[str, Any]
+) -> Iterator[tuple[str, float | None]]:
+    """Refuse what is not implemented; yields the setting that the value states, if it does."""
+    linear = part in ("embed", "affine", "torgb")
+    if name in _HARMLESS:
+        return
+    if name == "conv_clamp":
+        yield name, _number(value, path, name, none=True)
+    elif name in ("lr_multiplier", "bias_gain"):
+        rate = _number(value, path, name)
+        if not linear:
+            yield "lr_multiplier", rate
+        elif rate != 1.0:
+            raise _refused(path, name, rate, 1.0)
+    elif name == "weight_gain":
+        _check_gain(path, part, _number(value, path, name), state)
+    elif name == "act_gain":
+        _close(path, name, _number(value, path, name), math.sqrt(2.0))
+    elif name == "padding":
+        _expect(path, "kernel_size", 2 * _number(value, path, name) + 1, 3.0)
+    elif name == "architecture":
+        _expect(path, name, value, "skip")
+    elif name == "activation":
+        _expect(path, name, value, "linear" if linear else "lrelu")
+    elif name == "use_noise":
+        _expect(path, name, value, True)
+    elif name in ("up", "down"):
+        _expect(path, name, value, 2 if (name, part) == ("up", "conv0") else 1)
+    elif name == "resample_filter":
+        _check_taps(path, value)
+    else:
+        raise CheckpointError(
+            f"{_called(path)} has {name[:60]!r} {_shown(value)}, which the official code does not "
+            f"have and which may change what it draws: {_STATE_DICT}"
+        )
+
+
+def _check_gain(path: str, part: str, gain: float, state: Mapping[str, Any]) -> None:
+    """``weight_gain`` is rate / sqrt(inputs): the rate is that of the biases."""
+    weight = (state.get("_parameters") or {}).get("weight")
+    weight = weight or (state.get("_buffers") or {}).get("weight")
+    if not isinstance(weight, TensorRecord) or len(weight.size) < 2:
+        return
+    rate = state.get("bias_gain", 1.0) if part in ("fc", "embed", "affine") else 1.0
+    fan_in = math.prod(weight.size[1:])
+    _close(path, "weight_gain", gain, _number(rate, path, "bias_gain") / math.sqrt(fan_in))
+
+
+def _check_taps(path: str, value: Any) -> None:
+    taps = np.asarray(plain(value), dtype=object)
+    expected = np.array(RESAMPLE_TAPS)
+    try:
+        given = taps.astype(np.float64)
+        same = given.shape == expected.shape and np.allclose(
+            given / given.sum(), expected / expected.sum(), rtol=1e-6, atol=0
+        )
+    except (TypeError, ValueError):
+        same = False
+    if not same:
+        raise _refused(path, "resample_filter", value, list(RESAMPLE_TAPS))
+
+
+def _number(value: Any, path: str, name: str, none: bool = False) -> Any:
+    if isinstance(value, Inert):  # numpy's scalars
+        value = plain(value)
+    if value is None and none:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise CheckpointError(
+            f"{_called(path)} has {name!r} {_shown(value)}, expected a finite number"
+        )
+    return float(value)
+
+
+def _expect(path: str, name: str, value: Any, expected: Any) -> None:
+    if isinstance(value, Inert):
+        value = plain(value)
+    if value is not expected and (isinstance(value, bool) or value != expected):
+        raise _refused(path, name, value, expected)
+
+
+def _close(path: str, name: str, value: float, expected: float) -> None:
+    if not math.isclose(value, expected, rel_tol=1e-5):
+        raise _refused(path, name, value, expected)
+
+
+def _refused(path: str, name: str, value: Any, expected: Any) -> CheckpointError:
+    return CheckpointError(
+        f"{_called(path)} has {name!r} {_shown(value)}, only {expected!r} is implemented: use a "
+        "generator that was trained with the default"
+    )
+
+
+def _called(path: str) -> str:
+    return f"module {path[:80]!r}" if path else "the network"
+
+
+def _shown(value: Any) -> str:
+    kind = type(value).__name__
+    return repr(value)[:60] if isinstance(value, str | int | float | list | None) else f"of {kind}"

@@ -1,0 +1,217 @@
+"""Mean differences of factor levels and measured attributes, and regressions on measured angles."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+
+from pipelines.analyses.inputs import (
+    Fitted,
+    Inputs,
+    Measured,
+    categorical,
+    target_of,
+)
+from pipelines.analyses.known import level_code, refuse
+from pipelines.analyses.labels import Labels, Targets
+from pipelines.analyses.problems import mean_difference_problems
+from schemas.errors import DataError
+from schemas.index import CATEGORICAL, CONTINUOUS
+from schemas.spec_analyses import MeanDifferenceSpec
+from transforms.accumulate.blocks import PIPELINES, Arrays, BlockSource, Sums
+from transforms.accumulate.cells import grid_cells
+from transforms.accumulate.requests import JointMoments, SumsOfCells
+from transforms.directions.mean_difference import solve_mean_differences, solve_regressions
+
+
+@dataclass(frozen=True)
+class LabelSums:
+    """Sums and counts of x (m, D) over the positive and the negative side of every label y."""
+
+    kind = f"{PIPELINES}.fits.differences.LabelSums"
+
+    token: str = "x-y"
+
+    def prepare(self, arrays: Arrays) -> Arrays:
+        """Codes and labels."""
+        return {"x": arrays["x"], "y": arrays["y"]}
+
+    def statistic(self, prepared: Arrays) -> Sums:
+        """Named sums of the block."""
+        x, y = prepared["x"].astype(np.float64), prepared["y"]
+        positive, negative = (y > 0).astype(np.float64), (y < 0).astype(np.float64)
+        return Sums(
+            {
+                "positive": positive.T @ x,
+                "negative": negative.T @ x,
+                "n_positive": positive.sum(axis=0),
+                "n_negative": negative.sum(axis=0),
+            }
+        )
+
+
+def fit_mean_differences(inputs: Inputs, wanted: MeanDifferenceSpec) -> Fitted:
+    """A direction for every level of the chosen factors, every attribute, every quantity.
+
+    Quantities are measured angles and continuous factors (age): their directions are regressions.
+    What too few rows show, or were measured in, has no direction: the fact ``skipped`` says why.
+    Raises DataError where nothing is left.
+    """
+    refuse(mean_difference_problems(inputs, wanted))
+    out = Fitted(facts={"factors": {}, "attributes": {}})
+    scores = inputs.measurements("scores")
+    measured = {name for m in scores for name in m.names}
+    factors = [n for n, f in inputs.index.factors.items() if f.kind == CATEGORICAL]
+    quantities = [n for n, f in inputs.index.factors.items() if f.kind == CONTINUOUS]
+    every = [*factors, *quantities, *sorted(measured)]
+    chosen = wanted.factors if wanted.factors is not None else every
+    skipped: dict[str, str] = {}
+    for factor in (f for f in chosen if f in factors):
+        with _told(skipped, factor):
+            skipped |= _factor_differences(inputs, wanted, factor, measured, out)
+    attributes = None if wanted.factors is None else set(chosen) - set(factors)
+    for m in scores:
+        if columns := m.chosen(attributes):
+            skipped |= _label_differences(inputs, m, columns, out)
+    for m in inputs.measurements("pose"):
+        with _told(skipped, *m.names):
+            _pose_regressions(inputs, wanted, m, out)
+    for name in quantities:
+        if name in chosen:
+            with _told(skipped, name):
+                _factor_regression(inputs, wanted, name, out)
+    if not out.directions:
+        raise DataError(
+            f"nothing is to be compared, no factor has two levels with rows: {skipped or chosen!r};"
+            " correct the factor table, or leave 'mean_difference' out"
+        )
+    if skipped:
+        out.facts["skipped"] = skipped
+    return out
+
+
+@contextmanager
+def _told(skipped: dict[str, str], *names: str) -> Iterator[None]:
+    """Too few rows for one of several is told in the facts, and stops nothing."""
+    try:
+        yield
+    except DataError as e:
+        skipped |= dict.fromkeys(names, str(e))
+
+
+def _factor_differences(
+    inputs: Inputs, wanted: MeanDifferenceSpec, factor: str, measured: set[str], out: Fitted
+) -> dict[str, str]:
+    """Adds the directions of a factor's levels; returns which levels have none, and why."""
+    categories = inputs.index.categorical(factor)[1]
+    baseline = wanted.baseline.get(factor)
+    pair_by = [n for n in wanted.pair_by if n != factor]
+    modes = [factor, *pair_by]
+    grid = grid_cells(modes, categorical(inputs.index, modes))
+    if grid.shape[0] < 2:
+        return {factor: f"{grid.shape[0]} level of it has rows, at least 2 are compared"}
+    skipped: dict[str, str] = {}
+    sums = inputs.engine.sum(inputs.blocks(columns={"cells": grid.cells}), SumsOfCells())
+    reference = None if baseline is None else level_code(inputs.index, factor, baseline)
+    found = solve_mean_differences(sums, grid, reference, paired=bool(pair_by))
+    levels = [categories[code] for (code,) in found.levels.tolist()]
+    targets = [target_of(level, factor, measured) for level in levels]
+    taken = {d.name for d in out.directions}
+    texts = [
+        f"mean.{target}" if target and f"mean.{target}" not in taken else f"mean.{factor}-{level}"
+        for level, target in zip(levels, targets, strict=True)
+    ]
+    called = out.names_for(texts)
+    for i, (level, target, vector) in enumerate(zip(levels, targets, found.vectors, strict=True)):
+        if not np.isfinite(vector).all() or not vector.any():
+            if level != baseline:
+                skipped[f"{factor}-{level}"] = (
+                    f"{found.n_level[i]} rows of it have codes, and {found.n_pairs[i]} pairs"
+                    if pair_by
+                    else f"{found.n_level[i]} rows of it and {found.n_reference[i]} to compare with"
+                )
+            continue
+        quality = {"rows": int(found.n_level[i]), "norm": float(np.linalg.norm(vector))}
+        facts = {"factor": factor, "level": level, "baseline": baseline}
+        if pair_by:
+            quality |= {"pairs": int(found.n_pairs[i]), "agreement": float(found.agreement[i])}
+            facts["pair_by"] = pair_by
+        out.directions.append(
+            inputs.direction(
+                called[i], vector, "mean_difference", target, quality=quality, provenance=facts
+            )
+        )
+        out.keep(f"difference-{factor}-{level}", vector)
+    out.facts["factors"][factor] = {"baseline": baseline, "levels": list(categories)}
+    return skipped
+
+
+def _label_differences(
+    inputs: Inputs, m: Measured, columns: Sequence[int], out: Fitted
+) -> dict[str, str]:
+    """Adds the directions of these columns; returns which attributes have none, and why."""
+    threshold = inputs.spec.analyse.svm.threshold if inputs.spec.analyse.svm else 0.5
+    source = inputs.blocks(m, Labels(tuple(range(len(m.names))), threshold))
+    sums = inputs.engine.sum(source, LabelSums())
+    taken = {d.name for d in out.directions}
+    called = out.names_for(
+        [f"mean.{n}" if f"mean.{n}" not in taken else f"mean.{n}-measured" for n in m.names]
+    )
+    skipped = {}
+    for i, name in enumerate(m.names):
+        n = (int(sums["n_positive"][i]), int(sums["n_negative"][i]))
+        out.facts["attributes"][name] = {"positive": n[0], "negative": n[1]}
+        if i not in columns:
+            continue
+        if min(n) == 0:
+            skipped[name] = f"{n[0]} positive and {n[1]} negative rows"
+            continue
+        vector = sums["positive"][i] / n[0] - sums["negative"][i] / n[1]
+        quality = {"positive": n[0], "negative": n[1], "norm": float(np.linalg.norm(vector))}
+        facts = {"labels": m.array, "threshold": threshold}
+        out.directions.append(
+            inputs.direction(
+                called[i], vector, "mean_difference", name, quality=quality, provenance=facts
+            )
+        )
+    return skipped
+
+
+def _pose_regressions(inputs: Inputs, wanted: MeanDifferenceSpec, m: Measured, out: Fitted) -> None:
+    source = inputs.blocks(m, Targets(tuple(range(len(m.names)))))
+    _regressions(inputs, wanted, source, m.names, {"targets": m.array}, out)
+
+
+def _factor_regression(inputs: Inputs, wanted: MeanDifferenceSpec, name: str, out: Fitted) -> None:
+    """Each continuous factor by itself: those of one dataset are often functions of one another."""
+    values = inputs.index.continuous(name)[:, None]
+    if np.unique(values[np.isfinite(values)]).size < 2:
+        raise DataError("it has fewer than two values")
+    source = inputs.blocks(columns={"targets": values})
+    taken = {d.name for d in out.directions}
+    label = name if f"linear.{name}" not in taken else f"{name}-factor"
+    _regressions(inputs, wanted, source, (label,), {"factor": name}, out)
+
+
+def _regressions(
+    inputs: Inputs,
+    wanted: MeanDifferenceSpec,
+    source: BlockSource,
+    names: Sequence[str],
+    facts: dict[str, str],
+    out: Fitted,
+) -> None:
+    joint = inputs.engine.sum(source, JointMoments())
+    found = solve_regressions(joint, len(names), wanted.ridge)
+    called = out.names_for([f"linear.{name}" for name in names])
+    for i, name in enumerate(names):
+        quality = {"r2": float(found.r2[i]), "rows": int(found.n_rows)}
+        out.directions.append(
+            inputs.direction(
+                called[i], found.slopes[i], "regression", name, quality=quality, provenance=facts
+            )
+        )
+        out.keep(f"ridge-{name}", np.append(found.coefficients[i], found.intercepts[i]))

@@ -1,0 +1,172 @@
+"""3D shapes of the landmarks by non-rigid structure from motion."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from pipelines.analyses.inputs import Fitted, Inputs
+from pipelines.analyses.known import refuse
+from pipelines.analyses.measured import IBUG68, scheme_of
+from pipelines.analyses.problems import landmark_problems
+from schemas.errors import DataError
+from schemas.spec_analyses import NrsfmSpec
+from transforms.accumulate.blocks import BlockSource
+from transforms.accumulate.sources import SelectBlocks, StoreBlocks
+from transforms.nrsfm.fit import NRSfMSolver, sequence_result
+from transforms.nrsfm.joint import JointSolver
+from transforms.nrsfm.landmark_map import parameter_names
+from transforms.nrsfm.model import NRSfM, SequenceModel, ShapeModel, default_front
+from transforms.nrsfm.regressor import LatentShapeSolver
+from transforms.nrsfm.sequence import SequenceSolver
+from transforms.nrsfm.zoom import ZoomSolver
+
+POSE = ("pitch", "yaw", "roll")
+
+
+def landmark_blocks(inputs: Inputs, wanted: NrsfmSpec) -> tuple[str, SelectBlocks]:
+    """(array in the store, blocks with ``points`` (m, 2, L), y up) of the chosen landmarks."""
+    every = inputs.measurements("landmarks", wanted.labels)
+    refuse(landmark_problems(wanted.landmarks, every))
+    stage, array = next((m.stage, m.array) for m in every if m.annotator == wanted.landmarks)
+    source = StoreBlocks(inputs.store.path, (array,), ("invert", stage))
+    frames = {"frame": np.arange(inputs.store.n_rows)}
+    return array, SelectBlocks(source, {"points": array}, frames, landmarks=("points",))
+
+
+def fit_nrsfm(inputs: Inputs, wanted: NrsfmSpec) -> Fitted:
+    """Rigid shape, basis shapes, and every row's camera and coefficients.
+
+    The model's ``residual`` is the root mean square of the re-projection, ``residual_rigid`` that
+    of the rigid shape alone, both in pixels. With a regressor there is a direction for every
+    parameter of pose and shape, the change of a code that moves this parameter alone.
+    """
+    array, source = landmark_blocks(inputs, wanted)
+    try:
+        model = solve_shapes(inputs, wanted, source, wanted.n_shapes)
+        rigid = solve_shapes(inputs, wanted, source, 0)
+    except DataError as e:
+        measured = sum(len(source.read(block)[0]) for block in range(source.n_blocks))
+        raise DataError(
+            f"landmarks {wanted.landmarks!r}, measured in {measured!r} rows of {array!r}, give no "
+            f"shape: {e}; annotate with another model, or leave 'nrsfm' out"
+        ) from e
+    rows, parts, error, error_rigid, n = [], [], 0.0, 0.0, 0
+    for block in range(source.n_blocks):
+        numbers, arrays = source.read(block)
+        if not len(numbers):
+            continue
+        points = arrays["points"]
+        fit = _fit(model, points, numbers)
+        rows.append(numbers)
+        parts.append(fit.parameters()[1])
+        error += float(np.nansum((fit.project() - points) ** 2))
+        error_rigid += float(np.nansum((_fit(rigid, points, numbers).project() - points) ** 2))
+        n += int(np.isfinite(points).sum())
+    out = Fitted(
+        arrays={
+            "rigid": model.rigid,
+            "basis": model.basis,
+            "ridge": model.ridge,
+            "rows": np.concatenate(rows),
+            "parameters": np.concatenate(parts),
+        },
+        facts={
+            "flags": dict(model.flags),
+            "noise": model.noise,
+            "frames": model.n_frames,
+            "n_shapes": len(model.basis),
+            "parameter_names": list(parameter_names(len(model.basis))),
+            "landmarks": array,
+            "residual": float(np.sqrt(error / max(n, 1))),
+            "residual_rigid": float(np.sqrt(error_rigid / max(n, 1))),
+        },
+    )
+    out.limit("nrsfm.n_shapes", wanted.n_shapes, len(model.basis), "all that the motion has")
+    if isinstance(model, SequenceModel):
+        out.arrays["loadings"] = model.loadings
+        if model.zoom.size:
+            out.arrays["zoom"] = model.zoom
+    else:
+        out.arrays |= {"axes": model.axes, "modes": model.modes, "readout": model.readout}
+    if wanted.regressor is not None:
+        _regress(inputs, model, array, wanted.regressor, out)
+    return out
+
+
+def _fit(model: ShapeModel | SequenceModel, points: np.ndarray, rows: np.ndarray) -> NRSfM:
+    return model.fit(points, rows) if isinstance(model, SequenceModel) else model.fit(points)
+
+
+def _regress(
+    inputs: Inputs, model: ShapeModel | SequenceModel, array: str, ridge: float, out: Fitted
+) -> None:
+    """The regressor from codes to parameters, and its directions."""
+    codes = f"latents/{inputs.space}"
+    stage = next(s for s in inputs.store.stages() if array in inputs.store.arrays(s))
+    source = SelectBlocks(
+        StoreBlocks(inputs.store.path, (codes, array), ("invert", stage)),
+        {"x": codes, "points": array},
+        landmarks=("points",),
+    )
+    solver = inputs.engine.run(LatentShapeSolver(model, ridge), source)
+    found = solver.regressor(inputs.code_shape)
+    out.arrays |= {
+        "regressor_mean": found.mean,
+        "regressor_weights": found.weights,
+        "regressor_intercept": found.intercept,
+    }
+    out.facts["regressor"] = {
+        "rms": found.rms,
+        "rms_start": found.rms_start,
+        "rows": found.n_rows,
+        "converged": found.converged,
+        "ridge": ridge,
+    }
+    for name in found.names[3:-2]:
+        vector = found.direction(name)
+        size = float(np.linalg.norm(vector))
+        if not np.isfinite(size) or size == 0:
+            continue
+        quality = {"codes_per_unit": size, "rms": found.rms}
+        out.directions.append(
+            inputs.direction(
+                f"nrsfm.{name}",
+                vector,
+                "nrsfm",
+                name if name in POSE else None,
+                quality=quality,
+                converged=found.converged,
+                provenance={"targets": array, "unit": "radian" if name in POSE else "coefficient"},
+            )
+        )
+
+
+def solve_shapes(
+    inputs: Inputs, wanted: NrsfmSpec, source: BlockSource, n_shapes: int
+) -> ShapeModel | SequenceModel:
+    """The landmark model with `n_shapes` basis shapes.
+
+    The nose is in front where the landmarks are iBUG's 68; that 68 of no named scheme are these is
+    assumed, and told in the flag ``depth_sign``.
+    """
+    front, missing, scheme = None, False, None
+    for block in range(source.n_blocks):
+        points = source.read(block)[1]["points"]
+        if len(points):
+            front = default_front(points.shape[2], None)
+            missing = missing or not bool(np.isfinite(points).all())
+    run = inputs.engine.run
+    if front is not None:
+        scheme = scheme_of(inputs.spec.annotate, wanted.landmarks)
+        front = front if scheme in (None, IBUG68) else None
+    first = NRSfMSolver(0 if wanted.temporal else n_shapes, front, assumed=scheme is None)
+    start = run(first, source).model()
+    if wanted.temporal:
+        noise = start.noise if wanted.robust else None
+        n_frames = inputs.store.n_rows
+        zoom = run(ZoomSolver(start, n_frames, done=not wanted.zoom), source).zoom
+        solver = SequenceSolver(start.rigid, n_frames, noise=noise, zoom=zoom)
+        return sequence_result(run(solver, source), n_shapes, front, start.flags)
+    if wanted.refine or wanted.robust or missing:
+        return run(JointSolver(start, wanted.robust, front=front), source).model()
+    return start

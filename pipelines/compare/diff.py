@@ -1,0 +1,233 @@
+"""Two runs compared: which directions survived a change of the model, and how to go on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from pipelines.compare.trial import REFUSED, SURVIVES, Drift, Rule, Side, compare
+from pipelines.compare.two_runs import ComparedRun, Pairs
+from pipelines.report.text import DASH, fixed, percent, plain
+from schemas.atomic import write_json
+from schemas.errors import UsageError
+from transforms.drift.latent_maps import MapChoice
+
+SAMPLES = 64
+DIFF_VERSION = 1
+TONES = {SURVIVES: "green", REFUSED: "red"}
+
+
+def diff(
+    old: ComparedRun,
+    new: ComparedRun,
+    *,
+    samples: int = SAMPLES,
+    rule: Rule | None = None,
+    trust: bool = False,
+    strip_rows: int = 3,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """(the comparison as JSON, strips "<direction>/<trial>" -> uint8 (rows, 3, R, R, 3)).
+
+    samples : images that both runs hold, of the new run's held-out levels where they suffice; or,
+        where the runs share too few, draws from the priors with the same seeds.
+    trust : TorchScript annotators may be loaded. Both models are measured by the new run's.
+
+    Raises UsageError for fewer than 8 samples, and where neither images nor priors are shared.
+    """
+    rule = rule or Rule()
+    if samples < 8:
+        raise UsageError(f"samples is {samples!r}: give at least 8, half of them confirm")
+    pairs = Pairs.of(old, new)
+    choice, unlinked = pairs.link()
+    link = None if choice is None else choice.chosen
+    sides, source = _sides(old, new, pairs, samples, trust)
+    found = compare(*sides, link, rule, strip_rows=strip_rows, progress=progress)
+    spaces = spaces_facts(choice, unlinked, len(pairs.rows))
+    result = summarise((old.facts(), new.facts()), sides, spaces, rule, source, found)
+    return result, found.strips
+
+
+def _sides(
+    old: ComparedRun, new: ComparedRun, pairs: Pairs, samples: int, trust: bool
+) -> tuple[tuple[Side, Side], str]:
+    import generators
+    from generators.annotators import load_annotator
+    from pipelines.evaluation.evaluate import codes_of
+    from pipelines.evaluation.meter import Meter, prior_codes
+    from pipelines.samples import sample_rows
+
+    annotators = [load_annotator(a.model, a.name, trust=trust) for a in new.spec.annotate]
+    models = [None if r.generator_uri is None else generators.load(r.generator_uri)
+              for r in (old, new)]  # fmt: skip
+    drawing = [model for model in models if model is not None]
+    rows = sample_rows(new.index, pairs.rows, new.spec, samples, stream=29)
+    if len(rows) >= min(samples, 8):
+        codes = [codes_of(old.store, old.space, pairs.partner[rows])]
+        codes.append(codes_of(new.store, new.space, rows))
+        source = "images of both runs"
+    elif len(drawing) == 2:
+        seed, psi = new.spec.evaluate_seed, new.spec.evaluate.truncation_psi
+        codes = [
+            prior_codes(model, run.space, samples, seed, psi)
+            for model, run in zip(drawing, (old, new), strict=True)
+        ]
+        source = "draws from both priors with the same seeds"
+    else:
+        raise UsageError(
+            f"the runs share {len(rows)!r} images, and a generator is missing to sample from: "
+            f"{old.generator_absent or new.generator_absent}; give it with --old-generator or "
+            "--new-generator"
+        )
+    meters = [
+        None if model is None else Meter(model, annotators, run.space)
+        for model, run in zip(models, (old, new), strict=True)
+    ]
+    sides = [
+        Side(run.directions, c, m) for run, c, m in zip((old, new), codes, meters, strict=True)
+    ]
+    return (sides[0], sides[1]), source
+
+
+def summarise(
+    runs: tuple[dict[str, Any], dict[str, Any]],
+    sides: tuple[Side, Side],
+    spaces: dict[str, Any],
+    rule: Rule,
+    source: str,
+    found: Drift,
+) -> dict[str, Any]:
+    """A comparison as JSON: ``drift.json``.
+
+    runs : `ComparedRun.facts` of old and new. spaces : see `spaces_facts`. source : of the samples.
+    """
+    old, new = sides
+    names = old.directions.names()
+    verdicts = [e["verdict"] for e in found.entries]
+    checked = [e["held_out"]["agrees"] for e in found.entries if "held_out" in e]
+    return {
+        "version": DIFF_VERSION,
+        "old": runs[0],
+        "new": runs[1],
+        "same_generator": old.directions.generator_fp == new.directions.generator_fp,
+        "spaces": spaces,
+        "rule": {
+            "text": str(rule),
+            "strength": rule.strength,
+            "share": rule.share,
+            "sigmas": rule.sigmas,
+        },
+        "samples": {
+            "source": source,
+            "evidence": (len(new.codes) + 1) // 2,
+            "held_out": len(new.codes) // 2,
+        },
+        "directions": found.entries,
+        "groups": found.groups,
+        "only_new": [n for n in new.directions.names() if n not in names],
+        "survive": verdicts.count(SURVIVES),
+        "must_not_be_reused": verdicts.count(REFUSED),
+        "confirmed": [sum(checked), len(checked)],
+    }
+
+
+def spaces_facts(choice: MapChoice | None, unlinked: str, n_pairs: int) -> dict[str, Any]:
+    """How two spaces are linked, as JSON: relation, errors, and a sentence."""
+    if choice is None:
+        return {"images": n_pairs, "relation": None, "text": f"Not linked: {unlinked}."}
+    errors = choice.errors
+    shown = ", ".join(f"{kind} {error_text(error)}" for kind, error in errors.items())
+    text = {
+        "identity": "The new space has the axes of the old one",
+        "rotation": "The new space is the old one turned; directions are compared after Procrustes",
+        "linear": "The new space follows from the old one by a linear map; directions are compared "
+        "after it",
+        "unrelated": "No linear map leads from the old space to the new one; cosines say little",
+    }[choice.relation]
+    return {
+        "images": n_pairs,
+        "fitted": choice.fitted,
+        "held_out": choice.held_out,
+        "relation": choice.relation,
+        "error": choice.error,
+        "errors": errors,
+        "text": f"{text} (relative error on {choice.held_out} images kept back: {shown}).",
+    }
+
+
+def error_text(error: float) -> str:
+    """A map's error; moments do not know it better than this."""
+    return "below 1e-6" if error < 1e-6 else f"{error:.3g}"
+
+
+def write_diff(result: dict[str, Any], strips: dict[str, np.ndarray], out: Path) -> list[Path]:
+    """Write ``drift.json`` and the page ``drift.html`` into a folder; returns both paths."""
+    from pipelines.compare.page import render_drift
+    from schemas.atomic import write_bytes
+
+    out.mkdir(parents=True, exist_ok=True)
+    write_json(out / "drift.json", result)
+    write_bytes(out / "drift.html", render_drift(result, strips).encode("utf-8"))
+    return [out / "drift.json", out / "drift.html"]
+
+
+def print_diff(result: dict[str, Any], console: Console) -> None:
+    """The comparison as a table."""
+    old, new = result["old"], result["new"]
+    console.print(
+        f"old: {old['name']}, generator {old['generator_fp'][:12]}, {old['directions']} directions",
+        f"new: {new['name']}, generator {new['generator_fp'][:12]}, {new['directions']} directions",
+        result["spaces"]["text"],
+        sep="\n", markup=False, highlight=False,
+    )  # fmt: skip
+    table = Table(box=None, pad_edge=False)
+    table.add_column("direction", no_wrap=True)
+    table.add_column("measure")
+    for title in ("cosine", "mapped", "old", "reused", "new", "share"):
+        table.add_column(title, justify="right", no_wrap=True)
+    table.add_column("verdict")
+    for entry in result["directions"]:
+        tone = TONES.get(entry["verdict"], "yellow")
+        cells = [escape(cell) for cell in row_of(entry)]
+        table.add_row(*cells, f"[{tone}]{entry['verdict']}[/]")
+    console.print(table)
+    for group in result["groups"]:
+        for key, label in (("angles", ""), ("angles_mapped", ", mapped")):
+            if key in group:
+                a = group[key]
+                console.print(
+                    f"{plain(group['method'])}: {len(a)} principal angles{label}, median "
+                    f"{np.median(a):.1f}, largest {a[-1]:.1f} degrees",
+                    markup=False, highlight=False,
+                )  # fmt: skip
+    agreed, of = result["confirmed"]
+    console.print(
+        result["rule"]["text"],
+        f"{result['survive']} survive, {result['must_not_be_reused']} must not be reused; the "
+        f"other half of the samples confirms {agreed} of {of} verdicts.",
+        sep="\n", markup=False, highlight=False,
+    )  # fmt: skip
+
+
+def row_of(entry: Mapping[str, Any]) -> list[str]:
+    """Cells of a direction: name, measure, cosines, effects, share."""
+    effects = entry.get("effects", {})
+    degrees = entry.get("kind") == "pose"
+    means = [
+        fixed(effects.get(trial, {}).get("mean"), 1 if degrees else 2, sign=True)
+        for trial in ("old", "reused", "new")
+    ]
+    return [
+        entry["name"],
+        plain(entry.get("measure") or DASH),
+        fixed(entry.get("cosine"), 3),
+        fixed(entry.get("cosine_mapped"), 3),
+        *means,
+        percent(entry.get("share"), 0),
+    ]

@@ -1,0 +1,354 @@
+"""What a change of the model did to directions: geometry, measured effects, verdicts.
+
+Everything here works on two sides in memory; `pipelines.compare.diff` makes them of two runs. Old
+and new directions are tried on the same samples. The verdict is computed from one half of the
+samples and confirmed on the other.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from pipelines.evaluation.meter import Meter, mean_of
+from schemas.directions.direction_set import Direction, DirectionSet
+from schemas.errors import DataError, UsageError
+from transforms.directions.algebra import cosines, principal_angles
+from transforms.drift.latent_maps import LatentMap
+from transforms.drift.reuse import SHARE, SIGMAS, judge, mean_and_error
+
+SURVIVES, REFUSED, UNKNOWN = "survives", "must not be reused", "not measured"
+Changes = dict[str, np.ndarray]
+"""Measure -> float64 (samples,): its change between strength 0 and the strength of the trial, NaN
+where it could not be measured at both."""
+
+
+@dataclass(frozen=True)
+class Rule:
+    """How directions are tried and judged; see `transforms.drift.reuse.judge`.
+
+    strength : of the trial, in standard deviations of each direction
+    """
+
+    strength: float = 2.0
+    share: float = SHARE
+    sigmas: float = SIGMAS
+
+    def __post_init__(self) -> None:
+        if not (self.strength > 0 and np.isfinite(self.strength)):
+            raise UsageError(f"strength is {self.strength!r}: give a positive number")
+
+    def __str__(self) -> str:
+        return (
+            f"A direction survives when, at +{self.strength:g} sd in the new model, it moves its "
+            f"own measure by more than {self.sigmas:g} standard errors and by at least "
+            f"{self.share:.0%} of what the new direction of its name does there (of what it did "
+            "in the old model, where the new run has none of that name and target)."
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Side:
+    """A model with its directions and the samples' codes.
+
+    codes : float32 (samples, *row_shape), of the same samples on both sides
+    meter : draws with this model and measures; None where the model is not available
+    """
+
+    directions: DirectionSet
+    codes: np.ndarray
+    meter: Meter | None
+
+    def names(self, kind: str) -> list[str]:
+        """Names of the measured scores ("scores") or angles ("pose")."""
+        return [] if self.meter is None else self.meter.names(kind)
+
+
+@dataclass(eq=False)
+class Drift:
+    """entries : one a direction, JSON; strips : "<name>/<trial>" -> uint8 (rows, 3, R, R, 3)."""
+
+    entries: list[dict[str, Any]] = field(default_factory=list)
+    groups: list[dict[str, Any]] = field(default_factory=list)
+    strips: dict[str, np.ndarray] = field(default_factory=dict)
+
+
+TRIALS = {
+    "old": "old model, old direction",
+    "reused": "new model, old direction",
+    "mapped": "new model, old direction mapped",
+    "new": "new model, new direction",
+}
+
+
+class _Trials:
+    """Trials of directions on one side; strength 0 is drawn once."""
+
+    def __init__(self, side: Side, rule: Rule, strip_rows: int) -> None:
+        self.side, self.rule, self.strip_rows = side, rule, strip_rows
+        self._still: tuple[np.ndarray, dict[str, np.ndarray]] | None = None
+
+    def run(self, direction: Direction) -> tuple[Changes, np.ndarray]:
+        """Changes of every measure, and the strip at minus, zero and plus the strength."""
+        meter, codes, strength = self._meter(), self.side.codes, self.rule.strength
+        if self._still is None:
+            self._still = meter.edit(codes, direction, [0.0])
+        images, values = meter.edit(codes, direction, [strength])
+        shown = codes[: self.strip_rows]
+        back = meter.edit(shown, direction, [-strength])[0]
+        still = self._still[0][: self.strip_rows]
+        strip = np.concatenate([back, still, images[: self.strip_rows]], axis=1)
+        changes = {name: (v - self._still[1][name])[:, 0] for name, v in values.items()}
+        return changes, strip
+
+    def scales(self) -> dict[str, float]:
+        """Standard deviation of every measure over the samples that have it; 0 without any."""
+        values = self._still[1] if self._still is not None else {}
+        measured = {name: v[np.isfinite(v)] for name, v in values.items()}
+        return {name: float(v.std()) if len(v) else 0.0 for name, v in measured.items()}
+
+    def _meter(self) -> Meter:
+        if self.side.meter is None:
+            raise DataError(
+                "the generator of this run is not available: give its file with --old-generator "
+                "or --new-generator"
+            )
+        return self.side.meter
+
+
+def on_trial(direction: Direction, generator_fp: str) -> Direction:
+    """The direction as one of another model, to be measured there and nowhere else.
+
+    Applying directions to models that they were not made for is refused; finding out what they do
+    there is what a drift report is for. Nothing stores the result.
+    """
+    made_for = direction.provenance.get("generator_fp")
+    provenance = {**direction.provenance, "generator_fp": generator_fp, "trial_of": made_for}
+    return dataclasses.replace(direction, provenance=provenance)
+
+
+def mapped_direction(direction: Direction, link: LatentMap, generator_fp: str) -> Direction:
+    """The direction through a map of codes, for a trial: a strength moves as far as it did, mapped.
+
+    Raises DataError where the map takes the direction to zero.
+    """
+    vector = link.direction(direction.vector)
+    length = float(np.linalg.norm(vector))
+    if not length > 0:
+        raise DataError(f"the map takes direction {direction.name!r} to zero; compute it again")
+    trial = on_trial(direction, generator_fp)
+    layers = direction.layers if vector.shape == direction.vector.shape else None
+    if layers is not None and np.any(np.delete(vector, layers, axis=0)):
+        layers = None
+    return dataclasses.replace(
+        trial, vector=vector / length, layers=layers, sd=direction.sd * length, intercept=None
+    )
+
+
+def compare(
+    old: Side,
+    new: Side,
+    link: LatentMap | None = None,
+    rule: Rule | None = None,
+    *,
+    strip_rows: int = 3,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Drift:
+    """Try every old direction in the new model and judge it.
+
+    link : takes old codes to new ones; None (or the identity) where nothing is to be mapped
+
+    Even samples are the evidence for the verdicts, odd ones confirm them.
+    """
+    rule = rule or Rule()
+    if len(old.codes) != len(new.codes) or len(new.codes) < 4:
+        raise UsageError(
+            f"{len(old.codes)!r} old and {len(new.codes)!r} new codes: give the codes of the same "
+            "samples, at least 4"
+        )
+    if link is not None and link.kind == "identity":
+        link = None
+    trials = (_Trials(old, rule, strip_rows), _Trials(new, rule, strip_rows))
+    found = Drift(groups=angles_of_groups(old.directions, new.directions, link))
+    for done, direction in enumerate(old.directions):
+        entry, strips = _entry(direction, new.directions, link, trials, rule)
+        found.entries.append(entry)
+        found.strips |= {f"{direction.name}/{trial}": s for trial, s in strips.items()}
+        progress(done + 1, len(old.directions))
+    return found
+
+
+def _entry(
+    direction: Direction,
+    renewed: DirectionSet,
+    link: LatentMap | None,
+    trials: tuple[_Trials, _Trials],
+    rule: Rule,
+) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    in_old, in_new = trials
+    fp = renewed.generator_fp
+    again = renewed[direction.name] if direction.name in renewed else None
+    shape = in_new.side.codes.shape[1:]
+    fits = direction.space == renewed.space and direction.vector.shape == shape
+    target = direction.provenance.get("target")
+    entry: dict[str, Any] = {
+        "name": direction.name,
+        "method": direction.method,
+        "target": target,
+        "in_new": again is not None,
+    }
+    stored = in_old.side.directions.space
+    if direction.space != stored:
+        return {
+            **entry,
+            "verdict": REFUSED,
+            "reason": f"is of space {direction.space!r}, the old run's codes of {stored!r}: only "
+            "directions of the stored space are tried",
+        }, {}
+    if again is not None and again.space != renewed.space:
+        again = None
+    if again is not None and fits:
+        entry["cosine"] = float(cosines(direction.vector[None], again.vector[None])[0, 0])
+    mapped = None
+    if link is not None:
+        mapped = mapped_direction(direction, link, fp)
+        if again is not None:
+            entry["cosine_mapped"] = float(cosines(mapped.vector[None], again.vector[None])[0, 0])
+    wanted: dict[str, tuple[_Trials, Direction]] = {}
+    if in_old.side.meter is not None:
+        wanted["old"] = (in_old, direction)
+    if in_new.side.meter is not None:
+        if fits:
+            wanted["reused"] = (in_new, on_trial(direction, fp))
+        if mapped is not None:
+            wanted["mapped"] = (in_new, mapped)
+        if again is not None:
+            wanted["new"] = (in_new, again)
+    ran = {name: side.run(tried) for name, (side, tried) in wanted.items()}
+    changes = {name: c for name, (c, _) in ran.items()}
+    strips = {name: strip for name, (_, strip) in ran.items()}
+    if not fits:
+        return {
+            **entry,
+            "verdict": REFUSED,
+            "reason": f"is of space {direction.space!r} {direction.vector.shape!r}, codes are now "
+            f"of {renewed.space!r} {tuple(shape)!r}",
+        }, strips
+    same_target = again is not None and again.provenance.get("target") == target
+    measure, sign, why = _own_measure(target, changes, in_old.scales())
+    entry["measure"] = measure
+    reference = "new" if target is not None and same_target else "old"
+    if measure is None or reference not in changes or "reused" not in changes:
+        why = why or f"there is no effect of the {reference} direction to compare with"
+        return {**entry, "verdict": UNKNOWN, "reason": why}, strips
+    own = {name: sign * c[measure] for name, c in changes.items()}
+    entry["kind"] = "pose" if measure in in_new.side.names("pose") else "scores"
+    entry |= _judged(own, reference, rule)
+    entry["side_effect"] = _side_effect(
+        changes["reused"], [n for n in in_new.side.names("scores") if n != measure]
+    )
+    return entry, strips
+
+
+def _own_measure(
+    target: str | None, changes: Mapping[str, Changes], scales: Mapping[str, float]
+) -> tuple[str | None, float, str]:
+    """(measure, sign in which the direction should move it, why there is none).
+
+    That of the target; without one the measure that the direction moved most in the old model's
+    evidence, in standard deviations over the samples.
+    """
+    some = next(iter(changes.values()), {})
+    if not some:
+        return None, 1.0, "no annotator of scores or pose measured it"
+    if target is not None and target in some:
+        return target, 1.0, ""
+    if "old" not in changes:
+        return None, 1.0, "what it did in the old model is not known"
+    means = _means(changes["old"])
+    sizes = {name: abs(m) / scales[name] for name, m in means.items() if scales[name] > 0}
+    if not sizes or not max(sizes.values()) > 0:
+        return None, 1.0, "it moved nothing in the old model"
+    best = max(sizes, key=lambda name: sizes[name])
+    return best, float(np.sign(means[best])), ""
+
+
+def _judged(own: Mapping[str, np.ndarray], reference: str, rule: Rule) -> dict[str, Any]:
+    both = np.isfinite(own["reused"]) & np.isfinite(own[reference])
+    measured = [int(both[start::2].sum()) for start in (0, 1)]
+    entry: dict[str, Any] = {"reference": reference, "measured": measured, "effects": {}}
+    for name, values in own.items():
+        known = values[::2][np.isfinite(values[::2])]
+        mean, error = mean_and_error(known) if len(known) > 1 else (None, None)
+        entry["effects"][name] = {"mean": mean, "standard_error": error}
+    if min(measured) < 2:
+        reason = (
+            f"{sum(measured)} of {len(both)} samples could be measured with both directions, and "
+            "at least 2 are needed in each half"
+        )
+        return {**entry, "verdict": UNKNOWN, "reason": reason}
+    halves = []
+    for start in (0, 1):
+        half = {name: own[name][start::2][both[start::2]] for name in ("reused", reference)}
+        halves.append(judge(half["reused"], half[reference], rule.share, rule.sigmas))
+    evidence, check = halves
+    return {
+        **entry,
+        "share": evidence.share,
+        "verdict": SURVIVES if evidence.survives else REFUSED,
+        "reason": evidence.reason,
+        "held_out": {
+            "effect": check.effect,
+            "reference": check.reference,
+            "share": check.share,
+            "verdict": SURVIVES if check.survives else REFUSED,
+            "agrees": check.survives == evidence.survives,
+        },
+    }
+
+
+def _means(changes: Changes) -> dict[str, float]:
+    """Mean changes in the evidence, of the measures that have one."""
+    means = {name: mean_of(c[::2]) for name, c in changes.items()}
+    return {name: mean for name, mean in means.items() if mean is not None}
+
+
+def _side_effect(changes: Changes, names: Sequence[str]) -> dict[str, Any] | None:
+    """The one of these measures that moves most, and its mean change."""
+    means = _means({n: changes[n] for n in names})
+    if not means:
+        return None
+    worst = max(means, key=lambda name: abs(means[name]))
+    return {"attribute": worst, "change": means[worst]}
+
+
+def angles_of_groups(
+    old: DirectionSet, new: DirectionSet, link: LatentMap | None = None
+) -> list[dict[str, Any]]:
+    """Principal angles, in degrees ascending, between the spans of each method's directions.
+
+    For methods with at least two directions in both sets, of the spaces that the runs store;
+    ``angles_mapped`` are those of the old directions taken through the map.
+    """
+    found = []
+    for method in dict.fromkeys(d.method for d in old):
+        before = [d.vector for d in old.of_space(old.space) if d.method == method]
+        after = [d.vector for d in new.of_space(new.space) if d.method == method]
+        if len(before) < 2 or len(after) < 2:
+            continue
+        entry: dict[str, Any] = {"method": method, "old": len(before), "new": len(after)}
+        if before[0].shape == after[0].shape:
+            entry["angles"] = _degrees(np.stack(before), np.stack(after))
+        if link is not None:
+            moved = np.stack([link.direction(v) for v in before])
+            entry["angles_mapped"] = _degrees(moved, np.stack(after))
+        found.append(entry)
+    return found
+
+
+def _degrees(a: np.ndarray, b: np.ndarray) -> list[float]:
+    return [float(angle) for angle in np.degrees(principal_angles(a, b))]

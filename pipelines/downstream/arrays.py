@@ -1,0 +1,208 @@
+"""Rows of a run as files of arrays: npz, safetensors, and the latent files of other projects.
+
+An npz or safetensors file holds, of the n rows taken,
+
+| name | type | contents |
+|---|---|---|
+| ``row`` | int64 (n,) | number in the index and the store |
+| ``image_id`` | uint8 (n, 32) | sha256 of the image file: ``bytes(x).hex()`` |
+| ``factors/<name>`` | int16 or float64 (n,) | category codes, -1 missing; values, NaN missing |
+| ``latents/<space>``, ``quality/<metric>`` | as stored (n, ...) | codes and reconstruction errors |
+| ``annotations/<m>``, ``landmarks/<m>`` | as stored (n, ...) | NaN where not measured |
+
+and ``facts``: JSON, in the npz an array of text, in safetensors an entry of the metadata, with
+``categories`` by factor and ``names`` by array beside those of `ExportRows.facts`. Factor names are
+percent-encoded, because they become names inside the file.
+
+Everything is written a block at a time: memory does not grow with the number of rows.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+import os
+import zipfile
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import numpy as np
+
+from generators.unpickle.writer import tensor_head
+from pipelines.downstream.rows import ExportRows
+from schemas.atomic import replacing
+from schemas.errors import UsageError
+from schemas.index import CATEGORICAL
+from schemas.names import MAX_NAME, safe_name
+
+_SAFETENSORS = {"f8": "F64", "f4": "F32", "f2": "F16", "i8": "I64", "i4": "I32", "i2": "I16",
+                "i1": "I8", "u1": "U8"}  # fmt: skip
+PEER_NAMES = {"z": "z", "w": "w", "w_plus": "wp"}
+"""InterFaceGAN's names of the spaces."""
+
+
+@dataclass(frozen=True, eq=False)
+class Member:
+    """One array of a file: its shape is known before its values are read."""
+
+    name: str
+    dtype: np.dtype[Any]
+    shape: tuple[int, ...]
+    chunks: Callable[[], Iterator[np.ndarray]]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the values."""
+        return math.prod(self.shape) * self.dtype.itemsize
+
+    def write(self, file: Any) -> None:
+        """The values, little-endian in C order, a chunk at a time."""
+        for chunk in self.chunks():
+            file.write(np.ascontiguousarray(chunk, self.dtype).reshape(-1).view(np.uint8).data)
+
+
+def members(rows: ExportRows) -> list[Member]:
+    """All arrays of the rows; see the module's table."""
+    index = rows.index
+    numbers = np.flatnonzero(rows.taken)
+    ids = index.image_ids
+    digests = np.array([list(bytes.fromhex(ids[row])) for row in numbers], np.uint8)
+    found = [_whole("row", numbers.astype(np.int64)), _whole("image_id", digests)]
+    for name, info in index.factors.items():
+        values = index.categorical(name)[0] if info.kind == CATEGORICAL else index.continuous(name)
+        found.append(_whole(f"factors/{quote(name, safe='')}", values[rows.taken]))
+    return found + [_stored(rows, array) for array in rows.arrays]
+
+
+def facts(rows: ExportRows) -> dict[str, Any]:
+    """Facts about the rows, with the names of categories and scores."""
+    categories = {
+        quote(name, safe=""): list(info.categories)
+        for name, info in rows.index.factors.items()
+        if info.kind == CATEGORICAL
+    }
+    attrs: dict[str, Mapping[str, Any]] = {a: rows.store.array(a).attrs for a in rows.arrays}
+    names = {array: [str(v) for v in a["names"]] for array, a in attrs.items() if "names" in a}
+    return {**rows.facts(), "categories": categories, "names": names}
+
+
+def _whole(name: str, values: np.ndarray) -> Member:
+    little = values.dtype.newbyteorder("<")
+    return Member(name, little, values.shape, lambda: iter([values]))
+
+
+def _stored(rows: ExportRows, array: str, name: str | None = None) -> Member:
+    stored = rows.store.array(array)
+    dtype = np.dtype(stored.dtype).newbyteorder("<")
+    shape = (rows.n, *(int(size) for size in stored.shape[1:]))
+    return Member(name or array, dtype, shape, lambda: rows.chunks(array))
+
+
+# ---- files --------------------------------------------------------------------------------------
+
+
+def write_npz(rows: ExportRows, path: str | os.PathLike[str]) -> None:
+    """Write one ``.npz`` that `numpy.load` reads; the same rows give the same bytes."""
+    text = np.array(json.dumps(facts(rows), sort_keys=True))
+    with replacing(path) as file, zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
+        for member in [*members(rows), _whole("facts", text)]:
+            with archive.open(zipfile.ZipInfo(f"{member.name}.npy"), "w", force_zip64=True) as part:
+                part.write(_npy_head(member))
+                member.write(part)
+
+
+def write_safetensors(rows: ExportRows, path: str | os.PathLike[str]) -> None:
+    """Write one ``.safetensors``; the same rows give the same bytes."""
+    found = sorted(members(rows), key=lambda m: -m.dtype.itemsize)  # so that all are aligned
+    head: dict[str, Any] = {"__metadata__": {"facts": json.dumps(facts(rows), sort_keys=True)}}
+    offset = 0
+    for member in found:
+        head[member.name] = {
+            "dtype": _SAFETENSORS[member.dtype.str[1:]],
+            "shape": list(member.shape),
+            "data_offsets": [offset, offset + member.nbytes],
+        }
+        offset += member.nbytes
+    text = json.dumps(head, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    with replacing(path) as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        for member in found:
+            member.write(file)
+
+
+def _npy_head(member: Member) -> bytes:
+    memory = io.BytesIO()
+    descr = np.lib.format.dtype_to_descr(member.dtype)
+    facts = {"descr": descr, "fortran_order": False, "shape": member.shape}
+    np.lib.format.write_array_header_1_0(memory, facts)
+    return memory.getvalue()
+
+
+def write_interfacegan(rows: ExportRows, folder: Path) -> None:
+    """Write what InterFaceGAN's ``train_boundary.py`` reads.
+
+    ``z.npy``, ``w.npy`` or ``wp.npy`` float32 (n, ...) by space, ``<stage>.<name>_scores.npy``
+    float32 (n, 1) for every score and angle, and ``rows.csv``. Names are percent-encoded, and
+    replaced by `schemas.names` where they are too long for a file. Rows must be OK in the stages of
+    all of them. Raises UsageError for other spaces.
+    """
+    spaces = [space for space in rows.spaces if space in PEER_NAMES]
+    if not spaces:
+        raise UsageError(
+            f"the run has codes of {rows.spaces!r}, InterFaceGAN's files hold "
+            f"{list(PEER_NAMES)!r}; use 'npz'"
+        )
+    for space in spaces:
+        member = _stored(rows, f"latents/{space}", f"{PEER_NAMES[space]}.npy")
+        _write_npy(member, folder / member.name)
+    for array, stage in rows.arrays.items():
+        if array.startswith("annotations/"):
+            stored = rows.store.array(array)
+            attrs: Mapping[str, Any] = stored.attrs
+            labels = attrs.get("names", range(stored.shape[1]))
+            scores = np.concatenate(list(rows.chunks(array)))
+            for k, label in enumerate(labels):
+                name = f"{stage}.{quote(str(label), safe=' ')}"
+                if len(name) > MAX_NAME:
+                    name = safe_name(f"{stage}.{label}")
+                name = f"{name}_scores.npy"
+                _write_npy(_whole(name, scores[:, k : k + 1]), folder / name)
+    _write_rows(rows, folder)
+
+
+def write_e4e(rows: ExportRows, folder: Path) -> None:
+    """Write ``latents.pt``, one tensor float32 (n, layers, channels) as e4e's inference does, and
+    ``rows.csv``, which says whose code each is. Raises UsageError for runs without w_plus codes."""
+    if "w_plus" not in rows.spaces:
+        raise UsageError(
+            f"the run has codes of {rows.spaces!r}, e4e's file holds 'w_plus'; use 'npz'"
+        )
+    member = _stored(rows, "latents/w_plus")
+    if member.dtype.str != "<f4":
+        raise UsageError(f"codes are {member.dtype.name!r}, e4e's are 'float32'; use 'npz'")
+    with open(folder / "latents.pt", "xb") as file:
+        file.write(tensor_head(member.shape))
+        member.write(file)
+    _write_rows(rows, folder)
+
+
+def _write_npy(member: Member, path: Path) -> None:
+    with open(path, "xb") as file:
+        file.write(_npy_head(member))
+        member.write(file)
+
+
+def _write_rows(rows: ExportRows, folder: Path) -> None:
+    """``rows.csv``: row, image_id and uri, in the order of the codes."""
+    ids, uris = rows.index.image_ids, rows.index.uris
+    with open(folder / "rows.csv", "x", newline="", encoding="utf-8") as file:
+        table = csv.writer(file, lineterminator="\n")
+        table.writerow(["row", "image_id", "uri"])
+        for row in np.flatnonzero(rows.taken).tolist():
+            table.writerow([row, ids[row], uris[row]])

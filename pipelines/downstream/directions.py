@@ -1,0 +1,176 @@
+"""Directions of a run in other projects' files, and theirs in a run.
+
+The formats are those of `generators.direction_files`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import json
+import zipfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from generators.direction_files import other_space, read_directions
+from generators.direction_writers import SUFFIXES, WRITERS, write_directions
+from generators.tensor_files import safetensors_bytes
+from pipelines.downstream.export import ROW_EXPORTS, check_target, written
+from schemas.atomic import write_bytes
+from schemas.directions.direction import FOREIGN_METHODS
+from schemas.errors import DirectionMismatchError, UsageError
+from transforms.accumulate.blocks import sum_blocks
+from transforms.accumulate.requests import MomentsAlong, MomentsOfRows
+from transforms.accumulate.sources import SelectBlocks, StoreBlocks
+
+if TYPE_CHECKING:
+    from pipelines.folder.finished import FinishedRun
+    from transforms.accumulate.moments import Moments
+
+
+def export_directions(
+    run: FinishedRun, kind: str, out: Path, names: Sequence[str] = (), overwrite: bool = False
+) -> list[Path]:
+    """Write directions in a peer's format; returns the files.
+
+    out : a folder, with a file a direction, where the format holds one; else the file.
+    names : of the directions, by default all of the run's set.
+
+    overwrite : replace files that exist.
+
+    Raises UsageError for an unknown format or files that exist, DirectionMismatchError for
+    directions with layers in a format without them.
+    """
+    if kind not in WRITERS:
+        raise UsageError(
+            f"export {kind!r} is not known: use one of {list(ROW_EXPORTS)!r}, 'directions' or one "
+            f"of {sorted(WRITERS)!r}"
+        )
+    chosen = [run.directions[name] for name in names] or list(run.directions)
+    if kind not in SUFFIXES:
+        check_target(out, folder=False, overwrite=overwrite)
+        mean = None
+        if kind in ("ganspace", "ganspace_pca") and all(d.vector.ndim == 1 for d in chosen):
+            mean = _moments(run, MomentsOfRows(diagonal=True)).mean
+        with written(out):
+            write_directions(chosen, out, kind, mean=mean)
+        return [out]
+    paths = [out / f"{d.name}{SUFFIXES[kind]}" for d in chosen]
+    for path in paths:
+        check_target(path, folder=False, overwrite=overwrite)
+    for direction, path in zip(chosen, paths, strict=True):
+        with written(path):
+            write_directions([direction], path, kind)
+    return paths
+
+
+def export_all_directions(
+    run: FinishedRun, out: Path, names: Sequence[str] = (), overwrite: bool = False
+) -> list[Path]:
+    """Write directions float64 by name into one ``.npz``, or ``.safetensors``; returns the file.
+
+    ``facts`` is JSON: space, method, sd, layers, intercept, target and generator of each; an array
+    of text in the npz, an entry of the metadata in safetensors. `import_directions` reads it.
+
+    Raises UsageError for another ending or a file that exists.
+    """
+    check_target(out, folder=False, overwrite=overwrite)
+    chosen = [run.directions[name] for name in names] or list(run.directions)
+    facts = {
+        d.name: {
+            "space": d.space,
+            "method": d.method,
+            "sd": d.sd,
+            "layers": d.layers,
+            "intercept": d.intercept,
+            "target": d.provenance.get("target"),
+            "generator_fp": run.directions.generator_fp,
+        }
+        for d in chosen
+    }
+    vectors = {d.name: d.vector for d in chosen}
+    if "facts" in vectors:
+        raise UsageError("a direction 'facts' would hide the file's facts: choose the others by -d")
+    if out.suffix == ".safetensors":
+        data = safetensors_bytes(vectors, {"facts": json.dumps(facts)})
+    elif out.suffix == ".npz":
+        data = _npz({**vectors, "facts": np.array(json.dumps(facts))})
+    else:
+        raise UsageError(f"directions go into an '.npz' or a '.safetensors', not {out.name!r}")
+    with written(out):
+        write_bytes(out, data)
+    return [out]
+
+
+def _npz(arrays: Mapping[str, np.ndarray]) -> bytes:
+    """A ``.npz`` of arrays of any names (`numpy.savez` takes some for its own arguments)."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        for name, value in arrays.items():
+            with archive.open(zipfile.ZipInfo(f"{name}.npy"), "w", force_zip64=True) as part:
+                np.lib.format.write_array(part, value, allow_pickle=False)
+    return buffer.getvalue()
+
+
+def import_directions(
+    run: FinishedRun, path: Path, space: str, generator_fp: str, name: str | None = None
+) -> list[str]:
+    """Read a file of any known format into the run's direction set; returns the names.
+
+    space, generator_fp : what the file was made for, a claim. The space is the run's, or "w" for
+        vectors to be used in every layer of a w_plus run.
+    name : of a single direction, or prefix of several.
+
+    The standard deviation, the unit of strength, is measured on the run's codes. Directions that
+    were imported before under the same names are replaced; those of analyses are not.
+
+    Raises UsageError for another space or for a name that an analysis uses,
+    DirectionMismatchError for another generator.
+    """
+    own = run.directions.space
+    if space != own and (space, own) != ("w", "w_plus"):
+        raise UsageError(
+            f"the run stores codes of space {own!r}, on which directions are measured, and the "
+            f"file's are of {space!r}: {other_space(space)}"
+        )
+    if generator_fp != run.directions.generator_fp:
+        raise DirectionMismatchError(
+            f"the run's generator is {run.directions.generator_fp!r}, the one claimed for "
+            f"{str(path)!r} is {generator_fp!r}: import it into a run of that generator, and map "
+            "it from there with 'latentflow transfer OLD_RUN NEW_RUN -d NAME', or compute it again"
+        )
+    found = read_directions(
+        path,
+        space=own,
+        made_in=space,
+        generator_fp=generator_fp,
+        sd=0.0,
+        row_shape=run.store.array(f"latents/{own}").shape[1:],
+        name=name,
+    )
+    taken = {d.name for d in run.directions if d.method not in FOREIGN_METHODS}
+    both = sorted(taken & {d.name for d in found})
+    if both:
+        raise UsageError(
+            f"the run's analyses already made directions {both!r}: choose another name with --name"
+        )
+    along = _moments(run, MomentsAlong(np.stack([d.vector.ravel() for d in found])))
+    deviations = np.sqrt(along.second.ravel() / max(along.count - 1, 1))
+    for direction, sd in zip(found, deviations, strict=True):
+        run.directions.replace(dataclasses.replace(direction, sd=float(sd)))
+    run.directions.save(str(run.directions.path))
+    return [d.name for d in found]
+
+
+def _moments(run: FinishedRun, request: MomentsOfRows | MomentsAlong) -> Moments:
+    """A statistic of all finished codes of the run, block by block in this process."""
+    array = f"latents/{run.directions.space}"
+    source = SelectBlocks(StoreBlocks(run.store.path, (array,), ("invert",)), {"x": array})
+
+    def statistic(block: int) -> Moments:
+        return request.statistic(request.prepare(source.read(block)[1]))
+
+    return sum_blocks(source.n_blocks, statistic)

@@ -1,0 +1,126 @@
+"""``latentflow export``: rows and directions of a run in files that other tools read.
+
+| kind | target | contents |
+|---|---|---|
+| parquet | file | codes, annotations and factors: `pipelines.downstream.annotation_table` |
+| huggingface | folder | the same as Parquet shards with a dataset card: `pipelines.downstream.shards` |
+| npz, safetensors | file | the same as arrays: `pipelines.downstream.arrays` |
+| interfacegan_latents | folder | ``w.npy`` (``z.npy``, ``wp.npy``) and ``<name>_scores.npy`` |
+| e4e_latents | folder | ``latents.pt`` |
+| annotations | file | Parquet of all rows, without codes, with their status |
+| directions | file | vectors and facts, npz or safetensors by the file's ending |
+| formats of `generators.direction_writers` | file or folder | directions |
+
+The first six hold the rows whose inversion is OK and that are still in the dataset (for
+InterFaceGAN also measured by every annotator) and say how many others there are. Files and folders
+appear under their names when they are complete; folders hold ``export.json``, the facts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from pipelines.downstream.annotation_table import RowTables, export_annotations, write_parquet
+from pipelines.downstream.arrays import write_e4e, write_interfacegan, write_npz, write_safetensors
+from pipelines.downstream.rows import ExportRows, annotation_stages
+from pipelines.downstream.shards import write_shards
+from pipelines.folder.store_identity import INVERT
+from schemas.atomic import delete_partials_of, replacing_folder, write_json
+from schemas.errors import StoreError, UsageError
+from schemas.failures import expected
+from schemas.index import DatasetIndex
+from schemas.store.latent_store import LatentStore
+
+MARK = "export.json"
+"""File that every exported folder has; only folders with it are ever overwritten."""
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What an export wrote. left_out : cause -> rows that it does not hold. not_measured :
+    annotation stage -> rows that it holds without this stage's values."""
+
+    paths: list[Path]
+    rows: int | None = None
+    left_out: dict[str, int] = field(default_factory=dict)
+    not_measured: dict[str, int] = field(default_factory=dict)
+
+
+FILES: dict[str, Callable[[ExportRows, Path], None]] = {
+    "parquet": lambda rows, path: write_parquet(RowTables(rows), path),
+    "npz": write_npz,
+    "safetensors": write_safetensors,
+}
+FOLDERS: dict[str, Callable[[ExportRows, Path], object]] = {
+    "huggingface": lambda rows, folder: write_shards(RowTables(rows), folder),
+    "interfacegan_latents": write_interfacegan,
+    "e4e_latents": write_e4e,
+}
+ROW_EXPORTS = ("annotations", *FILES, *FOLDERS)
+"""Kinds that hold rows; they need an index and a store, no directions."""
+
+
+def export_rows(
+    store: LatentStore, index: DatasetIndex, kind: str, out: Path, overwrite: bool = False
+) -> Exported:
+    """Write rows as one of `ROW_EXPORTS`.
+
+    overwrite : replace a file, or a folder that an export wrote.
+
+    Raises UsageError for another kind and for a target that exists, StoreError when index and
+    store do not match or another run writes the store meanwhile, FileSystemError for a full disk
+    (nothing is then left of the export), DataError when no row is finished.
+    """
+    if kind not in ROW_EXPORTS:
+        raise UsageError(f"export {kind!r} is not known: use one of {list(ROW_EXPORTS)!r}")
+    check_target(out, kind in FOLDERS, overwrite)
+    required = [INVERT]
+    if kind == "interfacegan_latents":
+        required += annotation_stages(store, ["annotations"])
+    rows = ExportRows.of(store, index, () if kind == "annotations" else required)
+    with written(out):
+        delete_partials_of(out)
+        if kind == "annotations":
+            export_annotations(store, index, out)
+        elif kind in FILES:
+            FILES[kind](rows, out)
+        else:
+            with replacing_folder(out) as folder:
+                FOLDERS[kind](rows, folder)
+                write_json(folder / MARK, {"export": kind, **rows.facts()})
+    return Exported([out], rows.n, rows.left_out, rows.not_measured)
+
+
+@contextmanager
+def written(out: Path) -> Iterator[None]:
+    """Tell that a target cannot be written, as StoreError."""
+    try:
+        yield
+    except OSError as e:
+        e.filename = str(out)
+        raise expected(e) or StoreError(
+            f"export {str(out)!r} cannot be written: {e.strerror or e}; choose another target"
+        ) from e
+
+
+def check_target(out: Path, folder: bool, overwrite: bool) -> None:
+    """Raise UsageError unless ``out`` is free, or may be overwritten."""
+    if not out.exists():
+        return
+    if not overwrite:
+        raise UsageError(
+            f"{str(out)!r} exists already: choose another target, or replace it with --overwrite"
+        )
+    if folder and out.is_dir() and not (out / MARK).is_file():
+        raise UsageError(
+            f"folder {str(out)!r} has no {MARK!r} and so is not an export: choose another target"
+        )
+    if folder != out.is_dir():
+        other = "folder" if out.is_dir() else "file"
+        raise UsageError(
+            f"{str(out)!r} is a {other}, this export writes a {'folder' if folder else 'file'}: "
+            "choose another target"
+        )

@@ -1,0 +1,396 @@
+"""Working through a store's row blocks: what a driver sends, what a worker reads and gives back.
+
+The work list is blocks, not images: a worker gets a block's rows, reads and decodes the images
+itself (a thread pool prepares the next batch while the model works on the current one), writes
+the block and returns a receipt. Only rows and receipts travel through Ray.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from traceback import format_exc
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipelines.engine.writer_guard import Guard
+from schemas import errors
+from schemas.errors import LatentflowError, RunInterruptedError, is_out_of_memory
+from schemas.failures import expected
+from schemas.index import DatasetIndex
+from schemas.store.latent_store import LatentStore
+from schemas.store.lock import StoreLock
+from schemas.store.reasons import TRANSIENT, Reason, Status
+
+Progress = Callable[[int, int], None]
+
+
+# ---------------------------------------------------------------------------------------------
+# The work list
+
+
+@dataclass(frozen=True)
+class StageWork:
+    """What a block needs in one stage.
+
+    fp : fingerprint to commit with.
+    retry : offset -> reason of the rows to try again, when the block is complete but for rows
+        that could not be read; None when the block is to be made.
+    """
+
+    fp: bytes
+    retry: Mapping[int, int] | None = None
+
+
+@dataclass(frozen=True)
+class BlockWork:
+    """One block as a worker gets it: its rows, and what they need."""
+
+    block: int
+    image_ids: Sequence[str]
+    uris: Sequence[str]
+    states: Sequence[str]
+    stages: Mapping[str, StageWork]
+
+    def __len__(self) -> int:
+        return len(self.image_ids)
+
+    def to_item(self) -> dict[str, Any]:
+        """A flat row for Ray Data."""
+        stages = {
+            name: [s.fp.hex(), None if s.retry is None else [list(r) for r in s.retry.items()]]
+            for name, s in self.stages.items()
+        }
+        rows = [self.image_ids, self.uris, self.states]
+        return {"block": self.block, "work": json.dumps([*map(list, rows), stages])}
+
+    @classmethod
+    def from_batch(cls, batch: Mapping[str, NDArray[Any]]) -> BlockWork:
+        """Inverse of `to_item`, from a batch of one row."""
+        image_ids, uris, states, stages = json.loads(str(batch["work"][0]))
+        work = {
+            name: StageWork(bytes.fromhex(fp), None if retry is None else dict(retry))
+            for name, (fp, retry) in stages.items()
+        }
+        return cls(int(batch["block"][0]), image_ids, uris, states, work)
+
+
+class Rows:
+    """The index's rows in a store's blocks, taken out of the table once."""
+
+    def __init__(self, index: DatasetIndex, store: LatentStore) -> None:
+        self.image_ids, self.uris, self.states = index.image_ids, index.uris, index.states
+        self._slices = [store.block_slice(block) for block in range(store.n_blocks)]
+
+    def identity(self, block: int) -> list[tuple[str, str]]:
+        """(image_id, state) of a block's rows, for its fingerprint."""
+        rows = self._slices[block]
+        return list(zip(self.image_ids[rows], self.states[rows], strict=True))
+
+    def work(self, block: int, stages: Mapping[str, StageWork]) -> BlockWork:
+        """What is sent to a worker."""
+        rows = self._slices[block]
+        return BlockWork(
+            block, self.image_ids[rows], self.uris[rows], self.states[rows], dict(stages)
+        )
+
+    def count(self, block: int) -> int:
+        """Rows of a block."""
+        rows = self._slices[block]
+        return rows.stop - rows.start
+
+
+class StageState:
+    """What a store holds of one stage now: commits and reasons, read once."""
+
+    def __init__(self, store: LatentStore, stage: str) -> None:
+        self._store = store
+        self._commits = store.committed(stage)
+        self._reasons = store.reason(stage)
+
+    def commit(self, block: int) -> bytes | None:
+        """The fingerprint that a block is committed with; None when it is not."""
+        fp: bytes = self._commits[block].tobytes()
+        return fp if any(fp) else None
+
+    def needs(
+        self, block: int, fp: bytes, retry: frozenset[Reason] = TRANSIENT
+    ) -> StageWork | None:
+        """What a block needs to be committed with ``fp``; None when it is done.
+
+        retry : reasons that may be gone by now. Rows that did not fit into memory need the whole
+            block again; unreadable ones are looked at first.
+        """
+        if self._commits[block].tobytes() != fp:
+            return StageWork(fp)
+        reasons = self._reasons[self._store.block_slice(block)]
+        found = {int(i): int(reasons[i]) for i in np.flatnonzero(np.isin(reasons, list(retry)))}
+        if not found:
+            return None
+        return StageWork(fp, None if Reason.OUT_OF_MEMORY in found.values() else found)
+
+
+# ---------------------------------------------------------------------------------------------
+# Workers
+
+
+class Worker(Protocol):
+    """Makes blocks: what a `Task` builds once in an actor."""
+
+    def process(self, work: BlockWork) -> dict[str, Any]:
+        """Make, write and commit one block; returns its receipt."""
+        ...
+
+
+class Task(Protocol):
+    """A small picklable description from which an actor builds its worker."""
+
+    def build(self, guard: Guard) -> Worker:
+        """Load the models. Called once in each process."""
+        ...
+
+
+class BlockActor:
+    """The Ray callable: builds the worker at the first block, then makes one block a call.
+
+    Building is left to the first call because an error there (an unreadable checkpoint) ends the
+    run at once with its own message, while an actor that dies in its constructor is started again.
+    """
+
+    def __init__(self, task: Task, guard: Guard) -> None:
+        self._task, self._guard = task, guard
+        self._worker: Worker | None = None
+        guard.watch()
+
+    def __call__(self, batch: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        work = BlockWork.from_batch(batch)
+        try:
+            receipt = self._make(work)
+        except Exception as e:  # travels as data: through Ray it would lose class and message
+            receipt = _failure(e, work.block)
+        return {"receipt": np.array([json.dumps(receipt)])}
+
+    def _make(self, work: BlockWork) -> dict[str, Any]:
+        if self._guard.stopping():
+            return {"block": work.block, "rows": len(work), "not_begun": True}
+        started = time.monotonic()
+        if self._worker is None:
+            self._worker = self._task.build(self._guard)
+        loaded = time.monotonic()
+        return {
+            **self._worker.process(work),
+            "block": work.block,
+            "rows": len(work),
+            "load_s": round(loaded - started, 3),
+            "seconds": round(time.monotonic() - loaded, 3),
+            "pid": os.getpid(),
+        }
+
+
+class InWorkerError(Exception):
+    """Where a worker failed: its traceback, as the cause of the driver's error."""
+
+
+def _failure(error: Exception, block: int) -> dict[str, Any]:
+    """A receipt that says what ended a block."""
+    told = expected(error)
+    if told is not None:
+        known = next(k for k in type(told).__mro__ if k.__module__ == errors.__name__)
+        return {"error": known.__name__, "message": str(told)}
+    said = f"could not be made: {type(error).__name__}: {error}"
+    if is_out_of_memory(error):
+        said = f"needs more memory: lower 'batch_size' or the actors, and run again ({error})"
+    message = f"block {block!r} {said}"
+    return {"error": LatentflowError.__name__, "message": message, "traceback": format_exc()}
+
+
+def _raise_failure(receipt: Mapping[str, Any]) -> None:
+    """Raise what a worker's receipt tells of; nothing for one of a block that was made."""
+    if "error" not in receipt:
+        return
+    cause = InWorkerError(receipt["traceback"]) if "traceback" in receipt else None
+    raise getattr(errors, receipt["error"])(receipt["message"]) from cause
+
+
+def use_threads(threads: int, cuda: bool) -> str:
+    """Set torch up for repeatable results; returns the device to use.
+
+    threads : from the specification. Ray would otherwise derive them from its resources.
+    """
+    import torch
+
+    torch.set_num_threads(threads)
+    if not cuda:
+        return "cpu"
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.backends.cudnn.benchmark = False
+    torch.backends.cudnn.deterministic = True
+    torch.backends.cuda.matmul.allow_tf32 = False
+    torch.backends.cudnn.allow_tf32 = False
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    return "cuda"
+
+
+# ---------------------------------------------------------------------------------------------
+# The driver's side
+
+
+class Engine(Protocol):
+    """What the driver asks of `pipelines.engine.ray.RayEngine`."""
+
+    gpus_per_actor: float
+
+    def map_blocks(
+        self,
+        actor: type,
+        arguments: Mapping[str, Any],
+        items: Sequence[Mapping[str, Any]],
+        actors: int | None = None,
+    ) -> Iterator[dict[str, Any]]:
+        """Items through a pool of actors, results as they come."""
+        ...
+
+
+@dataclass(frozen=True)
+class InProcess:
+    """An engine without Ray: one worker in this process, blocks in order (or in reverse)."""
+
+    gpus_per_actor: float = 0.0
+    backwards: bool = False
+
+    def map_blocks(
+        self,
+        actor: type,
+        arguments: Mapping[str, Any],
+        items: Sequence[Mapping[str, Any]],
+        actors: int | None = None,
+    ) -> Iterator[dict[str, Any]]:
+        """See `Engine`; ``actors`` is not used."""
+        worker = actor(**arguments)
+        for item in reversed(items) if self.backwards else items:
+            batch = worker({name: np.array([value]) for name, value in item.items()})
+            yield {name: column[0] for name, column in batch.items()}
+
+
+@dataclass
+class Prepared:
+    """An engine that does something once, before the first block that needs work.
+
+    prepare : may raise; then nothing is made.
+    """
+
+    engine: Engine
+    prepare: Callable[[], None]
+    done: bool = False
+    gpus_per_actor: float = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.gpus_per_actor = self.engine.gpus_per_actor
+
+    def map_blocks(
+        self,
+        actor: type,
+        arguments: Mapping[str, Any],
+        items: Sequence[Mapping[str, Any]],
+        actors: int | None = None,
+    ) -> Iterator[dict[str, Any]]:
+        """See `Engine`."""
+        if items and not self.done:
+            self.prepare()
+            self.done = True
+        return self.engine.map_blocks(actor, arguments, items, actors)
+
+
+@dataclass
+class Done:
+    """Receipts of a run, added up.
+
+    blocks_done counts blocks that were made, blocks_skipped those that were complete already;
+    shrunk says that a batch had to be halved for memory, so that results agree with an
+    undisturbed run's up to rounding only. failed : stage -> an image on which its model failed, and
+    what the model said.
+    """
+
+    blocks_done: int = 0
+    blocks_skipped: int = 0
+    bytes_read: int = 0
+    shrunk: bool = False
+    load_s: float = 0.0
+    busy_s: float = 0.0
+    workers: set[int] = field(default_factory=set)
+    failed: dict[str, tuple[str, str]] = field(default_factory=dict)
+
+    def add(self, receipt: Mapping[str, Any]) -> None:
+        """Take one receipt in."""
+        self.blocks_skipped += bool(receipt.get("unchanged"))
+        self.blocks_done += not receipt.get("unchanged")
+        self.bytes_read += int(receipt.get("bytes", 0))
+        self.shrunk |= bool(receipt.get("shrunk"))
+        self.load_s += float(receipt["load_s"])
+        self.busy_s += float(receipt["seconds"])
+        self.workers.add(int(receipt["pid"]))
+        for stage, (uri, text) in receipt.get("failed", {}).items():
+            self.failed.setdefault(stage, (uri, text))
+
+
+def run_blocks(
+    engine: Engine,
+    task: Task,
+    work: Sequence[BlockWork],
+    lock: StoreLock,
+    *,
+    n_blocks: int,
+    n_rows: int,
+    actors: int | None,
+    progress: Progress | None,
+) -> Done:
+    """Send all work through the engine and watch over it.
+
+    progress : called with (rows done, rows in all) at the start and after each block.
+    Raises LockedError when another run took the store over, RunInterruptedError when this one was
+    asked to stop (after the blocks in hand), and what the workers raise.
+    """
+    done = Done(blocks_skipped=n_blocks - len(work))
+    rows_done = n_rows - sum(len(w) for w in work)
+    if progress is not None:
+        progress(rows_done, n_rows)
+    if not work:
+        return done
+    arguments = {"task": task, "guard": Guard.of(lock)}
+    items = [w.to_item() for w in work]
+    for result in engine.map_blocks(BlockActor, arguments, items, actors):
+        receipt = json.loads(str(result["receipt"]))
+        _raise_failure(receipt)
+        lock.check()
+        if receipt.get("not_begun"):
+            continue
+        done.add(receipt)
+        rows_done += int(receipt["rows"])
+        if progress is not None:
+            progress(rows_done, n_rows)
+    if lock.stopping:
+        raise RunInterruptedError(
+            f"the run was asked to stop with {done.blocks_done!r} of {len(work)!r} blocks made: "
+            "run the same command again to go on"
+        )
+    return done
+
+
+def counts_of(store: LatentStore, stage: str) -> dict[str, Any]:
+    """{"ok", "quarantined", "removed", "pending", "reasons": {name: rows}} of one stage."""
+    status, reason = store.status(stage), store.reason(stage)
+    counts: dict[str, Any] = {
+        member.name.lower(): int((status == member).sum()) for member in Status
+    }
+    reasons = reason[status == Status.QUARANTINED]
+    counts["reasons"] = {
+        member.name.lower(): int((reasons == member).sum())
+        for member in Reason
+        if (reasons == member).any()
+    }
+    return counts

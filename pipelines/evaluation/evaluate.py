@@ -1,0 +1,148 @@
+"""The evaluation of a run: samples, effects of directions, comparisons, reconstruction quality."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+import generators
+from generators.annotators import load_annotator
+from generators.protocols import Generator
+from pipelines.analyses.hosvd import compare
+from pipelines.engine.blocks import Rows
+from pipelines.evaluation.meter import Effects, Meter, evaluate_directions, prior_codes
+from pipelines.samples import sample_rows
+from pipelines.sources.block_images import BlockImages
+from pipelines.sources.open import Source
+from schemas.directions.direction_set import DirectionSet
+from schemas.errors import DataError
+from schemas.index import DatasetIndex
+from schemas.spec import RunSpec
+from schemas.store.latent_store import LatentStore
+
+
+@dataclass(frozen=True, eq=False)
+class Subject:
+    """What is evaluated: a finished store with its index and images."""
+
+    spec: RunSpec
+    store: LatentStore
+    index: DatasetIndex
+    source: Source
+
+
+def evaluate(
+    subject: Subject,
+    directions: DirectionSet,
+    trust: bool,
+    progress: Callable[[int, int], None],
+    known: Effects | None = None,
+    keep: Callable[[Effects], None] = lambda effects: None,
+) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """(contents of evaluation.json, arrays of evaluation.npz).
+
+    trust : TorchScript annotators may be loaded. known, keep : see `evaluate_directions`.
+    """
+    spec, store = subject.spec, subject.store
+    generator = generators.load(spec.generator)
+    annotators = [load_annotator(a.model, a.name, trust=trust) for a in spec.annotate]
+    meter = Meter(generator, annotators, directions.space)
+    codes = _samples(subject, generator, directions.space)
+    strengths = sorted({float(s) for s in spec.evaluate.strengths} | {0.0})
+    effects = evaluate_directions(
+        meter, directions, codes, strengths, spec.report.strip_rows, progress, known, keep
+    )
+    models = {n: directions.load_model(n)[1] for n in directions.model_names()}
+    hosvd = models.get("hosvd", {})
+    modes = ["/".join(m) for m in hosvd.get("modes", [])]
+    ranks = dict(zip(modes, hosvd.get("ranks", []), strict=True))
+    found = {
+        "samples": len(codes),
+        "source": spec.evaluate.source,
+        "strengths": strengths,
+        "unit": "sd",
+        "attributes": meter.names("scores"),
+        "pose": meter.names("pose"),
+        "directions": [effect for effect, _ in effects.values()],
+        "comparison": compare({d.name: d for d in directions}, ranks),
+        "svm": models.get("svm", {}).get("held_out", []),
+        "reconstruction": _reconstruction(store),
+        "nrsfm": {k: models["nrsfm"][k] for k in ("residual", "residual_rigid", "noise", "flags")}
+        if "nrsfm" in models
+        else {},
+    }
+    pictures = {f"strips/{name}": images for name, (_, images) in effects.items()}
+    return found, pictures | _pairs(subject, generator)
+
+
+def _samples(subject: Subject, generator: Generator, space: str) -> np.ndarray:
+    """Codes to edit: draws from the prior, or random rows (held-out ones where there are any)."""
+    wanted, seed = subject.spec.evaluate, subject.spec.evaluate_seed
+    if wanted.source == "prior":
+        return prior_codes(generator, space, wanted.samples, seed, wanted.truncation_psi)
+    rows = ok_rows(subject.store)
+    if not len(rows):
+        raise DataError(
+            f"no row of store {subject.store.path!r} has a code to edit: set 'evaluate.source' to "
+            "'prior', or repair the images and run again"
+        )
+    chosen = sample_rows(subject.index, rows, subject.spec, wanted.samples, stream=23)
+    return codes_of(subject.store, space, np.sort(chosen))
+
+
+def ok_rows(store: LatentStore) -> np.ndarray:
+    """Row numbers that inversion finished, int64, ascending."""
+    parts = [store.ok_rows([], block, ["invert"]).rows for block in range(store.n_blocks)]
+    return np.concatenate([np.zeros(0, np.int64), *parts])
+
+
+def codes_of(store: LatentStore, space: str, rows: np.ndarray) -> np.ndarray:
+    """Codes float32 (m, *row_shape) of the given rows, in their order; NaN where there is none."""
+    array = store.array(f"latents/{space}")
+    return np.stack([np.asarray(array[int(row)]) for row in rows])
+
+
+def _reconstruction(store: LatentStore) -> dict[str, float]:
+    """Medians over all finished rows; infinite (null in JSON) where most pictures are equal."""
+    out: dict[str, float] = {}
+    for metric in ("mse", "psnr", "ssim"):
+        name = f"quality/{metric}"
+        parts = [store.ok_rows([name], b, ["invert"]).arrays[name] for b in range(store.n_blocks)]
+        values = np.concatenate(parts).astype(np.float64)
+        values = values[~np.isnan(values)]
+        if len(values):
+            out[f"{metric}_median"] = float(np.median(values))
+    return out
+
+
+def _pairs(subject: Subject, generator: Generator) -> dict[str, np.ndarray]:
+    """Originals and reconstructions of evenly spread finished rows, uint8 (n, R, R, 3)."""
+    import torch
+
+    from transforms.images.preprocess import to_uint8
+
+    spec, store = subject.spec.invert, subject.store
+    rows = ok_rows(store)
+    if not len(rows):
+        return {}
+    n = min(subject.spec.report.samples, len(rows))
+    chosen = rows[np.linspace(0, len(rows) - 1, n).astype(np.int64)]
+    reader = BlockImages(subject.source, generator.resolution, spec.crop, spec.max_pixels)
+    work_of = Rows(subject.index, store)
+    originals, shown = [], []
+    for row in chosen.tolist():
+        block, offset = divmod(row, store.block_rows)
+        image, _ = reader.image(work_of.work(block, {}), offset)
+        if image is not None:
+            originals.append(image)
+            shown.append(row)
+    reader.close()
+    if not shown:
+        return {}
+    with torch.no_grad():
+        codes = torch.from_numpy(codes_of(store, spec.space, np.array(shown)))
+        drawn = to_uint8(generator.synthesise(codes, spec.space, spec.noise_mode).numpy())
+    return {"samples/original": np.stack(originals), "samples/reconstruction": drawn}

@@ -1,0 +1,260 @@
+"""Strips: what a direction does to the pictures, one row a code, one column a strength."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont, PngImagePlugin
+
+from schemas.atomic import write_bytes
+from schemas.directions.direction_set import Direction, apply, broadcast_layers, check_applies
+from schemas.errors import DataError, DirectionMismatchError, UsageError
+
+if TYPE_CHECKING:
+    from generators.protocols import Generator
+
+#: Cells are enlarged by a whole factor to at least this many pixels.
+MIN_CELL = 96
+MAX_CELLS = 4096
+Refine = Callable[[np.ndarray, np.ndarray], np.ndarray]
+_GAP, _MARGIN, _FONT_SIZE = 4, 12, 15
+_PAPER, _INK, _MUTED = (255, 255, 255), (28, 30, 33), (104, 109, 117)
+
+
+def edit_images(
+    generator: Generator,
+    codes: np.ndarray,
+    direction: Direction,
+    strengths: Sequence[float],
+    unit: str = "sd",
+    *,
+    space: str = "w_plus",
+    layers: Sequence[int] | None = None,
+    refine: Refine | None = None,
+    batch_size: int = 16,
+) -> np.ndarray:
+    """Pictures of every code at every strength, uint8 (rows, strengths, R, R, 3).
+
+    codes : float32 (rows, *row_shape) in ``space``. strengths : in standard deviations, or with
+        ``unit="raw"`` in units of the space; relative to each row (DESIGN section 2).
+    direction : of the same space; a direction of w also edits w_plus codes, in all layers.
+    layers : edit only these layers, by the amount by which the whole direction would edit them.
+    refine : called with codes and the edited codes (rows, strengths, *row_shape), gives others in
+        their place, such as `pipelines.evaluation.gradient_strips.GradientEdit`.
+
+    Raises DirectionMismatchError when the direction was made for another generator or space, or
+    the codes do not have that space's shape; UsageError for another unit or for no strengths.
+    """
+    import torch
+
+    from transforms.images.preprocess import to_uint8
+
+    codes = np.asarray(codes)
+    direction = fitted_to(generator, codes, direction, space)
+    amounts = _strengths(strengths)
+    if len(codes) == 0:
+        raise DataError("0 codes were given for a strip; give at least one")
+    if len(codes) * len(amounts) > MAX_CELLS:
+        raise UsageError(
+            f"{len(codes)!r} codes at {len(amounts)!r} strengths are more than {MAX_CELLS!r} "
+            "pictures; draw several strips"
+        )
+    edited = np.stack([apply(codes, direction, amount, unit, layers) for amount in amounts], axis=1)
+    if refine is not None:
+        edited = refine(codes, edited)
+    flat = edited.reshape(-1, *codes.shape[1:]).astype(np.float32)
+    device = getattr(generator, "device", "cpu")
+    pictures = []
+    with torch.no_grad():
+        for start in range(0, len(flat), batch_size):
+            batch = torch.from_numpy(flat[start : start + batch_size])
+            drawn = generator.synthesise(batch.to(device), space=space)
+            pictures.append(to_uint8(drawn.detach().cpu().numpy()))
+    images = np.concatenate(pictures)
+    return images.reshape(len(codes), len(amounts), *images.shape[1:])
+
+
+def fitted_to(
+    generator: Generator, codes: np.ndarray, direction: Direction, space: str
+) -> Direction:
+    """``direction`` as one of ``space`` (a direction of w is broadcast over the layers of w_plus).
+
+    Raises DirectionMismatchError when codes (rows, *row_shape) or direction do not fit the
+    generator and space.
+    """
+    shapes = {name: tuple(shape) for name, shape in generator.spaces.items()}
+    if space not in shapes:
+        raise DirectionMismatchError(
+            f"the generator has no space {space!r}; it has {sorted(shapes)!r}"
+        )
+    if tuple(np.shape(codes)[1:]) != shapes[space]:
+        raise DirectionMismatchError(
+            f"codes have shape {tuple(np.shape(codes)[1:])!r} a row, space {space!r} of the "
+            f"generator has {shapes[space]!r}; pass codes of that space"
+        )
+    if direction.space == "w" and space == "w_plus":
+        check_applies(direction, generator.fingerprint, "w")
+        return broadcast_layers(direction, shapes[space][0])
+    check_applies(direction, generator.fingerprint, space)
+    return direction
+
+
+def draw_strips(
+    generator: Generator,
+    codes: np.ndarray,
+    direction: Direction,
+    strengths: Sequence[float],
+    unit: str = "sd",
+    path: str | os.PathLike[str] = "strip.png",
+    *,
+    space: str = "w_plus",
+    labels: Sequence[str] | None = None,
+    layers: Sequence[int] | None = None,
+    refine: Refine | None = None,
+    facts: Mapping[str, Any] | None = None,
+    batch_size: int = 16,
+) -> Path:
+    """Draw a labelled strip to a PNG file and return its path. See ``edit_images``.
+
+    The file's text entry ``latentflow`` says as JSON what was drawn, with further ``facts``. The
+    same input gives the same bytes. Raises UsageError when ``path`` does not end in ".png".
+    """
+    path = Path(path)
+    if path.suffix.lower() != ".png":
+        raise UsageError(
+            f"strips are written as PNG, not as {path.suffix!r}; end {str(path)!r} in '.png'"
+        )
+    images = edit_images(
+        generator,
+        codes,
+        direction,
+        strengths,
+        unit,
+        space=space,
+        layers=layers,
+        refine=refine,
+        batch_size=batch_size,
+    )
+    if labels is None:
+        labels = [str(row) for row in range(len(images))]
+    picture = strip_grid(images, strengths, labels, unit=unit, title=direction.name)
+    drawn = {**_facts(generator, direction, strengths, unit, space), **(facts or {})}
+    if layers is not None:
+        drawn["layers"] = sorted({int(layer) for layer in layers})
+    write_bytes(path, _png(picture, drawn))
+    return path
+
+
+def strip_grid(
+    images: np.ndarray,
+    strengths: Sequence[float],
+    labels: Sequence[str] | None,
+    *,
+    unit: str = "sd",
+    title: str = "",
+) -> Image.Image:
+    """One RGB picture of a table of pictures: strengths above the columns, labels left of the rows.
+
+    images : uint8 (rows, strengths, R, R, 3); enlarged by a whole factor to at least 96 pixels.
+    labels : one a row, or None for no labels. title : a line above the table.
+
+    Raises DataError when the counts do not agree or the images are not uint8.
+    """
+    images = np.asarray(images)
+    if images.ndim != 5 or images.shape[-1] != 3 or images.dtype != np.uint8 or 0 in images.shape:
+        raise DataError(
+            f"'images' has shape {images.shape!r} and dtype {images.dtype.name!r}; a strip needs "
+            "uint8 (rows, strengths, height, width, 3)"
+        )
+    rows, columns, height, width = images.shape[:4]
+    if columns != len(strengths) or (labels is not None and len(labels) != rows):
+        given = None if labels is None else len(labels)
+        raise DataError(
+            f"{rows!r} rows of {columns!r} images do not fit {given!r} labels and "
+            f"{len(strengths)!r} strengths; give one label a row and one strength a column"
+        )
+    factor = max(1, -(-MIN_CELL // min(height, width)))
+    cell_w, cell_h = width * factor, height * factor
+    font = ImageFont.load_default(_FONT_SIZE)
+    bold = ImageFont.load_default(_FONT_SIZE + 3)
+    names = [] if labels is None else [_one_line(label) for label in labels]
+    left = _MARGIN + (max(_width(font, name) for name in names) + 10 if names else 0)
+    top = _MARGIN + (30 if title else 0) + 24
+    size = (
+        max(left + columns * (cell_w + _GAP) - _GAP, _width(bold, _one_line(title)) + _MARGIN)
+        + _MARGIN,
+        top + rows * (cell_h + _GAP) - _GAP + _MARGIN,
+    )
+    picture = Image.new("RGB", size, _PAPER)
+    draw = ImageDraw.Draw(picture)
+    if title:
+        draw.text((_MARGIN, _MARGIN + 8), _one_line(title), _INK, bold, anchor="lm")
+    for column, strength in enumerate(strengths):
+        x = left + column * (cell_w + _GAP)
+        # the font that Pillow brings has no minus sign
+        text = strength_label(strength, unit).replace("\N{MINUS SIGN}", "-")
+        draw.text((x + cell_w / 2, top - 12), text, _MUTED, font, anchor="mm")
+        for row in range(rows):
+            cell = Image.fromarray(images[row, column])
+            cell = cell.resize((cell_w, cell_h), Image.Resampling.LANCZOS)
+            picture.paste(cell, (x, top + row * (cell_h + _GAP)))
+    for row, name in enumerate(names):
+        y = top + row * (cell_h + _GAP) + cell_h / 2
+        draw.text((left - 10, y), name, _MUTED, font, anchor="rm")
+    return picture
+
+
+def strength_label(strength: float, unit: str = "sd") -> str:
+    """How a strength is written: "+2 sd", "0", "\N{MINUS SIGN}1.5 sd"; raw units without a name."""
+    if strength == 0:
+        return "0"
+    sign = "+" if strength > 0 else "\N{MINUS SIGN}"
+    return f"{sign}{abs(strength):g}" + (" sd" if unit == "sd" else "")
+
+
+def _strengths(strengths: Sequence[float]) -> np.ndarray:
+    amounts = np.asarray(strengths, dtype=np.float64)
+    if amounts.ndim != 1 or len(amounts) == 0 or not np.isfinite(amounts).all():
+        raise UsageError(
+            f"strengths are {strengths!r}; give at least one finite number, such as -2 0 2"
+        )
+    return amounts
+
+
+def _one_line(text: str) -> str:
+    """Text for a picture: one line, unprintable characters shown as a question mark."""
+    line = " ".join(str(text).split())
+    line = "".join(c if c.isprintable() else "?" for c in line)
+    return line if len(line) <= 60 else line[:57] + "..."
+
+
+def _width(font: Any, text: str) -> int:
+    return int(np.ceil(font.getlength(text)))
+
+
+def _facts(
+    generator: Generator, direction: Direction, strengths: Sequence[float], unit: str, space: str
+) -> dict[str, Any]:
+    return {
+        "generator_fp": generator.fingerprint,
+        "direction": direction.name,
+        "method": direction.method,
+        "space": space,
+        "strengths": [float(s) for s in strengths],
+        "unit": unit,
+        "sd": direction.sd,
+    }
+
+
+def _png(picture: Image.Image, facts: dict[str, Any]) -> bytes:
+    text = PngImagePlugin.PngInfo()
+    text.add_text("latentflow", json.dumps(facts, sort_keys=True))
+    buffer = io.BytesIO()
+    picture.save(buffer, "PNG", pnginfo=text, optimize=True)
+    return buffer.getvalue()

@@ -1,0 +1,194 @@
+"""Which latent store a dataset's codes belong to: generator, method, seed and geometry.
+
+Nothing here needs torch or Ray, nor writes anything but a store's layout.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import generators
+from schemas.errors import UsageError
+from schemas.spec import RunSpec
+from schemas.spec_models import InvertSpec
+from schemas.store.latent_store import ArraySpec, LatentStore, block_rows_for
+from transforms.images.preprocess import PREPROCESS_VERSION
+
+#: The stage that every store has: its codes.
+INVERT = "invert"
+QUALITIES = ("mse", "psnr", "ssim")
+
+
+@dataclass(frozen=True)
+class ModelFacts:
+    """What a store needs to know of a generator: fingerprint, pixels, shapes of its spaces.
+
+    assumed : settings that its file does not state, with what is to be told of each.
+    """
+
+    fingerprint: str
+    resolution: int
+    spaces: dict[str, tuple[int, ...]]
+    assumed: dict[str, str] = field(default_factory=dict)
+
+
+def generator_facts(source: generators.Source) -> ModelFacts:
+    """Facts about a generator, read without torch; errors as of `generators.load`."""
+    from generators.families.stylegan2.config import StyleGAN2Config
+    from generators.model_file import assumptions
+
+    checkpoint = generators.read(source)
+    config = StyleGAN2Config.from_architecture(checkpoint.architecture)
+    spaces = {"w": (config.w_dim,), "w_plus": (config.num_ws, config.w_dim)}
+    told = assumptions(checkpoint)
+    return ModelFacts(checkpoint.fingerprint, config.img_resolution, spaces, told)
+
+
+def encoder_uri_of(generator: generators.Source, encoder_uri: str | None) -> str | None:
+    """The encoder to use: the given one, or the one bundled with a bundled generator."""
+    uri = str(generator) if isinstance(generator, str | Path) else generator.path
+    if encoder_uri is not None or not uri.startswith("bundled:"):
+        return encoder_uri
+    return "bundled:" + (uri.removeprefix("bundled:") or "faces64")
+
+
+@dataclass(frozen=True)
+class StoreIdentity:
+    """Everything that decides which store the codes belong to; see `identify`.
+
+    encoder_uri : None where the method needs no encoder.
+    """
+
+    path: str
+    name: str
+    spec: InvertSpec
+    generator_uri: generators.Source
+    encoder_uri: str | None
+    facts: ModelFacts
+    method: dict[str, Any]
+    seed: int
+    block_rows: int
+    arrays: tuple[ArraySpec, ...]
+
+    @property
+    def attrs(self) -> dict[str, Any]:
+        """What the store's fingerprint is made of, and the store notes in its attributes."""
+        return {
+            "name": self.name,
+            "generator_fp": self.facts.fingerprint,
+            "method": self.method,
+            "seed": self.seed,
+            "dtype": "float32",
+            "block_rows": self.block_rows,
+            "preprocess_version": PREPROCESS_VERSION,
+        }
+
+    @property
+    def store_fp(self) -> str:
+        """The store's fingerprint."""
+        return LatentStore.store_fp_of(**self.attrs)
+
+    def create(self, n_rows: int) -> LatentStore:
+        """Lay the store out, or open it (and let it grow to ``n_rows``)."""
+        return LatentStore.create(
+            self.path,
+            name=self.name,
+            generator_fp=self.facts.fingerprint,
+            method=self.method,
+            seed=self.seed,
+            n_rows=n_rows,
+            arrays=self.arrays,
+            block_rows=self.block_rows,
+            stages=[INVERT],
+            preprocess_version=PREPROCESS_VERSION,
+            notes={"generator_assumed": self.facts.assumed} if self.facts.assumed else None,
+        )
+
+
+def identify(
+    store_root: str | os.PathLike[str],
+    spec: InvertSpec,
+    *,
+    name: str,
+    seed: int,
+    generator_uri: generators.Source,
+    encoder_uri: str | None = None,
+) -> StoreIdentity:
+    """The store that inverting with these settings writes to, without writing anything.
+
+    Raises CheckpointError for unreadable models, UsageError when an encoder is needed and missing.
+    """
+    facts = generator_facts(generator_uri)
+    uri, encoder_fp = None, None
+    if spec.method != "optimise":
+        from generators.encoders.files import read_encoder
+
+        uri = encoder_uri_of(generator_uri, encoder_uri)
+        if uri is None:
+            raise UsageError(
+                f"'invert.method' is {spec.method!r}, which needs an encoder, and the generator "
+                f"{generator_uri!r} brings none: name one under 'encoder', or use 'optimise'"
+            )
+        encoder = read_encoder(uri)
+        _check_encoder(uri, encoder.architecture, facts)
+        encoder_fp = encoder.fingerprint
+    arrays = (
+        ArraySpec("latents", spec.space, facts.spaces[spec.space], "float32"),
+        *(ArraySpec("quality", quality, (), "float32") for quality in QUALITIES),
+    )
+    block_rows = spec.block_rows or block_rows_for(max(array.row_bytes for array in arrays))
+    method = {**method_of(spec, encoder_fp), "crop": spec.crop}
+    identity = StoreIdentity(
+        "", name, spec, generator_uri, uri, facts, method, seed, block_rows, arrays
+    )
+    path = LatentStore.path_for(store_root, name, identity.store_fp)
+    return replace(identity, path=path)
+
+
+def _check_encoder(uri: str, architecture: Mapping[str, Any], facts: ModelFacts) -> None:
+    """Raise UsageError for an encoder whose codes are of another shape than the generator's."""
+    shape = (architecture.get("num_ws"), architecture.get("w_dim"))
+    if shape != facts.spaces["w_plus"]:
+        raise UsageError(
+            f"encoder {uri!r} gives codes of shape {shape!r}, the generator has "
+            f"{facts.spaces['w_plus']!r}: use an encoder that was trained for this generator"
+        )
+
+
+def identify_run(spec: RunSpec, folder: Path) -> StoreIdentity:
+    """The store that a run of the specification writes to in `folder`; see `identify`."""
+    return identify(
+        folder / "stores",
+        spec.invert,
+        name=spec.name,
+        seed=spec.seed,
+        generator_uri=spec.generator,
+        encoder_uri=spec.encoder,
+    )
+
+
+def method_of(spec: InvertSpec, encoder_fp: str | None) -> dict[str, Any]:
+    """Canonical description of the inversion, as it stands in the store.
+
+    The optimiser's settings are left out where no step is taken, the encoder where none is used,
+    so that changing them makes nothing stale. Batch size and threads change rounding only.
+    """
+    method: dict[str, Any] = {
+        "method": spec.method,
+        "space": spec.space,
+        "noise_mode": spec.noise_mode,
+    }
+    if spec.method != "encoder":
+        method |= {
+            "steps": spec.steps,
+            "learning_rate": float(spec.learning_rate),
+            "pixel_weight": float(spec.pixel_weight),
+            "feature_weight": float(spec.feature_weight),
+        }
+    if spec.method != "optimise":
+        method["encoder"] = encoder_fp
+    return method

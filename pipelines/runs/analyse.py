@@ -1,0 +1,151 @@
+"""The analyses of a run, each computed only when what it reads, or how, has changed."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable, Container
+from pathlib import Path
+from typing import Any
+
+from pipelines.analyses.hosvd import fit_hosvd
+from pipelines.analyses.inputs import Engine, Fitted, Inputs, hold_out, measure_sd
+from pipelines.analyses.known import refuse
+from pipelines.analyses.mean_difference import fit_mean_differences
+from pipelines.analyses.nrsfm import fit_nrsfm
+from pipelines.analyses.pca import fit_pca
+from pipelines.analyses.problems import check_analysis, space_problems
+from pipelines.analyses.s_space import fit_s_space
+from pipelines.analyses.sefa import fit_jacobian, fit_sefa
+from pipelines.analyses.svm import fit_hyperplanes
+from pipelines.engine.saved_sums import SavedStatistics
+from pipelines.folder.store_identity import INVERT
+from pipelines.runs.lineage import compare_analyses, requested, unchanged
+from schemas.directions.direction_set import FOREIGN_METHODS, DirectionSet
+from schemas.errors import DataError, StoreError
+from schemas.fingerprint import digest, with_nulls
+from schemas.index import DatasetIndex
+from schemas.spec import RunSpec
+from schemas.store.latent_store import LatentStore
+from schemas.store.reasons import Status
+
+FITS: dict[str, Callable[[Inputs, Any], Fitted]] = {
+    "pca": fit_pca,
+    "mean_difference": fit_mean_differences,
+    "svm": fit_hyperplanes,
+    "hosvd": fit_hosvd,
+    "nrsfm": fit_nrsfm,
+    "sefa": fit_sefa,
+    "jacobian": fit_jacobian,
+    "s_space": fit_s_space,
+}
+"""Every analysis by the section of the specification that it is given, in the order in which they
+run."""
+
+
+def space_of(spec: RunSpec) -> str:
+    """The one space that all analyses of a run read. Raises SpecError when they differ."""
+    refuse(space_problems(spec))
+    return spec.invert.space
+
+
+def analyse(
+    spec: RunSpec,
+    store: LatentStore,
+    index: DatasetIndex,
+    generator_fp: str,
+    path: Path,
+    engine: Engine,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+    statistics: Path | None = None,
+    check: Callable[[], None] = lambda: None,
+    only: Container[str] | None = None,
+) -> dict[str, dict[str, Any]]:
+    """Compute the stale analyses and write their directions and models into the set at `path`.
+
+    Directions and models of analyses that are no longer asked for are taken out. Statistics are
+    kept in `statistics` (default: nowhere), so that the next solve reads only what is new. Returns
+    for every requested analysis its seconds, whether it was skipped, and its facts. Killed at any
+    moment, the next call computes again what was not finished: a model's fingerprint is written
+    last. check : called before anything is written; raises when the run may not go on.
+    only : analyses to look at, by default all that are requested.
+    """
+    space = space_of(spec)
+    if not (store.status(INVERT) == Status.OK).any():
+        raise DataError(
+            f"no row of store {store.path!r} has a code, so nothing can be analysed: see the "
+            "reasons in 'run.json', and repair or replace the images"
+        )
+    found = compare_analyses(spec, store, index, path)
+    kept = None if statistics is None else SavedStatistics(engine, statistics)
+    held_out = hold_out(
+        index, spec.evaluate.holdout.factor, spec.evaluate.holdout.fraction, spec.evaluate_seed
+    )
+    shape = store.array(f"latents/{space}").shape[1:]
+    inputs = Inputs(store, index, spec, kept or engine, space, tuple(shape), held_out)
+    directions = _existing(path, generator_fp, space)
+    report: dict[str, dict[str, Any]] = {}
+    chosen = [name for name in requested(spec) if only is None or name in only]
+    for done, name in enumerate(chosen):
+        progress(done, len(chosen))
+        if name not in found.stale:
+            report[name] = unchanged(found.held[name])
+            continue
+        started = time.monotonic()
+        check_analysis(inputs, name)
+        fitted = FITS[name](inputs, getattr(spec.analyse, name))
+        unmeasured = [d for d in fitted.directions if d.sd == 0]
+        measured: list[float] = measure_sd(inputs, unmeasured).tolist() if unmeasured else []
+        sds = {d.name: sd for d, sd in zip(unmeasured, measured, strict=True)}
+        fingerprint = digest(found.stale[name])
+        provenance = {"analysis": name, "fingerprint": fingerprint}
+        fitted.directions = [
+            dataclasses.replace(
+                d, sd=sds.get(d.name, d.sd), provenance={**d.provenance, **provenance}
+            )
+            for d in fitted.directions
+        ]
+        check()
+        directions = _replaced(directions, name, fitted, requested(spec))
+        directions.save(path)
+        attrs = {
+            **with_nulls(fitted.facts),
+            "left_out": inputs.left_out(),
+            "inputs": found.stale[name],
+            "statistics": [] if kept is None else kept.take_names(),
+            "fingerprint": fingerprint,
+        }
+        directions.save_model(name, fitted.arrays, attrs)
+        work = {} if kept is None else kept.take_work()
+        seconds = time.monotonic() - started
+        report[name] = {**unchanged(attrs), **work, "seconds": seconds, "skipped": False}
+    if found.dropped:
+        check()
+        _replaced(directions, "", Fitted(), requested(spec)).save(path)
+        for name in found.dropped:
+            DirectionSet.load(path).delete_model(name)
+    progress(len(chosen), len(chosen))
+    return report
+
+
+def _existing(path: Path, generator_fp: str, space: str) -> DirectionSet:
+    try:
+        return DirectionSet.load(path)
+    except StoreError:
+        return DirectionSet(generator_fp, space, DirectionSet.foreign_in(path))
+
+
+def _replaced(old: DirectionSet, name: str, fitted: Fitted, wanted: list[str]) -> DirectionSet:
+    """The set with the analysis' directions renewed, in the order of the specification, and then
+    the imported and transferred ones."""
+    foreign = [d for d in old if d.method in FOREIGN_METHODS]
+    kept = [
+        d
+        for d in old
+        if d.provenance.get("analysis") != name and d.provenance.get("analysis") in wanted
+    ]
+    ordered = sorted(
+        [*kept, *fitted.directions],
+        key=lambda d: wanted.index(d.provenance.get("analysis", name)),
+    )
+    return DirectionSet(old.generator_fp, old.space, [*ordered, *foreign])

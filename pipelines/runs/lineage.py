@@ -1,0 +1,352 @@
+"""What every result was computed from: inputs, their fingerprint, and what changed between two.
+
+The inputs of an analysis are a small JSON value that lies beside the result; its digest is the
+analysis' fingerprint. So a plan can tell not only that something is stale, but from what to what.
+Imports nothing heavy.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from generators.annotators.card import SCHEMES
+from pipelines.analyses.measured import IBUG68, Measured, landmarks_of, measurements, scheme_of
+from pipelines.evaluation.files import finished_fingerprint
+from pipelines.folder.checksums import intact, noted
+from schemas.atomic import read_json, write_json
+from schemas.directions.direction_set import DirectionSet
+from schemas.errors import StoreError
+from schemas.fingerprint import digest
+from schemas.index import CATEGORICAL, CONTINUOUS, DatasetIndex
+from schemas.spec import RunSpec
+from schemas.store.latent_store import LatentStore
+
+ANALYSE_VERSION = 2
+EVALUATE_VERSION = 2
+FILE = "lineage.json"
+SHOWN = 12
+SHOWN_TEXT = 60
+COMPARED = 1000
+"""Longest list whose entries are compared one by one."""
+
+Inputs = dict[str, Any]
+
+
+def requested(spec: RunSpec) -> list[str]:
+    """Analyses that the specification asks for, in the order in which they run."""
+    sections = type(spec.analyse).model_fields
+    return [name for name in sections if getattr(spec.analyse, name) is not None]
+
+
+# ---------------------------------------------------------------------------------------------
+# What an analysis reads
+
+
+def analysis_inputs(name: str, spec: RunSpec, store: LatentStore, index: DatasetIndex) -> Inputs:
+    """Version, parameters, factors and, of every stage that it reads, what the blocks hold.
+
+    All analyses read the codes, for the standard deviation along their directions at least.
+    """
+    reads = _Reads(spec, store, index)
+    own = getattr(spec.analyse, name)
+    read = _READS.get(name)
+    if read is not None:
+        read(reads, own)
+    return {
+        "analysis": name,
+        "version": ANALYSE_VERSION,
+        "parameters": {**own.model_dump(mode="json"), **reads.parameters},
+        "factors": {n: index.factor_fp(n) for n in sorted(reads.factors & set(index.factors))},
+        "store": store.store_fp,
+        "blocks": {stage: store.contents(stage) for stage in sorted(reads.stages)},
+    }
+
+
+class _Reads:
+    """Collects what one analysis reads."""
+
+    def __init__(self, spec: RunSpec, store: LatentStore, index: DatasetIndex) -> None:
+        self.spec, self.store, self.index = spec, store, index
+        self.stages = {"invert"}
+        self.factors: set[str] = set()
+        self.parameters: dict[str, Any] = {}
+
+    def measured(self, kind: str, labels: str = "render") -> list[Measured]:
+        """Measurements of one kind."""
+        return measurements(self.store, self.spec.annotate, kind, labels)
+
+    def chosen_scores(self, attributes: list[str] | None, labels: str = "render") -> None:
+        """Stages of the chosen attributes; of several annotators also whose they are, for these
+        share one model."""
+        scores = [m for m in self.measured("scores", labels) if m.chosen(attributes)]
+        self.stages |= {m.stage for m in scores}
+        if len(scores) > 1:
+            self.parameters["annotated"] = [[m.names[i] for i in m.chosen(attributes)]
+                                            for m in scores]  # fmt: skip
+
+    def names(self) -> list[str]:
+        """Measured attributes, which name the directions that should move them."""
+        return sorted({name for m in self.measured("scores") for name in m.names})
+
+    def mean_difference(self, own: Any) -> None:
+        """Chosen factors and quantities, their pairs, chosen attributes, every angle."""
+        factors = {n for n, f in self.index.factors.items() if f.kind in (CATEGORICAL, CONTINUOUS)}
+        self.factors = factors if own.factors is None else factors & set(own.factors)
+        self.factors |= set(own.pair_by)
+        scores = self.measured("scores")
+        if own.factors is not None:
+            attributes = set(own.factors) - set(self.index.factors)
+            scores = [m for m in scores if m.chosen(attributes)]
+        self.stages |= {m.stage for m in [*scores, *self.measured("pose")]}
+        if scores:
+            svm = self.spec.analyse.svm
+            self.parameters["threshold"] = 0.5 if svm is None else svm.threshold
+        self.parameters["attributes"] = self.names()
+
+    def svm(self, own: Any) -> None:
+        """Chosen attributes, and which rows are kept back."""
+        self.chosen_scores(own.attributes, own.labels)
+        holdout = self.spec.evaluate.holdout
+        self.parameters["evaluate.holdout"] = holdout.model_dump(mode="json")
+        self.parameters["evaluate.seed"] = self.spec.evaluate_seed
+        self.factors = {holdout.factor} if holdout.factor is not None else set()
+
+    def hosvd(self, own: Any) -> None:
+        """Factors of the modes and of the selection, and the baseline levels of these."""
+        self.factors = {n for m in own.modes for n in ([m] if isinstance(m, str) else m)}
+        md = self.spec.analyse.mean_difference
+        baseline = {} if md is None else md.baseline
+        self.parameters["baseline"] = {n: v for n, v in baseline.items() if n in self.factors}
+        self.parameters["attributes"] = self.names()
+        self.factors |= set(own.where)
+
+    def nrsfm(self, own: Any) -> None:
+        """The landmarks; of 68 also what their order is called, where that is not iBUG's."""
+        match = landmarks_of(self.store, self.spec.annotate, own.landmarks, own.labels)
+        if match is None:
+            return
+        self.stages |= {match[0]}
+        scheme = scheme_of(self.spec.annotate, own.landmarks)
+        if scheme != IBUG68 and self.store.array(match[1]).shape[1] == SCHEMES[IBUG68]:
+            self.parameters["scheme"] = scheme
+
+    def s_space(self, own: Any) -> None:
+        """Chosen attributes."""
+        self.chosen_scores(own.attributes)
+
+
+_READS = {
+    "mean_difference": _Reads.mean_difference,
+    "svm": _Reads.svm,
+    "hosvd": _Reads.hosvd,
+    "nrsfm": _Reads.nrsfm,
+    "s_space": _Reads.s_space,
+}
+
+
+READS_ANNOTATIONS = frozenset({"mean_difference", "svm", "nrsfm", "s_space"})
+"""Analyses that read what annotators measured."""
+
+
+def analysis_fp(name: str, spec: RunSpec, store: LatentStore, index: DatasetIndex) -> str:
+    """Fingerprint of an analysis: the digest of its inputs."""
+    return digest(analysis_inputs(name, spec, store, index))
+
+
+@dataclass(frozen=True)
+class Analyses:
+    """What the analyses of a direction set are, against what the specification asks for.
+
+    wanted : requested analyses -> inputs now
+    held : facts of every complete model of the set
+    stale : requested analyses that are missing or were computed from something else -> inputs now
+    dropped : analyses of the set that are no longer asked for
+    directions : the set, None where there is no whole one
+    """
+
+    wanted: dict[str, Inputs]
+    held: dict[str, dict[str, Any]]
+    stale: dict[str, Inputs]
+    dropped: tuple[str, ...]
+    directions: DirectionSet | None
+
+    @property
+    def current(self) -> bool:
+        """Nothing is to be done."""
+        return not self.stale and not self.dropped
+
+
+def compare_analyses(
+    spec: RunSpec, store: LatentStore, index: DatasetIndex, path: Path
+) -> Analyses:
+    """The set at `path` against the specification; without a whole set everything is stale."""
+    names = requested(spec)
+    wanted = {name: analysis_inputs(name, spec, store, index) for name in names}
+    found: DirectionSet | None = None
+    try:
+        found = DirectionSet.load(path)
+        held = {name: found.model_facts(name) for name in found.model_names()}
+        made = {str(d.provenance["analysis"]) for d in found if "analysis" in d.provenance}
+    except StoreError:
+        found, held, made = None, {}, set()
+    stale = {
+        name: inputs
+        for name, inputs in wanted.items()
+        if held.get(name, {}).get("fingerprint") != digest(inputs)
+    }
+    return Analyses(wanted, held, stale, tuple(sorted((made | set(held)) - set(names))), found)
+
+
+def unchanged(facts: Mapping[str, Any]) -> dict[str, Any]:
+    """What a run reports of an analysis that it did not compute. facts : of its model."""
+    without = facts.get("skipped", {})
+    return {**facts, "seconds": 0.0, "skipped": True, "without_direction": without}
+
+
+def evaluation_inputs(
+    spec: RunSpec, store: LatentStore, index: DatasetIndex, directions: DirectionSet
+) -> Inputs:
+    """What the evaluation is computed from: of each direction, what its effect depends on."""
+    return {
+        "version": EVALUATE_VERSION,
+        "evaluate": spec.evaluate.model_dump(mode="json"),
+        "report": spec.report.model_dump(mode="json"),
+        "seed": spec.evaluate_seed,
+        "annotate": [a.model_dump(mode="json", exclude={"model", "of"}) for a in spec.annotate],
+        "directions": {
+            d.name: digest(
+                [
+                    [d.name, d.method, d.space, d.sd, d.layers, d.provenance.get("target")],
+                    np.ascontiguousarray(d.vector).tobytes(),
+                ]
+            )
+            for d in directions
+        },
+        "models": {
+            name: directions.model_facts(name).get("fingerprint")
+            for name in directions.model_names()
+        },
+        "factors": {name: index.factor_fp(name) for name in index.factors},
+        "store": store.store_fp,
+        "blocks": {stage: store.contents(stage) for stage in store.stages()},
+    }
+
+
+def report_inputs(
+    spec: RunSpec, index: DatasetIndex, out: Path, listed: Mapping[str, Any]
+) -> Inputs:
+    """What the report is made of, beside run.json: times and counts there change with any stage.
+
+    listed : what index_report.json says, or will say
+    """
+    evaluation = finished_fingerprint(out)
+    own = spec.report.model_dump(mode="json")
+    told = {f"dataset.{key}": listed[key] for key in ("left_out", "notes") if listed.get(key)}
+    return {"evaluation": evaluation, "index": rows_fp(index), "report": own, **told}
+
+
+def table_fp(store: LatentStore, index: DatasetIndex) -> str:
+    """Identity of the table of annotations: the store's blocks, the rows, and where they lie."""
+    blocks = {stage: store.contents(stage) for stage in store.stages()}
+    return digest([store.store_fp, blocks, rows_fp(index), index.uris])
+
+
+@functools.lru_cache(maxsize=2)
+def rows_fp(index: DatasetIndex) -> str:
+    """Identity of the index's rows and factors; where the files lie does not enter."""
+    factors = {name: index.factor_fp(name) for name in index.factors}
+    return digest([index.identity(), factors])
+
+
+# ---------------------------------------------------------------------------------------------
+# What finished stages were computed from
+
+
+def read_lineage(out: Path) -> dict[str, Any]:
+    """What the run's stages noted when they were last finished; empty without the file."""
+    return read_json(out / FILE) if intact(out, FILE) else {}
+
+
+def note_lineage(out: Path, **stages: Any) -> None:
+    """Note the inputs of finished stages beside what is noted already."""
+    known = read_lineage(out)
+    if known != known | stages:
+        with noted(out, FILE):
+            write_json(out / FILE, known | stages)
+
+
+# ---------------------------------------------------------------------------------------------
+# What changed
+
+
+def changes(old: Any, new: Any, block_rows: int, n_rows: int, where: str = "") -> list[str]:
+    """Differences of two inputs, one line each: 'parameters.n_components: 16 -> 12'."""
+    if isinstance(old, Mapping) and isinstance(new, Mapping):
+        lines = []
+        for key in [*new, *(k for k in old if k not in new)]:
+            path = f"{where}.{key}" if where else str(key)
+            if where == "blocks":
+                was, now = old.get(key, []), new.get(key)
+                line = "no longer read"
+                if now is not None:
+                    line = changed_blocks(was, now, block_rows, n_rows)
+                lines += [f"{key}: {line}"] if line else []
+            else:
+                lines += changes(old.get(key), new.get(key), block_rows, n_rows, path)
+        return lines
+    if isinstance(old, list) and isinstance(new, list) and max(len(old), len(new)) <= COMPARED:
+        if len(json.dumps([old, new])) > SHOWN_TEXT:  # of long lists what differs
+            apart = [v for v in old if v not in new], [v for v in new if v not in old]
+            old, new = apart if any(apart) else (old, new)
+    return [] if old == new else [f"{where}: {shown(old)} -> {shown(new)}"]
+
+
+def changed_blocks(old: Sequence[str], new: Sequence[str], block_rows: int, n_rows: int) -> str:
+    """'2 of 20 blocks (rows 4864-5119)' for blocks that are not as they were; '' without any."""
+    different = [i for i, held in enumerate(new) if i >= len(old) or old[i] != held]
+    if not different:
+        return ""
+    return f"{len(different)} of {len(new)} blocks ({rows_of(different, block_rows, n_rows)})"
+
+
+def rows_of(blocks: Iterable[int], block_rows: int, n_rows: int) -> str:
+    """'rows 0-255, 512-599' of some blocks."""
+    rows = [row for b in blocks for row in (b * block_rows, min((b + 1) * block_rows, n_rows) - 1)]
+    spans: list[tuple[int, int]] = []
+    for first, last in zip(rows[::2], rows[1::2], strict=True):
+        if spans and spans[-1][1] + 1 == first:
+            spans[-1] = (spans[-1][0], last)
+        else:
+            spans.append((first, last))
+    return numbers(spans)
+
+
+def row_spans(rows: np.ndarray) -> str:
+    """'rows 3, 7-9' of single rows, ascending."""
+    cuts = np.flatnonzero(np.diff(rows) != 1) + 1
+    parts = [part for part in np.split(rows, cuts) if len(part)]
+    return numbers([(int(part[0]), int(part[-1])) for part in parts])
+
+
+def numbers(spans: Sequence[tuple[int, int]]) -> str:
+    """Spans of rows as text, the first few of them."""
+    texts = [str(first) if first == last else f"{first}-{last}" for first, last in spans[:SHOWN]]
+    more = [f"{len(spans) - SHOWN} more ranges"] if len(spans) > SHOWN else []
+    return f"rows {', '.join([*texts, *more])}"
+
+
+def shown(value: Any) -> str:
+    """A value on one line: fingerprints by their first 12 digits, long ones cut."""
+    if value is None:
+        return "none"
+    text = value if isinstance(value, str) else json.dumps(value)
+    if len(text) in (32, 64) and all(c in "0123456789abcdef" for c in text):
+        return text[:12]
+    return text if len(text) <= SHOWN_TEXT else text[: SHOWN_TEXT - 3] + "..."

@@ -1,0 +1,388 @@
+"""What a run would do and why, told before anything is done.
+
+Writes nothing and imports no heavy library. Every stage is current, stale or missing; for a stale
+one the plan says which input changed, from what to what: the inputs of what is there were noted
+when it was made (`pipelines.runs.lineage`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.filesize import decimal
+from rich.text import Text
+from rich.tree import Tree
+
+from pipelines.evaluation.files import finished_fingerprint
+from pipelines.folder.checksums import intact
+from pipelines.folder.store_identity import INVERT, StoreIdentity, identify_run
+from pipelines.runs.check import check_run
+from pipelines.runs.lineage import (
+    Inputs,
+    changes,
+    compare_analyses,
+    evaluation_inputs,
+    read_lineage,
+    report_inputs,
+    requested,
+    row_spans,
+    rows_of,
+)
+from pipelines.sources.block_images import View
+from pipelines.sources.open import open_source
+from pipelines.stages.annotate import annotate_inputs, plan_annotate, stages_of
+from pipelines.stages.index import update_index
+from pipelines.stages.index_report import LISTED
+from pipelines.stages.invert import InvertPlan, invert_inputs, plan_invert
+from schemas.atomic import read_json
+from schemas.directions.direction_set import DirectionSet
+from schemas.errors import StoreError
+from schemas.fingerprint import ContentHashCache, digest
+from schemas.index import ACTIVE, DatasetIndex
+from schemas.spec import RunSpec
+from schemas.store.latent_store import LatentStore
+from schemas.store.reasons import Status
+
+CURRENT, STALE, MISSING = "current", "stale", "missing"
+
+
+@dataclass
+class Stage:
+    """A stage of a run, or a part of one.
+
+    state : "current", "stale" or "missing"
+    summary : what there is to do. causes : inputs that changed, from what to what. notes : more
+    """
+
+    name: str
+    state: str
+    summary: str = ""
+    causes: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    parts: list[Stage] = field(default_factory=list)
+
+    def __iter__(self) -> Iterator[Stage]:
+        yield self
+        for part in self.parts:
+            yield from part
+
+    def add_to(self, tree: Tree) -> None:
+        """As a branch of a tree of text."""
+        summary = f": {self.summary}" if self.summary else ""
+        branch = tree.add(Text(f"{self.name}: {self.state}{summary}"))
+        for line in [*self.causes, *self.notes]:
+            branch.add(Text(line))
+        for part in self.parts:
+            part.add_to(branch)
+
+
+def plan(spec: RunSpec, console: Console) -> None:
+    """Print the stages as a tree: what is current, what is stale or missing, why, and what it
+    will cost. Time is estimated from the last run's seconds a row, where there was one."""
+    tree = Tree(Text(f"{spec.name}  ({spec.output_path})"))
+    for stage in plan_stages(spec):
+        stage.add_to(tree)
+    console.print(tree)
+
+
+def plan_stages(spec: RunSpec) -> list[Stage]:
+    """The stages index, invert, annotate, analyse, evaluate and report; raises what a run would
+    raise before its first image."""
+    return _Plan(spec).stages()
+
+
+class _Plan:
+    """What is known while the stages are looked at, one after the other."""
+
+    def __init__(self, spec: RunSpec) -> None:
+        self.spec = spec
+        self.out = Path(spec.output_path)
+        self.noted = read_lineage(self.out)
+        self.rates = _rates(self.out)
+        self.index = DatasetIndex.empty()
+        self.store: LatentStore | None = None
+        self.listed: dict[str, Any] = {}
+        self.resolution = 0
+        self.pending: dict[str, set[int]] = {}
+        """Stage -> blocks that will be made."""
+
+    def stages(self) -> list[Stage]:
+        """All stages in order. Raises SpecError for what the data cannot give."""
+        index = self._index()
+        identity = identify_run(self.spec, self.out)
+        code_shape = identity.facts.spaces[self.spec.invert.space]
+        index.notes += check_run(self.spec, self.index, code_shape)
+        stages = [index, self._invert(identity), self._annotate()]
+        analyses = self._analyse()
+        stages.append(analyses)
+        stages.append(self._evaluate(analyses))
+        stages.append(self._report(stages))
+        return stages
+
+    # ---- index
+
+    def _index(self) -> Stage:
+        path, spec = self.out / "index.parquet", self.spec
+        existing = DatasetIndex.load(path) if path.exists() else DatasetIndex.empty()
+        with ContentHashCache(self.out / "hashes.sqlite", read_only=True) as cache:
+            self.index, report = update_index(
+                existing,
+                open_source(spec.dataset),
+                spec.dataset,
+                max_pixels=spec.invert.max_pixels,
+                cache=cache,
+            )
+        counts = f"{report.added} new, {report.removed} gone, {report.moved} moved"
+        stage = Stage("index", MISSING, f"{report.n_active} images ({counts})")
+        if path.exists():
+            stage.causes = _index_changes(existing, self.index)
+            stage.state = STALE if stage.causes else CURRENT
+        stage.notes += report.lines(planned=True)
+        self.listed = report.to_dict(limit=LISTED)
+        return stage
+
+    # ---- invert
+
+    def _invert(self, identity: StoreIdentity) -> Stage:
+        spec = self.spec
+        self.resolution = identity.facts.resolution
+        wanted = plan_invert(self.index, identity)
+        if Path(identity.path, "zarr.json").exists():
+            self.store = LatentStore.open(identity.path)
+        rows = sum(len(work) for work in wanted.work)
+        self.pending[INVERT] = {work.block for work in wanted.work}
+        state = MISSING if self.store is None else STALE if rows else CURRENT
+        stage = Stage("invert", state, f"{len(wanted.work)} of {wanted.n_blocks} blocks to make")
+        if self.store is None:
+            stage.causes = self._identity_changes(identity)
+        elif rows:
+            stage.causes = self._row_changes(self.store, wanted)
+        stage.notes.append(f"store {identity.path}")
+        stage.notes += [f"generator: {k} {text}" for k, text in identity.facts.assumed.items()]
+        stage.notes.append(f"method {spec.invert.method} into {spec.invert.space}")
+        if rows:
+            size = decimal(rows * sum(array.row_bytes for array in identity.arrays))
+            time = _time(rows, self.rates, "invert")
+            stage.notes.append(f"{rows} rows, about {size} before compression{time}")
+        return stage
+
+    def _identity_changes(self, identity: StoreIdentity) -> list[str]:
+        """Why there is no store yet: what differs from the store of the last run."""
+        last = self.noted.get("invert", {}).get("store")
+        try:
+            old = LatentStore.open(self.out / "stores" / last).attrs if last else None
+        except StoreError:
+            old = None
+        if old is None:
+            return []
+        new = identity.attrs
+        was = {key: old.get(key) for key in new}
+        return [*changes(was, new, 1, 0), f"the store of before, {last}, stays as it is"]
+
+    def _row_changes(self, store: LatentStore, wanted: InvertPlan) -> list[str]:
+        causes = []
+        old, new = store.n_rows, self.index.n_rows
+        if new > old:
+            causes.append(f"{row_spans(np.arange(old, new))} added")
+        status = store.status(INVERT) if INVERT in store.stages() else np.zeros(old, np.uint8)
+        gone = ~self.index.active[:old] & np.isin(status, [Status.OK, Status.QUARANTINED])
+        if gone.any():
+            causes.append(f"{row_spans(np.flatnonzero(gone))} removed")
+        noted = {k: v for k, v in self.noted.get("invert", {}).items() if k != "store"}
+        if noted:
+            now = invert_inputs(self.spec.invert.max_pixels)
+            causes += changes(noted, now, store.block_rows, new)
+        again = sum(len(w.stages[INVERT].retry or ()) for w in wanted.work)
+        if again:
+            causes.append(f"{again} rows could not be read and are tried again")
+        if not causes:
+            blocks = sorted(work.block for work in wanted.work)
+            causes.append(f"{rows_of(blocks, store.block_rows, new)} were not finished")
+        return causes
+
+    # ---- annotate
+
+    def _annotate(self) -> Stage:
+        models = stages_of(self.spec.annotate, trust=True)
+        stage = Stage("annotate", CURRENT, "" if models else "nothing asked for")
+        now = annotate_inputs(self.spec.annotate, self.spec.invert.max_pixels)
+        noted = self.noted.get("annotate", {})
+        known = () if self.store is None else self.store.stages()
+        blocks: dict[str, set[int]] = {model.name: set() for model in models}
+        if self.store is not None:
+            for work in plan_annotate(
+                self.index,
+                self.store,
+                models,
+                self.spec.invert.max_pixels,
+                self.resolution,
+            ).work:
+                for name in work.stages:
+                    blocks[name].add(work.block)
+        for model in models:
+            name = model.name
+            self.pending[name] = made = blocks[name] | self.pending[INVERT]
+            n_blocks = self._n_blocks()
+            made &= set(range(n_blocks))
+            part = Stage(name, CURRENT, f"{len(made)} of {n_blocks} blocks")
+            if name not in known:
+                part.state = MISSING
+                part.summary = "waits for invert" if self.store is None else part.summary
+                part.summary += _time(self.index.n_rows, self.rates, "annotate")
+            elif made:
+                part.state = STALE
+                was = noted.get(name, now[name])
+                if "of" in now[name]:  # what earlier releases measured, who did not note it
+                    same = model.view(self.resolution) == View((self.resolution,) * 2)
+                    was = {"of": model.of if same else "resized", **was}
+                part.causes = changes(was, now[name], 1, 0)
+                if made & self.pending[INVERT]:
+                    rows = self._rows(made & self.pending[INVERT])
+                    part.causes.append(f"{rows} are inverted anew")
+                if not part.causes:
+                    part.causes.append(f"{self._rows(made)} were not finished")
+            stage.parts.append(part)
+        stage.state = _state_of(stage.parts)
+        return stage
+
+    def _n_blocks(self) -> int:
+        if self.store is None:
+            return len(self.pending[INVERT])
+        return -(-self.index.n_rows // self.store.block_rows)
+
+    def _rows(self, blocks: set[int]) -> str:
+        block_rows = self.index.n_rows if self.store is None else self.store.block_rows
+        return rows_of(sorted(blocks), block_rows, self.index.n_rows)
+
+    # ---- analyse, evaluate, report
+
+    def _analyse(self) -> Stage:
+        names = requested(self.spec)
+        stage = Stage("analyse", CURRENT, "" if names else "nothing asked for")
+        if self.store is None:
+            stage.parts = [Stage(name, MISSING, "waits for invert") for name in names]
+        else:
+            found = compare_analyses(self.spec, self.store, self.index, self._directions())
+            for name in names:
+                now = self._expected(found.wanted[name])
+                stage.parts.append(self._analysis(name, found.held.get(name), now))
+            for name in found.dropped:
+                cause = "no longer asked for: its directions will be taken out"
+                stage.parts.append(Stage(name, STALE, causes=[cause]))
+        stage.state = _state_of(stage.parts)
+        return stage
+
+    def _analysis(self, name: str, held: Mapping[str, Any] | None, now: Inputs) -> Stage:
+        if held is None:
+            return Stage(name, MISSING)
+        if held.get("fingerprint") == digest(now):
+            return Stage(name, CURRENT)
+        was = held.get("inputs")
+        if was is None:
+            return Stage(name, STALE, causes=["made by a release that did not note its inputs"])
+        block_rows = 1 if self.store is None else self.store.block_rows
+        return Stage(name, STALE, causes=changes(was, now, block_rows, self.index.n_rows))
+
+    def _expected(self, inputs: Inputs) -> Inputs:
+        """Inputs as they will be: blocks that are made first are not known yet."""
+        blocks = {}
+        for stage, held in inputs["blocks"].items():
+            pending = self.pending.get(stage, set())
+            n_blocks = self._n_blocks()
+            padded = [*held, *[""] * (n_blocks - len(held))]
+            blocks[stage] = ["to be made" if i in pending else h for i, h in enumerate(padded)]
+        return {**inputs, "blocks": blocks}
+
+    def _directions(self) -> Path:
+        name = "" if self.store is None else Path(self.store.path).name
+        return self.out / "directions" / name
+
+    def _evaluate(self, analyses: Stage) -> Stage:
+        if not analyses.parts:
+            return Stage("evaluate", CURRENT, "no directions asked for")
+        changed = [part.name for part in analyses.parts if part.state != CURRENT]
+        found = read_json(self.out / "evaluation.json")
+        if not found:
+            return Stage("evaluate", MISSING)
+        if self.store is None:
+            return Stage("evaluate", STALE, causes=["the store is another one"])
+        try:
+            directions = DirectionSet.load(self._directions())
+        except StoreError:
+            return Stage("evaluate", STALE, causes=["there is no direction set"])
+        now = self._expected(evaluation_inputs(self.spec, self.store, self.index, directions))
+        finished = finished_fingerprint(self.out)
+        if finished == digest(now) and not changed:
+            return Stage("evaluate", CURRENT)
+        causes = [f"directions of {', '.join(changed)}"] if changed else []
+        if finished is None:
+            causes.append("its pictures are missing or of another evaluation")
+        was = found.get("inputs")
+        if was is not None:
+            n_rows, block_rows = self.index.n_rows, self.store.block_rows
+            if was["directions"].keys() != now["directions"].keys() and not changed:
+                causes.append("directions were added or taken away")
+            fitted = {"directions": None, "models": None}
+            was, now = {**was, **fitted}, {**now, **fitted}
+            causes += changes(was, now, block_rows, n_rows)
+        return Stage("evaluate", STALE, causes=causes or ["directions changed"])
+
+    def _report(self, before: list[Stage]) -> Stage:
+        changed = [stage.name for stage in before if stage.state != CURRENT]
+        if not (self.out / "report.html").exists():
+            return Stage("report", MISSING)
+        if changed:
+            return Stage("report", STALE, causes=[f"after {', '.join(changed)}"])
+        noted = read_json(self.out / "report.json").get("inputs")
+        now = report_inputs(self.spec, self.index, self.out, self.listed)
+        if noted == now:
+            return Stage("report", CURRENT)
+        causes = changes(noted, now, 1, 0) if isinstance(noted, dict) else []
+        return Stage("report", STALE, causes=causes)
+
+
+def _state_of(parts: list[Stage]) -> str:
+    """Of a stage from its parts': missing only when nothing of it is there."""
+    states = {part.state for part in parts}
+    if states <= {CURRENT}:
+        return CURRENT
+    return MISSING if states == {MISSING} else STALE
+
+
+def _index_changes(old: DatasetIndex, new: DatasetIndex) -> list[str]:
+    causes = []
+    if new.n_rows > old.n_rows:
+        causes.append(f"{row_spans(np.arange(old.n_rows, new.n_rows))} added")
+    was, now = old.states, new.states
+    gone = [row for row in range(old.n_rows) if was[row] == ACTIVE != now[row]]
+    if gone:
+        causes.append(f"{row_spans(np.array(gone))} removed")
+    for name, info in new.factors.items():
+        if name not in old.factors:
+            causes.append(f"factor {name!r} added")
+        else:
+            values = new.values(name)[: old.n_rows]  # new rows are told above
+            same = np.array_equal(old.values(name), values, equal_nan=True)
+            if not same or info != old.factors[name]:
+                prints = (index.factor_fp(name)[:12] for index in (old, new))
+                causes.append(f"factor {name!r}: {' -> '.join(prints)}")
+    causes += [f"factor {name!r} taken out" for name in old.factors if name not in new.factors]
+    return causes
+
+
+def _rates(out: Path) -> dict[str, float]:
+    """Seconds a row of the last run's stages that did something."""
+    facts = read_json(out / "run.json") if intact(out, "run.json") else {}
+    stages = facts.get("stages", [])
+    return {s["name"]: s["seconds"] / s["rows"] for s in stages if s["rows"] and not s["skipped"]}
+
+
+def _time(rows: int, rates: dict[str, float], stage: str) -> str:
+    if stage not in rates:
+        return ""
+    return f", about {rows * rates[stage] / 60:.1f} min at the last run's rate"

@@ -1,0 +1,497 @@
+"""A whole run: index, invert, annotate, analyse, evaluate, report; only what is missing or stale.
+
+Every stage decides by fingerprints whether it has anything to do, so a run that was interrupted,
+or killed, is finished by running it again. ``run.json`` tells what the last run did.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import time
+from collections.abc import Callable, Container
+from dataclasses import dataclass, field
+from functools import cached_property, partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+
+from pipelines.engine.blocks import Engine, Prepared
+from pipelines.engine.interruption import CheckedEngine, Interruption
+from pipelines.engine.memory import PeakMemory
+from pipelines.engine.progress import stage_progress
+from pipelines.evaluation.files import (
+    KeptSoFar,
+    finished_fingerprint,
+    known_effects,
+    write_evaluation,
+)
+from pipelines.folder.checksums import intact, noted
+from pipelines.folder.store_identity import StoreIdentity, identify_run
+from pipelines.report.missing import failure_lines, quarantine_lines, without_direction_lines
+from pipelines.runs.check import check_run
+from pipelines.runs.lineage import (
+    compare_analyses,
+    evaluation_inputs,
+    note_lineage,
+    read_lineage,
+    report_inputs,
+    requested,
+    rows_fp,
+    table_fp,
+    unchanged,
+)
+from pipelines.runs.run_record import QUARANTINED, write_record
+from pipelines.sources.open import Source, open_source
+from pipelines.stages.annotator_trial import try_annotators
+from pipelines.stages.index import build_index
+from pipelines.stages.index_report import LISTED
+from schemas.atomic import read_json, write_json
+from schemas.directions.direction_set import DirectionSet
+from schemas.errors import (
+    LockedError,
+    QuarantineExceededError,
+    RunInterruptedError,
+    UsageError,
+)
+from schemas.fingerprint import ContentHashCache, digest
+from schemas.index import DatasetIndex
+from schemas.spec import RunSpec
+from schemas.store.latent_store import LatentStore
+from schemas.store.lock import StoreLock, run_lock
+from schemas.store.reasons import Status
+
+if TYPE_CHECKING:
+    from pipelines.engine.ray import RayEngine
+
+STAGES = ("index", "invert", "annotate", "analyse", "evaluate", "report")
+#: Stages that finish the blocks in hand before they stop.
+DRAINED = ("invert", "annotate")
+STATISTICS = "statistics"
+SHOWN_FACTS = (
+    "seconds", "skipped", "left_out", "blocks_read", "blocks_saved", "passes", "passes_saved",
+    "limited",
+    "without_direction",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """exit_code : 0, or 3 when rows are quarantined (not inverted, or not measured by an annotator)
+    or a shard is damaged. path : run folder."""
+
+    exit_code: int
+    path: Path
+
+
+@dataclass(eq=False)
+class Run:
+    """The state of a run while its stages follow one another.
+
+    out : the run's folder; stages : what has been done so far, for run.json
+    until, only, blocks : as in `run`
+    """
+
+    spec: RunSpec
+    trust: bool
+    address: str | None
+    console: Console
+    out: Path
+    only: Container[str] | None = None
+    blocks: Container[int] | None = None
+    until: str = "report"
+    stages: list[dict[str, Any]] = field(default_factory=list)
+    facts: dict[str, Any] = field(default_factory=dict)
+    run_lock: StoreLock | None = None
+    lock: StoreLock | None = None
+    stop: Interruption = field(default_factory=Interruption)
+    directions: DirectionSet | None = None
+    _index: DatasetIndex | None = None
+    _identity: StoreIdentity | None = None
+    _store: LatentStore | None = None
+    _ray: RayEngine | None = None
+
+    @cached_property
+    def source(self) -> Source:
+        """Of the images."""
+        return open_source(self.spec.dataset)
+
+    @property
+    def index(self) -> DatasetIndex:
+        """What the stage "index" has found. Raises RuntimeError before it has run."""
+        if self._index is None:
+            raise RuntimeError("the run has no index yet: run the stage 'index' first")
+        return self._index
+
+    @property
+    def identity(self) -> StoreIdentity:
+        """Of the store that the stage "invert" writes. Raises RuntimeError before it is known."""
+        if self._identity is None:
+            raise RuntimeError("the run has no store yet: run the stage 'index' first")
+        return self._identity
+
+    @property
+    def ray(self) -> RayEngine:
+        """The Ray engine; Ray itself starts with the first block that needs work."""
+        if self._ray is None:
+            from pipelines.engine.ray import RayEngine
+
+            wanted = self.spec.ray
+            self._ray = RayEngine(
+                self.address or wanted.address,
+                actors=max(wanted.actors, self.spec.invert_actors),
+                gpus_per_actor=wanted.gpus_per_actor,
+                object_store_mb=wanted.object_store_mb,
+            )
+        return self._ray
+
+    @cached_property
+    def engine(self) -> Engine:
+        """The Ray engine, which tries the annotators that are run before its first block."""
+        last = STAGES.index(self.until) >= STAGES.index("annotate")
+        models = [m for m in self.spec.annotate if last and self.wants("annotate", m.name)]
+        given = (models, self.index, self.source, self.spec, self.trust, self.console)
+        return Prepared(self.ray, partial(try_annotators, *given))
+
+    def stop_ray(self) -> None:
+        """Give Ray's memory back before Beam starts."""
+        if self._ray is not None:
+            self._ray.stop()
+
+    def check(self) -> None:
+        """Raise when the run may not go on: its locks are another's, or it was asked to stop."""
+        self.check_locks()
+        self.stop.check()
+
+    def check_locks(self) -> None:
+        """Raise LockedError when another run has taken this one's locks over."""
+        for lock in (self.run_lock, self.lock):
+            if lock is not None:
+                lock.check()
+
+    @property
+    def store(self) -> LatentStore:
+        """The latent store as the last stage that wrote it left it."""
+        if self._store is None:
+            self._store = LatentStore.open(self.identity.path)
+        return self._store
+
+    def written(self) -> None:
+        """The store has changed."""
+        self._store = None
+
+    def wants(self, stage: str, name: str) -> bool:
+        """Whether an annotator or analysis is among those to bring up to date."""
+        return self.only is None or f"{stage}/{name}" in self.only
+
+    @property
+    def directions_path(self) -> Path:
+        """The direction set that belongs to the store."""
+        return self.out / "directions" / Path(self.identity.path).name
+
+
+def run(
+    spec: RunSpec,
+    *,
+    until: str = "report",
+    trust: bool = False,
+    wait_s: float = 0.0,
+    address: str | None = None,
+    console: Console | None = None,
+    stop: Interruption | None = None,
+    only: Container[str] | None = None,
+    blocks: Container[int] | None = None,
+) -> RunResult:
+    """Bring everything up to the stage `until` up to date.
+
+    trust : TorchScript annotators may be loaded. wait_s : how long to wait for another run's lock.
+    address : Ray cluster instead of the specification's. stop : ends the run early, cleanly.
+    only : annotators and analyses to bring up to date ("annotate/pose", "analyse/pca"), by default
+        all. blocks : row blocks to invert and annotate, by default all; goes with `until`
+        "invert" or "annotate", as later stages need every block.
+
+    Raises QuarantineExceededError (exit code 4) when more rows are quarantined than the
+    specification allows; analyses are then not run. RunInterruptedError (130) when it was asked to
+    stop, LockedError (75) when another run holds the folder or took it over. Other errors end the
+    run as they are.
+    """
+    if blocks is not None and until not in ("invert", "annotate"):
+        raise UsageError(
+            f"'blocks' are given for a run until {until!r}, which needs every block: run until "
+            "'invert' or 'annotate', or leave 'blocks' out"
+        )
+    console = console or Console(stderr=True)
+    out = Path(spec.output_path)
+    out.mkdir(parents=True, exist_ok=True)
+    state = Run(spec, trust, address, console, out, only, blocks, until)
+    state.stop = stop or state.stop
+    started = datetime.datetime.now(datetime.UTC)
+    told: list[str] = []
+
+    def waiting(holder: str) -> None:
+        state.stop.check()
+        if not told:
+            told.append(holder)
+            console.print(f"waiting: {holder}", markup=False, soft_wrap=True)
+
+    with run_lock(out).acquire(wait_s, waiting) as state.run_lock, PeakMemory() as memory:
+        try:
+            for name in STAGES[: STAGES.index(until) + 1]:
+                if name == "analyse":
+                    state.stop_ray()
+                if name == "report":  # the report reads it
+                    write_record(state, started, memory.peak, _code(state))
+                _timed(state, name, _STAGE_FUNCTIONS[name])
+                if name == "index" and until != "index":
+                    _check_specification(state)
+            state.check_locks()  # suspended meanwhile, it may find everything done by another run
+            write_record(state, started, memory.peak, _code(state))
+        except BaseException as e:
+            failed = getattr(e, "exit_code", 130 if isinstance(e, KeyboardInterrupt) else 1)
+            asked = state.stop.requested and failed == 1
+            if isinstance(e, OSError) and e.errno and not e.filename:
+                e.filename = str(out)
+            with contextlib.suppress(OSError):  # on a full disk the first error is the one to tell
+                if state.run_lock.owned():
+                    write_record(state, started, memory.peak, 130 if asked else failed)
+            if asked:  # a terminal's Ctrl-C reaches Beam's and Ray's processes as well
+                raise RunInterruptedError(
+                    f"the run was asked to stop, and what was in hand ended with {e!r}: run the "
+                    "same command again to go on"
+                ) from e
+            if isinstance(e, Exception):  # files may have gone because another run took over
+                try:
+                    state.check_locks()
+                except LockedError as taken:
+                    raise taken from e
+            raise
+        finally:
+            state.stop_ray()
+            if state.lock is not None:
+                state.lock.release()
+    return RunResult(_code(state), out)
+
+
+def _code(state: Run) -> int:
+    """Rows count that could not be inverted, those that an annotator could not measure, and damaged
+    shards, whose rows nobody knows."""
+    stages = [state.facts.get("counts", {}), *state.facts.get("measured", {}).values()]
+    quarantined = any(counts.get("quarantined") for counts in stages)
+    return QUARANTINED if quarantined or state.facts.get("damaged") else 0
+
+
+def _timed(state: Run, name: str, stage: Callable[[Run, Any], dict[str, Any]]) -> None:
+    started = time.monotonic()
+    state.check()
+    with stage_progress(state.console, name) as show:
+
+        def progress(done: int, total: int) -> None:
+            show(done, total)
+            if name not in DRAINED:
+                state.check()
+
+        record = stage(state, progress)
+    told = record.pop("told", [])
+    seconds = time.monotonic() - started
+    state.stages.append({"name": name, "seconds": round(seconds, 3), **record})
+    what = "up to date" if record["skipped"] else f"{record['rows']} rows"
+    for line in (f"{name}: {what}, {seconds:.1f} s", *(f"  {line}" for line in told)):
+        state.console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+# ---------------------------------------------------------------------------------------------
+# Stages: each returns {"rows", "skipped", "detail"}, and "told": lines for the console
+
+
+def _index(state: Run, progress: Any) -> dict[str, Any]:
+    spec = state.spec
+    path = state.out / "index.parquet"
+    with ContentHashCache(state.out / "hashes.sqlite") as cache:
+        index, report = build_index(
+            spec.dataset, path, max_pixels=spec.invert.max_pixels, cache=cache, progress=progress
+        )
+    with noted(state.out, "index_report.json"):
+        write_json(state.out / "index_report.json", report.to_dict(limit=LISTED))
+    state._index = index
+    for line in report.lines():
+        state.console.print(line, markup=False, highlight=False, soft_wrap=True)
+    state.facts["damaged"] = len(report.damaged)
+    rows = rows_fp(index)  # a moved file changes where a row lies, and nothing that is computed
+    changed = read_lineage(state.out).get("index") != rows
+    note_lineage(state.out, index=rows)
+    return {"rows": index.n_rows, "skipped": not changed, "detail": report.to_dict(limit=0)}
+
+
+def _check_specification(state: Run) -> None:
+    """Everything that can be told before the first image is inverted, see `check_run`."""
+    spec = state.spec
+    identity = identify_run(spec, state.out)
+    code_shape = identity.facts.spaces[spec.invert.space]
+    for note in check_run(spec, state.index, code_shape, state.trust):
+        state.console.print(f"note: {note}", markup=False, highlight=False, soft_wrap=True)
+    state._identity = identity
+
+
+def _invert(state: Run, progress: Any) -> dict[str, Any]:
+    from pipelines.stages.invert import invert, invert_inputs
+
+    spec, index = state.spec, state.index
+    identity = state.identity
+    Path(identity.path).parent.mkdir(parents=True, exist_ok=True)
+    state.lock = StoreLock(identity.path).acquire()
+    state.stop.watch(state.lock)
+    result = invert(
+        index,
+        state.source,
+        identity,
+        engine=state.engine,
+        progress=progress,
+        lock=state.lock,
+        blocks=state.blocks,
+    )
+    state.written()
+    state.facts["counts"] = result.counts
+    noted = {"store": Path(identity.path).name, **invert_inputs(spec.invert.max_pixels)}
+    note_lineage(state.out, invert=noted)
+    detail = {
+        "blocks_done": result.blocks_done,
+        "blocks_skipped": result.blocks_skipped,
+        "batches_halved_for_memory": result.shrunk,
+        "counts": result.counts,
+    }
+    told = quarantine_lines({"invert": result.counts})
+    skipped = result.blocks_done == 0
+    return {"rows": index.n_rows, "skipped": skipped, "detail": detail, "told": told}
+
+
+def _annotate(state: Run, progress: Any) -> dict[str, Any]:
+    models = [model for model in state.spec.annotate if state.wants("annotate", model.name)]
+    if not models:
+        return {"rows": 0, "skipped": True, "detail": {}}
+    from pipelines.stages.annotate import annotate, annotate_inputs, export_annotations
+
+    result = annotate(
+        state.index,
+        state.source,
+        state.identity.path,
+        models,
+        generator_uri=state.spec.generator,
+        engine=state.engine,
+        max_pixels=state.spec.invert.max_pixels,
+        threads=state.spec.invert.threads,
+        trust=state.trust,
+        progress=progress,
+        lock=state.lock,
+        blocks=state.blocks,
+    )
+    state.written()
+    state.facts["measured"] = result.counts
+    table, store = state.out / "annotations.parquet", state.store
+    made_of = table_fp(store, state.index)
+    whole = table.exists() and intact(state.out, table.name)
+    if not whole or read_lineage(state.out).get("table") != made_of:
+        with noted(state.out, table.name):
+            export_annotations(store, state.index, table)
+    note_lineage(state.out, table=made_of)
+    if len(models) == len(state.spec.annotate):
+        note_lineage(state.out, annotate=annotate_inputs(models, state.spec.invert.max_pixels))
+    detail = {
+        "blocks_done": result.blocks_done,
+        "blocks_skipped": result.blocks_skipped,
+        "counts": result.counts,
+    }
+    rows, skipped = state.index.n_rows, result.blocks_done == 0
+    told = quarantine_lines(result.counts) + failure_lines(result.failed)
+    return {"rows": rows, "skipped": skipped, "detail": detail, "told": told}
+
+
+def _check_quarantine(state: Run) -> None:
+    status = state.store.status("invert")
+    bad = int((status == Status.QUARANTINED).sum())
+    rows = int((status != Status.REMOVED).sum())
+    share = bad / max(rows, 1)
+    if share > state.spec.max_quarantined:
+        raise QuarantineExceededError(
+            f"{bad!r} of {rows!r} rows are quarantined ({share:.1%}), more than "
+            f"'max_quarantined' {state.spec.max_quarantined!r} allows: analyses are not run; see "
+            "the reasons in run.json, repair the files, or raise the limit"
+        )
+
+
+def _analyse(state: Run, progress: Any) -> dict[str, Any]:
+    _check_quarantine(state)
+    spec, store, index = state.spec, state.store, state.index
+    found = compare_analyses(spec, store, index, state.directions_path)
+    chosen = [name for name in requested(spec) if state.wants("analyse", name)]
+    report = {name: unchanged(f) for name, f in found.held.items() if name in chosen}
+    state.directions = found.directions if found.current else None
+    todo = bool(found.dropped) or not found.stale.keys().isdisjoint(chosen)
+    if todo:
+        from pipelines.engine.beam import analysis_engine
+        from pipelines.runs.analyse import analyse
+
+        report = analyse(
+            spec,
+            store,
+            index,
+            state.identity.facts.fingerprint,
+            state.directions_path,
+            CheckedEngine(analysis_engine(spec, store), state.check),
+            progress,
+            state.out / STATISTICS,
+            state.check,
+            chosen,
+        )
+    detail = {
+        name: {k: facts[k] for k in SHOWN_FACTS if k in facts} for name, facts in report.items()
+    }
+    rows, told = index.n_rows if chosen else 0, without_direction_lines(report)
+    return {"rows": rows, "skipped": not todo, "detail": detail, "told": told}
+
+
+def _evaluate(state: Run, progress: Any) -> dict[str, Any]:
+    if not state.directions_path.exists():
+        return {"rows": 0, "skipped": True, "detail": {}}
+    directions = state.directions or DirectionSet.load(state.directions_path)
+    spec, store = state.spec, state.store
+    inputs = evaluation_inputs(spec, store, state.index, directions)
+    fingerprint = digest(inputs)
+    if finished_fingerprint(state.out) == fingerprint:
+        return {"rows": 0, "skipped": True, "detail": {}}
+    from pipelines.evaluation.evaluate import Subject, evaluate
+
+    known = known_effects(state.out, inputs)
+    keep = KeptSoFar(state.out, inputs)
+    subject = Subject(spec, store, state.index, state.source)
+    found, pictures = evaluate(subject, directions, state.trust, progress, known, keep)
+    write_evaluation(state.out, found, pictures, inputs, fingerprint)
+    measured = len(found["directions"]) - len(known)
+    detail = {"directions": len(found["directions"]), "measured": measured}
+    return {"rows": found["samples"], "skipped": False, "detail": detail}
+
+
+def _report(state: Run, progress: Any) -> dict[str, Any]:
+    listed = read_json(state.out / "index_report.json")
+    key = report_inputs(state.spec, state.index, state.out, listed)
+    marker = state.out / "report.json"
+    whole = (state.out / "report.html").exists() and intact(state.out, "report.html")
+    fresh = whole and all(s["skipped"] for s in state.stages)
+    if fresh and read_json(marker).get("inputs") == key:
+        return {"rows": 0, "skipped": True, "detail": {}}
+    from pipelines.report.page import write_report
+
+    path = write_report(state.out)
+    with noted(state.out, marker.name):
+        write_json(marker, {"inputs": key})
+    return {"rows": 0, "skipped": False, "detail": {"bytes": path.stat().st_size}}
+
+
+_STAGE_FUNCTIONS: dict[str, Callable[[Run, Any], dict[str, Any]]] = {
+    "index": _index,
+    "invert": _invert,
+    "annotate": _annotate,
+    "analyse": _analyse,
+    "evaluate": _evaluate,
+    "report": _report,
+}

@@ -1,0 +1,466 @@
+"""Images and renders to scores, landmarks and pose, on Ray, into a latent store.
+
+Every model is one stage for each target: ``<model>`` measures the original image, and
+``<model>@render`` what the generator draws from the stored code. A stage writes one array,
+``annotations/<stage>`` (scores, pose) or ``landmarks/<stage>``, and is committed by itself, though
+a worker reads a block's images once for all stages that need them.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Container, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+import generators
+from generators.annotators import load_annotator
+from pipelines.downstream.annotation_table import export_annotations
+from pipelines.engine.blocks import (
+    BlockWork,
+    Engine,
+    Progress,
+    Rows,
+    StageState,
+    StageWork,
+    counts_of,
+    run_blocks,
+    use_threads,
+)
+from pipelines.engine.writer_guard import Guard
+from pipelines.folder.store_identity import INVERT, generator_facts
+from pipelines.sources.block_images import Batch, BlockImages, View, in_halves, padded
+from pipelines.sources.open import Source
+from pipelines.stages.annotate_stages import (
+    VERSION,
+    Originals,
+    StageModel,
+    annotate_inputs,
+    extra_of,
+    stages_of,
+)
+from schemas.errors import StoreError, UsageError
+from schemas.index import DatasetIndex
+from schemas.spec_models import AnnotateSpec
+from schemas.store.latent_store import LatentStore
+from schemas.store.lock import StoreLock
+from schemas.store.reasons import TRANSIENT, Reason, Status
+from schemas.store.stage_arrays import lay_out_stages
+from transforms.images.annotate import annotate_batch
+from transforms.images.preprocess import DEFAULT_MAX_PIXELS, to_uint8
+
+__all__ = [
+    "VERSION",
+    "AnnotatePlan",
+    "AnnotateResult",
+    "Originals",
+    "StageModel",
+    "annotate",
+    "annotate_inputs",
+    "export_annotations",
+    "extra_of",
+    "plan_annotate",
+    "stages_of",
+]
+
+# ---------------------------------------------------------------------------------------------
+# What is to be done
+
+
+@dataclass(frozen=True)
+class AnnotatePlan:
+    """work : blocks with the stages that each one needs. fps : stage -> block -> fingerprint;
+    None for renders of blocks that have no codes yet."""
+
+    n_blocks: int
+    n_rows: int
+    work: list[BlockWork]
+    fps: dict[str, list[bytes | None]]
+
+
+def plan_annotate(
+    index: DatasetIndex,
+    store: LatentStore,
+    stages: Sequence[StageModel],
+    max_pixels: int,
+    resolution: int,
+) -> AnnotatePlan:
+    """Which blocks of which stages are missing. Stages the store does not have miss all blocks.
+
+    resolution : of the store's generator.
+    A render depends on its block's codes: on their commit and on which rows have one (rows that
+    could be read at last change the block, but not its commit).
+    """
+    rows = Rows(index, store)
+    originals = Originals(index, max_pixels, resolution, store.attrs["method"]["crop"])
+    codes = StageState(store, INVERT)
+    ok = store.status(INVERT) == Status.OK
+    have = set(store.stages())
+    states = {s.name: StageState(store, s.name) if s.name in have else None for s in stages}
+    fps: dict[str, list[bytes | None]] = {s.name: [] for s in stages}
+    work = []
+    for block in range(store.n_blocks):
+        identity = rows.identity(block)
+        needs: dict[str, StageWork] = {}
+        for stage in stages:
+            commit = codes.commit(block)
+            if stage.render and commit is None:
+                fps[stage.name].append(None)
+                continue
+            place = store.block_slice(block)
+            extra = extra_of(stage, commit, ok[place], originals, place)
+            fp = store.block_fp(stage.name, block, identity, VERSION, extra)
+            fps[stage.name].append(fp)
+            state = states[stage.name]
+            retry = frozenset({Reason.OUT_OF_MEMORY}) if stage.render else TRANSIENT
+            need = StageWork(fp) if state is None else state.needs(block, fp, retry)
+            if need is not None:
+                needs[stage.name] = need
+        if needs:
+            work.append(rows.work(block, needs))
+    return AnnotatePlan(store.n_blocks, store.n_rows, work, fps)
+
+
+# ---------------------------------------------------------------------------------------------
+# In the workers
+
+
+@dataclass(frozen=True)
+class AnnotateTask:
+    """How an actor annotates: small and picklable; models are loaded from their uris."""
+
+    source: Source
+    store_path: str
+    generator_uri: generators.Source
+    stages: tuple[StageModel, ...]
+    crop: str
+    resolution: int
+    max_pixels: int
+    space: str
+    noise_mode: str
+    threads: int
+    trust: bool
+    cuda: bool = False
+
+    def build(self, guard: Guard) -> AnnotateWorker:
+        """Load the annotators, and the generator when something is rendered."""
+        return AnnotateWorker(self, guard)
+
+
+class _Sheet:
+    """Values, status and reason of one stage's block while it fills; failed : row -> what the
+    model said."""
+
+    def __init__(self, stage: StageModel, n: int) -> None:
+        self.stage = stage
+        self.values = np.full((n, *stage.card.row_shape), np.nan, np.float32)
+        self.status = np.zeros(n, np.uint8)
+        self.reason = np.zeros(n, np.uint8)
+        self.failed: dict[int, str] = {}
+
+
+class AnnotateWorker:
+    """Holds annotators (and generator); makes all stages of one block at a time."""
+
+    def __init__(self, task: AnnotateTask, guard: Guard) -> None:
+        self.task, self.guard = task, guard
+        self.device = "cpu"
+        self.generator: Any = None
+        if any(stage.render for stage in task.stages):
+            self.device = use_threads(task.threads, task.cuda)
+            self.generator = generators.load(task.generator_uri, self.device)
+        providers = ["CUDAExecutionProvider", "CPUExecutionProvider"] if task.cuda else None
+        self._models: dict[str, Any] = {}
+        for stage in task.stages:
+            if stage.uri not in self._models:
+                self._models[stage.uri] = load_annotator(
+                    stage.uri, trust=task.trust, threads=task.threads, providers=providers
+                )
+            found = self._models[stage.uri].fingerprint
+            if found != stage.card.fingerprint:
+                raise UsageError(
+                    f"annotator {stage.uri!r} has fingerprint {found!r}, the run began with "
+                    f"{stage.card.fingerprint!r}: the file changed; start again"
+                )
+        self.store = LatentStore.open(task.store_path, "r+")
+        self.reader = BlockImages(
+            task.source, task.resolution, task.crop, task.max_pixels, task.threads
+        )
+
+    def process(self, work: BlockWork) -> dict[str, Any]:
+        """Make and commit the block's stages; see `pipelines.engine.blocks.Worker`."""
+        stages = [s for s in self.task.stages if s.name in work.stages]
+        stages = [s for s in stages if s.render or not self.reader.still_failing(work, s.name)]
+        shrunk, ok = False, 0
+        failed: dict[str, list[Any]] = {}
+        self._prove(work, stages)
+        for sheets, batches in self._passes(work, stages):
+            for batch in batches:
+                for sheet in sheets:
+                    shrunk |= self._measure(sheet, batch)
+            for sheet in sheets:
+                name = sheet.stage.name
+                self.guard.check()
+                self.store.write_block(
+                    name,
+                    work.block,
+                    {sheet.stage.array: sheet.values},
+                    sheet.status,
+                    sheet.reason,
+                    work.stages[name].fp,
+                )
+                ok += int((sheet.status == Status.OK).sum())
+                if sheet.failed:
+                    row, text = min(sheet.failed.items())
+                    failed[name] = [work.uris[row], text]
+        return {"ok": ok, "shrunk": shrunk, "unchanged": not stages, "failed": failed}
+
+    def _prove(self, work: BlockWork, stages: Sequence[StageModel]) -> None:
+        """Show models that failed when they were tried the block's images, until one is measured.
+        What fails on all of them raises CheckpointError when it measures the first."""
+        for stage in stages:
+            model = self._models[stage.uri]
+            if model.unproven is not None:
+                for batch in self._batches(work, [stage]):
+                    good = np.flatnonzero(batch.status == Status.OK)
+                    if model.prove(batch.views[stage.view(self.task.resolution)][good]):
+                        break
+
+    def _passes(
+        self, work: BlockWork, stages: Sequence[StageModel]
+    ) -> Iterator[tuple[list[_Sheet], Iterator[Batch]]]:
+        """Stages that share batches: same target, same batch size. A stage's batches must not
+        depend on which other stages happen to be made with it."""
+        for render in (False, True):
+            chosen = [s for s in stages if s.render == render]
+            for batch_size in sorted({s.batch_size for s in chosen}):
+                sharing = [s for s in chosen if s.batch_size == batch_size]
+                yield [_Sheet(s, len(work)) for s in sharing], self._batches(work, sharing)
+
+    def _batches(self, work: BlockWork, stages: Sequence[StageModel]) -> Iterator[Batch]:
+        """What stages of one target and batch size look at."""
+        if stages[0].render:
+            return self._renders(work, stages[0].batch_size)
+        views = tuple(dict.fromkeys(stage.view(self.task.resolution) for stage in stages))
+        return self.reader.batches(work, stages[0].batch_size, views)
+
+    def _renders(self, work: BlockWork, batch_size: int) -> Iterator[Batch]:
+        """What the generator draws from the block's codes, batch by batch."""
+        import torch
+
+        from transforms.invert import render
+
+        array = f"latents/{self.task.space}"
+        codes, status, reason = read_stage(self.store, array, work.block, INVERT)
+        side = self.task.resolution
+        for start in range(0, len(work), batch_size):
+            rows = slice(start, min(start + batch_size, len(work)))
+            count = rows.stop - rows.start
+            flags, why = status[rows].copy(), reason[rows].copy()
+            images = np.zeros((batch_size, side, side, 3), np.uint8)
+            good = flags == Status.OK
+            if good.any():
+                filled = np.where(np.isnan(codes[rows]), np.float32(0), codes[rows])
+                filled = padded(filled, batch_size)
+
+                def draw(part: slice, filled: NDArray[Any] = filled) -> NDArray[np.float32]:
+                    given = torch.from_numpy(filled[part]).to(self.device)
+                    drawn = render(self.generator, given, self.task.space, self.task.noise_mode)
+                    values: NDArray[np.float32] = drawn.cpu().numpy()
+                    return values
+
+                def give_up(position: int, flags: Any = flags, why: Any = why) -> None:
+                    if position < len(flags) and flags[position] == Status.OK:
+                        flags[position], why[position] = Status.QUARANTINED, Reason.OUT_OF_MEMORY
+
+                for part, drawn in in_halves(draw, slice(0, batch_size), give_up)[0]:
+                    finite = np.isfinite(drawn).all(axis=(1, 2, 3))
+                    drawn[~finite] = 0.0
+                    images[part] = to_uint8(drawn)
+                    for position in np.flatnonzero(~finite) + part.start:
+                        if position < count and flags[position] == Status.OK:
+                            flags[position] = Status.QUARANTINED
+                            why[position] = Reason.NOT_FINITE
+            yield Batch(start, count, {View((side, side)): images}, flags, why)
+
+    def _measure(self, sheet: _Sheet, batch: Batch) -> bool:
+        """Fill a batch into a sheet; whether the batch had to be halved for memory."""
+        rows = batch.rows
+        sheet.status[rows], sheet.reason[rows] = batch.status, batch.reason
+        good = np.flatnonzero(batch.status == Status.OK)
+        if not good.size:
+            return False
+        model, side = self._models[sheet.stage.uri], self.task.resolution
+        images = batch.views[sheet.stage.view(side)]
+
+        def give_up(position: int) -> None:
+            if position < batch.count and batch.status[position] == Status.OK:
+                sheet.reason[batch.start + position] = Reason.OUT_OF_MEMORY
+
+        results, halved = in_halves(
+            lambda part: annotate_batch(model, images[part], side),
+            slice(0, len(images)),
+            give_up,
+        )
+        for part, measured in results:
+            keep = good[(good >= part.start) & (good < part.stop)]
+            sheet.values[batch.start + keep] = measured.values[keep - part.start]
+            sheet.reason[batch.start + keep] = measured.reasons[keep - part.start]
+            sheet.failed |= {
+                batch.start + part.start + row: text
+                for row, text in measured.messages.items()
+                if part.start + row in keep
+            }
+        found = sheet.reason[rows] != Reason.NONE
+        sheet.status[rows][found] = Status.QUARANTINED
+        return halved
+
+
+def read_stage(
+    store: LatentStore, array: str, block: int, stage: str
+) -> tuple[NDArray[Any], NDArray[np.uint8], NDArray[np.uint8]]:
+    """A committed block's values, status and reason, as stored.
+
+    Raises StoreError when the block is not committed, or changes meanwhile.
+    """
+    before = store.commit_of(stage, block)
+    rows = store.block_slice(block)
+    values = np.asarray(store.array(array)[rows])
+    status = np.asarray(store.array(f"status/{stage}")[rows])
+    reason = np.asarray(store.array(f"reason/{stage}")[rows])
+    if not any(before) or store.commit_of(stage, block) != before:
+        raise StoreError(
+            f"block {block!r} of stage {stage!r} in {store.path!r} is not complete; invert first"
+        )
+    return values, status, reason
+
+
+# ---------------------------------------------------------------------------------------------
+# The run
+
+
+@dataclass(frozen=True)
+class AnnotateResult:
+    """What a run did and what the store now holds.
+
+    counts : stage -> {"ok", "quarantined", "removed", "pending", "reasons": {name: rows}}.
+    blocks_done, blocks_skipped : with at least one stage made now, and complete in all stages.
+    shrunk, load_s, busy_s : as in `pipelines.stages.invert.InvertResult`.
+    failed : stage -> (an image on which its model failed, what the model said).
+    """
+
+    store_path: str
+    stages: tuple[str, ...]
+    counts: dict[str, dict[str, Any]]
+    seconds: float
+    blocks_done: int
+    blocks_skipped: int
+    shrunk: bool
+    load_s: float
+    busy_s: float
+    failed: Mapping[str, tuple[str, str]]
+
+
+def annotate(
+    index: DatasetIndex,
+    source: Source,
+    store_path: str | os.PathLike[str],
+    models: Sequence[AnnotateSpec],
+    *,
+    generator_uri: generators.Source,
+    engine: Engine,
+    max_pixels: int = DEFAULT_MAX_PIXELS,
+    threads: int = 1,
+    actors: int | None = None,
+    trust: bool = False,
+    progress: Progress | None = None,
+    lock: StoreLock | None = None,
+    blocks: Container[int] | None = None,
+) -> AnnotateResult:
+    """Bring all stages of the given models up to date, making missing blocks only.
+
+    store_path : an inverted store of this index; its crop, space and noise mode are used again.
+    generator_uri : the generator that the store was made with, for renders.
+    max_pixels, threads : as in the "invert" section. actors : by default the engine's.
+    trust : whether TorchScript models, which can run any code, may be loaded; from the command
+        line only. engine, progress, lock, blocks : as in `pipelines.stages.invert.invert`.
+
+    Raises UsageError when the generator is not the store's, and the models' and the store's errors.
+    """
+    started = time.monotonic()
+    stages = stages_of(models, trust)
+    held = StoreLock(store_path) if lock is None else lock
+    if lock is None:
+        held.acquire()
+    try:
+        store = LatentStore.open(store_path, "r+")
+        if store.n_rows != index.n_rows:
+            raise StoreError(
+                f"store {store.path!r} has {store.n_rows!r} rows, the index {index.n_rows!r}; "
+                "invert first"
+            )
+        resolution = _check_generator(store, generator_uri)
+        store.delete_partials()
+        lay_out_stages(store, {stage.name: [stage.spec()] for stage in stages})
+        plan = plan_annotate(index, store, stages, max_pixels, resolution)
+        method: Mapping[str, Any] = store.attrs["method"]
+        todo = [work for work in plan.work if blocks is None or work.block in blocks]
+        needed = {name for work in todo for name in work.stages}
+        task = AnnotateTask(
+            source,
+            os.path.abspath(store_path),
+            generator_uri,
+            tuple(stage for stage in stages if stage.name in needed),
+            str(method["crop"]),
+            resolution,
+            max_pixels,
+            str(method["space"]),
+            str(method["noise_mode"]),
+            threads,
+            trust,
+            engine.gpus_per_actor > 0,
+        )
+        done = run_blocks(
+            engine,
+            task,
+            todo,
+            held,
+            n_blocks=plan.n_blocks,
+            n_rows=plan.n_rows,
+            actors=actors,
+            progress=progress,
+        )
+        if todo:
+            store.refresh()
+        counts = {stage.name: counts_of(store, stage.name) for stage in stages}
+    finally:
+        if lock is None:
+            held.release()
+    return AnnotateResult(
+        store_path=os.fspath(store_path),
+        stages=tuple(stage.name for stage in stages),
+        counts=counts,
+        seconds=time.monotonic() - started,
+        blocks_done=done.blocks_done,
+        blocks_skipped=done.blocks_skipped,
+        shrunk=done.shrunk,
+        load_s=done.load_s,
+        busy_s=done.busy_s,
+        failed=done.failed,
+    )
+
+
+def _check_generator(store: LatentStore, generator_uri: generators.Source) -> int:
+    """The generator's resolution. Raises UsageError when it is not the one of the store."""
+    facts = generator_facts(generator_uri)
+    if facts.fingerprint != store.attrs["generator_fp"]:
+        raise UsageError(
+            f"generator {generator_uri!r} has fingerprint {facts.fingerprint!r}, the store "
+            f"{store.path!r} was made with {store.attrs['generator_fp']!r}: use that generator, "
+            "or invert with this one"
+        )
+    return facts.resolution

@@ -1,0 +1,128 @@
+"""The stages of annotators: what they look at and write, and what their blocks depend on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from generators.annotators.card import AnnotatorCard, read_card
+from generators.annotators.load import check_trust
+from pipelines.sources.block_images import View
+from schemas.fingerprint import digest
+from schemas.index import DatasetIndex
+from schemas.spec_models import AnnotateSpec
+from schemas.store.latent_store import ArraySpec
+
+#: Raised whenever a stored number changes for the same inputs (a golden test notices).
+VERSION = 1
+RENDER = "@render"
+
+
+@dataclass(frozen=True)
+class StageModel:
+    """One stage: a model and what it looks at.
+
+    name : of the stage and of its array. uri, card : of the model. batch_size : images at a time.
+    of : "original" or "resized": the image at the model's own input size, or the one that was
+        inverted, at the generator's.
+    """
+
+    name: str
+    uri: str
+    card: AnnotatorCard
+    batch_size: int
+    of: str = "original"
+
+    @property
+    def render(self) -> bool:
+        """Whether it looks at what the generator draws, not at the original image."""
+        return self.name.endswith(RENDER)
+
+    def view(self, resolution: int) -> View:
+        """What it needs of every image, for a generator of this resolution."""
+        if self.render or self.of == "resized":
+            return View((resolution, resolution))
+        return View(self.card.size, self.card.resize)
+
+    @property
+    def array(self) -> str:
+        """Name of the array it writes."""
+        return f"{self.card.group}/{self.name}"
+
+    def spec(self) -> ArraySpec:
+        """The array it writes. Units: as the model gives scores, degrees, pixels."""
+        units = {"scores": "score", "landmarks": "pixels", "pose": "degrees"}[self.card.kind]
+        attrs = {"names": list(self.card.names), "kind": self.card.kind, "units": units}
+        return ArraySpec(self.card.group, self.name, self.card.row_shape, "float32", attrs=attrs)
+
+
+def stages_of(models: Sequence[AnnotateSpec], trust: bool = False) -> list[StageModel]:
+    """The stages of the given models, in order, originals before renders.
+
+    Raises CheckpointError for unusable models, UntrustedError for TorchScript without trust.
+    """
+    stages = []
+    for model in models:
+        card = read_card(model.model, model.name)
+        check_trust(card, trust)
+        stage = StageModel(model.name, model.model, card, model.batch_size, model.of)
+        stages.append(stage)
+        if model.render:
+            stages.append(replace(stage, name=model.name + RENDER))
+    return sorted(stages, key=lambda stage: stage.render)
+
+
+def annotate_inputs(models: Sequence[AnnotateSpec], max_pixels: int) -> dict[str, Any]:
+    """Stage -> what its blocks depend on besides their rows and, of renders, their codes."""
+    inputs: dict[str, Any] = {}
+    for stage in stages_of(models, trust=True):
+        inputs[stage.name] = {"version": VERSION, "annotator": stage.card.fingerprint}
+        if not stage.render:
+            inputs[stage.name] |= {"max_pixels": max_pixels, "of": stage.of}
+    return inputs
+
+
+class Originals:
+    """What blocks of originals depend on besides their rows and the model.
+
+    resolution, crop : of the images that were inverted.
+    """
+
+    def __init__(self, index: DatasetIndex, max_pixels: int, resolution: int, crop: str) -> None:
+        self._max_pixels, self._inverted, self._crop = max_pixels, View((resolution,) * 2), crop
+        width, height = index.sizes.T
+        if crop == "centre":
+            width = height = np.minimum(width, height)
+        shrunk = (width != resolution) | (height != resolution)
+        self._shrunk = shrunk & index.active
+
+    def inputs(self, stage: StageModel, rows: slice) -> dict[str, Any]:
+        """Inputs of a block. What is measured stands in them where it makes a difference: not
+        where every image has the generator's size, or the model sees just what was inverted."""
+        found: dict[str, Any] = {"max_pixels": self._max_pixels}
+        resolution = self._inverted.size[0]
+        if stage.view(resolution) != self._inverted and self._shrunk[rows].any():
+            found["of"] = stage.of
+        return found
+
+
+def extra_of(
+    stage: StageModel,
+    commit: bytes | None,
+    ok: NDArray[np.bool_],
+    originals: Originals,
+    rows: slice,
+) -> dict[str, Any]:
+    """What a block's fingerprint holds besides its rows' identity.
+
+    commit, ok : of the block's codes: the fingerprint it is committed with, bool (rows,).
+    rows : of the block.
+    """
+    extra: dict[str, Any] = {"annotator": stage.card.fingerprint}
+    if stage.render:
+        return extra | {"codes": commit, "rows": digest(np.packbits(ok).tobytes())}
+    return extra | originals.inputs(stage, rows)

@@ -1,0 +1,343 @@
+"""Images to latent codes, on Ray, into a latent store (stage "invert").
+
+The stage writes ``latents/<space>`` and, of each image against what the generator draws from its
+code, ``quality/mse``, ``quality/psnr`` and ``quality/ssim``.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Container, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipelines.engine.blocks import (
+    BlockWork,
+    Engine,
+    Progress,
+    Rows,
+    StageState,
+    StageWork,
+    counts_of,
+    run_blocks,
+    use_threads,
+)
+from pipelines.engine.writer_guard import Guard
+from pipelines.folder.store_identity import INVERT, QUALITIES, StoreIdentity
+from pipelines.sources.block_images import Batch, BlockImages, in_halves
+from pipelines.sources.open import Source
+from schemas.errors import UsageError
+from schemas.index import DatasetIndex
+from schemas.store.latent_store import LatentStore
+from schemas.store.lock import StoreLock
+from schemas.store.reasons import Reason, Status
+from transforms.images.metrics import SSIM_WINDOW, mse, psnr_from_mse, ssim
+from transforms.images.preprocess import to_float, to_uint8
+
+#: Raised whenever a code or a quality changes for the same inputs (a golden test notices).
+VERSION = 1
+
+
+# ---------------------------------------------------------------------------------------------
+# What is to be done (no torch, no Ray)
+
+
+@dataclass(frozen=True)
+class InvertPlan:
+    """Where the codes go and which blocks are missing.
+
+    work : blocks that are not committed with the expected fingerprint, or hold rows to try again.
+    fps : expected fingerprint of every block.
+    """
+
+    store_path: str
+    store_fp: str
+    n_blocks: int
+    n_rows: int
+    work: list[BlockWork]
+    fps: list[bytes]
+
+
+def invert_inputs(max_pixels: int) -> dict[str, Any]:
+    """What blocks depend on besides the store's identity and their rows."""
+    return {"version": VERSION, "max_pixels": max_pixels}
+
+
+def plan_invert(index: DatasetIndex, identity: StoreIdentity) -> InvertPlan:
+    """Which blocks of the store are missing; a store that does not exist yet misses them all."""
+    probe = _Outline(identity, index.n_rows)
+    rows = Rows(index, probe)
+    settings = {"max_pixels": identity.spec.max_pixels}
+    fps = [
+        probe.block_fp(INVERT, block, rows.identity(block), VERSION, settings)
+        for block in range(probe.n_blocks)
+    ]
+    known = 0
+    state: StageState | None = None
+    if os.path.exists(os.path.join(identity.path, "zarr.json")):
+        store = LatentStore.open(identity.path)
+        if store.n_rows <= index.n_rows and INVERT in store.stages():
+            known, state = store.n_blocks, StageState(store, INVERT)
+    work = []
+    for block, fp in enumerate(fps):
+        needs = state.needs(block, fp) if state and block < known else StageWork(fp)
+        if needs is not None:
+            work.append(rows.work(block, {INVERT: needs}))
+    return InvertPlan(identity.path, identity.store_fp, probe.n_blocks, index.n_rows, work, fps)
+
+
+class _Outline(LatentStore):
+    """The geometry and fingerprint of a store that may not exist yet."""
+
+    def __init__(self, identity: StoreIdentity, n_rows: int) -> None:
+        super().__init__(identity.path)
+        self._attrs = {
+            "store_fp": identity.store_fp,
+            "n_rows": n_rows,
+            "block_rows": identity.block_rows,
+        }
+
+    @property
+    def attrs(self) -> dict[str, Any]:
+        return self._attrs
+
+
+# ---------------------------------------------------------------------------------------------
+# In the workers
+
+
+@dataclass(frozen=True)
+class InvertTask:
+    """How an actor inverts: small and picklable; models are loaded from their uris."""
+
+    source: Source
+    identity: StoreIdentity
+    cuda: bool = False
+
+    def build(self, guard: Guard) -> InvertWorker:
+        """Load generator and encoder."""
+        return InvertWorker(self, guard)
+
+
+class InvertWorker:
+    """Holds generator and encoder; makes one block of the stage at a time."""
+
+    def __init__(self, task: InvertTask, guard: Guard) -> None:
+        import generators
+        from transforms.invert import Inversion
+
+        identity, spec = task.identity, task.identity.spec
+        self.task, self.guard = task, guard
+        self.device = use_threads(spec.threads, task.cuda)
+        self.generator = generators.load(identity.generator_uri, self.device)
+        if self.generator.fingerprint != identity.facts.fingerprint:
+            raise UsageError(
+                f"generator {identity.generator_uri!r} has fingerprint "
+                f"{self.generator.fingerprint!r}, the store was made for "
+                f"{identity.facts.fingerprint!r}: the file changed during the run; start again"
+            )
+        self.inversion = Inversion(
+            spec.method,
+            spec.space,
+            spec.steps,
+            spec.learning_rate,
+            spec.pixel_weight,
+            spec.feature_weight,
+            spec.noise_mode,
+        )
+        self.encoder = None
+        if identity.encoder_uri is not None:
+            from generators.encoders.w_plus import load_encoder
+
+            self.encoder = load_encoder(identity.encoder_uri, self.device, spec.space)
+            if self.encoder.fingerprint != identity.method["encoder"]:
+                raise UsageError(
+                    f"encoder {identity.encoder_uri!r} has fingerprint "
+                    f"{self.encoder.fingerprint!r}, the store was made with "
+                    f"{identity.method['encoder']!r}: the file changed during the run; start again"
+                )
+        self.store = LatentStore.open(identity.path, "r+")
+        self.reader = BlockImages(
+            task.source, self.generator.resolution, spec.crop, spec.max_pixels, spec.threads
+        )
+
+    def process(self, work: BlockWork) -> dict[str, Any]:
+        """Invert a block and commit it; see `pipelines.engine.blocks.Worker`."""
+        stage = work.stages[INVERT]
+        if self.reader.still_failing(work, INVERT):
+            return {"unchanged": True}
+        n = len(work)
+        shape = self.generator.spaces[self.inversion.space]
+        codes = np.full((n, *shape), np.nan, np.float32)
+        qualities = {name: np.full(n, np.nan, np.float32) for name in QUALITIES}
+        status, reason = np.zeros(n, np.uint8), np.zeros(n, np.uint8)
+        shrunk = False
+        for batch in self.reader.batches(work, self.task.identity.spec.batch_size):
+            status[batch.rows], reason[batch.rows] = batch.status, batch.reason
+            good = np.flatnonzero(batch.status == Status.OK)
+            if not good.size:
+                continue
+            results, halved = self._invert(work, batch, reason)
+            shrunk |= halved
+            for part, (part_codes, part_images, finite) in results:
+                keep = good[(good >= part.start) & (good < part.stop)]
+                lost = keep[~finite[keep - part.start]]
+                reason[batch.start + lost] = Reason.NOT_FINITE
+                keep = keep[finite[keep - part.start]]
+                rows = batch.start + keep
+                codes[rows] = part_codes[keep - part.start]
+                measured = measure(batch.images[keep], part_images[keep - part.start])
+                for name, values in measured.items():
+                    qualities[name][rows] = values
+            status[reason != Reason.NONE] = Status.QUARANTINED
+        arrays = {f"latents/{self.inversion.space}": codes}
+        arrays |= {f"quality/{name}": values for name, values in qualities.items()}
+        self.guard.check()
+        self.store.write_block(INVERT, work.block, arrays, status, reason, stage.fp)
+        return {"ok": int((status == Status.OK).sum()), "shrunk": shrunk}
+
+    def _invert(
+        self, work: BlockWork, batch: Batch, reason: NDArray[np.uint8]
+    ) -> tuple[list[tuple[slice, tuple[NDArray[Any], NDArray[Any], NDArray[Any]]]], bool]:
+        """Codes, drawn images and whether they are finite, for all positions of a batch."""
+
+        def give_up(position: int) -> None:
+            if position < batch.count and batch.status[position] == Status.OK:
+                reason[batch.start + position] = Reason.OUT_OF_MEMORY
+
+        ids = work.image_ids[batch.rows]
+        compute = partial(self._codes, batch.images, ids)
+        return in_halves(compute, slice(0, len(batch.images)), give_up)
+
+    def _codes(
+        self, images: NDArray[np.uint8], image_ids: Sequence[str], rows: slice
+    ) -> tuple[NDArray[np.float32], NDArray[np.uint8], NDArray[np.bool_]]:
+        import torch
+
+        from transforms.invert import STAGE as SEED_STAGE
+        from transforms.invert import invert_batch, render, row_generator
+
+        rngs = None
+        if not self.inversion.encodes:
+            last = len(image_ids) - 1
+            ids = [image_ids[min(i, last)] for i in range(rows.start, rows.stop)]
+            rngs = [
+                row_generator(self.task.identity.seed, SEED_STAGE, image_id) for image_id in ids
+            ]
+        target = torch.from_numpy(to_float(images[rows])).to(self.device)
+        codes = invert_batch(self.generator, target, self.inversion, self.encoder, rngs)
+        usable = torch.isfinite(codes).flatten(1).all(dim=1)
+        codes = torch.where(usable.view(-1, *[1] * (codes.ndim - 1)), codes, 0.0)
+        drawn = render(self.generator, codes, self.inversion.space, self.inversion.noise_mode)
+        usable &= torch.isfinite(drawn).flatten(1).all(dim=1)
+        drawn = torch.where(usable[:, None, None, None], drawn, 0.0)
+        return codes.cpu().numpy(), to_uint8(drawn.cpu().numpy()), usable.cpu().numpy()
+
+
+def measure(images: NDArray[np.uint8], drawn: NDArray[np.uint8]) -> dict[str, NDArray[np.float64]]:
+    """Qualities of drawn images against the originals, both uint8 (n, R, R, 3): name -> (n,).
+
+    SSIM is NaN for images smaller than its window.
+    """
+    error = mse(images, drawn)
+    small = images.shape[1] < SSIM_WINDOW or not len(images)
+    similarity = np.full(len(images), np.nan) if small else ssim(images, drawn)
+    return {"mse": error, "psnr": psnr_from_mse(error), "ssim": similarity}
+
+
+# ---------------------------------------------------------------------------------------------
+# The run
+
+
+@dataclass(frozen=True)
+class InvertResult:
+    """What a run did and what the store now holds.
+
+    counts : {"ok", "quarantined", "removed", "pending", "reasons": {name: rows}}.
+    blocks_done, blocks_skipped : made now, and complete already.
+    shrunk : a batch had to be halved for memory, so that codes agree with those of an undisturbed
+        run up to rounding only.
+    load_s, busy_s : model loading and block times, summed over workers.
+    """
+
+    store_path: str
+    store_fp: str
+    counts: dict[str, Any]
+    seconds: float
+    blocks_done: int
+    blocks_skipped: int
+    shrunk: bool
+    load_s: float
+    busy_s: float
+
+
+def invert(
+    index: DatasetIndex,
+    source: Source,
+    identity: StoreIdentity,
+    *,
+    engine: Engine,
+    progress: Progress | None = None,
+    lock: StoreLock | None = None,
+    blocks: Container[int] | None = None,
+) -> InvertResult:
+    """Bring a store up to date with the index, making missing blocks only.
+
+    source : reads an image by its uri; picklable.
+    identity : the store, with the settings and models of its codes; see
+        `pipelines.folder.store_identity.identify`.
+    engine : a `pipelines.engine.ray.RayEngine`; not started when nothing is missing.
+    progress : called with (rows done, rows in all).
+    lock : the store's, where the caller holds it already.
+    blocks : the only ones to make, by default all that are missing.
+
+    May be killed at any moment and called again: what is committed stays, the rest is made anew
+    with the same bytes. Raises LockedError when another run holds the store, and the models' and
+    the store's own errors.
+    """
+    started = time.monotonic()
+    held = StoreLock(identity.path) if lock is None else lock
+    if lock is None:
+        held.acquire()
+    try:
+        store = identity.create(index.n_rows)
+        store.delete_partials()
+        plan = plan_invert(index, identity)
+        task = InvertTask(
+            source,
+            replace(identity, path=os.path.abspath(identity.path)),
+            engine.gpus_per_actor > 0,
+        )
+        todo = [work for work in plan.work if blocks is None or work.block in blocks]
+        done = run_blocks(
+            engine,
+            task,
+            todo,
+            held,
+            n_blocks=plan.n_blocks,
+            n_rows=plan.n_rows,
+            actors=identity.spec.actors,
+            progress=progress,
+        )
+        if todo:
+            store.refresh()
+        counts = counts_of(store, INVERT)
+    finally:
+        if lock is None:
+            held.release()
+    return InvertResult(
+        store_path=identity.path,
+        store_fp=identity.store_fp,
+        counts=counts,
+        seconds=time.monotonic() - started,
+        blocks_done=done.blocks_done,
+        blocks_skipped=done.blocks_skipped,
+        shrunk=done.shrunk,
+        load_s=done.load_s,
+        busy_s=done.busy_s,
+    )

@@ -1,0 +1,252 @@
+"""What a file or store is, in a few lines, and where it is used. Nothing in it is executed."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from pipelines.sources.open import RUN_FILES
+from pipelines.sources.paths import IMAGE_ENDINGS, kind_of, suffix
+from schemas.directions.direction_set import DirectionSet
+from schemas.errors import CheckpointError, InputError, LatentflowError, UnsafeCheckpointError
+from schemas.index import DatasetIndex
+from schemas.spec import DatasetSpec
+from schemas.spec_models import KIND_OF_ENDING
+from schemas.store.latent_store import LatentStore
+from schemas.store.reasons import Status
+
+_GIVE = (
+    "'latentflow inspect' describes an index, a store, a direction set, a checkpoint, an encoder, "
+    "an annotator, a file of directions, a table or a dataset"
+)
+_TABLE = "under 'dataset.factors' of a specification"
+_DIRECTIONS = "latentflow import SPEC FILE --space SPACE --generator GENERATOR"
+_TABLES = (".csv", ".tsv", ".tab", ".txt", ".json", ".jsonl", ".ndjson", ".parquet", ".pq")
+_LISTED = 10_000
+"""Files of a folder that are looked at."""
+_SHOWN = 50
+"""Directions of a file that are named."""
+
+
+def describe(path: Path) -> dict[str, Any]:
+    """Facts about a file or folder of any kind that latentflow reads or writes, name -> value.
+
+    "used", where it is there, says what takes it. Raises InputError when it is none of these, and
+    the reader's own error when it is damaged.
+    """
+    if not path.exists():
+        from generators.file_kinds import missing
+
+        raise InputError(missing(path, "path"))
+    if path.is_dir():
+        return _folder(path)
+    return _by_ending(path) or _model(path)
+
+
+def _by_ending(path: Path) -> dict[str, Any] | None:
+    """Facts about a file of a kind that its ending tells; None where only its contents do."""
+    from generators.annotators.card import ONNX_ENDINGS
+
+    ending = suffix(path.name)
+    if KIND_OF_ENDING.get(ending) == "parquet" and _is_index(path):
+        return _index(path)
+    if ending in ONNX_ENDINGS:
+        return {"kind": "ONNX model", "used": "under 'annotate[].model' of a specification"}
+    if ending in IMAGE_ENDINGS:
+        return {"kind": "image", "used": "the folder it lies in, as 'dataset.path'"}
+    if ending in (".html", ".htm"):
+        return {"kind": "web page", "used": "open it in a browser"}
+    if ending in (".yaml", ".yml"):
+        return {"kind": "specification", "used": "latentflow plan SPEC, latentflow run SPEC"}
+    if ending in _TABLES and (table := _table(path)):
+        return table
+    if ending in KIND_OF_ENDING and ending not in _TABLES:
+        return _dataset(KIND_OF_ENDING[ending], ending)
+    return None
+
+
+def _is_index(path: Path) -> bool:
+    try:
+        DatasetIndex.load(path)
+    except LatentflowError as e:
+        return "not a dataset index" not in str(e)
+    return True
+
+
+def _dataset(kind: str, ending: str, of: str = "file") -> dict[str, Any]:
+    used = f"as 'dataset.path', with 'kind: {kind}'"
+    return {"kind": f"{ending} {of}, a dataset if it holds images", "used": used}
+
+
+def _table(path: Path) -> dict[str, Any] | None:
+    from pipelines.sources.factor_tables import read_factor_table
+
+    try:
+        table = read_factor_table(DatasetSpec(path=str(path.parent), factors=str(path)))
+    except LatentflowError:
+        return None
+    rows = max(map(len, table.columns.values()), default=0)
+    if rows == 0 or (rows == 1 and suffix(path.name) == ".json"):
+        return None
+    used = _TABLE
+    if KIND_OF_ENDING.get(suffix(path.name)) == "parquet":
+        used += "; if it holds the images themselves, as 'dataset.path', with 'kind: parquet'"
+    return {"kind": "table", "used": used, "rows": rows, "columns": ", ".join(table.columns)}
+
+
+def _folder(path: Path) -> dict[str, Any]:
+    from pipelines.folder.run_folder import RunFolder, no_run
+
+    if (path / "run.json").exists():
+        with RunFolder.open(path) as run:
+            facts = {"kind": "run folder", "name": run.run.get("name", "")}
+            facts["exit code"] = run.run.get("exit_code")
+            facts["stages"] = ", ".join(s["name"] for s in run.run.get("stages", []))
+            for part in ("index", "store", "directions"):
+                facts[part] = run.run.get(part, run.absent.get(part, ""))
+            return facts
+    if (path / "zarr.json").exists():
+        problems = []
+        for read in (_store, _directions):
+            try:
+                return read(path)
+            except LatentflowError as e:
+                problems.append(str(e))
+        raise InputError(
+            f"{str(path)!r} is neither a latent store nor a direction set: {'; '.join(problems)}"
+        )
+    if any((path / name).exists() for name in RUN_FILES):
+        raise InputError(no_run(path))
+    return _files(path)
+
+
+def _files(path: Path) -> dict[str, Any]:
+    """Facts about a folder that is not ours: a dataset, if most of its files can be one."""
+    from generators.file_kinds import checkpoints_in
+
+    walked = (Path(where, name) for where, _, names in os.walk(path) for name in names)
+    found = sorted(islice(walked, _LISTED))
+    counts = Counter(kind_of(file.name) for file in found)
+    images = sum(counts[ending] for ending in IMAGE_ENDINGS)
+    holders = [ending for ending in counts if ending in KIND_OF_ENDING]
+    if images:
+        return {"kind": "folder of images", "used": "as 'dataset.path' of a specification"}
+    stores = sorted(group.parent.name for group in path.glob("*/zarr.json"))
+    if inner := [*checkpoints_in(path), *stores]:
+        raise InputError(f"{str(path)!r} is a folder: it holds {inner[0]!r}: inspect that")
+    if holders:
+        ending = max(holders, key=lambda ending: counts[ending])
+        return _dataset(KIND_OF_ENDING[ending], ending, "folder")
+    such = f"it holds {str(found[0].relative_to(path))!r}: inspect that" if found else "it is empty"
+    raise InputError(f"{str(path)!r} is a folder without images: {such}; {_GIVE}")
+
+
+def _index(path: Path) -> dict[str, Any]:
+    index = DatasetIndex.load(path)
+    facts: dict[str, Any] = {
+        "kind": "dataset index",
+        "rows": index.n_rows,
+        "active": int(index.active.sum()),
+    }
+    for name, info in index.factors.items():
+        levels = f", {len(info.categories)} levels" if info.categories else ""
+        facts[f"factor {name}"] = info.kind + levels
+    return facts
+
+
+def _store(path: Path) -> dict[str, Any]:
+    store = LatentStore.open(path)
+    facts: dict[str, Any] = {
+        "kind": "latent store",
+        "fingerprint": store.store_fp,
+        "generator": store.attrs.get("generator_fp"),
+        "method": store.attrs.get("method"),
+        **{f"generator {k}": v for k, v in store.attrs.get("generator_assumed", {}).items()},
+        "rows": store.n_rows,
+        "blocks": f"{store.n_blocks} of {store.block_rows} rows",
+    }
+    for stage in store.stages():
+        status = store.status(stage)
+        counts = {s.name.lower(): int((status == s).sum()) for s in Status}
+        facts[f"stage {stage}"] = ", ".join(f"{n} {k}" for k, n in counts.items() if n)
+        for name in store.arrays(stage):
+            array = store.array(name)
+            facts[f"  {name}"] = f"{array.dtype} {tuple(array.shape)}"
+    return facts
+
+
+def _directions(path: Path) -> dict[str, Any]:
+    found = DirectionSet.load(path)
+    facts: dict[str, Any] = {
+        "kind": "direction set",
+        "generator": found.generator_fp,
+        "space": found.space,
+        "models": ", ".join(found.model_names()),
+    }
+    for direction in found:
+        target = direction.provenance.get("target") or "-"
+        facts[direction.name] = f"{direction.method}, sd {direction.sd:.4g}, target {target}"
+    return facts
+
+
+def _model(path: Path) -> dict[str, Any]:
+    """A checkpoint, an encoder, a TorchScript annotator or a file of directions, by its contents.
+
+    Raises InputError for a file of another kind, naming it, and the reader's own error for a
+    damaged or unsafe one.
+    """
+    from generators.file_kinds import is_torchscript, other_kind, said_of
+
+    if is_torchscript(path):
+        used = "under 'annotate[].model', with --trust; of a generator, save its state_dict()"
+        return {"kind": "TorchScript model", "used": used}
+    try:
+        return _checkpoint(path)
+    except UnsafeCheckpointError:
+        raise
+    except CheckpointError:
+        if directions := _direction_file(path):
+            return directions
+        if kind := other_kind(path, _GIVE):
+            raise InputError(said_of(path, kind)) from None
+        raise
+
+
+def _direction_file(path: Path) -> dict[str, Any] | None:
+    from generators.direction_formats import recognise
+    from generators.unpickle.plain import read_foreign
+
+    try:
+        layout, entries = recognise(read_foreign(path), path, "w_plus")
+    except LatentflowError:
+        return None
+    shapes = {entry.vector.shape for entry in entries}
+    if layout != "latentflow" and (len(shapes) > 1 or any(len(shape) > 2 for shape in shapes)):
+        return None  # pictures, or tensors of a network
+    facts: dict[str, Any] = {"kind": "file of directions", "used": _DIRECTIONS, "layout": layout}
+    for i, entry in enumerate(entries[:_SHOWN]):
+        facts[f"  {entry.name or i}"] = f"{entry.vector.dtype} {tuple(entry.vector.shape)}"
+    if len(entries) > _SHOWN:
+        facts["  ..."] = f"{len(entries)} directions in all"
+    return facts
+
+
+def _checkpoint(path: Path) -> dict[str, Any]:
+    from generators.encoders.files import is_encoder, read_encoder
+    from generators.model_file import assumptions, read_checkpoint
+
+    if is_encoder(path):
+        encoder = read_encoder(str(path))
+        described = {f"  {k}": v for k, v in encoder.architecture.items()}
+        return {"kind": "encoder", "fingerprint": encoder.fingerprint, **described}
+    found = read_checkpoint(path)
+    facts = {"kind": "generator checkpoint", "fingerprint": found.fingerprint}
+    facts |= {key: found.metadata[key] for key in ("source", "entry") if key in found.metadata}
+    if found.w_avg_estimated:
+        facts["w_avg"] = "not in the file: estimated"
+    told = assumptions(found)
+    architecture = {f"  {k}": told.get(k, v) for k, v in found.architecture.items()}
+    return {**facts, **architecture}

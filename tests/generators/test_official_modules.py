@@ -1,0 +1,173 @@
+"""Pickled official networks: what their constructors were given is honoured or refused by name."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import generators
+from generators.families.stylegan2.adapter import StyleGAN2Adapter
+from schemas.errors import CheckpointError
+from tests.stylegan2_layouts import OfficialPackages, tiny
+
+
+@pytest.fixture(scope="module")
+def generator() -> StyleGAN2Adapter:
+    return tiny(c_dim=2, lr_multiplier=0.02, conv_clamp=256)
+
+
+def write(
+    generator: StyleGAN2Adapter, path: Path, change: Callable[[nn.Module], None], wrapped: str = ""
+) -> Path:
+    """An official pickle whose modules `change` has been at. wrapped : class of a wrapper."""
+    with OfficialPackages() as packages:
+        network = packages.network(generator)
+        change(network)
+        if wrapped:
+            outer = packages._new(wrapped)
+            outer.add_module("module", network)
+            network = outer
+        path.write_bytes(pickle.dumps({"G": None, "D": None, "G_ema": network}))
+    return path
+
+
+def given(path: str, **attributes: Any) -> Callable[[nn.Module], None]:
+    """Set attributes of the module at a path."""
+    return lambda network: network.get_submodule(path).__dict__.update(attributes)
+
+
+def called_with(path: str, **kwargs: Any) -> Callable[[nn.Module], None]:
+    """Note arguments that the module at a path was made with, as the official code does."""
+    return lambda network: network.get_submodule(path).__dict__["_init_kwargs"].update(kwargs)
+
+
+REFUSED: dict[str, tuple[Callable[[nn.Module], None], str]] = {
+    "linear synthesis": (
+        given("synthesis.b8.conv1", activation="linear"),
+        "'synthesis.b8.conv1' has 'activation' 'linear', only 'lrelu'",
+    ),
+    "linear mapping": (given("mapping.fc1", activation="linear"), "'mapping.fc1'.*'linear'"),
+    "relu": (given("synthesis.b16.conv0", activation="relu"), "'activation' 'relu'"),
+    "activation of the synthesis": (
+        called_with("", synthesis_kwargs={"activation": "swish"}),
+        "the network has 'activation' 'swish'",
+    ),
+    "activation of the mapping": (
+        called_with("", mapping_kwargs={"activation": "linear"}),
+        "the network has 'activation' 'linear'",
+    ),
+    "activation of a style": (
+        given("synthesis.b4.torgb.affine", activation="lrelu"),
+        "'synthesis.b4.torgb.affine' has 'activation' 'lrelu', only 'linear'",
+    ),
+    "gain of the activation": (given("synthesis.b4.conv1", act_gain=1.0), "'act_gain' 1.0"),
+    "rate of a style": (given("synthesis.b4.conv1.affine", bias_gain=0.5), "'bias_gain' 0.5"),
+    "rate of the labels": (given("mapping.embed", bias_gain=0.02), "'mapping.embed'.*0.02"),
+    "two rates": (given("mapping.fc1", bias_gain=0.03), "'lr_multiplier' is .*0.02.*0.03"),
+    "gain of weights": (given("mapping.fc0", weight_gain=0.5), "'weight_gain' 0.5, only"),
+    "two clamps": (given("synthesis.b8.torgb", conv_clamp=None), "'conv_clamp' is .*256.*None"),
+    "no noise": (given("synthesis.b8.conv0", use_noise=False), "'use_noise' False, only True"),
+    "up twice": (given("synthesis.b8.conv1", up=2), "'synthesis.b8.conv1' has 'up' 2, only 1"),
+    "kernel": (given("synthesis.b8.conv1", padding=0), "'kernel_size' 1.0, only 3.0"),
+    "orig": (given("synthesis.b8", architecture="orig"), "'architecture' 'orig', only 'skip'"),
+    "orig, by argument": (
+        called_with("", synthesis_kwargs={"block_kwargs": {"architecture": "orig"}}),
+        "'architecture' 'orig'",
+    ),
+    "filter": (called_with("synthesis", resample_filter=[1, 2, 1]), "'resample_filter'"),
+    "no filter": (
+        lambda network: network.get_submodule("synthesis.b8.conv0")._buffers.update(
+            resample_filter=None
+        ),
+        "'synthesis.b8.conv0' has 'resample_filter' None",
+    ),
+    "unknown argument": (
+        called_with("", synthesis_kwargs={"normalise_styles": True}),
+        "'normalise_styles' True, which the official code does not have.*state_dict",
+    ),
+    "unknown attribute": (given("mapping", normalize_z=False), "'mapping'.*'normalize_z' False"),
+    "unknown module": (
+        lambda network: network.get_submodule("synthesis.b8").add_module("blur", nn.Identity()),
+        "'synthesis.b8.blur' of class 'Identity'",
+    ),
+    "resnet": (
+        lambda network: network.get_submodule("synthesis.b8").add_module("skip", nn.Identity()),
+        "'synthesis.b8.skip' .of the 'resnet' architecture",
+    ),
+    "no number": (given("mapping.fc0", bias_gain="fast"), "'bias_gain' 'fast', expected a finite"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_would_draw_other_images_is_refused_by_name(
+    name: str, generator: StyleGAN2Adapter, tmp_path: Path
+) -> None:
+    change, message = REFUSED[name]
+    path = write(generator, tmp_path / "g.pkl", change)
+    with pytest.raises(CheckpointError, match=message):
+        generators.fingerprint(path)
+
+
+def harmless(network: nn.Module) -> None:
+    """Every argument of the official constructors that changes no image, and numpy's numbers."""
+    options = {"channel_base": 64, "channel_max": 12, "num_fp16_res": 4, "conv_clamp": 256}
+    options |= {"use_fp16": True, "fp16_channels_last": True, "channels_last": True}
+    options |= {"fused_modconv_default": "inference_only", "resample_filter": [1, 3, 3, 1]}
+    mapping = {"num_layers": 2, "embed_features": None, "layer_features": None}
+    mapping |= {"activation": "lrelu", "lr_multiplier": 0.02, "w_avg_beta": 0.995}
+    mapping |= {"freeze_layers": 1, "freeze_embed": True}
+    called_with("", z_dim=8, c_dim=2, synthesis_kwargs=options, mapping_kwargs=mapping)(network)
+    given("mapping", num_layers=2, w_avg_beta=0.998, trainable_layers=2, num_ws=6)(network)
+    fan_in = network.get_submodule("mapping.fc0").weight.shape[1]
+    given("mapping.fc0", weight_gain=0.02 / np.sqrt(fan_in), in_features=fan_in)(network)
+    given("synthesis", img_resolution_log2=4, block_resolutions=[4, 8, 16])(network)
+    given("synthesis.b8.conv0", up=2, padding=1, act_gain=np.sqrt(2), resolution=8)(network)
+    given("synthesis.b8.torgb", weight_gain=1 / np.sqrt(8), in_channels=8)(network)
+    frozen = network.get_submodule("mapping.fc1")
+    for name in ("weight", "bias"):  # Freeze-M of the StyleGAN3 code
+        frozen.register_buffer(name, frozen._parameters.pop(name).detach())
+
+
+@pytest.mark.parametrize("wrapped", ["", "DataParallel"])
+def test_what_changes_no_image_is_passed_over(
+    wrapped: str, generator: StyleGAN2Adapter, tmp_path: Path
+) -> None:
+    path = write(generator, tmp_path / "g.pkl", harmless, wrapped)
+    found = generators.read(path)
+    assert found.fingerprint == generator.fingerprint
+    assert found.assumed == {} and found.metadata["entry"] == "'G_ema'"
+
+
+def test_an_argument_tells_what_no_attribute_does(
+    generator: StyleGAN2Adapter, tmp_path: Path
+) -> None:
+    def silent(network: nn.Module) -> None:
+        for module in network.modules():
+            for name in ("conv_clamp", "bias_gain"):
+                module.__dict__.pop(name, None)
+
+    def by_argument(network: nn.Module) -> None:
+        silent(network)
+        called_with("", synthesis_kwargs={"conv_clamp": 256})(network)
+        called_with("mapping", lr_multiplier=0.02)(network)
+
+    found = generators.read(write(generator, tmp_path / "a.pkl", by_argument))
+    assert found.fingerprint == generator.fingerprint and not found.assumed
+    found = generators.read(write(generator, tmp_path / "b.pkl", silent))
+    assert found.assumed == {"lr_multiplier": 0.01, "conv_clamp": None}
+
+
+def test_a_rosinality_network_saved_whole_is_named(tmp_path: Path) -> None:
+    network = nn.Module()
+    for name in ("style", "input", "conv1", "to_rgb1"):
+        network.add_module(name, nn.Identity())
+    torch.save({"g_ema": network}, tmp_path / "g.pt")
+    with pytest.raises(CheckpointError, match="rosinality network saved whole: save its state_di"):
+        generators.read(tmp_path / "g.pt")

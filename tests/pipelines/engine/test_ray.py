@@ -1,0 +1,177 @@
+"""The stages on a real local Ray: closed to the outside, same bytes, actors that die."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import grpc
+import psutil
+import pytest
+from inversion_fixture import Setting, annotator, make, tree
+from places import ROOT
+
+from pipelines.engine.blocks import BlockActor, InProcess
+from pipelines.engine.ray import RayEngine
+from pipelines.engine.writer_guard import Guard
+from pipelines.folder.store_identity import generator_facts
+from pipelines.stages.annotate import annotate
+from pipelines.stages.invert import invert
+from schemas.errors import CheckpointError, LatentflowError, UsageError
+from schemas.spec_models import AnnotateSpec
+from schemas.store.lock import StoreLock
+
+# Ray's own code warns about itself and leaves sockets to the garbage collector.
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore::FutureWarning"),
+    pytest.mark.filterwarnings("ignore::ResourceWarning"),
+]
+
+
+@pytest.fixture(scope="module")
+def setting(tmp_path_factory) -> Setting:
+    setting = make(tmp_path_factory.mktemp("ray"), 400)
+    annotator(setting.root, "attributes", "scores", ["smile", "glasses"])
+    return setting
+
+
+@pytest.fixture(scope="module")
+def engine():
+    got = []
+    before = signal.signal(signal.SIGTERM, lambda number, frame: got.append(number))
+    with RayEngine(actors=2) as engine:
+        assert not engine.started  # nothing is started before there is work
+        engine.start()
+        yield engine
+    assert not engine.started
+    signal.raise_signal(signal.SIGTERM)  # Ray leaves the system's handler, which ends the process
+    signal.signal(signal.SIGTERM, before)
+    assert got == [signal.SIGTERM]
+
+
+def run(setting: Setting, root: Path, engine, progress=None, **spec):
+    given = {"method": "hybrid", "steps": 6, **spec}
+    return invert(
+        setting.index,
+        setting.source,
+        setting.identity(root, **given),
+        engine=engine,
+        progress=progress,
+    )
+
+
+def marks(setting: Setting, store: str, engine):
+    return annotate(
+        setting.index,
+        setting.source,
+        store,
+        [AnnotateSpec(name="attributes", model=str(setting.root / "attributes.onnx"))],
+        generator_uri=setting.generator,
+        engine=engine,
+    )
+
+
+def ray_processes() -> list[psutil.Process]:
+    me = psutil.Process()
+    return [me, *me.children(recursive=True)]
+
+
+def test_nothing_is_open_beyond_this_machine(engine):
+    addresses = set()
+    for process in ray_processes():
+        try:
+            for connection in process.net_connections("inet"):
+                addresses.add(connection.laddr.ip)
+                if connection.raddr:
+                    addresses.add(connection.raddr.ip)
+        except psutil.NoSuchProcess:
+            continue
+    addresses = {address.removeprefix("::ffff:") for address in addresses}
+    assert addresses and addresses <= {"127.0.0.1", "::1"}
+    assert os.environ["RAY_USAGE_STATS_ENABLED"] == "0"
+
+
+def test_callers_need_the_token(engine):
+    import ray
+
+    token = Path(os.environ["RAY_AUTH_TOKEN_PATH"])
+    assert os.environ["RAY_AUTH_MODE"] == "token"
+    assert token.stat().st_mode & 0o777 == 0o600 and len(token.read_text()) == 64
+    assert token.parent.stat().st_mode & 0o077 == 0
+    address = ray.get_runtime_context().gcs_address
+    with grpc.insecure_channel(address) as channel:
+        nodes = channel.unary_unary(
+            "/ray.rpc.NodeInfoGcsService/GetAllNodeInfo",
+            request_serializer=bytes,
+            response_deserializer=bytes,
+        )
+        for secret in (None, "0" * 64):
+            metadata = [] if secret is None else [("authorization", f"Bearer {secret}")]
+            with pytest.raises(grpc.RpcError) as refused:
+                nodes(b"", timeout=10, metadata=metadata)
+            assert refused.value.code() == grpc.StatusCode.UNAUTHENTICATED
+        allowed = [("authorization", f"Bearer {token.read_text()}")]
+        assert nodes(b"", timeout=10, metadata=allowed)
+
+
+def test_actors_write_the_bytes_of_one_process_even_when_one_is_killed(setting, engine, tmp_path):
+    alone = run(setting, tmp_path / "alone", InProcess())
+    marks(setting, alone.store_path, InProcess())
+    killed: list[int] = []
+
+    def kill(done: int, total: int) -> None:
+        if done and not killed:
+            actors = [p for p in ray_processes() if "MapWorker" in " ".join(p.cmdline())]
+            assert len(actors) == 2
+            os.kill(actors[0].pid, signal.SIGKILL)
+            killed.append(actors[0].pid)
+
+    together = run(setting, tmp_path / "ray", engine, progress=kill)
+    assert killed and together.counts == alone.counts
+    assert together.blocks_done == 7 and not together.shrunk
+    marks(setting, together.store_path, engine)
+    assert tree(together.store_path) == tree(alone.store_path)
+    assert not list((tmp_path / "ray").glob("*.lock"))
+
+
+def test_an_actors_error_arrives_as_it_was(setting, engine, tmp_path, monkeypatch):
+    facts = generator_facts(setting.generator)
+    monkeypatch.setattr("pipelines.folder.store_identity.generator_facts", lambda uri: facts)
+    broken = replace(setting, generator=str(tmp_path / "missing.safetensors"))
+    with pytest.raises(CheckpointError, match="missing.safetensors") as caught:
+        run(broken, tmp_path, engine)
+    assert type(caught.value) is CheckpointError
+    assert run(setting, tmp_path, InProcess()).counts["ok"] == 399
+    items = [{"block": 0, "work": "not json"}]
+    with StoreLock(tmp_path / "store") as lock:
+        arguments = {"task": None, "guard": Guard.of(lock)}
+        with pytest.raises(LatentflowError, match="actors failed: .*JSONDecodeError"):
+            list(engine.map_blocks(BlockActor, arguments, items))
+
+
+def test_bad_settings():
+    for values in ({"actors": 0}, {"gpus_per_actor": -1}, {"object_store_mb": 1}):
+        with pytest.raises(UsageError):
+            RayEngine(**values)
+
+
+def test_kill_benchmark_smoke():
+    found = subprocess.run(
+        [sys.executable, "-m", "benchmarks.kills", "--smoke"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=600,
+        check=False,
+    )
+    assert found.returncode == 0, found.stderr[-2000:]
+    result = json.loads(found.stdout.strip().splitlines()[-1])
+    assert result["name"] == "kills" and result["error"] == 0
+    assert result["survived"] == result["tried"] == sum(result["kills"].values()) == 1
+    assert result["hung"] == 0
