@@ -1,8 +1,7 @@
 # Two commands do everything on a fresh machine: `make demo` and `make test`.
 PYTHON ?= python3
 BIN := .venv/bin
-LONGEST := tests/test_ray.py
-TESTS := $(LONGEST) $(filter-out $(LONGEST),$(sort $(wildcard tests/test_*.py)))
+TESTS := tests/pipelines/engine/test_ray.py tests  # the longest file first
 
 .PHONY: demo test types bench models docs clean
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from schemas.errors import CheckpointError, UsageError
+from schemas.faces import find_old_names
 
 if TYPE_CHECKING:
     import torch
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 
     #: A file or bundled name; in a specification also with settings that the file does not state.
     Source = str | Path | GeneratorSpec
+
+find_old_names()
 
 BUNDLED = Path(__file__).parent / "bundled"
 DEFAULT_BUNDLED = "faces64"

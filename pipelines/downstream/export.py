@@ -3,7 +3,7 @@
 | kind | target | contents |
 |---|---|---|
 | parquet | file | codes, annotations and factors: `pipelines.downstream.annotation_table` |
-| huggingface | folder | the same as Parquet shards with a dataset card: `pipelines.downstream.shards` |
+| huggingface | folder | Parquet shards with a dataset card: `pipelines.downstream.shards` |
 | npz, safetensors | file | the same as arrays: `pipelines.downstream.arrays` |
 | interfacegan_latents | folder | ``w.npy`` (``z.npy``, ``wp.npy``) and ``<name>_scores.npy`` |
 | e4e_latents | folder | ``latents.pt`` |

@@ -1,0 +1,1 @@
+"""Where work is done: blocks on Ray, sums in Beam, and what guards both."""

@@ -1,0 +1,1 @@
+"""What directions do to pictures, measured and shown."""

@@ -1,0 +1,1 @@
+"""The stages that read images: index, invert, annotate."""

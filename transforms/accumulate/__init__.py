@@ -1,0 +1,1 @@
+"""Statistics of blocks, and how they are summed: what every analysis shares."""

@@ -1,0 +1,1 @@
+"""Directions from means, weights, Jacobians and style channels, and their algebra."""

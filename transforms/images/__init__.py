@@ -1,0 +1,1 @@
+"""Images between files, arrays and models."""

@@ -1,0 +1,1 @@
+"""StyleGAN2: networks, adapter, and readers of its checkpoints."""

@@ -1,0 +1,81 @@
+"""Public names that are found where a user looks for them, whatever module defines them.
+
+A package's face names what lies in its modules and imports none of them before it is asked for.
+Modules of earlier releases that have moved are found under their old names, with a warning.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.abc
+import importlib.machinery
+import sys
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any
+
+MOVED = {
+    "pipelines.edit": "pipelines.evaluation.strips",
+    "pipelines.export": "pipelines.downstream.export",
+    "pipelines.finished": "pipelines.folder.finished",
+    "pipelines.latent_batches": "pipelines.downstream.latent_batches",
+    "pipelines.run": "pipelines.runs.run",
+    "schemas.direction": "schemas.directions.direction",
+    "schemas.rows": "schemas.store.rows",
+    "transforms.conditional": "transforms.directions.conditional",
+    "transforms.direction_algebra": "transforms.directions.algebra",
+    "transforms.hosvd_model": "transforms.hosvd.model",
+    "transforms.interfacegan": "transforms.svm.interfacegan",
+    "transforms.mean_difference": "transforms.directions.mean_difference",
+    "transforms.nrsfm_model": "transforms.nrsfm.model",
+    "transforms.pca_result": "transforms.pca.result",
+    "transforms.sources": "transforms.accumulate.sources",
+    "transforms.svm_model": "transforms.svm.model",
+}
+"""Public modules of 0.1.0 by their names of then."""
+
+
+def face(package: str, names: Mapping[str, Sequence[str]]) -> Callable[[str], Any]:
+    """The ``__getattr__`` of a package. names : module of the package -> public names in it."""
+    return _Face(package, {name: module for module, found in names.items() for name in found})
+
+
+@dataclass(frozen=True)
+class _Face:
+    package: str
+    homes: dict[str, str]
+
+    def __call__(self, name: str) -> Any:
+        if name not in self.homes:
+            raise AttributeError(f"module {self.package!r} has no attribute {name!r}")
+        return getattr(importlib.import_module(f"{self.package}.{self.homes[name]}"), name)
+
+
+class _OldNames(importlib.abc.MetaPathFinder, importlib.abc.Loader):
+    """Finds the modules of `MOVED`; asked only for what no other finder knows."""
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> importlib.machinery.ModuleSpec | None:
+        if fullname not in MOVED:
+            return None
+        return importlib.machinery.ModuleSpec(fullname, self)
+
+    def exec_module(self, module: ModuleType) -> None:
+        new = MOVED[module.__name__]
+        warnings.warn(
+            f"module {module.__name__!r} is now {new!r}: import it by that name",
+            DeprecationWarning,
+            stacklevel=2,
+        )
+        vars(module).update(
+            {k: v for k, v in vars(importlib.import_module(new)).items() if k[:2] != "__"}
+        )
+
+
+def find_old_names() -> None:
+    """Let modules be imported by the names that they had in 0.1.0."""
+    if not any(isinstance(finder, _OldNames) for finder in sys.meta_path):
+        sys.meta_path.append(_OldNames())
