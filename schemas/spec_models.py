@@ -437,6 +437,12 @@ class RunSpec(SpecModel):
         return self.invert.actors if self.invert.actors is not None else self.ray.actors
 
     @property
+    def single_process(self) -> bool:
+        """Whether one actor, here and on the CPU, is all that the specification asks for."""
+        local = self.ray.address is None and self.ray.gpus_per_actor == 0
+        return local and self.invert_actors == 1
+
+    @property
     def evaluate_seed(self) -> int:
         """``evaluate.seed``, or ``seed``."""
         return self.evaluate.seed if self.evaluate.seed is not None else self.seed

@@ -8,13 +8,13 @@ samples and confirmed on the other.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
-from pipelines.evaluation.meter import Meter, mean_of
+from pipelines.evaluation.meter import Edit, Edited, EditMeter, Progress, mean_of, no_progress
 from schemas.directions.direction_set import Direction, DirectionSet
 from schemas.errors import DataError, UsageError
 from transforms.directions.algebra import cosines, principal_angles
@@ -61,7 +61,7 @@ class Side:
 
     directions: DirectionSet
     codes: np.ndarray
-    meter: Meter | None
+    meter: EditMeter | None
 
     def names(self, kind: str) -> list[str]:
         """Names of the measured scores ("scores") or angles ("pose")."""
@@ -86,38 +86,46 @@ TRIALS = {
 
 
 class _Trials:
-    """Trials of directions on one side; strength 0 is drawn once."""
+    """Trials of directions on one side: all are asked for, then all are drawn and measured."""
 
     def __init__(self, side: Side, rule: Rule, strip_rows: int) -> None:
         self.side, self.rule, self.strip_rows = side, rule, strip_rows
-        self._still: tuple[np.ndarray, dict[str, np.ndarray]] | None = None
+        self._tried: list[Direction] = []
+        self._still: Edited | None = None
+        self._found: list[tuple[Edited, Edited]] = []
 
-    def run(self, direction: Direction) -> tuple[Changes, np.ndarray]:
+    def ask(self, direction: Direction) -> int:
+        """The number of a trial of this direction, for `result`."""
+        self._tried.append(direction)
+        return len(self._tried) - 1
+
+    def run(self, progress: Progress) -> None:
+        """Draw and measure what was asked for; the codes as they are once."""
+        if not self._tried or self.side.meter is None:
+            return
+        rows, strength = self.strip_rows, self.rule.strength
+        edits = [Edit(self._tried[0], (0.0,), rows)]
+        for direction in self._tried:
+            edits.append(Edit(direction, (strength,), rows))
+            edits.append(Edit(direction, (-strength,), rows, rows, measured=False))
+        self._still, *found = self.side.meter.edited(self.side.codes, edits, progress)
+        self._found = list(zip(found[::2], found[1::2], strict=True))
+
+    def result(self, number: int) -> tuple[Changes, np.ndarray]:
         """Changes of every measure, and the strip at minus, zero and plus the strength."""
-        meter, codes, strength = self._meter(), self.side.codes, self.rule.strength
         if self._still is None:
-            self._still = meter.edit(codes, direction, [0.0])
-        images, values = meter.edit(codes, direction, [strength])
-        shown = codes[: self.strip_rows]
-        back = meter.edit(shown, direction, [-strength])[0]
-        still = self._still[0][: self.strip_rows]
-        strip = np.concatenate([back, still, images[: self.strip_rows]], axis=1)
-        changes = {name: (v - self._still[1][name])[:, 0] for name, v in values.items()}
+            raise RuntimeError("the trials have not been run yet")
+        there, back = self._found[number]
+        still = self._still
+        changes = {name: (v - still.values[name])[:, 0] for name, v in there.values.items()}
+        strip = np.concatenate([back.pictures, still.pictures, there.pictures], axis=1)
         return changes, strip
 
     def scales(self) -> dict[str, float]:
         """Standard deviation of every measure over the samples that have it; 0 without any."""
-        values = self._still[1] if self._still is not None else {}
+        values = self._still.values if self._still is not None else {}
         measured = {name: v[np.isfinite(v)] for name, v in values.items()}
         return {name: float(v.std()) if len(v) else 0.0 for name, v in measured.items()}
-
-    def _meter(self) -> Meter:
-        if self.side.meter is None:
-            raise DataError(
-                "the generator of this run is not available: give its file with --old-generator "
-                "or --new-generator"
-            )
-        return self.side.meter
 
 
 def on_trial(direction: Direction, generator_fp: str) -> Direction:
@@ -156,7 +164,7 @@ def compare(
     rule: Rule | None = None,
     *,
     strip_rows: int = 3,
-    progress: Callable[[int, int], None] = lambda done, total: None,
+    progress: Progress = no_progress,
 ) -> Drift:
     """Try every old direction in the new model and judge it.
 
@@ -174,21 +182,24 @@ def compare(
         link = None
     trials = (_Trials(old, rule, strip_rows), _Trials(new, rule, strip_rows))
     found = Drift(groups=angles_of_groups(old.directions, new.directions, link))
-    for done, direction in enumerate(old.directions):
-        entry, strips = _entry(direction, new.directions, link, trials, rule)
-        found.entries.append(entry)
-        found.strips |= {f"{direction.name}/{trial}": s for trial, s in strips.items()}
-        progress(done + 1, len(old.directions))
+    asked = [_asked(direction, new.directions, link, trials) for direction in old.directions]
+    for side in trials:
+        side.run(progress)
+    for direction, (entry, numbers) in zip(old.directions, asked, strict=True):
+        ran = {name: side.result(number) for name, (side, number) in numbers.items()}
+        changes = {name: c for name, (c, _) in ran.items()}
+        found.entries.append(_entry(direction, entry, changes, new.directions, trials, rule))
+        found.strips |= {f"{direction.name}/{trial}": s for trial, (_, s) in ran.items()}
     return found
 
 
-def _entry(
+def _asked(
     direction: Direction,
     renewed: DirectionSet,
     link: LatentMap | None,
     trials: tuple[_Trials, _Trials],
-    rule: Rule,
-) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+) -> tuple[dict[str, Any], dict[str, tuple[_Trials, int]]]:
+    """What is known of a direction without drawing, and its trials by name."""
     in_old, in_new = trials
     fp = renewed.generator_fp
     again = renewed[direction.name] if direction.name in renewed else None
@@ -228,30 +239,43 @@ def _entry(
             wanted["mapped"] = (in_new, mapped)
         if again is not None:
             wanted["new"] = (in_new, again)
-    ran = {name: side.run(tried) for name, (side, tried) in wanted.items()}
-    changes = {name: c for name, (c, _) in ran.items()}
-    strips = {name: strip for name, (_, strip) in ran.items()}
-    if not fits:
+    return entry, {name: (side, side.ask(tried)) for name, (side, tried) in wanted.items()}
+
+
+def _entry(
+    direction: Direction,
+    entry: dict[str, Any],
+    changes: Mapping[str, Changes],
+    renewed: DirectionSet,
+    trials: tuple[_Trials, _Trials],
+    rule: Rule,
+) -> dict[str, Any]:
+    """A direction's entry with what its trials changed, and the verdict."""
+    in_old, in_new = trials
+    shape = in_new.side.codes.shape[1:]
+    if direction.space != renewed.space or direction.vector.shape != shape:
         return {
             **entry,
             "verdict": REFUSED,
             "reason": f"is of space {direction.space!r} {direction.vector.shape!r}, codes are now "
             f"of {renewed.space!r} {tuple(shape)!r}",
-        }, strips
+        }
+    again = renewed[direction.name] if direction.name in renewed else None
+    target = direction.provenance.get("target")
     same_target = again is not None and again.provenance.get("target") == target
     measure, sign, why = _own_measure(target, changes, in_old.scales())
     entry["measure"] = measure
     reference = "new" if target is not None and same_target else "old"
     if measure is None or reference not in changes or "reused" not in changes:
         why = why or f"there is no effect of the {reference} direction to compare with"
-        return {**entry, "verdict": UNKNOWN, "reason": why}, strips
+        return {**entry, "verdict": UNKNOWN, "reason": why}
     own = {name: sign * c[measure] for name, c in changes.items()}
     entry["kind"] = "pose" if measure in in_new.side.names("pose") else "scores"
     entry |= _judged(own, reference, rule)
     entry["side_effect"] = _side_effect(
         changes["reused"], [n for n in in_new.side.names("scores") if n != measure]
     )
-    return entry, strips
+    return entry
 
 
 def _own_measure(

@@ -1,8 +1,9 @@
-"""Working through a store's row blocks: what a driver sends, what a worker reads and gives back.
+"""Working through a list of work: what a driver sends, what a worker reads and gives back.
 
-The work list is blocks, not images: a worker gets a block's rows, reads and decodes the images
-itself (a thread pool prepares the next batch while the model works on the current one), writes
-the block and returns a receipt. Only rows and receipts travel through Ray.
+The work list is a store's row blocks, not images: a worker gets a block's rows, reads and decodes
+the images itself (a thread pool prepares the next batch while the model works on the current one),
+writes the block and returns a receipt. Only rows and receipts travel through Ray. Other stages
+list other pieces of work (`Work`), such as edits to draw.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from traceback import format_exc
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,6 +35,31 @@ Progress = Callable[[int, int], None]
 # The work list
 
 
+class Work(Protocol):
+    """One piece of work: what the driver lists and a worker makes at a time."""
+
+    UNITS: ClassVar[str]
+    """What several are called: "blocks"."""
+
+    @property
+    def title(self) -> str:
+        """What errors call it: "block 7"."""
+        ...
+
+    def __len__(self) -> int:
+        """Its share of the progress, such as rows."""
+        ...
+
+    def to_item(self) -> dict[str, Any]:
+        """A flat row for Ray Data."""
+        ...
+
+    @classmethod
+    def from_batch(cls, batch: Mapping[str, NDArray[Any]]) -> Self:
+        """Inverse of `to_item`, from a batch of one row."""
+        ...
+
+
 @dataclass(frozen=True)
 class StageWork:
     """What a block needs in one stage.
@@ -51,17 +77,24 @@ class StageWork:
 class BlockWork:
     """One block as a worker gets it: its rows, and what they need."""
 
+    UNITS: ClassVar[str] = "blocks"
+
     block: int
     image_ids: Sequence[str]
     uris: Sequence[str]
     states: Sequence[str]
     stages: Mapping[str, StageWork]
 
+    @property
+    def title(self) -> str:
+        """See `Work`."""
+        return f"block {self.block!r}"
+
     def __len__(self) -> int:
         return len(self.image_ids)
 
     def to_item(self) -> dict[str, Any]:
-        """A flat row for Ray Data."""
+        """See `Work`."""
         stages = {
             name: [s.fp.hex(), None if s.retry is None else [list(r) for r in s.retry.items()]]
             for name, s in self.stages.items()
@@ -70,8 +103,8 @@ class BlockWork:
         return {"block": self.block, "work": json.dumps([*map(list, rows), stages])}
 
     @classmethod
-    def from_batch(cls, batch: Mapping[str, NDArray[Any]]) -> BlockWork:
-        """Inverse of `to_item`, from a batch of one row."""
+    def from_batch(cls, batch: Mapping[str, NDArray[Any]]) -> Self:
+        """See `Work`."""
         image_ids, uris, states, stages = json.loads(str(batch["work"][0]))
         work = {
             name: StageWork(bytes.fromhex(fp), None if retry is None else dict(retry))
@@ -140,10 +173,10 @@ class StageState:
 
 
 class Worker(Protocol):
-    """Makes blocks: what a `Task` builds once in an actor."""
+    """Makes blocks, or other work: what a `Task` builds once in an actor."""
 
-    def process(self, work: BlockWork) -> dict[str, Any]:
-        """Make, write and commit one block; returns its receipt."""
+    def process(self, work: Any) -> dict[str, Any]:
+        """Make and write one piece of work; returns its receipt."""
         ...
 
 
@@ -155,36 +188,36 @@ class Task(Protocol):
         ...
 
 
-class BlockActor:
-    """The Ray callable: builds the worker at the first block, then makes one block a call.
+class WorkActor:
+    """The Ray callable: builds the worker at the first call, then makes one piece of work a call.
 
     Building is left to the first call because an error there (an unreadable checkpoint) ends the
     run at once with its own message, while an actor that dies in its constructor is started again.
     """
 
-    def __init__(self, task: Task, guard: Guard) -> None:
-        self._task, self._guard = task, guard
+    def __init__(self, task: Task, guard: Guard, kind: type[Work] = BlockWork) -> None:
+        self._task, self._guard, self._kind = task, guard, kind
         self._worker: Worker | None = None
         guard.watch()
 
     def __call__(self, batch: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-        work = BlockWork.from_batch(batch)
+        work = self._kind.from_batch(batch)
         try:
             receipt = self._make(work)
         except Exception as e:  # travels as data: through Ray it would lose class and message
-            receipt = _failure(e, work.block)
+            receipt = _failure(e, work.title)
         return {"receipt": np.array([json.dumps(receipt)])}
 
-    def _make(self, work: BlockWork) -> dict[str, Any]:
+    def _make(self, work: Work) -> dict[str, Any]:
         if self._guard.stopping():
-            return {"block": work.block, "rows": len(work), "not_begun": True}
+            return {"work": work.title, "rows": len(work), "not_begun": True}
         started = time.monotonic()
         if self._worker is None:
             self._worker = self._task.build(self._guard)
         loaded = time.monotonic()
         return {
             **self._worker.process(work),
-            "block": work.block,
+            "work": work.title,
             "rows": len(work),
             "load_s": round(loaded - started, 3),
             "seconds": round(time.monotonic() - loaded, 3),
@@ -196,8 +229,8 @@ class InWorkerError(Exception):
     """Where a worker failed: its traceback, as the cause of the driver's error."""
 
 
-def _failure(error: Exception, block: int) -> dict[str, Any]:
-    """A receipt that says what ended a block."""
+def _failure(error: Exception, title: str) -> dict[str, Any]:
+    """A receipt that says what ended a piece of work."""
     told = expected(error)
     if told is not None:
         known = next(k for k in type(told).__mro__ if k.__module__ == errors.__name__)
@@ -205,7 +238,7 @@ def _failure(error: Exception, block: int) -> dict[str, Any]:
     said = f"could not be made: {type(error).__name__}: {error}"
     if is_out_of_memory(error):
         said = f"needs more memory: lower 'batch_size' or the actors, and run again ({error})"
-    message = f"block {block!r} {said}"
+    message = f"{title} {said}"
     return {"error": LatentflowError.__name__, "message": message, "traceback": format_exc()}
 
 
@@ -243,7 +276,10 @@ def use_threads(threads: int, cuda: bool) -> str:
 class Engine(Protocol):
     """What the driver asks of `pipelines.engine.ray.RayEngine`."""
 
-    gpus_per_actor: float
+    @property
+    def gpus_per_actor(self) -> float:
+        """0 is CPU."""
+        ...
 
     def map_blocks(
         self,
@@ -341,7 +377,7 @@ class Done:
 def run_blocks(
     engine: Engine,
     task: Task,
-    work: Sequence[BlockWork],
+    work: Sequence[Work],
     lock: StoreLock,
     *,
     n_blocks: int,
@@ -349,7 +385,7 @@ def run_blocks(
     actors: int | None,
     progress: Progress | None,
 ) -> Done:
-    """Send all work through the engine and watch over it.
+    """Send all work, pieces of one kind, through the engine and watch over it.
 
     progress : called with (rows done, rows in all) at the start and after each block.
     Raises LockedError when another run took the store over, RunInterruptedError when this one was
@@ -361,9 +397,9 @@ def run_blocks(
         progress(rows_done, n_rows)
     if not work:
         return done
-    arguments = {"task": task, "guard": Guard.of(lock)}
+    arguments = {"task": task, "guard": Guard.of(lock), "kind": type(work[0])}
     items = [w.to_item() for w in work]
-    for result in engine.map_blocks(BlockActor, arguments, items, actors):
+    for result in engine.map_blocks(WorkActor, arguments, items, actors):
         receipt = json.loads(str(result["receipt"]))
         _raise_failure(receipt)
         lock.check()
@@ -375,8 +411,8 @@ def run_blocks(
             progress(rows_done, n_rows)
     if lock.stopping:
         raise RunInterruptedError(
-            f"the run was asked to stop with {done.blocks_done!r} of {len(work)!r} blocks made: "
-            "run the same command again to go on"
+            f"the run was asked to stop with {done.blocks_done!r} of {len(work)!r} "
+            f"{work[0].UNITS} made: run the same command again to go on"
         )
     return done
 

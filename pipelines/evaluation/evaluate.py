@@ -9,11 +9,10 @@ from typing import Any
 import numpy as np
 
 import generators
-from generators.annotators import load_annotator
 from generators.protocols import Generator
 from pipelines.analyses.hosvd import compare
 from pipelines.engine.blocks import Rows
-from pipelines.evaluation.meter import Effects, Meter, evaluate_directions, prior_codes
+from pipelines.evaluation.meter import EditMeter, Effects, evaluate_directions, prior_codes
 from pipelines.samples import sample_rows
 from pipelines.sources.block_images import BlockImages
 from pipelines.sources.open import Source
@@ -25,7 +24,7 @@ from schemas.store.latent_store import LatentStore
 
 
 @dataclass(frozen=True, eq=False)
-class Subject:
+class Evaluated:
     """What is evaluated: a finished store with its index and images."""
 
     spec: RunSpec
@@ -35,25 +34,23 @@ class Subject:
 
 
 def evaluate(
-    subject: Subject,
+    evaluated: Evaluated,
     directions: DirectionSet,
-    trust: bool,
+    meter: EditMeter,
     progress: Callable[[int, int], None],
     known: Effects | None = None,
-    keep: Callable[[Effects], None] = lambda effects: None,
 ) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """(contents of evaluation.json, arrays of evaluation.npz).
 
-    trust : TorchScript annotators may be loaded. known, keep : see `evaluate_directions`.
+    meter : draws in the directions' space with the specification's generator. known : see
+        `evaluate_directions`.
     """
-    spec, store = subject.spec, subject.store
+    spec, store = evaluated.spec, evaluated.store
     generator = generators.load(spec.generator)
-    annotators = [load_annotator(a.model, a.name, trust=trust) for a in spec.annotate]
-    meter = Meter(generator, annotators, directions.space)
-    codes = _samples(subject, generator, directions.space)
+    codes = _samples(evaluated, generator, directions.space)
     strengths = sorted({float(s) for s in spec.evaluate.strengths} | {0.0})
     effects = evaluate_directions(
-        meter, directions, codes, strengths, spec.report.strip_rows, progress, known, keep
+        meter, directions, codes, strengths, spec.report.strip_rows, progress, known
     )
     models = {n: directions.load_model(n)[1] for n in directions.model_names()}
     hosvd = models.get("hosvd", {})
@@ -75,22 +72,22 @@ def evaluate(
         else {},
     }
     pictures = {f"strips/{name}": images for name, (_, images) in effects.items()}
-    return found, pictures | _pairs(subject, generator)
+    return found, pictures | _pairs(evaluated, generator)
 
 
-def _samples(subject: Subject, generator: Generator, space: str) -> np.ndarray:
+def _samples(evaluated: Evaluated, generator: Generator, space: str) -> np.ndarray:
     """Codes to edit: draws from the prior, or random rows (held-out ones where there are any)."""
-    wanted, seed = subject.spec.evaluate, subject.spec.evaluate_seed
+    wanted, seed = evaluated.spec.evaluate, evaluated.spec.evaluate_seed
     if wanted.source == "prior":
         return prior_codes(generator, space, wanted.samples, seed, wanted.truncation_psi)
-    rows = ok_rows(subject.store)
+    rows = ok_rows(evaluated.store)
     if not len(rows):
         raise DataError(
-            f"no row of store {subject.store.path!r} has a code to edit: set 'evaluate.source' to "
-            "'prior', or repair the images and run again"
+            f"no row of store {evaluated.store.path!r} has a code to edit: set 'evaluate.source' "
+            "to 'prior', or repair the images and run again"
         )
-    chosen = sample_rows(subject.index, rows, subject.spec, wanted.samples, stream=23)
-    return codes_of(subject.store, space, np.sort(chosen))
+    chosen = sample_rows(evaluated.index, rows, evaluated.spec, wanted.samples, stream=23)
+    return codes_of(evaluated.store, space, np.sort(chosen))
 
 
 def ok_rows(store: LatentStore) -> np.ndarray:
@@ -118,20 +115,20 @@ def _reconstruction(store: LatentStore) -> dict[str, float]:
     return out
 
 
-def _pairs(subject: Subject, generator: Generator) -> dict[str, np.ndarray]:
+def _pairs(evaluated: Evaluated, generator: Generator) -> dict[str, np.ndarray]:
     """Originals and reconstructions of evenly spread finished rows, uint8 (n, R, R, 3)."""
     import torch
 
     from transforms.images.preprocess import to_uint8
 
-    spec, store = subject.spec.invert, subject.store
+    spec, store = evaluated.spec.invert, evaluated.store
     rows = ok_rows(store)
     if not len(rows):
         return {}
-    n = min(subject.spec.report.samples, len(rows))
+    n = min(evaluated.spec.report.samples, len(rows))
     chosen = rows[np.linspace(0, len(rows) - 1, n).astype(np.int64)]
-    reader = BlockImages(subject.source, generator.resolution, spec.crop, spec.max_pixels)
-    work_of = Rows(subject.index, store)
+    reader = BlockImages(evaluated.source, generator.resolution, spec.crop, spec.max_pixels)
+    work_of = Rows(evaluated.index, store)
     originals, shown = [], []
     for row in chosen.tolist():
         block, offset = divmod(row, store.block_rows)

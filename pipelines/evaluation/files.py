@@ -1,30 +1,23 @@
-"""The files of an evaluation: a finished one, and what was measured so far of one that is not.
+"""The files of an evaluation.
 
 ``evaluation.json`` holds what was found, ``evaluation.npz`` the pictures. While directions are
-measured, those that are done lie in ``evaluation.partial.npz``, so that a run that is interrupted
-or killed need not measure them again.
+measured, what is done lies in the folder ``evaluation.partial``, so that a run that is interrupted
+or killed need not measure it again; see `pipelines.evaluation.pieces`.
 """
 
 from __future__ import annotations
 
-import json
-import time
 import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from pipelines.folder.checksums import intact, noted
 from schemas.atomic import read_json, replacing, write_json
-from schemas.fingerprint import pretty_json
 
-if TYPE_CHECKING:
-    from pipelines.evaluation.meter import Effects
-
-FOUND, PICTURES, SO_FAR = "evaluation.json", "evaluation.npz", "evaluation.partial.npz"
-KEEP_EVERY_S = 10.0
+FOUND, PICTURES, SO_FAR = "evaluation.json", "evaluation.npz", "evaluation.partial"
 
 
 def finished_fingerprint(out: Path) -> str | None:
@@ -47,12 +40,11 @@ def write_evaluation(
     inputs: Mapping[str, Any],
     fingerprint: str,
 ) -> None:
-    """Write a finished evaluation, pictures first, and take away what was kept on the way."""
+    """Write a finished evaluation, pictures first."""
     with noted(out, FOUND, PICTURES):
         with replacing(out / PICTURES) as file:
             np.savez(file, allow_pickle=False, fingerprint=np.array(fingerprint), **pictures)
         write_json(out / FOUND, {**found, "fingerprint": fingerprint, "inputs": inputs})
-    (out / SO_FAR).unlink(missing_ok=True)
 
 
 def known_effects(out: Path, inputs: Mapping[str, Any]) -> dict[str, Any]:
@@ -60,53 +52,20 @@ def known_effects(out: Path, inputs: Mapping[str, Any]) -> dict[str, Any]:
 
     inputs : of the evaluation to be made, see `pipelines.runs.lineage.evaluation_inputs`.
     """
-    known: dict[str, Any] = {}
-    fitted: dict[str, Any] = {"directions": {}, "models": {}}
-    for found, pictures in (_finished(out), _so_far(out)):
-        was = found.get("inputs", {})
-        if {**was, **fitted} != {**inputs, **fitted}:
-            continue
-        known |= {
-            effect["name"]: (effect, pictures[f"strips/{effect['name']}"])
-            for effect in found["directions"]
-            if was["directions"].get(effect["name"]) == inputs["directions"].get(effect["name"])
-            and f"strips/{effect['name']}" in pictures
-        }
-    return known
-
-
-class KeptSoFar:
-    """Keeps what was measured so far, every `KEEP_EVERY_S` seconds, for `known_effects`."""
-
-    def __init__(self, out: Path, inputs: Mapping[str, Any]) -> None:
-        self._out, self._inputs = out, inputs
-        self._last = time.monotonic()
-
-    def __call__(self, effects: Effects) -> None:
-        """Effects of the directions that are done."""
-        if time.monotonic() - self._last < KEEP_EVERY_S:
-            return
-        facts = {"inputs": self._inputs, "directions": [effect for effect, _ in effects.values()]}
-        strips = {f"strips/{name}": pictures for name, (_, pictures) in effects.items()}
-        with replacing(self._out / SO_FAR) as file:
-            np.savez(
-                file,
-                allow_pickle=False,
-                facts=np.frombuffer(pretty_json(facts), np.uint8),
-                **strips,
-            )
-        self._last = time.monotonic()
-
-
-def _finished(out: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     if finished_fingerprint(out) is None:
-        return {}, {}
-    return read_json(out / FOUND), _arrays(out / PICTURES)
-
-
-def _so_far(out: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    pictures = _arrays(out / SO_FAR)
-    return json.loads(pictures["facts"].tobytes()) if pictures else {}, pictures
+        return {}
+    found = read_json(out / FOUND)
+    fitted: dict[str, Any] = {"directions": {}, "models": {}}
+    was = found.get("inputs", {})
+    if {**was, **fitted} != {**inputs, **fitted}:
+        return {}
+    pictures = _arrays(out / PICTURES)
+    return {
+        effect["name"]: (effect, pictures[f"strips/{effect['name']}"])
+        for effect in found["directions"]
+        if was["directions"].get(effect["name"]) == inputs["directions"].get(effect["name"])
+        and f"strips/{effect['name']}" in pictures
+    }
 
 
 def _arrays(path: Path, names: Sequence[str] | None = None) -> dict[str, np.ndarray]:

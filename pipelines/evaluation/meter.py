@@ -10,75 +10,159 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 from scipy.stats import rankdata
 
 from pipelines.analyses.measured import NAMED, told_apart
-from pipelines.evaluation.strips import edit_images
-from schemas.directions.direction_set import Direction, DirectionSet
+from pipelines.evaluation.strips import drawn, fitted_to
+from schemas.directions.direction_set import Direction, DirectionSet, apply
 from schemas.errors import UsageError
 from transforms.images.annotate import annotate_batch
 
 if TYPE_CHECKING:
+    from generators.annotators.card import AnnotatorCard
     from generators.protocols import Annotator, Generator
+
+Progress = Callable[[int, int], None]
 
 Effects = Mapping[str, tuple[dict[str, Any], np.ndarray]]
 """Of each direction by name: its effect, see `describe_effect`, and pictures of some samples."""
 RISE = 0.3
 """A sample counts as changed when the target's probability rises by at least this much."""
+BATCH = 50
+"""Pictures drawn and measured at a time."""
+
+
+def no_progress(done: int, total: int) -> None:
+    """Tells nobody."""
+
+
+@dataclass(frozen=True, eq=False)
+class Edit:
+    """Codes to be edited along a direction, drawn and measured at some strengths.
+
+    strengths : in standard deviations. shown : of so many of the first codes the pictures are kept.
+    rows : of so many of the first codes at all, None for every one. measured : or only drawn.
+    """
+
+    direction: Direction
+    strengths: tuple[float, ...]
+    shown: int = 0
+    rows: int | None = None
+    measured: bool = True
+
+    def count(self, n: int) -> int:
+        """Of n codes those that are edited."""
+        return n if self.rows is None else min(self.rows, n)
+
+
+class Edited(NamedTuple):
+    """values : float64 (rows, strengths) by name, NaN where an annotator finds no face or gives no
+    finite number. pictures : uint8 (shown, strengths, R, R, 3)."""
+
+    values: dict[str, np.ndarray]
+    pictures: np.ndarray
+
+
+class EditMeter(Protocol):
+    """What draws and measures edits: a `Meter`, here or on actors
+    (`pipelines.evaluation.pieces.ActorsMeter`)."""
+
+    def names(self, kind: str) -> list[str]:
+        """Names of all measured scores ("scores") or angles ("pose")."""
+        ...
+
+    def edited(
+        self, codes: np.ndarray, edits: Sequence[Edit], progress: Progress = no_progress
+    ) -> list[Edited]:
+        """Every edit of codes (rows, *row_shape), in the edits' order."""
+        ...
+
+
+Named = TypeVar("Named", "Annotator", "AnnotatorCard")
+
+
+def attributes(annotators: Sequence[Named]) -> list[tuple[Named, tuple[str, ...]]]:
+    """Annotators of kind "scores" and "pose" with the names of what they measure; names that two
+    of them share are told apart as in the analyses, see `pipelines.analyses.measured`."""
+    used = [a for a in annotators if a.kind in NAMED]
+    called = told_apart({a.name: a.names for a in used})
+    return [(a, called[a.name]) for a in used]
 
 
 @dataclass(frozen=True, eq=False)
 class Meter:
-    """Draws edited codes and measures the pictures.
+    """Draws edited codes and measures the pictures, in this process.
 
-    annotators : of kind "scores" and "pose"; others are ignored. Names that two of them share are
-        told apart as in the analyses, see `pipelines.analyses.measured`.
+    annotators : see `attributes`; those of other kinds are ignored. batch_size : pictures drawn at
+        a time. Pieces of `BATCH` codes therefore end in full batches, whatever the strengths.
     """
 
     generator: Generator
     annotators: Sequence[Annotator]
     space: str
-    batch_size: int = 50
+    batch_size: int = BATCH
 
     def names(self, kind: str) -> list[str]:
-        """Names of all measured scores ("scores") or angles ("pose")."""
+        """See `EditMeter`."""
         return [n for a, names in self._called for n in names if a.kind == kind]
 
     def measure(self, images: np.ndarray) -> dict[str, np.ndarray]:
         """Measurements of uint8 images (n, R, R, 3): name -> float64 (n,), NaN where an annotator
         finds no face, or gives no finite number."""
+        starts = range(0, len(images), self.batch_size)
+        return _joined([self._measured(images[s : s + self.batch_size]) for s in starts])
+
+    def edited(
+        self, codes: np.ndarray, edits: Sequence[Edit], progress: Progress = no_progress
+    ) -> list[Edited]:
+        """See `EditMeter`."""
+        done = []
+        for edit in edits:
+            done.append(self.edit(codes[: edit.count(len(codes))], edit, edit.shown))
+            progress(len(done), len(edits))
+        return done
+
+    def edit(self, codes: np.ndarray, edit: Edit, shown: int) -> Edited:
+        """An edit of these codes (rows, *row_shape); pictures of the first `shown` ones."""
+        direction = fitted_to(self.generator, codes, edit.direction, self.space)
+        strengths = len(edit.strengths)
+        moved = np.stack([apply(codes, direction, s) for s in edit.strengths], axis=1)
+        flat = moved.reshape(-1, *codes.shape[1:]).astype(np.float32)
+        measured: list[dict[str, np.ndarray]] = []
+        kept: list[np.ndarray] = []
+        left = shown * strengths
+        for images in drawn(self.generator, flat, self.space, self.batch_size):
+            if edit.measured:
+                measured.append(self._measured(images))
+            if left > 0 or not kept:
+                kept.append(images[: max(left, 0)].copy())
+            left -= len(images)
+        pictures = np.concatenate(kept)
+        values = _joined(measured)
+        return Edited(
+            {name: v.reshape(-1, strengths) for name, v in values.items()},
+            pictures.reshape(-1, strengths, *pictures.shape[1:]),
+        )
+
+    def _measured(self, images: np.ndarray) -> dict[str, np.ndarray]:
+        """`measure` of one batch."""
         out: dict[str, np.ndarray] = {}
         for annotator, names in self._called:
-            starts = range(0, len(images), self.batch_size)
-            parts = [
-                annotate_batch(annotator, images[s : s + self.batch_size]).values for s in starts
-            ]
-            columns = np.concatenate(parts).astype(np.float64).T
+            columns = annotate_batch(annotator, images).values.astype(np.float64).T
             out.update(zip(names, columns, strict=True))
         return out
 
     @cached_property
     def _called(self) -> list[tuple[Annotator, tuple[str, ...]]]:
-        used = [a for a in self.annotators if a.kind in NAMED]
-        called = told_apart({a.name: a.names for a in used})
-        return [(a, called[a.name]) for a in used]
+        return attributes(self.annotators)
 
-    def edit(self, codes: np.ndarray, direction: Direction, strengths: Sequence[float]):
-        """Pictures uint8 (rows, strengths, R, R, 3) and measurements, name -> (rows, strengths)."""
-        images = edit_images(
-            self.generator,
-            codes,
-            direction,
-            strengths,
-            space=self.space,
-            batch_size=self.batch_size,
-        )
-        flat = images.reshape(-1, *images.shape[2:])
-        shape = images.shape[:2]
-        return images, {k: v.reshape(shape) for k, v in self.measure(flat).items()}
+
+def _joined(parts: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    names = list(parts[0]) if parts else []
+    return {name: np.concatenate([part[name] for part in parts]) for name in names}
 
 
 def prior_codes(generator: Generator, space: str, n: int, seed: int, truncation_psi: float):
@@ -181,45 +265,40 @@ def _share(flags: np.ndarray) -> float | None:
 
 
 def evaluate_directions(
-    meter: Meter,
+    meter: EditMeter,
     directions: DirectionSet,
     codes: np.ndarray,
     strengths: Sequence[float],
     strip_rows: int,
-    progress: Callable[[int, int], None] = lambda done, total: None,
+    progress: Progress = no_progress,
     known: Effects | None = None,
-    keep: Callable[[Effects], None] = lambda effects: None,
 ) -> Effects:
     """Edit `codes` (samples, *row_shape) along every direction and measure.
 
     known : of directions that were measured before in the very same way
-    keep : called with what is measured so far, after each direction
 
     Returns of each direction its effect and the first `strip_rows` samples' pictures, uint8
-    (strip_rows, strengths, R, R, 3).
+    (strip_rows, strengths, R, R, 3). The codes as they are, at strength 0, are drawn once.
     """
+    known = known or {}
     strengths = sorted(float(s) for s in {*strengths, 0.0})
     zero = strengths.index(0.0)
-    moved = [s for s in strengths if s != 0.0]
-    score_names, pose_names = meter.names("scores"), meter.names("pose")
+    moved = tuple(s for s in strengths if s != 0.0)
+    missing = [d for d in directions if d.name not in known]
+    edits = [Edit(d, (0.0,), strip_rows) for d in missing[:1]]
+    edits += [Edit(d, moved, strip_rows) for d in missing]
+    found = meter.edited(codes, edits, progress)
+    still, of = found[:1], dict(zip([d.name for d in missing], found[1:], strict=True))
+    kinds = {kind: meter.names(kind) for kind in ("scores", "pose")}
     measured: dict[str, tuple[dict[str, Any], np.ndarray]] = {}
-    still: tuple[np.ndarray, dict[str, np.ndarray]] | None = None
-    for done, direction in enumerate(directions):
-        if known and direction.name in known:
+    for direction in directions:
+        if direction.name in known:
             measured[direction.name] = known[direction.name]
             continue
-        if still is None:
-            still = meter.edit(codes, direction, [0.0])
-        images, values = meter.edit(codes, direction, moved)
-        full = {k: np.insert(v, zero, still[1][k][:, 0], axis=1) for k, v in values.items()}
-        effect = describe_effect(
-            direction,
-            strengths,
-            {k: full[k] for k in score_names},
-            {k: full[k] for k in pose_names},
-        )
-        strip = np.insert(images[:strip_rows], zero, still[0][:strip_rows, 0], axis=1)
+        values, pictures = of[direction.name]
+        full = {k: np.insert(v, zero, still[0].values[k][:, 0], axis=1) for k, v in values.items()}
+        scores, pose = ({name: full[name] for name in names} for names in kinds.values())
+        effect = describe_effect(direction, strengths, scores, pose)
+        strip = np.insert(pictures, zero, still[0].pictures[:, 0], axis=1)
         measured[direction.name] = effect, strip
-        keep(measured)
-        progress(done + 1, len(directions))
     return measured

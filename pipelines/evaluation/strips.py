@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -51,10 +51,6 @@ def edit_images(
     Raises DirectionMismatchError when the direction was made for another generator or space, or
     the codes do not have that space's shape; UsageError for another unit or for no strengths.
     """
-    import torch
-
-    from transforms.images.preprocess import to_uint8
-
     codes = np.asarray(codes)
     direction = fitted_to(generator, codes, direction, space)
     amounts = _strengths(strengths)
@@ -69,15 +65,24 @@ def edit_images(
     if refine is not None:
         edited = refine(codes, edited)
     flat = edited.reshape(-1, *codes.shape[1:]).astype(np.float32)
-    device = getattr(generator, "device", "cpu")
-    pictures = []
-    with torch.no_grad():
-        for start in range(0, len(flat), batch_size):
-            batch = torch.from_numpy(flat[start : start + batch_size])
-            drawn = generator.synthesise(batch.to(device), space=space)
-            pictures.append(to_uint8(drawn.detach().cpu().numpy()))
-    images = np.concatenate(pictures)
+    images = np.concatenate(list(drawn(generator, flat, space, batch_size)))
     return images.reshape(len(codes), len(amounts), *images.shape[1:])
+
+
+def drawn(
+    generator: Generator, codes: np.ndarray, space: str, batch_size: int
+) -> Iterator[np.ndarray]:
+    """Pictures uint8 (n, R, R, 3) of codes float32 (rows, *row_shape), batch by batch."""
+    import torch
+
+    from transforms.images.preprocess import to_uint8
+
+    device = getattr(generator, "device", "cpu")
+    for start in range(0, len(codes), batch_size):
+        batch = torch.from_numpy(codes[start : start + batch_size]).to(device)
+        with torch.inference_mode():
+            images = generator.synthesise(batch, space=space).cpu().numpy()
+        yield to_uint8(images)
 
 
 def fitted_to(

@@ -17,16 +17,11 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
-from pipelines.engine.blocks import Engine, Prepared
+from pipelines.engine.blocks import Engine, InProcess, Prepared
 from pipelines.engine.interruption import CheckedEngine, Interruption
 from pipelines.engine.memory import PeakMemory
 from pipelines.engine.progress import stage_progress
-from pipelines.evaluation.files import (
-    KeptSoFar,
-    finished_fingerprint,
-    known_effects,
-    write_evaluation,
-)
+from pipelines.evaluation.files import finished_fingerprint, known_effects, write_evaluation
 from pipelines.folder.checksums import intact, noted
 from pipelines.folder.store_identity import StoreIdentity, identify_run
 from pipelines.report.missing import failure_lines, quarantine_lines, without_direction_lines
@@ -67,7 +62,7 @@ if TYPE_CHECKING:
 
 STAGES = ("index", "invert", "annotate", "analyse", "evaluate", "report")
 #: Stages that finish the blocks in hand before they stop.
-DRAINED = ("invert", "annotate")
+DRAINED = ("invert", "annotate", "evaluate")
 STATISTICS = "statistics"
 SHOWN_FACTS = (
     "seconds", "skipped", "left_out", "blocks_read", "blocks_saved", "passes", "passes_saved",
@@ -459,13 +454,17 @@ def _evaluate(state: Run, progress: Any) -> dict[str, Any]:
     fingerprint = digest(inputs)
     if finished_fingerprint(state.out) == fingerprint:
         return {"rows": 0, "skipped": True, "detail": {}}
-    from pipelines.evaluation.evaluate import Subject, evaluate
+    from pipelines.evaluation.evaluate import Evaluated, evaluate
+    from pipelines.evaluation.pieces import ActorsMeter
 
     known = known_effects(state.out, inputs)
-    keep = KeptSoFar(state.out, inputs)
-    subject = Subject(spec, store, state.index, state.source)
-    found, pictures = evaluate(subject, directions, state.trust, progress, known, keep)
+    alone = spec.single_process and state.address is None  # without the start of Ray, then
+    engine = InProcess() if alone else state.ray
+    meter = ActorsMeter.of(spec, directions, engine, state.lock, state.out, state.trust)
+    evaluated = Evaluated(spec, store, state.index, state.source)
+    found, pictures = evaluate(evaluated, directions, meter, progress, known)
     write_evaluation(state.out, found, pictures, inputs, fingerprint)
+    meter.clear()
     measured = len(found["directions"]) - len(known)
     detail = {"directions": len(found["directions"]), "measured": measured}
     return {"rows": found["samples"], "skipped": False, "detail": detail}

@@ -35,6 +35,8 @@ from schemas.store.lock import StoreLock, run_lock
 
 DAY_S = 86_400.0
 STRANGER = "is nothing that a run writes and is left alone"
+#: Of an evaluation; the file is what runs of 0.1.0 left.
+UNFINISHED = (SO_FAR, "evaluation.partial.npz")
 EVALUATION = ("evaluation.json", "evaluation.npz", "report.html", "report.json")
 
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(s|m|h|d|w)?")
@@ -248,12 +250,14 @@ def _partials(root: Path, kept: set[str]) -> Iterator[Artefact]:
     for folder, names, files in os.walk(root, followlinks=False):
         here = Path(folder)
         for name in sorted([*names, *files]):
-            if is_partial(name) or (here == root and name == SO_FAR):
+            if is_partial(name) or (here == root and name in UNFINISHED):
                 yield _artefact(root, here / name, "partial")
         names[:] = sorted(
             name
             for name in names
-            if not is_partial(name) and not (here in gone and f"{here.name}/{name}" not in kept)
+            if not is_partial(name)
+            and not (here == root and name in UNFINISHED)
+            and not (here in gone and f"{here.name}/{name}" not in kept)
         )
 
 

@@ -11,17 +11,22 @@ from dataclasses import replace
 from pathlib import Path
 
 import grpc
+import numpy as np
 import psutil
 import pytest
-from inversion_fixture import Setting, annotator, make, tree
+from inversion_fixture import CONFIG, Setting, annotator, make, tree
 from places import ROOT
 
-from pipelines.engine.blocks import BlockActor, InProcess
+import generators
+from pipelines.engine.blocks import InProcess, WorkActor
 from pipelines.engine.ray import RayEngine
 from pipelines.engine.writer_guard import Guard
+from pipelines.evaluation.meter import Edit
+from pipelines.evaluation.pieces import ActorsMeter, Models
 from pipelines.folder.store_identity import generator_facts
 from pipelines.stages.annotate import annotate
 from pipelines.stages.invert import invert
+from schemas.directions.direction_set import Direction
 from schemas.errors import CheckpointError, LatentflowError, UsageError
 from schemas.spec_models import AnnotateSpec
 from schemas.store.lock import StoreLock
@@ -140,6 +145,22 @@ def test_actors_write_the_bytes_of_one_process_even_when_one_is_killed(setting, 
     assert not list((tmp_path / "ray").glob("*.lock"))
 
 
+def test_edits_have_the_bits_of_one_process(setting, engine, tmp_path, rng):
+    fp = generators.fingerprint(setting.generator)
+    marks = (str(setting.root / "attributes.onnx"), None)
+    models = Models(setting.generator, fp, "w_plus", (marks,))
+    codes = rng.standard_normal((120, CONFIG.num_ws, CONFIG.w_dim)).astype(np.float32)
+    vector = np.full(codes.shape[1:], 0.1)
+    along = Direction("d", "w_plus", vector / np.linalg.norm(vector), None, "planted", 1.0,
+                      provenance={"generator_fp": fp})  # fmt: skip
+    edits = [Edit(along, (0.0,), 3), Edit(along, (-1.0, 1.0), 3)]
+    for name, works in (("alone", InProcess()), ("ray", engine)):
+        with StoreLock(tmp_path / name) as lock:
+            ActorsMeter(models, works, lock, tmp_path / f"{name}.pieces").edited(codes, edits)
+    pieces = tree(tmp_path / "ray.pieces")
+    assert len(pieces) == 6 and pieces == tree(tmp_path / "alone.pieces")
+
+
 def test_an_actors_error_arrives_as_it_was(setting, engine, tmp_path, monkeypatch):
     facts = generator_facts(setting.generator)
     monkeypatch.setattr("pipelines.folder.store_identity.generator_facts", lambda uri: facts)
@@ -152,7 +173,7 @@ def test_an_actors_error_arrives_as_it_was(setting, engine, tmp_path, monkeypatc
     with StoreLock(tmp_path / "store") as lock:
         arguments = {"task": None, "guard": Guard.of(lock)}
         with pytest.raises(LatentflowError, match="actors failed: .*JSONDecodeError"):
-            list(engine.map_blocks(BlockActor, arguments, items))
+            list(engine.map_blocks(WorkActor, arguments, items))
 
 
 def test_bad_settings():

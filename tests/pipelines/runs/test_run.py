@@ -12,7 +12,7 @@ import pytest
 from conftest import SMALL_SPEC, latentflow
 from digests import tree_digest
 
-from pipelines.evaluation.files import KeptSoFar, known_effects
+from pipelines.evaluation.files import known_effects, write_evaluation
 from pipelines.evaluation.meter import Meter
 from pipelines.folder.finished import FinishedRun
 from pipelines.runs.run import run
@@ -170,32 +170,30 @@ def test_a_killed_evaluation_goes_on_with_what_it_had_measured(copy, monkeypatch
             raise KeyboardInterrupt
         return measure(*arguments)
 
-    monkeypatch.setattr("pipelines.evaluation.files.KEEP_EVERY_S", 0.0)
     monkeypatch.setattr(Meter, "edit", killed)
     with pytest.raises(KeyboardInterrupt):
         run(spec, until="evaluate")
     assert not (copy / "out" / "evaluation.json").exists()
-    monkeypatch.setattr(Meter, "edit", measure)
+    monkeypatch.setattr(Meter, "edit", lambda *given: calls.append(given) or measure(*given))
     assert run(spec, until="evaluate").exit_code == 0
-    detail = facts(copy)["stages"][-1]["detail"]
-    assert detail["measured"] == detail["directions"] - 4  # five calls: still, and four directions
+    assert len(calls) == 6 - 1 + 1 + len(found["directions"]) - 4  # the one that was killed, again
     again, drawn = evaluation_of(copy)
     assert again == found and drawn.keys() == pictures.keys()
     for name in pictures:
         np.testing.assert_array_equal(drawn[name], pictures[name])
-    assert not (copy / "out" / "evaluation.partial.npz").exists()
+    assert not (copy / "out" / "evaluation.partial").exists()
 
 
-def test_what_was_measured_of_other_samples_or_is_damaged_is_not_used(tmp_path, monkeypatch):
-    monkeypatch.setattr("pipelines.evaluation.files.KEEP_EVERY_S", 0.0)
+def test_directions_measured_in_another_way_are_not_taken_over(tmp_path):
     inputs = {"evaluate": {"samples": 12}, "directions": {"a": "1", "b": "2"}, "models": {}}
-    effects = {name: ({"name": name}, np.zeros((1, 2), np.uint8)) for name in "ab"}
-    KeptSoFar(tmp_path, inputs)(effects)
+    found = {"directions": [{"name": name} for name in "ab"]}
+    strips = {f"strips/{name}": np.zeros((1, 2), np.uint8) for name in "ab"}
+    write_evaluation(tmp_path, found, strips, inputs, "f")
     assert known_effects(tmp_path, inputs).keys() == {"a", "b"}
     refitted = {**inputs, "directions": {"a": "1", "b": "3", "c": "4"}, "models": {"pca": "5"}}
     assert known_effects(tmp_path, refitted).keys() == {"a"}
     assert known_effects(tmp_path, {**inputs, "evaluate": {"samples": 13}}) == {}
-    part = tmp_path / "evaluation.partial.npz"
+    part = tmp_path / "evaluation.npz"
     part.write_bytes(part.read_bytes()[:-40])
     assert known_effects(tmp_path, inputs) == {}
 

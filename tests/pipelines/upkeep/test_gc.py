@@ -39,6 +39,8 @@ def copy(tiny: Path, tmp_path: Path) -> Path:
     (out / f"statistics/{AA}.npz").write_bytes(b"a" * 100)
     (out / store / f"latents/w_plus/c/0.{HALF}").write_bytes(b"half")
     (out / "evaluation.partial.npz").write_bytes(b"half")
+    (out / "evaluation.partial").mkdir()
+    (out / "evaluation.partial" / f"{AA}.npz").write_bytes(b"half")
     age(root, 2 * DAY_S)
     return root
 
@@ -50,12 +52,13 @@ def age(root: Path, seconds: float) -> None:
             os.utime(Path(folder, name), (then, then), follow_symlinks=False)
 
 
+HALF_DONE = {"evaluation.partial", "evaluation.partial.npz"}
 OLD = {
     "stores/tiny-0123456789ab",
     "stores/tiny-0123456789ab.lock",
     "directions/tiny-0123456789ab",
     f"statistics/{AA}.npz",
-    "evaluation.partial.npz",
+    *HALF_DONE,
 }
 
 
@@ -72,13 +75,9 @@ def kept(root: Path) -> dict[str, bytes]:
 def test_a_dry_run_names_everything_with_its_size_and_changes_nothing(copy):
     before = tree_files(copy)
     found = collect(copy / "out")
-    assert {a.path for a in found.removable if a.kind != "partial"} == OLD - {
-        "evaluation.partial.npz"
-    }
-    assert {Path(a.path).name for a in found.removable if a.kind == "partial"} == {
-        f"0.{HALF}",
-        "evaluation.partial.npz",
-    }
+    assert {a.path for a in found.removable if a.kind != "partial"} == OLD - HALF_DONE
+    names = {Path(a.path).name for a in found.removable if a.kind == "partial"}
+    assert names == {f"0.{HALF}", *HALF_DONE}
     store = next(a for a in found.removable if a.kind == "store")
     assert store.bytes == sum(map(len, tree_files(copy / "out" / store.path).values()))
     assert found.bytes == sum(a.bytes for a in found.removable) > store.bytes
@@ -89,7 +88,7 @@ def test_a_dry_run_names_everything_with_its_size_and_changes_nothing(copy):
 def test_deleting_leaves_what_the_run_needs(copy):
     stays = kept(copy)
     found = collect(copy / "out", delete=True)
-    assert len(found.removable) == 6
+    assert len(found.removable) == 7
     assert tree_files(copy / "out") == stays
     assert not collect(copy / "out").removable
     assert run_tiny(copy / "spec.yaml").exit_code == 3
@@ -243,7 +242,7 @@ def test_the_command_shows_and_deletes(copy, capsys):
     assert "tiny-0123456789ab" in shown and "can be removed with --delete" in shown
     main_ends(["gc", str(copy / "out"), "--delete", "--json"])
     facts = json.loads(capsys.readouterr().out)
-    assert facts["deleted"] and len(facts["removable"]) == 6
+    assert facts["deleted"] and len(facts["removable"]) == 7
     main_ends(["gc", str(copy / "out")])
     assert "nothing to remove" in capsys.readouterr().out
 
