@@ -32,6 +32,7 @@ from schemas.directions.direction_set import FOREIGN_METHODS, DirectionSet
 from schemas.errors import LatentflowError, LockedError, StoreError, UsageError
 from schemas.spec import RunSpec, load_spec
 from schemas.store.lock import StoreLock, run_lock
+from schemas.store.sibling import parent_fp_of
 
 DAY_S = 86_400.0
 STRANGER = "is nothing that a run writes and is left alone"
@@ -131,6 +132,7 @@ def collect(
 
 def _unreferenced(root: Path, spec: RunSpec | None, found: Collection) -> Iterator[Artefact]:
     stores, sets = _referred(root, spec)
+    stores |= _siblings(root, stores)
     found.kept = sorted(p for p in stores | sets if (root / p).exists())
     yield from _locks(root, found)  # first: removing a store takes its lock, and gives it back
     yield from _folders(root, "stores", "store", stores, found)
@@ -172,6 +174,17 @@ def _referred(root: Path, spec: RunSpec | None) -> tuple[set[str], set[str]]:
         stores.add(f"stores/{name}")
         sets.add(f"directions/{name}")
     return stores, sets
+
+
+def _siblings(root: Path, stores: set[str]) -> set[str]:
+    """Relative paths of the stores that hold large arrays of these stores' rows."""
+    kept = {path.rpartition("-")[2] for path in stores}
+    found = set()
+    for path in root.glob("stores/*/zarr.json"):
+        parent = parent_fp_of(read_json(path).get("attributes"))
+        if parent is not None and parent[:12] in kept:
+            found.add(path.parent.relative_to(root).as_posix())
+    return found
 
 
 def _folders(

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from pipelines.folder.run_folder import no_run
 from pipelines.folder.store_identity import INVERT, generator_facts, identify_run
 from pipelines.runs.lineage import analysis_fp, requested
 from pipelines.stages import annotate, invert
+from pipelines.upkeep.verification import Problem, StageCheck, Verification
 from schemas.directions.check import SetCheck, check_directions, drop_damaged
 from schemas.directions.direction_set import KIND as DIRECTION_SET
 from schemas.errors import LatentflowError, UsageError
@@ -42,6 +43,7 @@ from schemas.store.latent_store import LatentStore
 from schemas.store.layout import ArraySpec
 from schemas.store.lock import StoreLock, run_lock
 from schemas.store.reasons import Status
+from schemas.store.sibling import SiblingStore, siblings_of
 
 RUN_AGAIN = "run the specification again"
 REPAIR = "take it out with 'latentflow verify --repair', then run the specification again"
@@ -51,62 +53,6 @@ OTHERWISE = "or check the path: a run, a latent store or a direction set can be 
 SHOWN = 6
 
 Progress = Callable[[int, int], None]
-
-
-@dataclass(frozen=True)
-class Problem:
-    """where : part, stage and block. what : is wrong. cure : what to do about it."""
-
-    where: str
-    what: str
-    cure: str
-
-
-@dataclass
-class StageCheck:
-    """Counts of one stage's blocks. damaged, mismatched : block numbers; a mismatched block is
-    whole, but its commit is not the fingerprint of what it should have been made from."""
-
-    stage: str
-    blocks: int
-    good: int = 0
-    waiting: int = 0
-    damaged: list[int] = field(default_factory=list)
-    mismatched: list[int] = field(default_factory=list)
-    fingerprints: str = "checked"
-
-
-@dataclass
-class Verification:
-    """What `verify` found. notes : what could not be checked, and why."""
-
-    path: str
-    stages: list[StageCheck] = field(default_factory=list)
-    directions: dict[str, int] = field(default_factory=dict)
-    index_rows: int | None = None
-    bytes_read: int = 0
-    problems: list[Problem] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
-    repaired: list[str] = field(default_factory=list)
-
-    @property
-    def ok(self) -> bool:
-        """Whether nothing is wrong. Blocks that wait for a run are not wrong."""
-        return not self.problems
-
-    def to_dict(self) -> dict[str, Any]:
-        """For ``--json``."""
-        return {
-            "path": self.path,
-            "ok": self.ok,
-            "bytes_read": self.bytes_read,
-            "index_rows": self.index_rows,
-            "stages": [vars(stage) for stage in self.stages],
-            "directions": self.directions,
-            "problems": [vars(problem) for problem in self.problems],
-            "notes": self.notes,
-            "repaired": self.repaired,
-        }
 
 
 @dataclass
@@ -248,10 +194,15 @@ def _check(places: _Places, found: Verification, progress: Progress | None, repa
         _directions(places, index, found, repair)
     for place in (places.store, places.directions):
         if place is not None and (others := strangers(place)):
-            found.notes.append(
-                f"{len(others)} files or folders in {place.name!r} are nothing that a run writes "
-                f"and are left alone: {', '.join(map(repr, others[:SHOWN]))}"
-            )
+            found.notes.append(told_of(others, place.name))
+
+
+def told_of(others: list[str], name: str) -> str:
+    """What is said of files in a store or set that no run wrote."""
+    return (
+        f"{len(others)} files or folders in {name!r} are nothing that a run writes and are left "
+        f"alone: {', '.join(map(repr, others[:SHOWN]))}"
+    )
 
 
 def _sums(run: Path, found: Verification, repair: bool) -> None:
@@ -327,6 +278,37 @@ def _store(
             done += 1
             if progress is not None:
                 progress(done, total)
+    for sibling in siblings_of(store, store.mode):
+        _sibling(sibling, store, found, repair)
+
+
+def _sibling(sibling: SiblingStore, parent: LatentStore, found: Verification, repair: bool) -> None:
+    """Large arrays beside the store: read like its own, and compared with the parent's blocks."""
+    name, stage = Path(sibling.path).name, sibling.stage
+    for text in check_identity(sibling):
+        found.problems.append(Problem(name, text, f"delete {sibling.path!r} and {RUN_AGAIN}"))
+    for text in check_metadata(sibling, {}, repair):
+        cure = RUN_AGAIN if repair else "put it right with 'latentflow verify --repair'"
+        found.problems.append(Problem(name, text, cure))
+    summary = StageCheck(f"{stage} ({sibling.space})", sibling.n_blocks)
+    found.stages.append(summary)
+    for block, fp in enumerate(sibling.expected(parent)):
+        checked = check_block(sibling, stage, block)
+        found.bytes_read += checked.bytes_read
+        if checked.problems:
+            summary.damaged.append(block)
+        elif checked.commit is None or checked.commit != fp:
+            summary.waiting += 1  # the parent's block is made again, or was
+        else:
+            summary.good += 1
+        where = f"block {block} of {name!r}"
+        cure = RUN_AGAIN if repair else REPAIR
+        found.problems += [Problem(where, text, cure) for text in checked.problems]
+        if repair and checked.problems:
+            uncommit(sibling, checked)
+            found.repaired.append(where)
+    if others := strangers(sibling.path):
+        found.notes.append(told_of(others, name))
 
 
 def _sum_up(

@@ -34,6 +34,8 @@ MAX_ROW_BYTES = 256 * 2**10
 FINGERPRINT_BYTES = 32
 ZSTD_LEVEL = 3
 
+COMPANIONS = "companions"
+"""Group of the arrays that belong to codes beside their main array, ``<space>.<name>``."""
 STAGE_GROUPS = ("status", "reason", "commit")
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.\-]*(@render)?")
 _GROUP = re.compile(r"[a-z][a-z0-9_]*")
@@ -183,10 +185,16 @@ def choose_block_rows(arrays: Sequence[ArraySpec], block_rows: int | None) -> in
 
 
 def check_row_sizes(arrays: Iterable[ArraySpec]) -> None:
-    """Raise StoreError when rows above 256 KiB share a store with smaller ones."""
-    sizes = {spec.path: spec.row_bytes for spec in arrays if spec.group == "latents"}
+    """Raise StoreError when rows above 256 KiB share a store with smaller ones: codes with other
+    codes, companions with any codes."""
+    specs = list(arrays)
+    sizes = {spec.path: spec.row_bytes for spec in specs if spec.group == "latents"}
     large = {path: size for path, size in sizes.items() if size > MAX_ROW_BYTES}
-    if large and len(large) < len(sizes):
+    mixed = len(large) < len(sizes)
+    for spec in specs if sizes else ():
+        if spec.group == COMPANIONS and spec.row_bytes > MAX_ROW_BYTES:
+            large[spec.path], mixed = spec.row_bytes, True
+    if large and mixed:
         path, size = max(large.items(), key=lambda item: item[1])
         raise StoreError(
             f"array {path!r} has {size!r} bytes a row, above {MAX_ROW_BYTES!r}; put it in a "

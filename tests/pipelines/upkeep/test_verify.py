@@ -24,8 +24,9 @@ from schemas.directions.direction_set import DirectionSet
 from schemas.errors import StoreError, UsageError
 from schemas.spec import load_spec
 from schemas.store.latent_store import LatentStore
-from schemas.store.layout import commit_layout
+from schemas.store.layout import ArraySpec, commit_layout
 from schemas.store.reasons import Status
+from schemas.store.sibling import GrowingBlocks, SiblingStore
 
 CODES = "latents/w_plus/c/1/0/0"
 
@@ -96,6 +97,40 @@ def test_a_damaged_shard_is_named(copy, harm, key):
     assert "verify --repair" in found.problems[0].cure
     if harm is flip_byte and key == CODES:
         assert "not those that were written, by their checksum" in found.problems[0].what
+
+
+def test_large_arrays_beside_the_store_are_read_and_compared_with_it(copy):
+    parent = LatentStore.open(store_of(copy))
+    delta = ArraySpec("companions", "w_plus.delta", (3,))
+    sibling = SiblingStore.beside(parent, "w_plus", [delta], stage="invert")
+    for block, fp in enumerate(parent.committed("invert")):
+        writer = GrowingBlocks(sibling, parent, block, fp.tobytes())
+        rows = parent.block_slice(block)
+        status, reason = parent.status("invert")[rows], parent.reason("invert")[rows]
+        ok = np.flatnonzero(status == Status.OK)
+        writer.put({delta.path: np.ones((len(ok), 3))}, ok)
+        writer.finish(status, reason)
+    found = verify(copy / "out")
+    assert found.ok and found.stages[-1].stage == "invert (w_plus)" and found.stages[-1].good == 2
+    shard = Path(sibling.path, "companions/w_plus.delta/c/1/0")
+    flip_byte(shard)
+    Path(sibling.path, "notes.txt").write_text("mine")
+    found = verify(copy / "out", repair=True)
+    assert found.problems[0].where == f"block 1 of {Path(sibling.path).name!r}"
+    assert any("notes.txt" in note for note in found.notes) and not shard.exists()
+    again = verify(copy / "out")
+    assert again.ok and (again.stages[-1].good, again.stages[-1].waiting) == (1, 1)
+    sibling.refresh()
+    assert sibling.waiting(parent) == [1]
+    # it stays as long as its parent does
+    assert f"stores/{Path(sibling.path).name}" in collect(copy / "out", older_than_s=0).kept
+    shutil.move(parent.path, store_of(copy).with_name("tiny-0123456789ab"))
+    with noted(copy / "out", "run.json"):
+        facts = (copy / "out/run.json").read_text()
+        now = facts.replace(store_of(copy).name, "tiny-0123456789ab")
+        (copy / "out/run.json").write_text(now)
+    gone = {artefact.path for artefact in collect(copy / "out", older_than_s=0).removable}
+    assert f"stores/{Path(sibling.path).name}" in gone
 
 
 def test_repair_and_a_run_bring_the_same_bytes_back(copy):
