@@ -11,17 +11,17 @@ the person who runs it, never by a file that may have come with the model.
 from __future__ import annotations
 
 import os
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Discriminator, Field, Tag, model_validator
 
+from schemas.sections.dataset import DatasetSpec
 from schemas.sections.types import (
     BUNDLED,
     NAME_PATTERN,
     Cron,
     Integer,
     Label,
-    Levels,
     Names,
     Number,
     Space,
@@ -30,104 +30,6 @@ from schemas.sections.types import (
     Strings,
 )
 from schemas.spec_analyses import AnalyseSpec
-
-KIND_OF_ENDING = {".zip": "zip", ".parquet": "parquet", ".pq": "parquet", ".tar": "webdataset"}
-
-
-class DatasetSpec(SpecModel):
-    """The images, and a table of what is known about them."""
-
-    kind: Literal["folder", "zip", "parquet", "webdataset"] = Field(
-        default="folder",
-        description="folder: image files below 'path'. zip: one zip file of images, or a folder "
-        "of them. parquet: one Parquet file, or a folder of them, with a column of image bytes or "
-        "of paths below the table's folder. webdataset: one uncompressed tar file, or a folder of "
-        "them. Default: by the ending of 'path' (.zip, .parquet, .tar), else folder. The labels "
-        "in a dataset.json of a zip or folder (StyleGAN's form) become the factor 'label'.",
-    )
-    path: SpecPath = Field(description="Folder or file that holds the images.")
-    pattern: Strings | None = Field(
-        default=None,
-        description="Glob of the files to take, relative to 'path', or a list of globs: "
-        "'**/*.png', 'train/*'. Without a slash it matches file names at any depth. Every match "
-        "becomes a row, decodable or not. Default: all files with a known image ending (for "
-        "parquet: all *.parquet; for zip and webdataset: all members with a known image ending). "
-        "Hidden files are taken only by a pattern that begins with a dot.",
-    )
-    exclude: Strings = Field(
-        default=[], description="Globs of files to leave out, matched like 'pattern'."
-    )
-    image_column: str = Field(
-        default="image",
-        description="parquet: column with the encoded image as bytes, with a struct of 'bytes' "
-        "and 'path', or with paths (relative to the table, or absolute below 'path').",
-    )
-    columns: Strings = Field(
-        default=[],
-        description="Factor columns inside the dataset itself: columns of the Parquet table, or "
-        "fields of a WebDataset sample's .json ('attributes.age' within objects; 'cls' for its "
-        ".cls).",
-    )
-    factors: SpecPath | None = Field(
-        default=None,
-        description="Table with what is known about each image: CSV (commas, semicolons, tabs), "
-        "CelebA's text lists, JSON, JSON lines or Parquet.",
-    )
-    key: str | None = Field(
-        default=None,
-        description="Column of the factor table that names the image, by its path or by the "
-        "sha256 of its file. Default: the first of image_id, path, file, file_name, filename, uri "
-        "that names any image, else the column that names most.",
-    )
-    missing: Levels = Field(
-        default=[],
-        description="Texts that stand for a missing value, beside the usual ones (those of "
-        "pandas: an empty cell, NA, None, null, nan, ...).",
-    )
-    literal: Strings = Field(
-        default=[],
-        description="Factor columns in which texts such as 'None' or 'NA' are levels; only empty "
-        "cells are missing there.",
-    )
-    continuous: Strings = Field(
-        default=[],
-        description="Factor columns that are quantities although their values are integers. "
-        "Columns with decimals are continuous, all others categorical by default.",
-    )
-    categorical: Strings = Field(
-        default=[], description="Factor columns that are levels although they have decimals."
-    )
-    ignore: Strings = Field(
-        default=[], description="Columns of the factor table to leave out of the index."
-    )
-
-    @model_validator(mode="before")
-    @classmethod
-    def _kind_of_path(cls, data: Any) -> Any:
-        if isinstance(data, dict) and "kind" not in data and isinstance(data.get("path"), str):
-            kind = KIND_OF_ENDING.get(os.path.splitext(data["path"])[1].lower())
-            return data if kind is None else {**data, "kind": kind}
-        return data
-
-    @model_validator(mode="after")
-    def _consistent(self) -> Self:
-        both = sorted(set(self.continuous) & set(self.categorical))
-        if both:
-            raise ValueError(
-                f"columns {both!r} stand under both 'continuous' and 'categorical': keep one"
-            )
-        if self.columns and self.kind in ("folder", "zip"):
-            raise ValueError(
-                f"'columns' needs 'kind: parquet' (.parquet files) or 'kind: webdataset' (.tar "
-                f"files), got {self.kind!r}: set 'kind' to that of the files, or put the columns "
-                "into a table and name it under 'factors'"
-            )
-        if self.key is not None and self.factors is None:
-            raise ValueError(
-                f"'key' is {self.key!r} but there is no factor table: "
-                "name the table under 'factors', or remove 'key'"
-            )
-        return self
 
 
 class GeneratorSpec(SpecModel):
@@ -410,7 +312,8 @@ class RunSpec(SpecModel):
                 f"{names!r}: add that model under 'annotate', or name one of these"
             )
         if (
-            self.invert.method != "optimise"
+            not self.dataset.sampled
+            and self.invert.method != "optimise"
             and self.encoder is None
             and not self.generator_path.startswith(BUNDLED)
         ):

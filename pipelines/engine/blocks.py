@@ -75,7 +75,10 @@ class StageWork:
 
 @dataclass(frozen=True)
 class BlockWork:
-    """One block as a worker gets it: its rows, and what they need."""
+    """One block as a worker gets it: its rows, and what they need.
+
+    labels : class number of every row, -1 where it has none; None for a model without classes
+    """
 
     UNITS: ClassVar[str] = "blocks"
 
@@ -84,6 +87,7 @@ class BlockWork:
     uris: Sequence[str]
     states: Sequence[str]
     stages: Mapping[str, StageWork]
+    labels: Sequence[int] | None = None
 
     @property
     def title(self) -> str:
@@ -100,24 +104,31 @@ class BlockWork:
             for name, s in self.stages.items()
         }
         rows = [self.image_ids, self.uris, self.states]
-        return {"block": self.block, "work": json.dumps([*map(list, rows), stages])}
+        labels = None if self.labels is None else [int(label) for label in self.labels]
+        return {"block": self.block, "work": json.dumps([*map(list, rows), stages, labels])}
 
     @classmethod
     def from_batch(cls, batch: Mapping[str, NDArray[Any]]) -> Self:
         """See `Work`."""
-        image_ids, uris, states, stages = json.loads(str(batch["work"][0]))
+        image_ids, uris, states, stages, labels = json.loads(str(batch["work"][0]))
         work = {
             name: StageWork(bytes.fromhex(fp), None if retry is None else dict(retry))
             for name, (fp, retry) in stages.items()
         }
-        return cls(int(batch["block"][0]), image_ids, uris, states, work)
+        return cls(int(batch["block"][0]), image_ids, uris, states, work, labels)
 
 
 class Rows:
-    """The index's rows in a store's blocks, taken out of the table once."""
+    """The index's rows in a store's blocks, taken out of the table once.
 
-    def __init__(self, index: DatasetIndex, store: LatentStore) -> None:
+    labels : class number of every row of the index, for a model with classes
+    """
+
+    def __init__(
+        self, index: DatasetIndex, store: LatentStore, labels: NDArray[np.int64] | None = None
+    ) -> None:
         self.image_ids, self.uris, self.states = index.image_ids, index.uris, index.states
+        self.labels = labels
         self._slices = [store.block_slice(block) for block in range(store.n_blocks)]
 
     def identity(self, block: int) -> list[tuple[str, str]]:
@@ -128,8 +139,9 @@ class Rows:
     def work(self, block: int, stages: Mapping[str, StageWork]) -> BlockWork:
         """What is sent to a worker."""
         rows = self._slices[block]
+        labels = None if self.labels is None else self.labels[rows].tolist()
         return BlockWork(
-            block, self.image_ids[rows], self.uris[rows], self.states[rows], dict(stages)
+            block, self.image_ids[rows], self.uris[rows], self.states[rows], dict(stages), labels
         )
 
     def count(self, block: int) -> int:

@@ -107,6 +107,8 @@ def _reconstruction(store: LatentStore) -> dict[str, float]:
     out: dict[str, float] = {}
     for metric in ("mse", "psnr", "ssim"):
         name = f"quality/{metric}"
+        if name not in store.arrays("invert"):  # of draws from the prior
+            continue
         parts = [store.ok_rows([name], b, ["invert"]).arrays[name] for b in range(store.n_blocks)]
         values = np.concatenate(parts).astype(np.float64)
         values = values[~np.isnan(values)]
@@ -116,7 +118,8 @@ def _reconstruction(store: LatentStore) -> dict[str, float]:
 
 
 def _pairs(evaluated: Evaluated, generator: Generator) -> dict[str, np.ndarray]:
-    """Originals and reconstructions of evenly spread finished rows, uint8 (n, R, R, 3)."""
+    """Originals and reconstructions of evenly spread finished rows, uint8 (n, R, R, 3); of a
+    sampled dataset what is drawn of them."""
     import torch
 
     from transforms.images.preprocess import to_uint8
@@ -129,8 +132,8 @@ def _pairs(evaluated: Evaluated, generator: Generator) -> dict[str, np.ndarray]:
     chosen = rows[np.linspace(0, len(rows) - 1, n).astype(np.int64)]
     reader = BlockImages(evaluated.source, generator.resolution, spec.crop, spec.max_pixels)
     work_of = Rows(evaluated.index, store)
-    originals, shown = [], []
-    for row in chosen.tolist():
+    originals, shown = [], list(chosen) if evaluated.spec.dataset.sampled else []
+    for row in chosen.tolist() if not shown else ():
         block, offset = divmod(row, store.block_rows)
         image, _ = reader.image(work_of.work(block, {}), offset)
         if image is not None:
@@ -142,4 +145,6 @@ def _pairs(evaluated: Evaluated, generator: Generator) -> dict[str, np.ndarray]:
     with torch.no_grad():
         codes = torch.from_numpy(codes_of(store, spec.space, np.array(shown)))
         drawn = to_uint8(generator.synthesise(codes, spec.space, spec.noise_mode).numpy())
+    if not originals:
+        return {"samples/drawn": drawn}
     return {"samples/original": np.stack(originals), "samples/reconstruction": drawn}

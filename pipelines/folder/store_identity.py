@@ -13,6 +13,7 @@ from typing import Any
 
 import generators
 from schemas.errors import UsageError
+from schemas.sections.dataset import LABEL, SAMPLED, DatasetSpec
 from schemas.spec import RunSpec
 from schemas.spec_models import InvertSpec
 from schemas.store.latent_store import ArraySpec, LatentStore, block_rows_for
@@ -28,12 +29,14 @@ class ModelFacts:
     """What a store needs to know of a generator: fingerprint, pixels, shapes of its spaces.
 
     assumed : settings that its file does not state, with what is to be told of each.
+    classes : of a class-conditional model, else 0.
     """
 
     fingerprint: str
     resolution: int
     spaces: dict[str, tuple[int, ...]]
     assumed: dict[str, str] = field(default_factory=dict)
+    classes: int = 0
 
 
 def generator_facts(source: generators.Source) -> ModelFacts:
@@ -45,7 +48,8 @@ def generator_facts(source: generators.Source) -> ModelFacts:
     config = StyleGAN2Config.from_architecture(checkpoint.architecture)
     spaces = {"w": (config.w_dim,), "w_plus": (config.num_ws, config.w_dim)}
     told = assumptions(checkpoint)
-    return ModelFacts(checkpoint.fingerprint, config.img_resolution, spaces, told)
+    fingerprint, side = checkpoint.fingerprint, config.img_resolution
+    return ModelFacts(fingerprint, side, spaces, told, config.c_dim)
 
 
 def encoder_uri_of(generator: generators.Source, encoder_uri: str | None) -> str | None:
@@ -61,6 +65,7 @@ class StoreIdentity:
     """Everything that decides which store the codes belong to; see `identify`.
 
     encoder_uri : None where the method needs no encoder.
+    labels : factor that holds the rows' classes; None without classes
     """
 
     path: str
@@ -73,6 +78,12 @@ class StoreIdentity:
     seed: int
     block_rows: int
     arrays: tuple[ArraySpec, ...]
+    labels: str | None = None
+
+    @property
+    def sampled(self) -> bool:
+        """Whether the codes are drawn from the prior, and no image is inverted."""
+        return bool(self.method["method"] == SAMPLED)
 
     @property
     def attrs(self) -> dict[str, Any]:
@@ -117,14 +128,18 @@ def identify(
     seed: int,
     generator_uri: generators.Source,
     encoder_uri: str | None = None,
+    dataset: DatasetSpec | None = None,
 ) -> StoreIdentity:
     """The store that inverting with these settings writes to, without writing anything.
+
+    dataset : of the rows, where they are sampled or have class labels
 
     Raises CheckpointError for unreadable models, UsageError when an encoder is needed and missing.
     """
     facts = generator_facts(generator_uri)
     uri, encoder_fp = None, None
-    if spec.method != "optimise":
+    sampled = dataset is not None and dataset.sampled
+    if spec.method != "optimise" and not sampled:
         from generators.encoders.files import read_encoder
 
         uri = encoder_uri_of(generator_uri, encoder_uri)
@@ -138,12 +153,15 @@ def identify(
         encoder_fp = encoder.fingerprint
     arrays = (
         ArraySpec("latents", spec.space, facts.spaces[spec.space], "float32"),
-        *(ArraySpec("quality", quality, (), "float32") for quality in QUALITIES),
+        *(ArraySpec("quality", quality, (), "float32") for quality in QUALITIES if not sampled),
     )
     block_rows = spec.block_rows or block_rows_for(max(array.row_bytes for array in arrays))
     method = {**method_of(spec, encoder_fp), "crop": spec.crop}
+    if sampled and dataset is not None:
+        method, seed = sampled_method(spec, dataset), 0
+    labels = None if dataset is None else label_factor(dataset, facts)
     identity = StoreIdentity(
-        "", name, spec, generator_uri, uri, facts, method, seed, block_rows, arrays
+        "", name, spec, generator_uri, uri, facts, method, seed, block_rows, arrays, labels
     )
     path = LatentStore.path_for(store_root, name, identity.store_fp)
     return replace(identity, path=path)
@@ -168,7 +186,25 @@ def identify_run(spec: RunSpec, folder: Path) -> StoreIdentity:
         seed=spec.seed,
         generator_uri=spec.generator,
         encoder_uri=spec.encoder,
+        dataset=spec.dataset,
     )
+
+
+def label_factor(dataset: DatasetSpec, facts: ModelFacts) -> str | None:
+    """The factor that holds the rows' classes; None where they have none."""
+    if dataset.sampled:
+        return LABEL if facts.classes else None
+    return dataset.labels if isinstance(dataset.labels, str) else None
+
+
+def sampled_method(spec: InvertSpec, dataset: DatasetSpec) -> dict[str, Any]:
+    """`method_of` for rows drawn from the prior. Seeds and classes are the rows' own."""
+    return {
+        "method": SAMPLED,
+        "space": spec.space,
+        "noise_mode": spec.noise_mode,
+        "truncation": float(dataset.truncation),
+    }
 
 
 def method_of(spec: InvertSpec, encoder_fp: str | None) -> dict[str, Any]:

@@ -55,7 +55,9 @@ def key_of(spec: RunSpec, part: str) -> dg.AssetKey:
 
 def inputs_of(spec: RunSpec) -> list[dg.AssetSpec]:
     """The dataset and the generator, which nobody makes here but the sensor watches."""
-    kinds = {"dataset": spec.dataset.path, "generator": spec.generator_path}
+    kinds = {"generator": spec.generator_path}
+    if spec.dataset.path is not None:
+        kinds = {"dataset": spec.dataset.path, **kinds}
     return [
         dg.AssetSpec(
             key_of(spec, name),

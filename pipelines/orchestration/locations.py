@@ -26,12 +26,12 @@ def locations(spec: RunSpec) -> dict[str, list[Path]]:
 
     A model that is not there yet is watched at the path that names it.
     """
-    dataset = [Path(spec.dataset.path)]
+    dataset = [] if spec.dataset.path is None else [Path(spec.dataset.path)]
     if spec.dataset.factors is not None:
         dataset.append(Path(spec.dataset.factors))
     found = {"dataset": dataset, "generator": generators.files(spec.generator)}
     encoder = encoder_uri_of(spec.generator, spec.encoder)
-    if spec.invert.method != "optimise" and encoder is not None:
+    if not spec.dataset.sampled and spec.invert.method != "optimise" and encoder is not None:
         found["encoder"] = _encoder(encoder)
     for model in spec.annotate:
         found[f"annotate/{model.name}"] = _annotator(model.model)

@@ -123,7 +123,7 @@ class _Folder:
         self.identity = identify_run(spec, self.out)
         exists = Path(self.identity.path, "zarr.json").exists()
         self.store = LatentStore.open(self.identity.path) if exists else None
-        self.models = stages_of(spec.annotate, trust=True)
+        self.models = stages_of(spec.annotate, trust=True, sampled=spec.dataset.sampled)
 
     def held(self) -> dict[str, str | None]:
         found: dict[str, str | None] = dict.fromkeys(part.name for part in parts_of(self.spec))

@@ -34,7 +34,7 @@ from pipelines.runs.lineage import (
     rows_of,
 )
 from pipelines.sources.block_images import View
-from pipelines.sources.open import open_source
+from pipelines.sources.open import run_source
 from pipelines.stages.annotate import annotate_inputs, plan_annotate, stages_of
 from pipelines.stages.index import update_index
 from pipelines.stages.index_report import LISTED
@@ -132,13 +132,14 @@ class _Plan:
         with ContentHashCache(self.out / "hashes.sqlite", read_only=True) as cache:
             self.index, report = update_index(
                 existing,
-                open_source(spec.dataset),
+                run_source(spec),
                 spec.dataset,
                 max_pixels=spec.invert.max_pixels,
                 cache=cache,
             )
         counts = f"{report.added} new, {report.removed} gone, {report.moved} moved"
-        stage = Stage("index", MISSING, f"{report.n_active} images ({counts})")
+        rows = "sampled rows" if spec.dataset.sampled else "images"
+        stage = Stage("index", MISSING, f"{report.n_active} {rows} ({counts})")
         if path.exists():
             stage.causes = _index_changes(existing, self.index)
             stage.state = STALE if stage.causes else CURRENT
@@ -164,7 +165,11 @@ class _Plan:
             stage.causes = self._row_changes(self.store, wanted)
         stage.notes.append(f"store {identity.path}")
         stage.notes += [f"generator: {k} {text}" for k, text in identity.facts.assumed.items()]
-        stage.notes.append(f"method {spec.invert.method} into {spec.invert.space}")
+        if identity.sampled:
+            first, psi = spec.dataset.seed, spec.dataset.truncation
+            stage.notes.append(f"drawn into {spec.invert.space}, seed {first} on, truncation {psi}")
+        else:
+            stage.notes.append(f"method {spec.invert.method} into {spec.invert.space}")
         if rows:
             size = decimal(rows * sum(array.row_bytes for array in identity.arrays))
             time = _time(rows, self.rates, "invert")
@@ -195,7 +200,7 @@ class _Plan:
             causes.append(f"{row_spans(np.flatnonzero(gone))} removed")
         noted = {k: v for k, v in self.noted.get("invert", {}).items() if k != "store"}
         if noted:
-            now = invert_inputs(self.spec.invert.max_pixels)
+            now = invert_inputs(self.spec.invert.max_pixels, self.spec.dataset.sampled)
             causes += changes(noted, now, store.block_rows, new)
         again = sum(len(w.stages[INVERT].retry or ()) for w in wanted.work)
         if again:
@@ -208,9 +213,10 @@ class _Plan:
     # ---- annotate
 
     def _annotate(self) -> Stage:
-        models = stages_of(self.spec.annotate, trust=True)
+        sampled = self.spec.dataset.sampled
+        models = stages_of(self.spec.annotate, trust=True, sampled=sampled)
         stage = Stage("annotate", CURRENT, "" if models else "nothing asked for")
-        now = annotate_inputs(self.spec.annotate, self.spec.invert.max_pixels)
+        now = annotate_inputs(self.spec.annotate, self.spec.invert.max_pixels, sampled)
         noted = self.noted.get("annotate", {})
         known = () if self.store is None else self.store.stages()
         blocks: dict[str, set[int]] = {model.name: set() for model in models}

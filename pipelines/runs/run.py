@@ -38,7 +38,7 @@ from pipelines.runs.lineage import (
     unchanged,
 )
 from pipelines.runs.run_record import QUARANTINED, write_record
-from pipelines.sources.open import Source, open_source
+from pipelines.sources.open import Source, run_source
 from pipelines.stages.annotator_trial import try_annotators
 from pipelines.stages.index import build_index
 from pipelines.stages.index_report import LISTED
@@ -110,7 +110,7 @@ class Run:
     @cached_property
     def source(self) -> Source:
         """Of the images."""
-        return open_source(self.spec.dataset)
+        return run_source(self.spec)
 
     @property
     def index(self) -> DatasetIndex:
@@ -304,7 +304,12 @@ def _index(state: Run, progress: Any) -> dict[str, Any]:
     path = state.out / "index.parquet"
     with ContentHashCache(state.out / "hashes.sqlite") as cache:
         index, report = build_index(
-            spec.dataset, path, max_pixels=spec.invert.max_pixels, cache=cache, progress=progress
+            spec.dataset,
+            path,
+            max_pixels=spec.invert.max_pixels,
+            cache=cache,
+            progress=progress,
+            source=state.source,
         )
     with noted(state.out, "index_report.json"):
         write_json(state.out / "index_report.json", report.to_dict(limit=LISTED))
@@ -347,7 +352,8 @@ def _invert(state: Run, progress: Any) -> dict[str, Any]:
     )
     state.written()
     state.facts["counts"] = result.counts
-    noted = {"store": Path(identity.path).name, **invert_inputs(spec.invert.max_pixels)}
+    inputs = invert_inputs(spec.invert.max_pixels, identity.sampled)
+    noted = {"store": Path(identity.path).name, **inputs}
     note_lineage(state.out, invert=noted)
     detail = {
         "blocks_done": result.blocks_done,
@@ -390,7 +396,9 @@ def _annotate(state: Run, progress: Any) -> dict[str, Any]:
             export_annotations(store, state.index, table)
     note_lineage(state.out, table=made_of)
     if len(models) == len(state.spec.annotate):
-        note_lineage(state.out, annotate=annotate_inputs(models, state.spec.invert.max_pixels))
+        sampled = state.spec.dataset.sampled
+        inputs = annotate_inputs(models, state.spec.invert.max_pixels, sampled)
+        note_lineage(state.out, annotate=inputs)
     detail = {
         "blocks_done": result.blocks_done,
         "blocks_skipped": result.blocks_skipped,

@@ -1,4 +1,4 @@
-"""Where images come from: a folder of files, zips, Parquet tables, WebDataset tars.
+"""Where rows come from: a folder of files, zips, Parquet tables, WebDataset tars, a generator.
 
 A source lists its images and reads one by its uri. It is a small picklable value, so that every
 worker can have its own. uris are relative to the dataset's root:
@@ -8,6 +8,7 @@ folder     ``train/0001.png``
 zip        ``faces.zip#00/0001.png``          member of that zip (``...png#2``: its 2nd)
 parquet    ``part-0.parquet#17``              row 17 of that file
 webdataset ``shard-0.tar#0001.png``           member of that tar (``#0001.png#2``: its 2nd)
+sampled    ``seed/17``                        drawn from that seed
 ========== ================================== =========================================
 """
 
@@ -26,12 +27,12 @@ from typing import Any, BinaryIO, Protocol
 
 from pipelines.sources.paths import IMAGE_ENDINGS, inside, kind_of, natural_key, selector, suffix
 from schemas.errors import InputError, SpecError
-from schemas.spec import DatasetSpec
+from schemas.sections.dataset import LABEL, DatasetSpec
+from schemas.spec import RunSpec
 from schemas.store.reasons import Reason
 from transforms.images.quarantine import Quarantine
 
 GIT_LFS = b"version https://git-lfs"
-LABEL = "label"
 DATASET_JSON = "dataset.json"
 LINKED_FOLDER = "a linked folder is not entered: copy it, or set the root to its target"
 RUN_FOLDER = "what a run has written holds no images of the dataset"
@@ -48,12 +49,14 @@ class Item:
     key : the path by which a factor table names the image
     container : file that holds the image, where one file holds many; relative to the root
     factors : values that the dataset itself gives (`DatasetSpec.columns`)
+    image_id : of rows that no file holds, see `pipelines.sources.sampled`
     """
 
     uri: str
     key: str
     container: str | None = None
     factors: Mapping[str, Any] = field(default_factory=dict)
+    image_id: str | None = None
 
 
 @dataclass
@@ -102,13 +105,19 @@ class Source(Protocol):
         ...
 
 
-def open_source(dataset: DatasetSpec) -> Source:
-    """The source that a specification describes. Raises SpecError when 'path' does not fit."""
+def open_source(dataset: DatasetSpec, classes: int = 0) -> Source:
+    """The source that a specification describes. Raises SpecError when 'path' does not fit.
+
+    classes : of the run's generator, for rows that are drawn from it
+    """
     from pipelines.sources.parquet import ParquetSource
+    from pipelines.sources.sampled import SampledSource
     from pipelines.sources.webdataset import WebDatasetSource
     from pipelines.sources.zip import ZipSource
 
-    path = Path(dataset.path)
+    if dataset.sampled:
+        return SampledSource.of(dataset, classes)
+    path = Path(dataset.place)
     if not path.exists():
         cure = "paths are relative to the specification's file"
         if any(mark in path.name for mark in "*?[{"):
@@ -134,6 +143,15 @@ def open_source(dataset: DatasetSpec) -> Source:
         return ParquetSource(root, only, pattern, exclude, dataset.image_column, columns)
     root, only = _container_root(path)
     return WebDatasetSource(root, only, pattern, exclude, columns)
+
+
+def run_source(spec: RunSpec) -> Source:
+    """The source of a run's rows."""
+    from pipelines.folder.store_identity import generator_facts
+
+    if not spec.dataset.sampled:
+        return open_source(spec.dataset)
+    return open_source(spec.dataset, generator_facts(spec.generator).classes)
 
 
 def _container_root(path: Path) -> tuple[str, str | None]:

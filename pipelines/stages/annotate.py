@@ -45,6 +45,7 @@ from pipelines.stages.annotate_stages import (
 )
 from schemas.errors import StoreError, UsageError
 from schemas.index import DatasetIndex
+from schemas.sections.dataset import SAMPLED
 from schemas.spec_models import AnnotateSpec
 from schemas.store.latent_store import LatentStore
 from schemas.store.lock import StoreLock
@@ -96,7 +97,8 @@ def plan_annotate(
     could be read at last change the block, but not its commit).
     """
     rows = Rows(index, store)
-    originals = Originals(index, max_pixels, resolution, store.attrs["method"]["crop"])
+    crop = store.attrs["method"].get("crop", "centre")
+    originals = Originals(index, max_pixels, resolution, crop)
     codes = StageState(store, INVERT)
     ok = store.status(INVERT) == Status.OK
     have = set(store.stages())
@@ -392,7 +394,8 @@ def annotate(
     Raises UsageError when the generator is not the store's, and the models' and the store's errors.
     """
     started = time.monotonic()
-    stages = stages_of(models, trust)
+    method: Mapping[str, Any] = LatentStore.open(store_path).attrs["method"]
+    stages = stages_of(models, trust, sampled=method["method"] == SAMPLED)
     held = StoreLock(store_path) if lock is None else lock
     if lock is None:
         held.acquire()
@@ -407,7 +410,6 @@ def annotate(
         store.delete_partials()
         lay_out_stages(store, {stage.name: [stage.spec()] for stage in stages})
         plan = plan_annotate(index, store, stages, max_pixels, resolution)
-        method: Mapping[str, Any] = store.attrs["method"]
         todo = [work for work in plan.work if blocks is None or work.block in blocks]
         needed = {name for work in todo for name in work.stages}
         task = AnnotateTask(
@@ -415,7 +417,7 @@ def annotate(
             os.path.abspath(store_path),
             generator_uri,
             tuple(stage for stage in stages if stage.name in needed),
-            str(method["crop"]),
+            str(method.get("crop", "centre")),
             resolution,
             max_pixels,
             str(method["space"]),

@@ -60,9 +60,12 @@ class StageModel:
         return ArraySpec(self.card.group, self.name, self.card.row_shape, "float32", attrs=attrs)
 
 
-def stages_of(models: Sequence[AnnotateSpec], trust: bool = False) -> list[StageModel]:
+def stages_of(
+    models: Sequence[AnnotateSpec], trust: bool = False, sampled: bool = False
+) -> list[StageModel]:
     """The stages of the given models, in order, originals before renders.
 
+    sampled : the rows are drawn from the generator, so that the render is all there is.
     Raises CheckpointError for unusable models, UntrustedError for TorchScript without trust.
     """
     stages = []
@@ -70,16 +73,19 @@ def stages_of(models: Sequence[AnnotateSpec], trust: bool = False) -> list[Stage
         card = read_card(model.model, model.name)
         check_trust(card, trust)
         stage = StageModel(model.name, model.model, card, model.batch_size, model.of)
-        stages.append(stage)
-        if model.render:
+        if not sampled:
+            stages.append(stage)
+        if model.render or sampled:
             stages.append(replace(stage, name=model.name + RENDER))
     return sorted(stages, key=lambda stage: stage.render)
 
 
-def annotate_inputs(models: Sequence[AnnotateSpec], max_pixels: int) -> dict[str, Any]:
+def annotate_inputs(
+    models: Sequence[AnnotateSpec], max_pixels: int, sampled: bool = False
+) -> dict[str, Any]:
     """Stage -> what its blocks depend on besides their rows and, of renders, their codes."""
     inputs: dict[str, Any] = {}
-    for stage in stages_of(models, trust=True):
+    for stage in stages_of(models, trust=True, sampled=sampled):
         inputs[stage.name] = {"version": VERSION, "annotator": stage.card.fingerprint}
         if not stage.render:
             inputs[stage.name] |= {"max_pixels": max_pixels, "of": stage.of}

@@ -41,7 +41,7 @@ def try_annotators(
         annotator = load_annotator(model.model, model.name, trust=trust)
         for note in annotator.notes:
             console.print(note, markup=False, soft_wrap=True)
-        if annotator.unproven is None:
+        if annotator.unproven is None or spec.dataset.sampled:  # the workers draw pictures first
             continue
         shown: list[str] = []
         for row in active[:IMAGES]:

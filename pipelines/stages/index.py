@@ -35,7 +35,7 @@ from pipelines.stages.index_report import IndexReport, Unreadable
 from schemas.errors import InputError
 from schemas.fingerprint import ContentHashCache, file_sha256
 from schemas.index import ACTIVE, DatasetIndex, NewRow, duplicates
-from schemas.spec_models import KIND_OF_ENDING, DatasetSpec
+from schemas.sections.dataset import KIND_OF_ENDING, DatasetSpec
 from schemas.store.reasons import Reason
 from transforms.images.preprocess import DEFAULT_MAX_PIXELS, Quarantine, probe
 
@@ -52,6 +52,7 @@ def build_index(
     max_pixels: int = DEFAULT_MAX_PIXELS,
     cache: ContentHashCache | None = None,
     progress: Progress | None = None,
+    source: Source | None = None,
 ) -> tuple[DatasetIndex, IndexReport]:
     """Index a dataset into the Parquet file ``path``, or bring the one that is there up to date.
 
@@ -59,12 +60,13 @@ def build_index(
     max_pixels : images with more pixels are reported as too large
     cache : remembered content hashes of files
     progress : called with (images done, images in all)
+    source : of the dataset, by default as `open_source` opens it
 
     Returns the index and what was found. The file is only written when something changed.
     Raises SpecError, InputError (nothing to index, a foreign path, a table that does not fit) or
     StoreError (the file at ``path`` is no index).
     """
-    source = open_source(dataset)
+    source = source or open_source(dataset)
     existing = DatasetIndex.load(path) if Path(path).exists() else DatasetIndex.empty()
     index, report = update_index(
         existing,
@@ -183,6 +185,8 @@ class _Look:
 
     def known(self, items: Sequence[Item]) -> list[_Seen | None]:
         """What the images are now, where nothing need be read to tell."""
+        if all(item.image_id is not None for item in items):
+            return [_Seen(item.image_id) for item in items]
         ids = [
             self._id_of.get(item.uri) if item.container in self._same_containers else None
             for item in items

@@ -23,15 +23,19 @@ from pipelines.engine.blocks import (
     Rows,
     StageState,
     StageWork,
+    Task,
     counts_of,
     run_blocks,
     use_threads,
 )
 from pipelines.engine.writer_guard import Guard
-from pipelines.folder.store_identity import INVERT, QUALITIES, StoreIdentity
+from pipelines.folder.store_identity import INVERT, QUALITIES, ModelFacts, StoreIdentity
 from pipelines.sources.block_images import Batch, BlockImages, in_halves
 from pipelines.sources.open import Source
-from schemas.errors import UsageError
+from pipelines.stages import sample
+from schemas.class_labels import class_numbers
+from schemas.errors import SpecError, UsageError
+from schemas.fingerprint import digest
 from schemas.index import DatasetIndex
 from schemas.store.latent_store import LatentStore
 from schemas.store.lock import StoreLock
@@ -63,20 +67,49 @@ class InvertPlan:
     fps: list[bytes]
 
 
-def invert_inputs(max_pixels: int) -> dict[str, Any]:
+def invert_inputs(max_pixels: int, sampled: bool = False) -> dict[str, Any]:
     """What blocks depend on besides the store's identity and their rows."""
+    if sampled:
+        return {"version": sample.VERSION}
     return {"version": VERSION, "max_pixels": max_pixels}
+
+
+def labels_of(
+    index: DatasetIndex, factor: str | None, facts: ModelFacts
+) -> NDArray[np.int64] | None:
+    """Class number of every row, see `schemas.class_labels`; None without labels.
+
+    Raises SpecError for labels of a generator without classes.
+    """
+    if factor is None:
+        return None
+    if not facts.classes:
+        raise SpecError(
+            f"'dataset.labels' is {factor!r}, but the generator has no classes: leave it out"
+        )
+    return class_numbers(index, factor, facts.classes)
+
+
+def block_inputs(
+    sampled: bool, max_pixels: int, labels: NDArray[np.int64] | None
+) -> dict[str, Any]:
+    """What a block's fingerprint holds besides its rows' identity. labels : of its rows."""
+    found: dict[str, Any] = {} if sampled else {"max_pixels": max_pixels}
+    if labels is not None:
+        found["labels"] = digest(np.ascontiguousarray(labels, "<i8").tobytes())
+    return found
 
 
 def plan_invert(index: DatasetIndex, identity: StoreIdentity) -> InvertPlan:
     """Which blocks of the store are missing; a store that does not exist yet misses them all."""
     probe = _Outline(identity, index.n_rows)
-    rows = Rows(index, probe)
-    settings = {"max_pixels": identity.spec.max_pixels}
-    fps = [
-        probe.block_fp(INVERT, block, rows.identity(block), VERSION, settings)
-        for block in range(probe.n_blocks)
-    ]
+    rows = Rows(index, probe, labels_of(index, identity.labels, identity.facts))
+    version = sample.VERSION if identity.sampled else VERSION
+    fps = []
+    for block in range(probe.n_blocks):
+        own = None if rows.labels is None else rows.labels[probe.block_slice(block)]
+        settings = block_inputs(identity.sampled, identity.spec.max_pixels, own)
+        fps.append(probe.block_fp(INVERT, block, rows.identity(block), version, settings))
     known = 0
     state: StageState | None = None
     if os.path.exists(os.path.join(identity.path, "zarr.json")):
@@ -308,11 +341,11 @@ def invert(
         store = identity.create(index.n_rows)
         store.delete_partials()
         plan = plan_invert(index, identity)
-        task = InvertTask(
-            source,
-            replace(identity, path=os.path.abspath(identity.path)),
-            engine.gpus_per_actor > 0,
-        )
+        placed = replace(identity, path=os.path.abspath(identity.path))
+        cuda = engine.gpus_per_actor > 0
+        task: Task = InvertTask(source, placed, cuda)
+        if identity.sampled:
+            task = sample.SampleTask(placed, cuda)
         todo = [work for work in plan.work if blocks is None or work.block in blocks]
         done = run_blocks(
             engine,

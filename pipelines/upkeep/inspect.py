@@ -13,8 +13,8 @@ from pipelines.sources.paths import IMAGE_ENDINGS, kind_of, suffix
 from schemas.directions.direction_set import DirectionSet
 from schemas.errors import CheckpointError, InputError, LatentflowError, UnsafeCheckpointError
 from schemas.index import DatasetIndex
+from schemas.sections.dataset import KIND_OF_ENDING
 from schemas.spec import DatasetSpec
-from schemas.spec_models import KIND_OF_ENDING
 from schemas.store.latent_store import LatentStore
 from schemas.store.reasons import Status
 

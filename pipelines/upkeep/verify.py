@@ -16,14 +16,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from pipelines.engine.saved_sums import FOLDER, check_sums
 from pipelines.folder.checksums import changed_files
 from pipelines.folder.run_folder import no_run
-from pipelines.folder.store_identity import INVERT, generator_facts, identify_run
+from pipelines.folder.store_identity import INVERT, generator_facts, identify_run, label_factor
 from pipelines.runs.lineage import analysis_fp, requested
-from pipelines.stages import annotate, invert
+from pipelines.stages import annotate, invert, sample
+from pipelines.stages.invert import labels_of
 from pipelines.upkeep.verification import Problem, StageCheck, Verification
 from schemas.directions.check import SetCheck, check_directions, drop_damaged
 from schemas.directions.direction_set import KIND as DIRECTION_SET
@@ -349,6 +351,7 @@ class _Expected:
         self._codes: dict[int, BlockCheck] = {}
         self._stages: dict[str, annotate.StageModel] = {}
         self._rows: list[tuple[str, str]] | None = None
+        self._labels: NDArray[np.int64] | None = None
         self._spec, self._run, self._current = places.spec, places.run, places.current
         if index is None or places.spec is None:
             return
@@ -367,14 +370,16 @@ class _Expected:
         self._rows = index.identity()
         spec = places.spec.invert
         try:
-            resolution = generator_facts(places.spec.generator).resolution
+            facts = generator_facts(places.spec.generator)
+            self._labels = labels_of(index, label_factor(places.spec.dataset, facts), facts)
         except LatentflowError as e:
             notes.append(f"fingerprints of annotations are not compared: {e}")
             return
-        self._originals = annotate.Originals(index, spec.max_pixels, resolution, spec.crop)
+        self._originals = annotate.Originals(index, spec.max_pixels, facts.resolution, spec.crop)
         for model in places.spec.annotate:
             try:
-                for stage in annotate.stages_of([model], trust=True):
+                sampled = places.spec.dataset.sampled
+                for stage in annotate.stages_of([model], trust=True, sampled=sampled):
                     self._stages[stage.name] = stage
             except LatentflowError as e:
                 notes.append(f"fingerprints of {model.name!r} are not compared: {e}")
@@ -404,7 +409,10 @@ class _Expected:
         rows = self._store.block_slice(checked.block)
         max_pixels = self._spec.invert.max_pixels
         if checked.stage == INVERT:
-            version, extra = invert.VERSION, {"max_pixels": max_pixels}
+            sampled = self._spec.dataset.sampled
+            version = sample.VERSION if sampled else invert.VERSION
+            labels = None if self._labels is None else self._labels[rows]
+            extra = invert.block_inputs(sampled, max_pixels, labels)
         elif checked.stage in self._stages:
             codes = self._codes.get(checked.block)
             if codes is None or codes.commit is None or codes.status is None:

@@ -71,7 +71,7 @@ def _as_list(value: Any) -> Any:
     return [value] if isinstance(value, str | bool | int | float) else value
 
 
-def _once(names: list[str]) -> list[str]:
+def once(names: list[str]) -> list[str]:
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise ValueError(f"names {twice!r} more than once: keep each once")
@@ -106,7 +106,7 @@ Level = Annotated[str, BeforeValidator(_level)]
 Cron = Annotated[str, AfterValidator(check_cron)]
 Levels = Annotated[list[Level], BeforeValidator(_as_list)]
 Strings = Annotated[list[str], BeforeValidator(_as_list)]
-Names = Annotated[Strings, AfterValidator(_once)]
+Names = Annotated[Strings, AfterValidator(once)]
 Space = Literal["w", "w_plus"]
 
 

@@ -34,6 +34,7 @@ class Reason(IntEnum):
     NOT_FINITE = 10
     SEVERAL_FACES = 11
     MODEL_FAILED = 12
+    NO_LABEL = 13
     IO_ERROR = 20
     OUT_OF_MEMORY = 21
 
@@ -55,6 +56,7 @@ _DESCRIPTIONS = {
     Reason.NOT_FINITE: "a result is not finite",
     Reason.SEVERAL_FACES: "several faces were found, and nothing says which one is meant",
     Reason.MODEL_FAILED: "the annotator failed on the image",
+    Reason.NO_LABEL: "the row has no class label, which the generator needs",
     Reason.IO_ERROR: "the file could not be read (input/output error)",
     Reason.OUT_OF_MEMORY: "the row did not fit into memory",
 }

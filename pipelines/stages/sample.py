@@ -1,0 +1,118 @@
+"""Codes drawn from the generator's prior, in place of inverted images (stage "invert").
+
+The stage writes ``latents/<space>`` alone: there is no image that a drawn one could be compared
+with, so a store of draws has no ``quality``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipelines.engine.blocks import BlockWork, use_threads
+from pipelines.engine.writer_guard import Guard
+from pipelines.folder.store_identity import INVERT, StoreIdentity
+from pipelines.sources.sampled import row_id, seed_of
+from schemas.errors import UsageError
+from schemas.index import REMOVED
+from schemas.store.latent_store import LatentStore
+from schemas.store.reasons import Reason, Status
+
+if TYPE_CHECKING:
+    from generators.protocols import Generator
+
+#: Raised whenever a code changes for the same inputs.
+VERSION = 1
+ROWS = 64
+"""Rows that are drawn together, whatever the batch size: no bit of a code depends on it."""
+
+
+@dataclass(frozen=True)
+class SampleTask:
+    """How an actor draws: small and picklable; the model is loaded from its uri."""
+
+    identity: StoreIdentity
+    cuda: bool = False
+
+    def build(self, guard: Guard) -> SampleWorker:
+        """Load the generator."""
+        return SampleWorker(self, guard)
+
+
+class SampleWorker:
+    """Holds the generator; makes one block of the stage at a time."""
+
+    def __init__(self, task: SampleTask, guard: Guard) -> None:
+        import generators
+
+        self.identity, self.guard = task.identity, guard
+        device = use_threads(self.identity.spec.threads, task.cuda)
+        self.generator = generators.load(self.identity.generator_uri, device)
+        if self.generator.fingerprint != self.identity.facts.fingerprint:
+            raise UsageError(
+                f"generator {self.identity.generator_uri!r} has fingerprint "
+                f"{self.generator.fingerprint!r}, the store was made for "
+                f"{self.identity.facts.fingerprint!r}: the file changed during the run; start again"
+            )
+        self.store = LatentStore.open(self.identity.path, "r+")
+
+    def process(self, work: BlockWork) -> dict[str, Any]:
+        """Draw a block and commit it; see `pipelines.engine.blocks.Worker`."""
+        space, truncation = self.identity.spec.space, self.identity.method["truncation"]
+        n, labels = len(work), work.labels
+        seeds = [seed_of(uri) for uri in work.uris]
+        classes = None if labels is None else np.maximum(labels, 0)
+        codes = np.full((n, *self.generator.spaces[space]), np.nan, np.float32)
+        reason = np.array([_unfit(work, i, seed) for i, seed in enumerate(seeds)], np.uint8)
+        for start in range(0, n, ROWS):
+            part = slice(start, min(start + ROWS, n))
+            own = None if classes is None else classes[part]
+            codes[part] = draw_rows(self.generator, space, seeds[part], own, truncation)
+        finite = np.isfinite(codes).reshape(n, -1).all(axis=1)
+        reason[(reason == Reason.NONE) & ~finite] = Reason.NOT_FINITE
+        status = np.where(reason == Reason.NONE, Status.OK, Status.QUARANTINED).astype(np.uint8)
+        removed = np.array(work.states) == REMOVED
+        status[removed], reason[removed] = Status.REMOVED, Reason.NONE
+        codes[status != Status.OK] = np.nan
+        self.guard.check()
+        arrays = {f"latents/{space}": codes}
+        self.store.write_block(INVERT, work.block, arrays, status, reason, work.stages[INVERT].fp)
+        return {"ok": int((status == Status.OK).sum()), "shrunk": False}
+
+
+def _unfit(work: BlockWork, offset: int, seed: int) -> Reason:
+    """Why a row cannot be drawn: it has no class, or another one than it was listed with."""
+    label = None if work.labels is None else int(work.labels[offset])
+    if label is not None and label < 0:
+        return Reason.NO_LABEL
+    return Reason.NONE if row_id(seed, label) == work.image_ids[offset] else Reason.CHANGED
+
+
+def draw_rows(
+    generator: Generator,
+    space: str,
+    seeds: Sequence[int],
+    labels: NDArray[np.int64] | None,
+    truncation: float,
+) -> NDArray[np.float32]:
+    """Codes of up to `ROWS` seeds, float32 (n, *shape of the space).
+
+    labels : int64 (n,), class numbers of a class-conditional generator
+    Fewer rows are filled up, so that the model always sees the same number of them.
+    """
+    import torch
+
+    filled = [*seeds, *[seeds[-1]] * (ROWS - len(seeds))]
+    c = None
+    if labels is not None:
+        numbers = torch.from_numpy(np.pad(labels, (0, ROWS - len(labels)), "edge"))
+        c_dim = int(generator.architecture["c_dim"])
+        c = torch.nn.functional.one_hot(numbers, c_dim).float()
+    with torch.no_grad():
+        codes = generator.map(generator.z(filled), c, truncation)
+    found: NDArray[np.float32] = codes.float().cpu().numpy()[: len(seeds)]
+    return found[:, 0] if space == "w" else found
