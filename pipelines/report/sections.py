@@ -195,6 +195,12 @@ def _reconstruction(folder: RunFolder) -> dict[str, Any]:
         n = min(len(original), int(wanted) if is_number(wanted) else MAX_SAMPLES, MAX_SAMPLES)
         for above, below in zip(original[:n], drawn[:n], strict=True):
             pairs.append(plots.picture_uri(plots.tile(np.stack([above, below])[:, None])))
+    alone = folder.pictures("samples/drawn")
+    if alone is not None:
+        pairs = [plots.picture_uri(plots.tile(image[None, None])) for image in alone[:MAX_SAMPLES]]
+        dataset = _mapping(_mapping(folder.run.get("spec")).get("dataset"))
+        facts = {key: dataset.get(key) for key in ("n", "seed", "truncation")}
+        return {"pairs": pairs, "histograms": [], "sampled": facts}
     if not pairs and not histograms:
         if folder.store is None:
             raise _why(folder, "store", "there is no latent store")

@@ -22,6 +22,9 @@ from pipelines.analyses.known import (
 from pipelines.analyses.measured import Measured, promised
 from pipelines.analyses.problems import PROBLEMS, space_problems
 from pipelines.folder.store_identity import INVERT
+from pipelines.runs.lineage import requested
+from schemas.class_labels import class_numbers
+from schemas.errors import DataError
 from schemas.index import CATEGORICAL, CONTINUOUS, DatasetIndex
 from schemas.spec import RunSpec
 from schemas.suggest import suggestion
@@ -31,6 +34,8 @@ BEAM_RUNNERS = (
     "KafkaStreamsRunner", "PortableRunner", "PrismRunner", "SparkRunner",
 )  # fmt: skip
 """Beam's own runners by name; any other is named by its module."""
+DRAWN_WITH = ("space", "noise_mode", "batch_size", "block_rows", "actors", "threads")
+"""Keys of 'invert' that tell about sampled rows as well."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,12 +43,14 @@ class Known:
     """What is known of a run's analyses before there is a store (a `Subject` of their problems).
 
     code_shape : of the codes that will be stored. cards : of the annotators, by name
+    classes : of the generator, 0 where it is not class-conditional
     """
 
     spec: RunSpec
     index: DatasetIndex
     code_shape: tuple[int, ...]
     cards: Mapping[str, AnnotatorCard]
+    classes: int = 0
 
     @property
     def space(self) -> str:
@@ -56,11 +63,15 @@ class Known:
 
 
 def check_run(
-    spec: RunSpec, index: DatasetIndex, code_shape: tuple[int, ...], trust: bool = True
+    spec: RunSpec,
+    index: DatasetIndex,
+    code_shape: tuple[int, ...],
+    trust: bool = True,
+    classes: int = 0,
 ) -> list[str]:
     """Raise SpecError with everything that the specification asks for and its data cannot give.
 
-    trust : TorchScript annotators may be loaded
+    trust : TorchScript annotators may be loaded. classes : of the generator
 
     Returns `run_notes`. Raises CheckpointError for an annotator without a usable description and
     UntrustedError for one that needs trust.
@@ -68,7 +79,7 @@ def check_run(
     cards = {a.name: read_description(a.model, a.name) for a in spec.annotate}
     for card in cards.values():
         check_trust(card, trust)
-    known = Known(spec, index, code_shape, cards)
+    known = Known(spec, index, code_shape, cards, classes)
     refuse(run_problems(known))
     return list(run_notes(known))
 
@@ -77,6 +88,8 @@ def run_problems(known: Known) -> Problems:
     """All that `check_run` refuses, section by section."""
     spec = known.spec
     yield from _dataset(spec, known.index)
+    yield from _labels(known)
+    yield from _sampled(spec)
     yield from _annotators(known)
     spaces = list(space_problems(spec))
     yield from spaces
@@ -95,6 +108,42 @@ def _dataset(spec: RunSpec, index: DatasetIndex) -> Problems:
     for kind in (CONTINUOUS, CATEGORICAL):
         names = getattr(spec.dataset, kind)
         yield from factor_problems(f"dataset.{kind}", names, index, kind)
+
+
+def _labels(known: Known) -> Problems:
+    """Class labels that are not there, or are no classes of the generator."""
+    labels = known.spec.dataset.labels
+    if known.spec.dataset.sampled or not isinstance(labels, str):
+        return
+    if not known.classes:
+        yield f"'dataset.labels' is {labels!r}, but the generator has no classes: leave it out"
+        return
+    wrong = list(factor_problems("dataset.labels", [labels], known.index))
+    yield from wrong
+    if not wrong:
+        try:
+            class_numbers(known.index, labels, known.classes)
+        except DataError as e:
+            yield f"'dataset.labels' is {labels!r}: {e}"
+
+
+def _sampled(spec: RunSpec) -> Problems:
+    """What is asked of images, of rows that have none."""
+    if not spec.dataset.sampled:
+        return
+    why = "but sampled rows are drawn from the generator, and no image is"
+    if spec.encoder is not None:
+        yield f"'encoder' is {spec.encoder!r}, {why} inverted: leave it out"
+    for key, field in type(spec.invert).model_fields.items():
+        value = getattr(spec.invert, key)
+        if key not in DRAWN_WITH and value != field.default:
+            yield f"'invert.{key}' is {value!r}, {why} inverted: leave it out"
+    for i, model in enumerate(spec.annotate):
+        if not model.render:
+            yield f"'annotate[{i}].render' is false, {why} measured: leave it out"
+    for name in requested(spec):
+        if getattr(getattr(spec.analyse, name), "labels", None) == "image":
+            yield f"'analyse.{name}.labels' is 'image', {why} measured: leave it out"
 
 
 def _annotators(known: Known) -> Problems:

@@ -116,7 +116,7 @@ class _Plan:
         index = self._index()
         identity = identify_run(self.spec, self.out)
         code_shape = identity.facts.spaces[self.spec.invert.space]
-        index.notes += check_run(self.spec, self.index, code_shape)
+        index.notes += check_run(self.spec, self.index, code_shape, classes=identity.facts.classes)
         stages = [index, self._invert(identity), self._annotate()]
         analyses = self._analyse()
         stages.append(analyses)

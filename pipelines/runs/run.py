@@ -328,7 +328,8 @@ def _check_specification(state: Run) -> None:
     spec = state.spec
     identity = identify_run(spec, state.out)
     code_shape = identity.facts.spaces[spec.invert.space]
-    for note in check_run(spec, state.index, code_shape, state.trust):
+    classes = identity.facts.classes
+    for note in check_run(spec, state.index, code_shape, state.trust, classes):
         state.console.print(f"note: {note}", markup=False, highlight=False, soft_wrap=True)
     state._identity = identity
 

@@ -50,6 +50,7 @@ GOLDEN_REASONS = {
     "NOT_FINITE": 10,
     "SEVERAL_FACES": 11,
     "MODEL_FAILED": 12,
+    "NO_LABEL": 13,
     "IO_ERROR": 20,
     "OUT_OF_MEMORY": 21,
 }
