@@ -134,38 +134,80 @@ class NoPeak(nullcontext):
 
 @contextmanager
 def direct_zarr():
-    """Zarr works in this thread, not on a loop in another one, and nothing waits for the disk.
-
-    A tiny run makes a thousand small accesses, and each would change threads six times.
-    """
-    loop, original = asyncio.new_event_loop(), zarr.core.sync.sync
-
-    loop.set_exception_handler(lambda loop, context: None)  # zarr forgets what it has passed over
-
-    def sync(coroutine, loop_=None, timeout=None):
-        return loop.run_until_complete(coroutine)
-
-    async def at_once(function, /, *args, **kwargs):
-        return function(*args, **kwargs)
-
+    """Zarr works in this thread without a loop, one thing after the other, and nothing waits for
+    the disk. A tiny run makes thousands of small accesses, and a loop costs more than they do."""
+    original, at_once = zarr.core.sync.sync, AtOnce()
     with ExitStack() as stack:
-        stack.callback(close, loop)
-        for module in list(sys.modules.values()):
+        for name, module in list(sys.modules.items()):
             if getattr(module, "sync", None) is original:
-                stack.enter_context(patch.object(module, "sync", sync))
-        stack.enter_context(patch.object(asyncio, "to_thread", at_once))
+                patched = patch.object(module, "sync", lambda c, loop=None, timeout=None: value(c))
+                stack.enter_context(patched)
+            if name.startswith("zarr.") and getattr(module, "asyncio", None) is asyncio:
+                stack.enter_context(patch.object(module, "asyncio", at_once))
+            if name.startswith("zarr.") and getattr(module, "gather", None) is asyncio.gather:
+                stack.enter_context(patch.object(module, "gather", at_once.gather))
         stack.enter_context(patch.object(os, "fsync", lambda descriptor: None))
         yield
 
 
-def close(loop: asyncio.AbstractEventLoop) -> None:
-    """End what an error left waiting on the loop, and close it."""
-    waiting = asyncio.all_tasks(loop)
-    for task in waiting:
-        task.cancel()
-    if waiting:
-        loop.run_until_complete(asyncio.wait(waiting))
-    loop.close()
+def value(coroutine):
+    """What a coroutine returns that has nothing to wait for."""
+    try:
+        coroutine.send(None)
+    except StopIteration as end:
+        return end.value
+    coroutine.close()
+    raise AssertionError(f"{coroutine!r} waits for something that is not done at once")
+
+
+class AtOnce:
+    """In place of ``asyncio`` in zarr's modules: tasks are done when they are made."""
+
+    def __getattr__(self, name):
+        return getattr(asyncio, name)
+
+    async def to_thread(self, function, /, *args, **kwargs):
+        return function(*args, **kwargs)
+
+    async def gather(self, *waiting, return_exceptions=False):
+        results, waiting = [], list(waiting)
+        try:
+            while waiting:
+                try:
+                    results.append(await waiting.pop(0))
+                except Exception as error:
+                    if not return_exceptions:
+                        raise
+                    results.append(error)
+        finally:
+            for left in waiting:
+                getattr(left, "close", bool)()
+        return results
+
+    def create_task(self, coroutine, name=None):
+        return Done(coroutine)
+
+    ensure_future = create_task
+
+    def as_completed(self, tasks):
+        return list(tasks)
+
+
+class Done:
+    """A task that is done: its result, or its error for the one who waits for it."""
+
+    def __init__(self, coroutine):
+        self.result = self.error = None
+        try:
+            self.result = value(coroutine)
+        except Exception as error:
+            self.error = error
+
+    def __await__(self):
+        if self.error is not None:
+            raise self.error
+        return self.result
+        yield
 
 
 @contextmanager
