@@ -205,7 +205,7 @@ def _reconstruction(folder: RunFolder) -> dict[str, Any]:
         if folder.store is None:
             raise _why(folder, "store", "there is no latent store")
         raise AbsentError("the store holds no quality of inverted rows")
-    return {"pairs": pairs, "histograms": histograms}
+    return {"pairs": pairs, "histograms": histograms, "sampled": None}
 
 
 def _spectrum(folder: RunFolder) -> dict[str, Any]:
