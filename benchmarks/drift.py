@@ -258,7 +258,7 @@ def rotated(base: Model) -> Model:
     """Draws from the codes Q w what the old model draws from w; only the mapping is left as it was,
     as the codes here come from the encoder."""
     network = copy.deepcopy(base.generator.network)
-    width = base.generator.spaces["w"][0]
+    width = base.generator.facts.space("w").shape[0]
     rng = np.random.default_rng(np.random.SeedSequence([SEED, 3]))
     turn = np.linalg.qr(rng.standard_normal((width, width)))[0]
     with torch.no_grad():

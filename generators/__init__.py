@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from generators.families.stylegan2.adapter import StyleGAN2Adapter
     from generators.model_file import Checkpoint
+    from generators.protocols import ModelFacts
     from schemas.spec_models import GeneratorSpec
 
     #: A file or bundled name; in a specification also with settings that the file does not state.
@@ -27,7 +28,7 @@ find_old_names()
 BUNDLED = Path(__file__).parent / "bundled"
 DEFAULT_BUNDLED = "faces64"
 
-__all__ = ["files", "fingerprint", "like", "load", "read", "resolve", "save_safetensors"]
+__all__ = ["facts", "files", "fingerprint", "like", "load", "read", "resolve", "save_safetensors"]
 
 
 def resolve(source: Source) -> Path:
@@ -68,6 +69,13 @@ def read(source: Source) -> Checkpoint:
 
     settings = {} if isinstance(source, str | Path) else source.settings
     return read_checkpoint(resolve(source), settings=settings)
+
+
+def facts(source: Source) -> ModelFacts:
+    """What a generator is, without importing torch; errors as of `load`."""
+    from generators.families.stylegan2.facts import facts_of
+
+    return facts_of(read(source))
 
 
 def like(path: str, other: Source) -> Source:

@@ -45,7 +45,7 @@ def test_a_direction_is_applied_in_five_lines(small_run, tmp_path, monkeypatch):
     with torch.no_grad():
         image = generator.synthesise(torch.from_numpy(codes.astype("f4")))
     expected = to_uint8(image.numpy())[0]
-    size = generator.resolution
+    size = generator.facts.size[0]
     picture = np.asarray(Image.open(out))
     assert picture.shape == (3 * size, 3 * size, 3)
     found = picture[size : 2 * size, 2 * size :]  # row 1, strength 2

@@ -31,7 +31,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from generators.protocols import Encoder, Generator, labels_in_turn
+from generators.protocols import Code, Encoder, Generator
 from schemas.errors import UsageError
 
 Method = Literal["encoder", "optimise", "hybrid"]
@@ -43,7 +43,7 @@ NOISE_SCALE = 0.05
 NOISE_RAMP = 0.75
 RAMP_UP, RAMP_DOWN = 0.05, 0.25
 PYRAMID_LEVELS = 4
-W_STD_SAMPLES = 1000
+SPREAD_SAMPLES = 1000
 
 #: Number of this stage in the seeds of its rows; other stages use other numbers.
 STAGE = 1
@@ -112,15 +112,15 @@ def invert_batch(
 ) -> Tensor:
     """Codes of a batch of images.
 
-    images : float32 (n, 3, R, R) in [-1, 1], R the generator's resolution, on its device.
+    images : float32 (n, 3, height, width) in [-1, 1] of the generator's size, on its device.
     encoder : needed by "encoder" and "hybrid".
     rngs : one for each row, for the noise of "optimise"; see `row_generator`.
 
-    Returns float32 (n, w_dim) or (n, num_ws, w_dim), without gradient. Rows that diverged are not
+    Returns float32 (n, *shape of the space), without gradient. Rows that diverged are not
     finite; they do not touch the others. Raises UsageError when encoder or rngs are missing, or
     the encoder's codes do not fit the generator.
     """
-    shape = generator.spaces[inversion.space]
+    shape = generator.facts.space(inversion.space).shape
     if inversion.encodes:
         start = encode(images, encoder, inversion.space, shape)
         if inversion.method == "encoder":
@@ -131,7 +131,7 @@ def invert_batch(
             f"'rngs' has {None if rngs is None else len(rngs)!r} entries for {len(images)!r} "
             "images: give one generator of random numbers for each row"
         )
-    start = generator.w_avg.detach().to(images.device, torch.float32)
+    start = generator.centre(inversion.space).detach().to(images.device, torch.float32)
     return optimise(generator, images, start.expand(len(images), *shape), inversion, rngs)
 
 
@@ -177,7 +177,7 @@ def optimise(
     codes = start.detach().clone().requires_grad_(True)
     best, best_loss = start.detach().clone(), torch.full((len(start),), math.inf)
     best_loss = best_loss.to(start.device)
-    scale = NOISE_SCALE * w_std(generator) if rngs is not None else 0.0
+    scale = NOISE_SCALE * spread(generator, inversion.space) if rngs is not None else 0.0
     target = _pyramid(images)
     optimiser = torch.optim.Adam([codes], lr=inversion.learning_rate, betas=(0.9, 0.999))
     for step in range(inversion.steps + 1):
@@ -189,7 +189,7 @@ def optimise(
             used = codes + torch.from_numpy(draws).to(start.device) * noise
         last = step == inversion.steps
         with torch.set_grad_enabled(not last):
-            drawn = generator.synthesise(used, inversion.space, inversion.noise_mode)
+            drawn = generator.draw(Code(inversion.space, used), noise=inversion.noise_mode)
             losses = row_losses(drawn, target, inversion)
         if noise == 0.0:
             better = losses.detach() < best_loss  # False where the loss is not a number
@@ -247,27 +247,29 @@ def _feature_distance(a: list[Tensor], b: list[Tensor]) -> Tensor:
     return total / len(a)
 
 
-def w_std(generator: Generator) -> float:
-    """Root mean squared distance per coordinate of w from w_avg, over 1,000 fixed samples.
+def spread(generator: Generator, space: str) -> float:
+    """Root mean squared distance per coordinate of the prior's codes from their centre, over 1,000
+    fixed samples; of w where a code holds one of w in each layer.
 
     Karras et al. 2020, appendix D, take sqrt(sum |w - mean|^2 / n) over 10,000 samples, without
     dividing by the number of coordinates; per coordinate the noise has the same direction and a
     scale that does not grow with w_dim.
     """
-    kept = _W_STD.get(generator.fingerprint)
+    space = generator.facts.repeated(space) or space
+    key = generator.facts.fingerprint, space
+    kept = _SPREAD.get(key)
     if kept is None:
-        seeds = range(W_STD_SAMPLES)
         with torch.no_grad():
-            ws = generator.map(generator.z(seeds), labels_in_turn(generator, seeds))[:, 0]
-        kept = float((ws - generator.w_avg).double().square().mean().sqrt())
-        _W_STD[generator.fingerprint] = kept
+            drawn = generator.sample(space, range(SPREAD_SAMPLES)).main
+        kept = float((drawn - generator.centre(space)).double().square().mean().sqrt())
+        _SPREAD[key] = kept
     return kept
 
 
-_W_STD: dict[str, float] = {}
+_SPREAD: dict[tuple[str, str], float] = {}
 
 
-def render(generator: Generator, codes: Tensor, space: str, noise_mode: str = "const") -> Tensor:
-    """What the generator draws from `codes`, float32 NCHW, without gradient."""
+def render(generator: Generator, code: Code, noise: str = "const") -> Tensor:
+    """What the generator draws from a code, float32 NCHW, without gradient."""
     with torch.no_grad():
-        return generator.synthesise(codes, space, noise_mode)
+        return generator.draw(code, noise=noise)

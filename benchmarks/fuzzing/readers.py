@@ -199,9 +199,8 @@ def _draw(case: Case) -> None:
             return
         model = generators.load(case.path)
         sound(model.fingerprint == generators.fingerprint(case.path), "fingerprints")
-        labels = torch.eye(model.config.c_dim)[:1] if model.config.c_dim else None
-        drawn = model.synthesise(model.map(model.z([1]), labels))
-    sound(drawn.shape[2:] == (model.resolution,) * 2, str(drawn.shape))
+        drawn = model.draw(model.sample(model.facts.default_space, [1]))
+    sound(drawn.shape[2:] == model.facts.size, str(drawn.shape))
     to_uint8(drawn.expand(1, 3, -1, -1).numpy())  # refuses what is not finite
 
 

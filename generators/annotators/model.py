@@ -77,10 +77,11 @@ class AnnotatorModel(ABC):
         """
         return self.predict(images).values
 
-    def predict(self, images: np.ndarray, side: int | None = None) -> Prediction:
+    def predict(self, images: np.ndarray, size: tuple[int, int] | None = None) -> Prediction:
         """`annotate`, and why rows have no numbers.
 
-        side : landmarks are in pixels of a square picture of this side, by default of the images.
+        size : landmarks are in pixels of a picture of this (height, width), by default of the
+            images.
 
         An image on which the model fails does not stop the others. Raises CheckpointError when it
         fails on all of them and has never worked, or no longer works where it did.
@@ -96,11 +97,9 @@ class AnnotatorModel(ABC):
         if self.unproven is not None and not self.prove(images):
             raise CheckpointError(f"annotator {self.card.path!r} failed: {self.unproven}")
         inputs = prepare(images, self.card)
-        size = self._batch or (1 if self._single else n)
-        found = _joined([self._measure(inputs[i : i + size]) for i in range(0, n, size)])
-        values = finish(
-            found.values, self.card, images.shape[1:3] if side is None else (side, side)
-        )
+        step = self._batch or (1 if self._single else n)
+        found = _joined([self._measure(inputs[i : i + step]) for i in range(0, n, step)])
+        values = finish(found.values, self.card, images.shape[1:3] if size is None else size)
         values[found.reasons != Reason.NONE] = np.nan
         return found._replace(values=values)
 

@@ -30,6 +30,12 @@ class EncoderFile:
         """64 hex digits over architecture and tensors; that of the loaded encoder."""
         return tensors_fingerprint(self.architecture, self.tensors)
 
+    @property
+    def spaces(self) -> dict[str, tuple[Any, ...]]:
+        """Spaces into which it encodes, with the shape of a row's code."""
+        num_ws, w_dim = self.architecture.get("num_ws"), self.architecture.get("w_dim")
+        return {"w": (w_dim,), "w_plus": (num_ws, w_dim)}
+
 
 def encoder_path(uri: str) -> Path:
     """The file of "bundled:<set>", "bundled:<set>/<encoder>" or of a path.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -49,6 +48,7 @@ def fit_jacobian(inputs: Inputs, wanted: JacobianSpec) -> Fitted:
     import torch
 
     import generators
+    from generators.protocols import Code
     from pipelines.evaluation.evaluate import codes_of, ok_rows
     from transforms.directions.jacobian import JacobianGram, jacobian_subspace, rectangle_mask
 
@@ -60,14 +60,15 @@ def fit_jacobian(inputs: Inputs, wanted: JacobianSpec) -> Fitted:
     samples = out.limit("jacobian.samples", wanted.samples, len(rows), "rows with codes")
     at = np.unique(np.linspace(0, len(rows) - 1, samples).astype(np.int64))
     generator = generators.load(inputs.spec.generator)
-    codes = torch.from_numpy(codes_of(inputs.store, inputs.space, rows[at])).to(generator.device)
-    draw = partial(
-        generator.synthesise, space=inputs.space, noise_mode=inputs.spec.invert.noise_mode
-    )
+    codes = torch.from_numpy(codes_of(inputs.store, inputs.space, rows[at]))
+
+    def draw(rows: Tensor) -> Tensor:
+        return generator.draw(Code(inputs.space, rows), noise=inputs.spec.invert.noise_mode)
+
     front: Tensor | None = None
     behind: Tensor | None = None
     if wanted.region is not None:
-        front = rectangle_mask(generator.resolution, *wanted.region).to(codes.device)
+        front = rectangle_mask(generator.facts.size, *wanted.region)
         behind = 1 - front
     gram = JacobianGram(draw, codes, front)
     background_rank, left = wanted.background_rank, gram.dimension - wanted.n_components

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 import generators
-from generators.protocols import Generator
+from generators.protocols import Code, Generator
 from pipelines.analyses.hosvd import compare
 from pipelines.engine.blocks import Rows
 from pipelines.evaluation.meter import EditMeter, Effects, evaluate_directions, prior_codes
@@ -118,7 +118,7 @@ def _reconstruction(store: LatentStore) -> dict[str, float]:
 
 
 def _pairs(evaluated: Evaluated, generator: Generator) -> dict[str, np.ndarray]:
-    """Originals and reconstructions of evenly spread finished rows, uint8 (n, R, R, 3); of a
+    """Originals and reconstructions of evenly spread finished rows, uint8 (n, h, w, 3); of a
     sampled dataset what is drawn of them."""
     import torch
 
@@ -130,7 +130,7 @@ def _pairs(evaluated: Evaluated, generator: Generator) -> dict[str, np.ndarray]:
         return {}
     n = min(evaluated.spec.report.samples, len(rows))
     chosen = rows[np.linspace(0, len(rows) - 1, n).astype(np.int64)]
-    reader = BlockImages(evaluated.source, generator.resolution, spec.crop, spec.max_pixels)
+    reader = BlockImages(evaluated.source, generator.facts.size, spec.crop, spec.max_pixels)
     work_of = Rows(evaluated.index, store)
     originals, shown = [], list(chosen) if evaluated.spec.dataset.sampled else []
     for row in chosen.tolist() if not shown else ():
@@ -143,8 +143,8 @@ def _pairs(evaluated: Evaluated, generator: Generator) -> dict[str, np.ndarray]:
     if not shown:
         return {}
     with torch.no_grad():
-        codes = torch.from_numpy(codes_of(store, spec.space, np.array(shown)))
-        drawn = to_uint8(generator.synthesise(codes, spec.space, spec.noise_mode).numpy())
+        code = Code(spec.space, torch.from_numpy(codes_of(store, spec.space, np.array(shown))))
+        drawn = to_uint8(generator.draw(code, noise=spec.noise_mode).cpu().numpy())
     if not originals:
         return {"samples/drawn": drawn}
     return {"samples/original": np.stack(originals), "samples/reconstruction": drawn}

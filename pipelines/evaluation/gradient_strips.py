@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from generators.protocols import Code
 from schemas.directions.direction_set import DirectionSet
 from schemas.errors import UsageError
 
@@ -59,10 +60,8 @@ class GradientEdit:
         """Codes (rows, strengths, ...) from the analytic edits `edited` of codes (rows, ...)."""
         from generators.gradient_edit import gradient_edit
 
-        device = getattr(self.generator, "device", "cpu")
-
         def draw(batch: torch.Tensor) -> torch.Tensor:
-            return self.generator.synthesise(batch.to(device), space=self.space).cpu()
+            return self.generator.draw(Code(self.space, batch)).cpu()
 
         found = []
         for code, moved in zip(codes, edited, strict=True):

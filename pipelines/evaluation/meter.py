@@ -16,9 +16,8 @@ import numpy as np
 from scipy.stats import rankdata
 
 from pipelines.analyses.measured import NAMED, told_apart
-from pipelines.evaluation.strips import drawn, fitted_to
-from schemas.directions.direction_set import Direction, DirectionSet, apply
-from schemas.errors import UsageError
+from pipelines.evaluation.strips import Edits, drawn
+from schemas.directions.direction_set import Direction, DirectionSet
 from transforms.images.annotate import annotate_batch
 
 if TYPE_CHECKING:
@@ -60,7 +59,7 @@ class Edit:
 
 class Edited(NamedTuple):
     """values : float64 (rows, strengths) by name, NaN where an annotator finds no face or gives no
-    finite number. pictures : uint8 (shown, strengths, R, R, 3)."""
+    finite number. pictures : uint8 (shown, strengths, h, w, 3)."""
 
     values: dict[str, np.ndarray]
     pictures: np.ndarray
@@ -110,7 +109,7 @@ class Meter:
         return [n for a, names in self._called for n in names if a.kind == kind]
 
     def measure(self, images: np.ndarray) -> dict[str, np.ndarray]:
-        """Measurements of uint8 images (n, R, R, 3): name -> float64 (n,), NaN where an annotator
+        """Measurements of uint8 images (n, h, w, 3): name -> float64 (n,), NaN where an annotator
         finds no face, or gives no finite number."""
         starts = range(0, len(images), self.batch_size)
         return _joined([self._measured(images[s : s + self.batch_size]) for s in starts])
@@ -127,14 +126,12 @@ class Meter:
 
     def edit(self, codes: np.ndarray, edit: Edit, shown: int) -> Edited:
         """An edit of these codes (rows, *row_shape); pictures of the first `shown` ones."""
-        direction = fitted_to(self.generator, codes, edit.direction, self.space)
         strengths = len(edit.strengths)
-        moved = np.stack([apply(codes, direction, s) for s in edit.strengths], axis=1)
-        flat = moved.reshape(-1, *codes.shape[1:]).astype(np.float32)
+        edits = Edits(edit.direction, np.asarray(edit.strengths, np.float64))
         measured: list[dict[str, np.ndarray]] = []
         kept: list[np.ndarray] = []
         left = shown * strengths
-        for images in drawn(self.generator, flat, self.space, self.batch_size):
+        for images in drawn(self.generator, codes, self.space, self.batch_size, edits):
             if edit.measured:
                 measured.append(self._measured(images))
             if left > 0 or not kept:
@@ -168,21 +165,13 @@ def _joined(parts: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
 def prior_codes(generator: Generator, space: str, n: int, seed: int, truncation_psi: float):
     """`n` codes float32 drawn from the generator's prior, seeds ``seed, seed + 1, ...``.
 
-    A class-conditional generator's classes take turns (`generators.protocols.labels_in_turn`).
+    A class-conditional generator's classes take turns. Raises UsageError for a space without prior.
     """
     import torch
 
-    from generators.protocols import labels_in_turn
-
     seeds = [seed + i for i in range(n)]
     with torch.no_grad():
-        labels = labels_in_turn(generator, seeds)
-        codes = generator.map(generator.z(seeds), labels, truncation_psi).cpu().numpy()
-    if space == "w_plus":
-        return codes
-    if space == "w":
-        return codes[:, 0]
-    raise UsageError(f"space {space!r} cannot be sampled from the prior: use 'w' or 'w_plus'")
+        return generator.sample(space, seeds, truncation=truncation_psi).main.cpu().numpy()
 
 
 def spearman(strengths: Sequence[float], values: np.ndarray) -> np.ndarray:

@@ -7,13 +7,16 @@ import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont, PngImagePlugin
 
+from generators.edits import fitted_to
+from generators.protocols import Code, Edit
 from schemas.atomic import write_bytes
-from schemas.directions.direction_set import Direction, apply, broadcast_layers, check_applies
+from schemas.directions.direction_set import Direction, apply
 from schemas.errors import DataError, DirectionMismatchError, UsageError
 
 if TYPE_CHECKING:
@@ -34,25 +37,35 @@ def edit_images(
     strengths: Sequence[float],
     unit: str = "sd",
     *,
-    space: str = "w_plus",
+    space: str | None = None,
     layers: Sequence[int] | None = None,
+    options: Mapping[str, Any] | None = None,
     refine: Refine | None = None,
     batch_size: int = 16,
 ) -> np.ndarray:
-    """Pictures of every code at every strength, uint8 (rows, strengths, R, R, 3).
+    """Pictures of every code at every strength, uint8 (rows, strengths, height, width, 3).
 
-    codes : float32 (rows, *row_shape) in ``space``. strengths : in standard deviations, or with
-        ``unit="raw"`` in units of the space; relative to each row (DESIGN section 2).
-    direction : of the same space; a direction of w also edits w_plus codes, in all layers.
+    codes : float32 (rows, *row_shape) in ``space``, by default the generator's own.
+    strengths : in standard deviations, or with ``unit="raw"`` in units of the space; relative to
+        each row (DESIGN section 2).
+    direction : of the same space, of one whose code stands in each layer of the codes, or of one
+        that is injected while they are drawn; see `generators.protocols.Edit`.
     layers : edit only these layers, by the amount by which the whole direction would edit them.
+    options : of an injected space.
     refine : called with codes and the edited codes (rows, strengths, *row_shape), gives others in
         their place, such as `pipelines.evaluation.gradient_strips.GradientEdit`.
 
     Raises DirectionMismatchError when the direction was made for another generator or space, or
     the codes do not have that space's shape; UsageError for another unit or for no strengths.
     """
-    codes = np.asarray(codes)
-    direction = fitted_to(generator, codes, direction, space)
+    codes, facts = np.asarray(codes), generator.facts
+    space = space or facts.default_space
+    direction = fitted_to(facts, direction, space)
+    if tuple(codes.shape[1:]) != facts.space(space).shape:
+        raise DirectionMismatchError(
+            f"codes have shape {tuple(codes.shape[1:])!r} a row, space {space!r} of the "
+            f"generator has {facts.space(space).shape!r}; pass codes of that space"
+        )
     amounts = _strengths(strengths)
     if len(codes) == 0:
         raise DataError("0 codes were given for a strip; give at least one")
@@ -61,53 +74,49 @@ def edit_images(
             f"{len(codes)!r} codes at {len(amounts)!r} strengths are more than {MAX_CELLS!r} "
             "pictures; draw several strips"
         )
-    edited = np.stack([apply(codes, direction, amount, unit, layers) for amount in amounts], axis=1)
-    if refine is not None:
-        edited = refine(codes, edited)
-    flat = edited.reshape(-1, *codes.shape[1:]).astype(np.float32)
-    images = np.concatenate(list(drawn(generator, flat, space, batch_size)))
+    if refine is None:
+        edits = Edits(direction, amounts, unit, layers, options or {})
+        pictures = drawn(generator, codes, space, batch_size, edits)
+    else:
+        edited = [apply(codes, direction, amount, unit, layers) for amount in amounts]
+        moved = refine(codes, np.stack(edited, axis=1)).reshape(-1, *codes.shape[1:])
+        pictures = drawn(generator, moved, space, batch_size)
+    images = np.concatenate(list(pictures))
     return images.reshape(len(codes), len(amounts), *images.shape[1:])
 
 
+class Edits(NamedTuple):
+    """One code at every strength, float64 (k,); the others as of `generators.protocols.Edit`."""
+
+    direction: Direction
+    strengths: np.ndarray
+    unit: str = "sd"
+    layers: Sequence[int] | None = None
+    options: Mapping[str, Any] = MappingProxyType({})
+
+
 def drawn(
-    generator: Generator, codes: np.ndarray, space: str, batch_size: int
+    generator: Generator,
+    codes: np.ndarray,
+    space: str,
+    batch_size: int,
+    edits: Edits | None = None,
 ) -> Iterator[np.ndarray]:
-    """Pictures uint8 (n, R, R, 3) of codes float32 (rows, *row_shape), batch by batch."""
+    """Pictures uint8 (n, height, width, 3) of codes float32 (rows, *row_shape), each at every
+    strength before the next, batch by batch."""
     import torch
 
     from transforms.images.preprocess import to_uint8
 
-    device = getattr(generator, "device", "cpu")
-    for start in range(0, len(codes), batch_size):
-        batch = torch.from_numpy(codes[start : start + batch_size]).to(device)
+    columns = 1 if edits is None else len(edits.strengths)
+    for start in range(0, len(codes) * columns, batch_size):
+        cells = np.arange(start, min(start + batch_size, len(codes) * columns))
+        code = Code(space, torch.from_numpy(codes[cells // columns].astype(np.float32)))
+        own = [] if edits is None else [Edit(edits.direction, edits.strengths[cells % columns],
+                                             *edits[2:])]  # fmt: skip
         with torch.inference_mode():
-            images = generator.synthesise(batch, space=space).cpu().numpy()
+            images = generator.draw(code, edits=own).cpu().numpy()
         yield to_uint8(images)
-
-
-def fitted_to(
-    generator: Generator, codes: np.ndarray, direction: Direction, space: str
-) -> Direction:
-    """``direction`` as one of ``space`` (a direction of w is broadcast over the layers of w_plus).
-
-    Raises DirectionMismatchError when codes (rows, *row_shape) or direction do not fit the
-    generator and space.
-    """
-    shapes = {name: tuple(shape) for name, shape in generator.spaces.items()}
-    if space not in shapes:
-        raise DirectionMismatchError(
-            f"the generator has no space {space!r}; it has {sorted(shapes)!r}"
-        )
-    if tuple(np.shape(codes)[1:]) != shapes[space]:
-        raise DirectionMismatchError(
-            f"codes have shape {tuple(np.shape(codes)[1:])!r} a row, space {space!r} of the "
-            f"generator has {shapes[space]!r}; pass codes of that space"
-        )
-    if direction.space == "w" and space == "w_plus":
-        check_applies(direction, generator.fingerprint, "w")
-        return broadcast_layers(direction, shapes[space][0])
-    check_applies(direction, generator.fingerprint, space)
-    return direction
 
 
 def draw_strips(
@@ -118,9 +127,10 @@ def draw_strips(
     unit: str = "sd",
     path: str | os.PathLike[str] = "strip.png",
     *,
-    space: str = "w_plus",
+    space: str | None = None,
     labels: Sequence[str] | None = None,
     layers: Sequence[int] | None = None,
+    options: Mapping[str, Any] | None = None,
     refine: Refine | None = None,
     facts: Mapping[str, Any] | None = None,
     batch_size: int = 16,
@@ -143,6 +153,7 @@ def draw_strips(
         unit,
         space=space,
         layers=layers,
+        options=options,
         refine=refine,
         batch_size=batch_size,
     )
@@ -150,6 +161,8 @@ def draw_strips(
         labels = [str(row) for row in range(len(images))]
     picture = strip_grid(images, strengths, labels, unit=unit, title=direction.name)
     drawn = {**_facts(generator, direction, strengths, unit, space), **(facts or {})}
+    if options:
+        drawn["options"] = {name: np.asarray(value).tolist() for name, value in options.items()}
     if layers is not None:
         drawn["layers"] = sorted({int(layer) for layer in layers})
     write_bytes(path, _png(picture, drawn))
@@ -244,13 +257,17 @@ def _width(font: Any, text: str) -> int:
 
 
 def _facts(
-    generator: Generator, direction: Direction, strengths: Sequence[float], unit: str, space: str
+    generator: Generator,
+    direction: Direction,
+    strengths: Sequence[float],
+    unit: str,
+    space: str | None,
 ) -> dict[str, Any]:
     return {
-        "generator_fp": generator.fingerprint,
+        "generator_fp": generator.facts.fingerprint,
         "direction": direction.name,
         "method": direction.method,
-        "space": space,
+        "space": space or generator.facts.default_space,
         "strengths": [float(s) for s in strengths],
         "unit": unit,
         "sd": direction.sd,

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import generators
+from generators.protocols import ModelFacts
 from schemas.errors import UsageError
 from schemas.sections.dataset import LABEL, SAMPLED, DatasetSpec
 from schemas.spec import RunSpec
@@ -22,34 +23,6 @@ from transforms.images.preprocess import PREPROCESS_VERSION
 #: The stage that every store has: its codes.
 INVERT = "invert"
 QUALITIES = ("mse", "psnr", "ssim")
-
-
-@dataclass(frozen=True)
-class ModelFacts:
-    """What a store needs to know of a generator: fingerprint, pixels, shapes of its spaces.
-
-    assumed : settings that its file does not state, with what is to be told of each.
-    classes : of a class-conditional model, else 0.
-    """
-
-    fingerprint: str
-    resolution: int
-    spaces: dict[str, tuple[int, ...]]
-    assumed: dict[str, str] = field(default_factory=dict)
-    classes: int = 0
-
-
-def generator_facts(source: generators.Source) -> ModelFacts:
-    """Facts about a generator, read without torch; errors as of `generators.load`."""
-    from generators.families.stylegan2.config import StyleGAN2Config
-    from generators.model_file import assumptions
-
-    checkpoint = generators.read(source)
-    config = StyleGAN2Config.from_architecture(checkpoint.architecture)
-    spaces = {"w": (config.w_dim,), "w_plus": (config.num_ws, config.w_dim)}
-    told = assumptions(checkpoint)
-    fingerprint, side = checkpoint.fingerprint, config.img_resolution
-    return ModelFacts(fingerprint, side, spaces, told, config.c_dim)
 
 
 def encoder_uri_of(generator: generators.Source, encoder_uri: str | None) -> str | None:
@@ -116,7 +89,7 @@ class StoreIdentity:
             block_rows=self.block_rows,
             stages=[INVERT],
             preprocess_version=PREPROCESS_VERSION,
-            notes={"generator_assumed": self.facts.assumed} if self.facts.assumed else None,
+            notes={"generator_assumed": dict(self.facts.assumed)} if self.facts.assumed else None,
         )
 
 
@@ -136,7 +109,7 @@ def identify(
 
     Raises CheckpointError for unreadable models, UsageError when an encoder is needed and missing.
     """
-    facts = generator_facts(generator_uri)
+    facts = generators.facts(generator_uri)
     uri, encoder_fp = None, None
     sampled = dataset is not None and dataset.sampled
     if spec.method != "optimise" and not sampled:
@@ -149,10 +122,10 @@ def identify(
                 f"{generator_uri!r} brings none: name one under 'encoder', or use 'optimise'"
             )
         encoder = read_encoder(uri)
-        _check_encoder(uri, encoder.architecture, facts)
+        _check_encoder(uri, encoder.spaces, facts, spec.space)
         encoder_fp = encoder.fingerprint
     arrays = (
-        ArraySpec("latents", spec.space, facts.spaces[spec.space], "float32"),
+        ArraySpec("latents", spec.space, facts.space(spec.space).shape, "float32"),
         *(ArraySpec("quality", quality, (), "float32") for quality in QUALITIES if not sampled),
     )
     block_rows = spec.block_rows or block_rows_for(max(array.row_bytes for array in arrays))
@@ -167,14 +140,24 @@ def identify(
     return replace(identity, path=path)
 
 
-def _check_encoder(uri: str, architecture: Mapping[str, Any], facts: ModelFacts) -> None:
-    """Raise UsageError for an encoder whose codes are of another shape than the generator's."""
-    shape = (architecture.get("num_ws"), architecture.get("w_dim"))
-    if shape != facts.spaces["w_plus"]:
+def _check_encoder(
+    uri: str, spaces: Mapping[str, tuple[int, ...]], facts: ModelFacts, wanted: str
+) -> None:
+    """Raise UsageError for an encoder into other spaces, or of codes of another shape."""
+    if wanted not in spaces:
         raise UsageError(
-            f"encoder {uri!r} gives codes of shape {shape!r}, the generator has "
-            f"{facts.spaces['w_plus']!r}: use an encoder that was trained for this generator"
+            f"'invert.space' is {wanted!r}, and encoder {uri!r} gives codes of {list(spaces)!r}: "
+            "set 'invert.space' to one of these, or 'invert.method' to 'optimise'"
         )
+    for name in dict.fromkeys([wanted, *spaces]):
+        shape = spaces[name]
+        own = facts.spaces.get(name)
+        if own is None or own.shape != shape:
+            raise UsageError(
+                f"encoder {uri!r} gives codes of shape {shape!r}, the generator has "
+                f"{None if own is None else own.shape!r}: use an encoder that was trained for this "
+                "generator"
+            )
 
 
 def identify_run(spec: RunSpec, folder: Path) -> StoreIdentity:

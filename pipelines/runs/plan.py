@@ -107,7 +107,7 @@ class _Plan:
         self.index = DatasetIndex.empty()
         self.store: LatentStore | None = None
         self.listed: dict[str, Any] = {}
-        self.resolution = 0
+        self.size = (0, 0)
         self.pending: dict[str, set[int]] = {}
         """Stage -> blocks that will be made."""
 
@@ -115,7 +115,7 @@ class _Plan:
         """All stages in order. Raises SpecError for what the data cannot give."""
         index = self._index()
         identity = identify_run(self.spec, self.out)
-        code_shape = identity.facts.spaces[self.spec.invert.space]
+        code_shape = identity.facts.space(self.spec.invert.space).shape
         index.notes += check_run(self.spec, self.index, code_shape, classes=identity.facts.classes)
         stages = [index, self._invert(identity), self._annotate()]
         analyses = self._analyse()
@@ -151,7 +151,7 @@ class _Plan:
 
     def _invert(self, identity: StoreIdentity) -> Stage:
         spec = self.spec
-        self.resolution = identity.facts.resolution
+        self.size = identity.facts.size
         wanted = plan_invert(self.index, identity)
         if Path(identity.path, "zarr.json").exists():
             self.store = LatentStore.open(identity.path)
@@ -226,7 +226,7 @@ class _Plan:
                 self.store,
                 models,
                 self.spec.invert.max_pixels,
-                self.resolution,
+                self.size,
             ).work:
                 for name in work.stages:
                     blocks[name].add(work.block)
@@ -244,7 +244,7 @@ class _Plan:
                 part.state = STALE
                 was = noted.get(name, now[name])
                 if "of" in now[name]:  # what earlier releases measured, who did not note it
-                    same = model.view(self.resolution) == View((self.resolution,) * 2)
+                    same = model.view(self.size) == View(self.size)
                     was = {"of": model.of if same else "resized", **was}
                 part.causes = changes(was, now[name], 1, 0)
                 if made & self.pending[INVERT]:

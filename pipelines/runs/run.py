@@ -327,7 +327,7 @@ def _check_specification(state: Run) -> None:
     """Everything that can be told before the first image is inverted, see `check_run`."""
     spec = state.spec
     identity = identify_run(spec, state.out)
-    code_shape = identity.facts.spaces[spec.invert.space]
+    code_shape = identity.facts.space(spec.invert.space).shape
     classes = identity.facts.classes
     for note in check_run(spec, state.index, code_shape, state.trust, classes):
         state.console.print(f"note: {note}", markup=False, highlight=False, soft_wrap=True)

@@ -71,22 +71,30 @@ class Batch:
 class BlockImages:
     """Reads, checks, decodes and fits a block's images in threads, one batch ahead.
 
+    size : (height, width) in pixels of the generator's images, whose aspect ratio crops have.
+
     A bad image is a reason in its row and nothing more. Batches begin at the block's first row
     and have exactly ``batch_size`` images whatever they hold, so that a row's place in its batch,
     and with it every bit of its result, depends on nothing but its place in the block.
     """
 
     def __init__(
-        self, source: Source, resolution: int, crop: str, max_pixels: int, threads: int = 1
+        self,
+        source: Source,
+        size: tuple[int, int],
+        crop: str,
+        max_pixels: int,
+        threads: int = 1,
     ) -> None:
         self.source = source
-        self.views: Views = (View((resolution, resolution)),)
+        self.size = size
+        self.views: Views = (View(size),)
         self.crop = crop
         self.max_pixels = max_pixels
         self._pool = ThreadPoolExecutor(max(1, threads), thread_name_prefix="decode")
 
     def image(self, work: BlockWork, offset: int) -> tuple[NDArray[np.uint8] | None, Reason]:
-        """The image of one row, uint8 (R, R, 3), or why there is none."""
+        """The image of one row, uint8 (*size, 3), or why there is none."""
         images, reason = self._look(work, offset, self.views)
         return (images[0] if images else None), reason
 
@@ -94,7 +102,7 @@ class BlockImages:
         """The views of one row's image, which is decoded once; none, and why not."""
         try:
             data = read_checked(self.source, work.uris[offset], work.image_ids[offset])
-            image = cropped(decode(data, self.max_pixels), self.crop)
+            image = cropped(decode(data, self.max_pixels), self.crop, self.size)
             return tuple(view.of(image) for view in views), Reason.NONE
         except Quarantine as e:
             return (), e.reason
@@ -114,7 +122,7 @@ class BlockImages:
     def batches(
         self, work: BlockWork, batch_size: int, views: Views | None = None
     ) -> Iterator[Batch]:
-        """All rows of a block in batches, in order; by default at the given resolution."""
+        """All rows of a block in batches, in order; by default at the given size."""
         views = self.views if views is None else views
         starts = range(0, len(work), batch_size)
         ahead = self._submit(work, starts[0], batch_size, views) if starts else []

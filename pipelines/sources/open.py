@@ -25,6 +25,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
+import generators
 from pipelines.sources.paths import IMAGE_ENDINGS, inside, kind_of, natural_key, selector, suffix
 from schemas.errors import InputError, SpecError
 from schemas.sections.dataset import LABEL, DatasetSpec
@@ -147,11 +148,9 @@ def open_source(dataset: DatasetSpec, classes: int = 0) -> Source:
 
 def run_source(spec: RunSpec) -> Source:
     """The source of a run's rows."""
-    from pipelines.folder.store_identity import generator_facts
-
     if not spec.dataset.sampled:
         return open_source(spec.dataset)
-    return open_source(spec.dataset, generator_facts(spec.generator).classes)
+    return open_source(spec.dataset, generators.facts(spec.generator).classes)
 
 
 def _container_root(path: Path) -> tuple[str, str | None]:

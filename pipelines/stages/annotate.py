@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 import generators
 from generators.annotators import load_annotator
+from generators.protocols import Code
 from pipelines.downstream.annotation_table import export_annotations
 from pipelines.engine.blocks import (
     BlockWork,
@@ -32,7 +33,7 @@ from pipelines.engine.blocks import (
     use_threads,
 )
 from pipelines.engine.writer_guard import Guard
-from pipelines.folder.store_identity import INVERT, generator_facts
+from pipelines.folder.store_identity import INVERT
 from pipelines.sources.block_images import Batch, BlockImages, View, in_halves, padded
 from pipelines.sources.open import Source
 from pipelines.stages.annotate_stages import (
@@ -88,17 +89,17 @@ def plan_annotate(
     store: LatentStore,
     stages: Sequence[StageModel],
     max_pixels: int,
-    resolution: int,
+    size: tuple[int, int],
 ) -> AnnotatePlan:
     """Which blocks of which stages are missing. Stages the store does not have miss all blocks.
 
-    resolution : of the store's generator.
+    size : (height, width) in pixels of the images of the store's generator.
     A render depends on its block's codes: on their commit and on which rows have one (rows that
     could be read at last change the block, but not its commit).
     """
     rows = Rows(index, store)
     crop = store.attrs["method"].get("crop", "centre")
-    originals = Originals(index, max_pixels, resolution, crop)
+    originals = Originals(index, max_pixels, size, crop)
     codes = StageState(store, INVERT)
     ok = store.status(INVERT) == Status.OK
     have = set(store.stages())
@@ -140,7 +141,7 @@ class AnnotateTask:
     generator_uri: generators.Source
     stages: tuple[StageModel, ...]
     crop: str
-    resolution: int
+    size: tuple[int, int]
     max_pixels: int
     space: str
     noise_mode: str
@@ -189,9 +190,7 @@ class AnnotateWorker:
                     f"{stage.card.fingerprint!r}: the file changed; start again"
                 )
         self.store = LatentStore.open(task.store_path, "r+")
-        self.reader = BlockImages(
-            task.source, task.resolution, task.crop, task.max_pixels, task.threads
-        )
+        self.reader = BlockImages(task.source, task.size, task.crop, task.max_pixels, task.threads)
 
     def process(self, work: BlockWork) -> dict[str, Any]:
         """Make and commit the block's stages; see `pipelines.engine.blocks.Worker`."""
@@ -229,7 +228,7 @@ class AnnotateWorker:
             if model.unproven is not None:
                 for batch in self._batches(work, [stage]):
                     good = np.flatnonzero(batch.status == Status.OK)
-                    if model.prove(batch.views[stage.view(self.task.resolution)][good]):
+                    if model.prove(batch.views[stage.view(self.task.size)][good]):
                         break
 
     def _passes(
@@ -247,7 +246,7 @@ class AnnotateWorker:
         """What stages of one target and batch size look at."""
         if stages[0].render:
             return self._renders(work, stages[0].batch_size)
-        views = tuple(dict.fromkeys(stage.view(self.task.resolution) for stage in stages))
+        views = tuple(dict.fromkeys(stage.view(self.task.size) for stage in stages))
         return self.reader.batches(work, stages[0].batch_size, views)
 
     def _renders(self, work: BlockWork, batch_size: int) -> Iterator[Batch]:
@@ -258,12 +257,12 @@ class AnnotateWorker:
 
         array = f"latents/{self.task.space}"
         codes, status, reason = read_stage(self.store, array, work.block, INVERT)
-        side = self.task.resolution
+        size = self.task.size
         for start in range(0, len(work), batch_size):
             rows = slice(start, min(start + batch_size, len(work)))
             count = rows.stop - rows.start
             flags, why = status[rows].copy(), reason[rows].copy()
-            images = np.zeros((batch_size, side, side, 3), np.uint8)
+            images = np.zeros((batch_size, *size, 3), np.uint8)
             good = flags == Status.OK
             if good.any():
                 filled = np.where(np.isnan(codes[rows]), np.float32(0), codes[rows])
@@ -271,7 +270,8 @@ class AnnotateWorker:
 
                 def draw(part: slice, filled: NDArray[Any] = filled) -> NDArray[np.float32]:
                     given = torch.from_numpy(filled[part]).to(self.device)
-                    drawn = render(self.generator, given, self.task.space, self.task.noise_mode)
+                    code = Code(self.task.space, given)
+                    drawn = render(self.generator, code, self.task.noise_mode)
                     values: NDArray[np.float32] = drawn.cpu().numpy()
                     return values
 
@@ -287,7 +287,7 @@ class AnnotateWorker:
                         if position < count and flags[position] == Status.OK:
                             flags[position] = Status.QUARANTINED
                             why[position] = Reason.NOT_FINITE
-            yield Batch(start, count, {View((side, side)): images}, flags, why)
+            yield Batch(start, count, {View(size): images}, flags, why)
 
     def _measure(self, sheet: _Sheet, batch: Batch) -> bool:
         """Fill a batch into a sheet; whether the batch had to be halved for memory."""
@@ -296,15 +296,15 @@ class AnnotateWorker:
         good = np.flatnonzero(batch.status == Status.OK)
         if not good.size:
             return False
-        model, side = self._models[sheet.stage.uri], self.task.resolution
-        images = batch.views[sheet.stage.view(side)]
+        model, size = self._models[sheet.stage.uri], self.task.size
+        images = batch.views[sheet.stage.view(size)]
 
         def give_up(position: int) -> None:
             if position < batch.count and batch.status[position] == Status.OK:
                 sheet.reason[batch.start + position] = Reason.OUT_OF_MEMORY
 
         results, halved = in_halves(
-            lambda part: annotate_batch(model, images[part], side),
+            lambda part: annotate_batch(model, images[part], size),
             slice(0, len(images)),
             give_up,
         )
@@ -406,10 +406,10 @@ def annotate(
                 f"store {store.path!r} has {store.n_rows!r} rows, the index {index.n_rows!r}; "
                 "invert first"
             )
-        resolution = _check_generator(store, generator_uri)
+        size = _check_generator(store, generator_uri)
         store.delete_partials()
         lay_out_stages(store, {stage.name: [stage.spec()] for stage in stages})
-        plan = plan_annotate(index, store, stages, max_pixels, resolution)
+        plan = plan_annotate(index, store, stages, max_pixels, size)
         todo = [work for work in plan.work if blocks is None or work.block in blocks]
         needed = {name for work in todo for name in work.stages}
         task = AnnotateTask(
@@ -418,7 +418,7 @@ def annotate(
             generator_uri,
             tuple(stage for stage in stages if stage.name in needed),
             str(method.get("crop", "centre")),
-            resolution,
+            size,
             max_pixels,
             str(method["space"]),
             str(method["noise_mode"]),
@@ -456,13 +456,13 @@ def annotate(
     )
 
 
-def _check_generator(store: LatentStore, generator_uri: generators.Source) -> int:
-    """The generator's resolution. Raises UsageError when it is not the one of the store."""
-    facts = generator_facts(generator_uri)
+def _check_generator(store: LatentStore, generator_uri: generators.Source) -> tuple[int, int]:
+    """(height, width) of the generator's images. Raises UsageError when it is not the store's."""
+    facts = generators.facts(generator_uri)
     if facts.fingerprint != store.attrs["generator_fp"]:
         raise UsageError(
             f"generator {generator_uri!r} has fingerprint {facts.fingerprint!r}, the store "
             f"{store.path!r} was made with {store.attrs['generator_fp']!r}: use that generator, "
             "or invert with this one"
         )
-    return facts.resolution
+    return facts.size

@@ -16,6 +16,7 @@ from schemas.fingerprint import digest
 from schemas.index import DatasetIndex
 from schemas.spec_models import AnnotateSpec
 from schemas.store.latent_store import ArraySpec
+from transforms.images.preprocess import crop_sizes
 
 #: Raised whenever a stored number changes for the same inputs (a golden test notices).
 VERSION = 1
@@ -42,10 +43,10 @@ class StageModel:
         """Whether it looks at what the generator draws, not at the original image."""
         return self.name.endswith(RENDER)
 
-    def view(self, resolution: int) -> View:
-        """What it needs of every image, for a generator of this resolution."""
+    def view(self, size: tuple[int, int]) -> View:
+        """What it needs of every image, for a generator of images of this (height, width)."""
         if self.render or self.of == "resized":
-            return View((resolution, resolution))
+            return View(size)
         return View(self.card.size, self.card.resize)
 
     @property
@@ -95,23 +96,23 @@ def annotate_inputs(
 class Originals:
     """What blocks of originals depend on besides their rows and the model.
 
-    resolution, crop : of the images that were inverted.
+    size, crop : (height, width) of the images that were inverted.
     """
 
-    def __init__(self, index: DatasetIndex, max_pixels: int, resolution: int, crop: str) -> None:
-        self._max_pixels, self._inverted, self._crop = max_pixels, View((resolution,) * 2), crop
-        width, height = index.sizes.T
+    def __init__(
+        self, index: DatasetIndex, max_pixels: int, size: tuple[int, int], crop: str
+    ) -> None:
+        self._max_pixels, self._inverted, self._crop = max_pixels, View(size), crop
+        sizes: NDArray[np.integer] = index.sizes[:, ::-1]  # the index holds width, then height
         if crop == "centre":
-            width = height = np.minimum(width, height)
-        shrunk = (width != resolution) | (height != resolution)
-        self._shrunk = shrunk & index.active
+            sizes = crop_sizes(sizes, size)
+        self._shrunk = (sizes != size).any(axis=1) & index.active
 
     def inputs(self, stage: StageModel, rows: slice) -> dict[str, Any]:
         """Inputs of a block. What is measured stands in them where it makes a difference: not
         where every image has the generator's size, or the model sees just what was inverted."""
         found: dict[str, Any] = {"max_pixels": self._max_pixels}
-        resolution = self._inverted.size[0]
-        if stage.view(resolution) != self._inverted and self._shrunk[rows].any():
+        if stage.view(self._inverted.size) != self._inverted and self._shrunk[rows].any():
             found["of"] = stage.of
         return found
 

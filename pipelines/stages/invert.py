@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from generators.protocols import Code, ModelFacts
 from pipelines.engine.blocks import (
     BlockWork,
     Engine,
@@ -29,7 +30,7 @@ from pipelines.engine.blocks import (
     use_threads,
 )
 from pipelines.engine.writer_guard import Guard
-from pipelines.folder.store_identity import INVERT, QUALITIES, ModelFacts, StoreIdentity
+from pipelines.folder.store_identity import INVERT, QUALITIES, StoreIdentity
 from pipelines.sources.block_images import Batch, BlockImages, in_halves
 from pipelines.sources.open import Source
 from pipelines.stages import sample
@@ -168,10 +169,10 @@ class InvertWorker:
         self.task, self.guard = task, guard
         self.device = use_threads(spec.threads, task.cuda)
         self.generator = generators.load(identity.generator_uri, self.device)
-        if self.generator.fingerprint != identity.facts.fingerprint:
+        if self.generator.facts.fingerprint != identity.facts.fingerprint:
             raise UsageError(
                 f"generator {identity.generator_uri!r} has fingerprint "
-                f"{self.generator.fingerprint!r}, the store was made for "
+                f"{self.generator.facts.fingerprint!r}, the store was made for "
                 f"{identity.facts.fingerprint!r}: the file changed during the run; start again"
             )
         self.inversion = Inversion(
@@ -196,7 +197,7 @@ class InvertWorker:
                 )
         self.store = LatentStore.open(identity.path, "r+")
         self.reader = BlockImages(
-            task.source, self.generator.resolution, spec.crop, spec.max_pixels, spec.threads
+            task.source, self.generator.facts.size, spec.crop, spec.max_pixels, spec.threads
         )
 
     def process(self, work: BlockWork) -> dict[str, Any]:
@@ -205,7 +206,7 @@ class InvertWorker:
         if self.reader.still_failing(work, INVERT):
             return {"unchanged": True}
         n = len(work)
-        shape = self.generator.spaces[self.inversion.space]
+        shape = self.generator.facts.space(self.inversion.space).shape
         codes = np.full((n, *shape), np.nan, np.float32)
         qualities = {name: np.full(n, np.nan, np.float32) for name in QUALITIES}
         status, reason = np.zeros(n, np.uint8), np.zeros(n, np.uint8)
@@ -266,19 +267,20 @@ class InvertWorker:
         codes = invert_batch(self.generator, target, self.inversion, self.encoder, rngs)
         usable = torch.isfinite(codes).flatten(1).all(dim=1)
         codes = torch.where(usable.view(-1, *[1] * (codes.ndim - 1)), codes, 0.0)
-        drawn = render(self.generator, codes, self.inversion.space, self.inversion.noise_mode)
+        code = Code(self.inversion.space, codes)
+        drawn = render(self.generator, code, self.inversion.noise_mode)
         usable &= torch.isfinite(drawn).flatten(1).all(dim=1)
         drawn = torch.where(usable[:, None, None, None], drawn, 0.0)
         return codes.cpu().numpy(), to_uint8(drawn.cpu().numpy()), usable.cpu().numpy()
 
 
 def measure(images: NDArray[np.uint8], drawn: NDArray[np.uint8]) -> dict[str, NDArray[np.float64]]:
-    """Qualities of drawn images against the originals, both uint8 (n, R, R, 3): name -> (n,).
+    """Qualities of drawn images against the originals, both uint8 (n, h, w, 3): name -> (n,).
 
     SSIM is NaN for images smaller than its window.
     """
     error = mse(images, drawn)
-    small = images.shape[1] < SSIM_WINDOW or not len(images)
+    small = min(images.shape[1:3]) < SSIM_WINDOW or not len(images)
     similarity = np.full(len(images), np.nan) if small else ssim(images, drawn)
     return {"mse": error, "psnr": psnr_from_mse(error), "ssim": similarity}
 

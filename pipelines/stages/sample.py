@@ -52,10 +52,10 @@ class SampleWorker:
         self.identity, self.guard = task.identity, guard
         device = use_threads(self.identity.spec.threads, task.cuda)
         self.generator = generators.load(self.identity.generator_uri, device)
-        if self.generator.fingerprint != self.identity.facts.fingerprint:
+        if self.generator.facts.fingerprint != self.identity.facts.fingerprint:
             raise UsageError(
                 f"generator {self.identity.generator_uri!r} has fingerprint "
-                f"{self.generator.fingerprint!r}, the store was made for "
+                f"{self.generator.facts.fingerprint!r}, the store was made for "
                 f"{self.identity.facts.fingerprint!r}: the file changed during the run; start again"
             )
         self.store = LatentStore.open(self.identity.path, "r+")
@@ -66,7 +66,7 @@ class SampleWorker:
         n, labels = len(work), work.labels
         seeds = [seed_of(uri) for uri in work.uris]
         classes = None if labels is None else np.maximum(labels, 0)
-        codes = np.full((n, *self.generator.spaces[space]), np.nan, np.float32)
+        codes = np.full((n, *self.generator.facts.space(space).shape), np.nan, np.float32)
         reason = np.array([_unfit(work, i, seed) for i, seed in enumerate(seeds)], np.uint8)
         for start in range(0, n, ROWS):
             part = slice(start, min(start + ROWS, n))
@@ -107,12 +107,8 @@ def draw_rows(
     import torch
 
     filled = [*seeds, *[seeds[-1]] * (ROWS - len(seeds))]
-    c = None
-    if labels is not None:
-        numbers = torch.from_numpy(np.pad(labels, (0, ROWS - len(labels)), "edge"))
-        c_dim = int(generator.architecture["c_dim"])
-        c = torch.nn.functional.one_hot(numbers, c_dim).float()
+    own = None if labels is None else np.pad(labels, (0, ROWS - len(labels)), "edge")
     with torch.no_grad():
-        codes = generator.map(generator.z(filled), c, truncation)
+        codes = generator.sample(space, filled, labels=own, truncation=truncation).main
     found: NDArray[np.float32] = codes.float().cpu().numpy()[: len(seeds)]
-    return found[:, 0] if space == "w" else found
+    return found

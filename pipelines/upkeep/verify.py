@@ -19,10 +19,11 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
+import generators
 from pipelines.engine.saved_sums import FOLDER, check_sums
 from pipelines.folder.checksums import changed_files
 from pipelines.folder.run_folder import no_run
-from pipelines.folder.store_identity import INVERT, generator_facts, identify_run, label_factor
+from pipelines.folder.store_identity import INVERT, identify_run, label_factor
 from pipelines.runs.lineage import analysis_fp, requested
 from pipelines.stages import annotate, invert, sample
 from pipelines.stages.invert import labels_of
@@ -370,12 +371,12 @@ class _Expected:
         self._rows = index.identity()
         spec = places.spec.invert
         try:
-            facts = generator_facts(places.spec.generator)
+            facts = generators.facts(places.spec.generator)
             self._labels = labels_of(index, label_factor(places.spec.dataset, facts), facts)
         except LatentflowError as e:
             notes.append(f"fingerprints of annotations are not compared: {e}")
             return
-        self._originals = annotate.Originals(index, spec.max_pixels, facts.resolution, spec.crop)
+        self._originals = annotate.Originals(index, spec.max_pixels, facts.size, spec.crop)
         for model in places.spec.annotate:
             try:
                 sampled = places.spec.dataset.sampled

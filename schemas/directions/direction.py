@@ -225,8 +225,8 @@ def check_applies(direction: Direction, generator_fp: str, space: str) -> None:
     """Raise DirectionMismatchError unless the direction was made for this generator and space."""
     if direction.space != space:
         cure = f"use codes of {direction.space!r}"
-        if (direction.space, space) == ("w", "w_plus"):
-            cure = "broadcast it with broadcast_layers"
+        if direction.vector.ndim == 1:
+            cure += ", or, where a code holds one of these in each layer, broadcast_layers"
         raise DirectionMismatchError(
             f"direction {direction.name!r} was made in space {direction.space!r}, not {space!r}; "
             f"{cure}"
@@ -285,13 +285,22 @@ def apply(
             f"strength has shape {amount.shape!r} for {len(codes)!r} codes; give one number, "
             "or one for each code"
         )
+    vector = within_layers(direction, layers)
+    amount = amount * (direction.sd if unit == "sd" else 1.0)
+    amount = amount.reshape(amount.shape + (1,) * vector.ndim)
+    return np.asarray(codes + amount * vector, dtype=codes.dtype)
+
+
+def within_layers(direction: Direction, layers: Iterable[int] | None) -> np.ndarray:
+    """The direction's vector, zero outside ``layers`` (None: all that it has).
+
+    Raises DataError for layers that the space does not have.
+    """
     vector = np.array(direction.vector)
     if layers is not None:
         chosen = _check_layers(layers, vector.shape[0] if vector.ndim == 2 else 0, direction.name)
         vector[[i for i in range(vector.shape[0]) if i not in chosen]] = 0.0
-    amount = amount * (direction.sd if unit == "sd" else 1.0)
-    amount = amount.reshape(amount.shape + (1,) * vector.ndim)
-    return np.asarray(codes + amount * vector, dtype=codes.dtype)
+    return vector
 
 
 def fix_sign(vector: np.ndarray) -> np.ndarray:

@@ -30,6 +30,7 @@ from generators.families.stylegan2.adapter import StyleGAN2Adapter, estimate_w_a
 from generators.families.stylegan2.rosinality import rosinality_name
 from generators.families.stylegan2.state_dicts import module_state
 from generators.model_file import read_checkpoint, write_official_pickle
+from generators.protocols import Code
 from generators.unpickle import writer as pickle_writer
 from generators.unpickle.interpreter import Budget, Global, Inert, Interpreter, Limits
 from generators.unpickle.torch_files import Storage, TensorRecord, read_any, rebuild_tensor
@@ -101,9 +102,11 @@ def test_every_layout_has_one_fingerprint_and_one_image(
     assert loaded.fingerprint == generator.fingerprint == generators.fingerprint(path)
     assert not loaded.w_avg_estimated
     assert torch.equal(loaded.w_avg, generator.w_avg)
-    z = generator.z([1, 2])
-    expected = generator.synthesise(generator.map(z, truncation_psi=0.7))
-    assert torch.equal(loaded.synthesise(loaded.map(z, truncation_psi=0.7)), expected)
+    z = generator.sample("z", [1, 2]).main
+    expected = generator.synthesise(generator.convert(Code("z", z), "w_plus", truncation=0.7).main)
+    assert torch.equal(
+        loaded.synthesise(loaded.convert(Code("z", z), "w_plus", truncation=0.7).main), expected
+    )
     assert "dnnlib" not in sys.modules and "torch_utils" not in sys.modules
 
 
@@ -112,7 +115,7 @@ def test_rosinality_image_equals_rosinality_maths(
 ) -> None:
     write_rosinality(generator, tmp_path / "g.pt")
     loaded = generators.load(tmp_path / "g.pt")
-    z = generator.z([3, 4])
+    z = generator.sample("z", [3, 4]).main
     expected = rosinality_forward(rosinality_state(generator.tensors()), z)
     error = (loaded.synthesise(z, "z").double() - expected).abs().max() / expected.std()
     assert float(error) < 1e-5
@@ -128,8 +131,8 @@ def test_class_conditional_and_clamp_survive(name: str, tmp_path: Path) -> None:
     assert loaded.architecture["lr_multiplier"] == 0.02
     assert loaded.fingerprint == g.fingerprint
     assert loaded.fingerprint != tiny(c_dim=3, conv_clamp=128, lr_multiplier=0.02).fingerprint
-    z, c = g.z([1, 2]), torch.eye(3)[:2]
-    assert torch.equal(loaded.synthesise(z, "z", c=c), g.synthesise(z, "z", c=c))
+    z, c = g.sample("z", [1, 2]).main, torch.eye(3)[:2]
+    assert torch.equal(loaded.draw(Code("z", z), labels=c), g.draw(Code("z", z), labels=c))
 
 
 def test_missing_w_avg_is_estimated_and_marked(tmp_path: Path) -> None:
@@ -138,7 +141,7 @@ def test_missing_w_avg_is_estimated_and_marked(tmp_path: Path) -> None:
     loaded = generators.load(tmp_path / "g.pt")
     assert loaded.w_avg_estimated and loaded.metadata["w_avg_estimated"]
     assert torch.equal(loaded.w_avg, estimate_w_avg(g.network))
-    ws = g.map(g.z(range(4000)))[:, 0]
+    ws = g.sample("w_plus", range(4000)).main[:, 0]
     assert float((loaded.w_avg - ws.mean(dim=0)).abs().max()) < 0.1
     assert loaded.fingerprint != g.fingerprint
     assert loaded.fingerprint == generators.fingerprint(tmp_path / "g.pt")
@@ -156,7 +159,7 @@ def test_rosinality_without_noise_images_draws_without_noise(
     torch.save({"g_ema": state, "latent_avg": generator.w_avg}, tmp_path / "g.pt")
     loaded = generators.load(tmp_path / "g.pt")
     assert "zeros" in loaded.metadata["noise_const"]
-    codes = generator.map(generator.z([1]))
+    codes = generator.sample("w_plus", [1]).main
     expected = generator.synthesise(codes, noise_mode="none")
     torch.testing.assert_close(loaded.synthesise(codes), expected, rtol=0, atol=1e-5)
 

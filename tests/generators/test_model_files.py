@@ -27,7 +27,7 @@ from generators.protocols import labels_in_turn
 from generators.tensor_files import safetensors_bytes
 from generators.unpickle import writer as pickle_writer
 from pipelines.evaluation.meter import prior_codes
-from pipelines.folder.store_identity import generator_facts, identify
+from pipelines.folder.store_identity import identify
 from pipelines.upkeep.inspect import describe
 from schemas.errors import (
     CheckpointError,
@@ -152,8 +152,8 @@ def test_the_same_model_has_one_fingerprint_where_the_settings_are_given(
         assert (
             generators.fingerprint(source) == g.fingerprint == generators.load(source).fingerprint
         )
-        told = generator_facts(path).assumed
-        assert told.keys() == settings.keys() and generator_facts(source).assumed == {}
+        told = generators.facts(path).assumed
+        assert told.keys() == settings.keys() and generators.facts(source).assumed == {}
         shown = describe(tmp_path / name)
         assert "0.01 is assumed" in shown["  lr_multiplier"]
         assert re.search(r"suggests about 0\.[456]$", shown["  lr_multiplier"])
@@ -183,7 +183,7 @@ def test_a_scale_that_goes_with_the_assumed_rate_is_not_remarked(
     state: State, tmp_path: Path
 ) -> None:
     torch.save(state, tmp_path / "g.pt")
-    assert "suggests" not in generator_facts(tmp_path / "g.pt").assumed["lr_multiplier"]
+    assert "suggests" not in generators.facts(tmp_path / "g.pt").assumed["lr_multiplier"]
 
 
 def test_the_specification_takes_a_path_or_a_section(tmp_path: Path) -> None:
@@ -501,7 +501,7 @@ def test_a_grey_generator_draws_grey_in_three_channels(tmp_path: Path) -> None:
     g = tiny(img_channels=1)
     generators.save_safetensors(g, tmp_path / "g.safetensors")
     loaded = generators.load(tmp_path / "g.safetensors")
-    codes = loaded.map(loaded.z([1, 2])).requires_grad_()
+    codes = loaded.sample("w_plus", [1, 2]).main.requires_grad_()
     images = loaded.synthesise(codes)
     grey = g.network.synthesis(codes)
     assert images.shape == (2, 3, 16, 16) and grey.shape == (2, 1, 16, 16)
@@ -521,10 +521,9 @@ def test_other_channels_are_refused_when_read(channels: int, tmp_path: Path) -> 
 
 def test_classes_take_turns_in_the_prior() -> None:
     g = tiny(c_dim=3)
-    labels = labels_in_turn(g, [0, 4, 5, 2**70])
-    assert labels is not None and labels.argmax(dim=1).tolist() == [0, 1, 2, 2**70 % 3]
-    assert labels_in_turn(tiny(), [0]) is None
+    assert labels_in_turn(3, [0, 4, 5, 2**70]) == [0, 1, 2, 2**70 % 3]
+    assert labels_in_turn(0, [0]) is None
     many, few = (prior_codes(g, "w_plus", n, 4, 1.0) for n in (6, 2))
     np.testing.assert_array_equal(many[:2], few)
-    expected = g.map(g.z([5]), torch.eye(3)[2:3]).numpy()
+    expected = g.sample("w_plus", [5], labels=[2]).main.numpy()
     np.testing.assert_allclose(many[1:2], expected, rtol=0, atol=1e-6)

@@ -148,18 +148,23 @@ def jacobian_subspace(
     return found
 
 
-def rectangle_mask(resolution: int, left: float, top: float, right: float, bottom: float) -> Tensor:
-    """Mask (1, R, R) float32 of a rectangle given in shares of width and height, edges included
-    in proportion. Raises UsageError unless 0 <= left < right <= 1 and so for top and bottom."""
+def rectangle_mask(
+    size: tuple[int, int], left: float, top: float, right: float, bottom: float
+) -> Tensor:
+    """Mask (1, height, width) float32 of a rectangle given in shares of width and height, edges
+    included in proportion. Raises UsageError unless 0 <= left < right <= 1 and so for top and
+    bottom."""
     if not (0 <= left < right <= 1 and 0 <= top < bottom <= 1):
         raise UsageError(
             f"region {[left, top, right, bottom]!r} is not a rectangle in the picture: give left, "
             "top, right, bottom as shares from 0 to 1"
         )
 
-    def covered(low: float, high: float) -> Tensor:
-        edges = torch.arange(resolution + 1, dtype=torch.float64)
-        low_edge, high_edge = low * resolution, high * resolution
+    def covered(low: float, high: float, side: int) -> Tensor:
+        edges = torch.arange(side + 1, dtype=torch.float64)
+        low_edge, high_edge = low * side, high * side
         return (edges[1:].clamp(max=high_edge) - edges[:-1].clamp(min=low_edge)).clamp(min=0)
 
-    return torch.outer(covered(top, bottom), covered(left, right)).float()[None]
+    height, width = size
+    rows, columns = covered(top, bottom, height), covered(left, right, width)
+    return torch.outer(rows, columns).float()[None]

@@ -24,11 +24,11 @@ class Measured(NamedTuple):
 
 
 def annotate_batch(
-    annotator: Annotator, images: NDArray[np.uint8], side: int | None = None
+    annotator: Annotator, images: NDArray[np.uint8], size: tuple[int, int] | None = None
 ) -> Measured:
     """Measure images uint8 (n, h, w, 3).
 
-    side : landmarks are in pixels of a square picture of this side, by default of the images.
+    size : landmarks are in pixels of a picture of this (height, width), by default of the images.
 
     Rows in which the model found no face (none, or one below the presence that its description
     names) get NO_FACE, several of which none is meant SEVERAL_FACES, images on which the model
@@ -37,7 +37,7 @@ def annotate_batch(
     predict = getattr(annotator, "predict", None)
     found: Any = None
     if predict is not None:
-        found = predict(images) if side is None else predict(images, side)
+        found = predict(images) if size is None else predict(images, size)
     values = np.array(annotator.annotate(images) if found is None else found.values, np.float32)
     reasons = np.zeros(len(images), np.uint8) if found is None else np.array(found.reasons)
     finite = np.isfinite(values).all(axis=tuple(range(1, values.ndim)))

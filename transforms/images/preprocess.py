@@ -8,8 +8,8 @@ decode
     16-bit grey scaled to 8 bits; palette, bilevel, grey and CMYK brought to RGB; of an animation
     the first frame. A file that cannot be decoded raises `Quarantine` with a reason.
 fit
-    centre crop to a square (or stretch), then a Pillow resize: BOX where the side shrinks by an
-    integer factor, LANCZOS otherwise, nothing where the size is right already.
+    centre crop to the model's aspect ratio (or stretch), then a Pillow resize: BOX where both sides
+    shrink by an integer factor, LANCZOS otherwise, nothing where the size is right already.
 floats
     float32 NCHW in [-1, 1]; 0 maps to -1 and 255 to 1.
 
@@ -151,36 +151,41 @@ def probe(file: BinaryIO, max_pixels: int = DEFAULT_MAX_PIXELS) -> tuple[int, in
         return width, height
 
 
-def fit(image: NDArray[np.uint8], resolution: int, crop: str = "centre") -> NDArray[np.uint8]:
-    """Bring one image to the model's square resolution.
+def fit(
+    image: NDArray[np.uint8], size: int | tuple[int, int], crop: str = "centre"
+) -> NDArray[np.uint8]:
+    """Bring one image to the model's size.
 
     image : uint8 (height, width, 3)
-    resolution : side of the result in pixels
-    crop : "centre" cuts the largest centred square first (an odd remainder leaves the extra row
-        or column at the bottom or right); "stretch" resizes both sides independently
+    size : (height, width) of the result in pixels, or the side of a square
+    crop : "centre" cuts the largest centred part of the result's aspect ratio first (an odd
+        remainder leaves the extra row or column at the bottom or right); "stretch" resizes both
+        sides independently
 
-    Returns uint8 (resolution, resolution, 3), contiguous. BOX where both sides shrink by an
+    Returns uint8 (*size, 3), contiguous. BOX where both sides shrink by an
     integer factor (an exact block mean, up to rounding), LANCZOS otherwise; an image that has the
     size already is returned unchanged.
 
     Raises UsageError for an unknown crop, DataError for another shape or dtype.
     """
-    if resolution < 1:
-        raise UsageError(f"resolution must be at least 1, got {resolution!r}")
-    image = cropped(image, crop)
+    rows, columns = (size, size) if isinstance(size, int) else size
+    if min(rows, columns) < 1:
+        raise UsageError(f"size must be at least 1 pixel, got {size!r}")
+    image = np.ascontiguousarray(cropped(image, crop, (rows, columns)))
     height, width = image.shape[:2]
-    image = np.ascontiguousarray(image)
-    if height == width == resolution:
+    if (height, width) == (rows, columns):
         return image
-    integer = height % resolution == 0 and width % resolution == 0
+    integer = height % rows == 0 and width % columns == 0
     method = Image.Resampling.BOX if integer else Image.Resampling.LANCZOS
-    resized = Image.fromarray(image).resize((resolution, resolution), method)
+    resized = Image.fromarray(image).resize((columns, rows), method)
     return np.array(resized, dtype=np.uint8)
 
 
-def cropped(image: NDArray[np.uint8], crop: str = "centre") -> NDArray[np.uint8]:
-    """The part of an image uint8 (height, width, 3) that `fit` resizes: its largest centred square,
-    or all of it. Raises as `fit` does."""
+def cropped(
+    image: NDArray[np.uint8], crop: str = "centre", size: tuple[int, int] = (1, 1)
+) -> NDArray[np.uint8]:
+    """The part of an image uint8 (height, width, 3) that `fit` resizes to `size` (height, width):
+    its largest centred part of that aspect ratio, or all of it. Raises as `fit` does."""
     if crop not in CROPS:
         raise UsageError(f"unknown crop {crop!r}: choose one of {', '.join(map(repr, CROPS))}")
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
@@ -191,9 +196,18 @@ def cropped(image: NDArray[np.uint8], crop: str = "centre") -> NDArray[np.uint8]
     if crop == "stretch":
         return image
     height, width = image.shape[:2]
-    side = min(height, width)
-    top, left = (height - side) // 2, (width - side) // 2
-    return image[top : top + side, left : left + side]
+    rows, columns = (int(side[0]) for side in crop_sizes(np.array([[height, width]]), size).T)
+    top, left = (height - rows) // 2, (width - columns) // 2
+    return image[top : top + rows, left : left + columns]
+
+
+def crop_sizes(sizes: NDArray[np.integer], size: tuple[int, int]) -> NDArray[np.integer]:
+    """Heights and widths of the largest parts, of the aspect ratio of `size` (height, width), of
+    images of heights and widths `sizes` (n, 2)."""
+    height, width = sizes.T
+    rows = np.minimum(height, np.maximum(1, width * size[0] // size[1]))
+    columns = np.minimum(width, np.maximum(1, height * size[1] // size[0]))
+    return np.stack([rows, columns], axis=1)
 
 
 def to_float(images: NDArray[np.uint8]) -> NDArray[np.float32]:

@@ -1,4 +1,4 @@
-"""StyleGAN2 behind the `Generator` protocol: spaces z, w, w_plus and s."""
+"""StyleGAN2 behind the `Generator` protocol."""
 
 from __future__ import annotations
 
@@ -10,9 +10,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from generators.edits import check_code, edited
 from generators.families.stylegan2.config import StyleGAN2Config
+from generators.families.stylegan2.facts import facts_of
 from generators.families.stylegan2.network import StyleGAN2, StyleSlice
 from generators.model_file import W_AVG_ESTIMATE, Checkpoint
+from generators.protocols import Code, Edit, Labels, ModelFacts, labels_in_turn
 from schemas.errors import UsageError
 
 
@@ -53,6 +56,14 @@ def estimate_w_avg(
     return (total / n).float()
 
 
+WAY = ("z", "w", "w_plus", "s")
+"""Spaces in the order in which a code is converted."""
+
+
+def _outside(labels: Tensor, classes: int) -> bool:
+    return bool(((labels < 0) | (labels >= classes)).any())
+
+
 class StyleGAN2Adapter:
     """Implements `generators.protocols.Generator`.
 
@@ -60,10 +71,9 @@ class StyleGAN2Adapter:
     w_avg_estimated : the network's w_avg comes from `estimate_w_avg`, not from training.
     metadata : facts about the file (format, ...) that enter no fingerprint.
 
-    Spaces: z (z_dim,), w (w_dim,), w_plus (num_ws, w_dim) and s, the concatenated affine outputs
-    of every layer in the order b4.conv1, b4.torgb, b8.conv0, b8.conv1, b8.torgb, ...
-    `style_slices` gives each layer's name, the w_plus row that drives it, and its columns of s.
-    A torgb style is the affine output before its constant gain 1/sqrt(channels).
+    Spaces: see `generators.families.stylegan2.facts`. `style_slices` gives each layer's name, the
+    w_plus row that drives it, and its columns of s. A torgb style is the affine output before its
+    constant gain 1/sqrt(channels).
     """
 
     def __init__(
@@ -77,14 +87,12 @@ class StyleGAN2Adapter:
         self.w_avg_estimated = w_avg_estimated
         self.metadata: dict[str, Any] = {**(metadata or {}), "w_avg_estimated": w_avg_estimated}
         self.architecture: dict[str, Any] = self.config.architecture()
-        self.resolution = self.config.img_resolution
         self.style_slices: tuple[StyleSlice, ...] = network.synthesis.style_slices
-        self.spaces: dict[str, tuple[int, ...]] = {
-            "z": (self.config.z_dim,),
-            "w": (self.config.w_dim,),
-            "w_plus": (self.config.num_ws, self.config.w_dim),
-            "s": (network.synthesis.style_dim,),
-        }
+
+    @cached_property
+    def facts(self) -> ModelFacts:
+        """What the model is."""
+        return facts_of(self.checkpoint())
 
     @cached_property
     def fingerprint(self) -> str:
@@ -117,60 +125,124 @@ class StyleGAN2Adapter:
         self.network.to(device)
         return self
 
-    def z(self, seeds: Sequence[int]) -> Tensor:
-        """z rows for `seeds`, float32 (n, z_dim); see `draw_z`."""
-        return torch.from_numpy(draw_z(seeds, self.config.z_dim)).to(self.device)
+    # ---- the protocol
 
-    def map(
+    def sample(
         self,
-        z: Tensor,
-        c: Tensor | None = None,
-        truncation_psi: float = 1.0,
-        truncation_cutoff: int | None = None,
-    ) -> Tensor:
-        """w_plus codes, float32 (n, num_ws, w_dim), of z (n, z_dim) and labels c (n, c_dim).
-
-        Truncation: ``w_avg + psi (w - w_avg)`` in the first `truncation_cutoff` layers (None: all).
-        Raises UsageError for a wrong shape or missing labels.
-        """
-        try:
-            w = self.network.mapping(z.to(self.device), None if c is None else c.to(self.device))
-        except ValueError as e:
-            raise UsageError(str(e)) from e
-        ws: Tensor = w[:, None].repeat(1, self.config.num_ws, 1)
-        if truncation_psi == 1.0:
-            return ws
-        last = self.config.num_ws if truncation_cutoff is None else truncation_cutoff
-        truncated = self.w_avg.lerp(ws[:, :last], truncation_psi)
-        return torch.cat([truncated, ws[:, last:]], dim=1)
-
-    def _checked(self, codes: Tensor, space: str) -> Tensor:
-        if space not in self.spaces:
-            raise UsageError(f"space {space!r} is unknown, expected one of {list(self.spaces)!r}")
-        if tuple(codes.shape[1:]) != self.spaces[space]:
+        space: str,
+        seeds: Sequence[int],
+        *,
+        labels: Labels = None,
+        truncation: float | None = None,
+    ) -> Code:
+        """Codes of the prior: of z drawn by `draw_z`, of w, w_plus and s converted from it."""
+        if self.facts.space(space).prior == "none":
+            having = [s.name for s in self.facts.spaces.values() if s.prior != "none"]
             raise UsageError(
-                f"codes have shape {tuple(codes.shape)!r}, space {space!r} expects "
-                f"(n, {', '.join(map(str, self.spaces[space]))}): "
-                "the codes belong to another space or generator"
+                f"space {space!r} cannot be sampled from the prior: use one of {having!r}"
             )
-        return codes.to(self.device, torch.float32)
+        z = Code("z", torch.from_numpy(draw_z(seeds, self.config.z_dim)))
+        if labels is None:
+            labels = labels_in_turn(self.config.c_dim, seeds)
+        return self.convert(z, space, labels=labels, truncation=truncation)
 
-    def to_w_plus(self, codes: Tensor, space: str, c: Tensor | None = None) -> Tensor:
-        """Codes of z, w or w_plus as w_plus codes (n, num_ws, w_dim), without truncation."""
-        codes = self._checked(codes, space)
-        if space == "s":
-            raise UsageError("space 's' has no w_plus codes: the affine layers are not inverted")
+    def centre(self, space: str, labels: Labels = None) -> Tensor:
+        """w_avg, in every layer of w_plus; its styles; 0 of z. The same for all classes."""
+        shape = self.facts.space(space).shape
         if space == "z":
-            return self.map(codes, c)
-        if space == "w":
-            return codes[:, None].expand(-1, self.config.num_ws, -1)
-        return codes
+            found = torch.zeros(shape, device=self.device)
+        elif space in ("w", "w_plus"):
+            found = self.w_avg.detach().float().expand(shape)
+        elif space == "s":
+            found = self.convert(Code("w", self.w_avg[None]), "s").main[0]
+        else:
+            raise UsageError(f"space {space!r} has no mean code: use one of {['z', *WAY]!r}")
+        return found if labels is None else found.expand(len(labels), *shape)
 
-    def to_s(self, codes: Tensor, space: str = "w_plus", c: Tensor | None = None) -> Tensor:
-        """Codes of any space as s codes, float32 (n, spaces["s"][0])."""
-        if space == "s":
-            return self._checked(codes, space)
-        return torch.cat(self.network.synthesis.styles(self.to_w_plus(codes, space, c)), dim=1)
+    def convert(
+        self,
+        code: Code,
+        target: str,
+        *,
+        labels: Labels = None,
+        truncation: float | None = None,
+        cutoff: int | None = None,
+    ) -> Code:
+        """Codes along z -> w -> w_plus -> s, never back. Truncation: ``w_avg + psi (w - w_avg)``,
+        in the first `cutoff` layers of w_plus."""
+        check_code(self.facts, code)
+        self.facts.space(target)
+        way = [*WAY[WAY.index(code.space) :]] if code.space in WAY else []
+        if target not in way:
+            raise UsageError(
+                f"codes of {code.space!r} give none of {target!r}: "
+                + (f"they give those of {way[1:]!r}" if way[1:] else "they give no others")
+            )
+        truncates = truncation is not None and truncation != 1.0
+        if truncates and (target == "z" or code.space == "s" or (cutoff and target == "w")):
+            raise UsageError(
+                f"codes of {code.space!r} are not truncated on their way to {target!r}"
+                + (f" in the first {cutoff!r} layers" if cutoff else "")
+                + ": leave truncation out, or convert to 'w_plus'"
+            )
+        main = code.main.to(self.device, torch.float32)
+        if code.space == target and not truncates:
+            return code.moved(main)
+        if code.space == "z":
+            main = self._mapped(main, labels)
+        if code.space != "s":
+            if code.space != "w_plus":
+                main = main[:, None].expand(-1, self.config.num_ws, -1)
+            if truncates:
+                last = self.config.num_ws if cutoff is None else cutoff
+                near = self.w_avg.lerp(main[:, :last], float(truncation or 0.0))
+                main = torch.cat([near, main[:, last:]], dim=1)
+            if target == "w":
+                main = main[:, 0]
+            elif target == "s":
+                main = torch.cat(self.network.synthesis.styles(main), dim=1)
+        known = self.facts.space(target).companions
+        kept = {name: value for name, value in code.companions.items() if name in known}
+        return Code(target, main, kept)
+
+    def _mapped(self, z: Tensor, labels: Labels) -> Tensor:
+        """w (n, w_dim) of z (n, z_dim)."""
+        return self.network.mapping(z, self._weights_of_classes(labels, len(z)))
+
+    def _weights_of_classes(self, labels: Labels, n: int) -> Tensor | None:
+        """Labels as the mapping network takes them, float32 (n, c_dim)."""
+        c_dim = self.config.c_dim
+        if not c_dim:
+            return None
+        if labels is None:
+            raise UsageError(
+                f"codes of 'z' of a model of {c_dim!r} classes need labels: give a class number, "
+                f"0 to {c_dim - 1!r}, for each row"
+            )
+        given = torch.as_tensor(labels, device=self.device)
+        if given.shape == (n, c_dim):
+            return given.float()
+        if given.shape != (n,) or given.is_floating_point() or _outside(given, c_dim):
+            raise UsageError(
+                f"labels have shape {tuple(given.shape)!r} for {n!r} codes of a model of "
+                f"{c_dim!r} classes: give a class number, 0 to {c_dim - 1!r}, for each row"
+            )
+        return torch.nn.functional.one_hot(given.long(), c_dim).float()
+
+    def draw(
+        self,
+        code: Code,
+        *,
+        labels: Labels = None,
+        edits: Sequence[Edit] = (),
+        noise: str = "const",
+    ) -> Tensor:
+        """Images of codes of z, w, w_plus or s."""
+        code, _ = edited(self.facts, code.to(self.device), edits)
+        styles = self.convert(code, "s", labels=labels).main
+        return self._synthesised(styles, noise, None)
+
+    # ---- what only StyleGAN2 has
 
     def synthesise(
         self,
@@ -178,28 +250,27 @@ class StyleGAN2Adapter:
         space: str = "w_plus",
         noise_mode: str = "const",
         generator: torch.Generator | Sequence[torch.Generator] | None = None,
-        c: Tensor | None = None,
     ) -> Tensor:
-        """Images float32 (n, 3, r, r), about [-1, 1], unclipped, of codes of `space`.
+        """`draw` with noise images that are drawn anew: noise_mode "random".
 
-        A grey model's picture stands in all three channels, so that it is compared with, measured
-        and shown like any other.
-
-        noise_mode : "const" (the stored noise images), "none", or "random", drawn from
-            `generator`: give one torch.Generator for each row where a row's image must not
-            depend on the batch.
-        c : labels (n, c_dim), for space "z" of a class-conditional generator.
-
-        Differentiable with respect to the codes. Raises UsageError for an unknown space or noise
-        mode, a wrong shape, or random noise without a generator.
+        generator : of the noise; give one for each row where a row's image must not depend on the
+            batch. Raises UsageError without one.
         """
         if noise_mode == "random" and generator is None:
             raise UsageError("noise_mode 'random' needs a generator: pass a seeded torch.Generator")
-        s = self.to_s(codes, space, c)
+        return self._synthesised(self.convert(Code(space, codes), "s").main, noise_mode, generator)
+
+    def _synthesised(
+        self,
+        styles: Tensor,
+        noise: str,
+        generator: torch.Generator | Sequence[torch.Generator] | None,
+    ) -> Tensor:
+        """Images float32 (n, 3, r, r) of codes of s; a grey model's in all three channels."""
         try:
             images = self.network.synthesis.from_styles(
-                [s[:, part.start : part.stop] for part in self.style_slices],
-                noise_mode,  # type: ignore[arg-type]
+                [styles[:, part.start : part.stop] for part in self.style_slices],
+                noise,  # type: ignore[arg-type]
                 generator,
             )
         except ValueError as e:
@@ -212,7 +283,7 @@ class StyleGAN2Adapter:
         w_a, w_b : (n, num_ws, w_dim); a single row of either is used for all. Coarse styles are
         the first layers. Raises UsageError for a layer outside [0, num_ws).
         """
-        w_a, w_b = self._checked(w_a, "w_plus"), self._checked(w_b, "w_plus")
+        w_a, w_b = (self.convert(Code("w_plus", w), "w_plus").main for w in (w_a, w_b))
         chosen = torch.zeros(self.config.num_ws, dtype=torch.bool, device=self.device)
         for layer in layers:
             if not 0 <= layer < self.config.num_ws:

@@ -86,6 +86,11 @@ class StyleGAN2Config:
         """Number of w vectors that the synthesis network reads: 2 log2(resolution) - 2."""
         return 2 * len(self.block_resolutions)
 
+    @property
+    def style_dim(self) -> int:
+        """Styles of all layers: the input channels of conv0, conv1 and torgb of every block."""
+        return 2 * sum(self.block_channels) + sum(self.block_channels[:-1])
+
     def architecture(self) -> dict[str, Any]:
         """Everything beside the tensors that decides what the generator computes (canonical)."""
         return {

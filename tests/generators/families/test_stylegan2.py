@@ -10,7 +10,7 @@ from places import GOLDEN, ROOT
 from generators.families.stylegan2.adapter import StyleGAN2Adapter, draw_z, from_checkpoint
 from generators.families.stylegan2.network import StyleGAN2, StyleGAN2Config, upsample2x
 from generators.model_file import Checkpoint
-from generators.protocols import Generator
+from generators.protocols import Code, Generator
 from schemas.errors import UsageError
 from tests.stylegan2_layouts import naive_synthesis, tiny, upfirdn
 
@@ -46,7 +46,7 @@ def test_mapping_equals_the_definition(generator: StyleGAN2Adapter) -> None:
         weight = tensors[f"mapping.fc{i}.weight"] * 0.01 / np.sqrt(8)
         y = x @ weight.T + tensors[f"mapping.fc{i}.bias"] * 0.01
         x = np.where(y > 0, y, 0.2 * y) * np.sqrt(2)
-    w = generator.map(torch.from_numpy(z).float())
+    w = generator.convert(Code("z", torch.from_numpy(z).float()), "w_plus").main
     assert w.shape == (2, 6, 8)
     np.testing.assert_allclose(w[:, 0], x, rtol=1e-4, atol=1e-5)
     assert torch.equal(w[:, 0], w[:, 5])
@@ -58,7 +58,7 @@ def test_upsampling_equals_zero_insertion_and_fir() -> None:
 
 
 def test_golden_image(generator: StyleGAN2Adapter) -> None:
-    images = generator.synthesise(generator.map(generator.z([0, 1]), truncation_psi=0.7))
+    images = generator.synthesise(generator.sample("w_plus", [0, 1], truncation=0.7).main)
     with np.load(GOLDEN / "stylegan2_tiny.npz") as golden:
         assert relative(images, torch.from_numpy(golden["images"])) < 1e-5
         assert generator.fingerprint == str(golden["fingerprint"])
@@ -75,25 +75,30 @@ if REFERENCE.is_dir():
         g = from_checkpoint(Checkpoint(config.architecture(), tensors))
         with np.load(REFERENCE / "stylegan2_64_ref.npz") as file:
             z, ws, img = (torch.from_numpy(file[k]) for k in ("z", "ws", "img"))
-        mine = g.map(z, truncation_psi=0.7)
+        mine = g.convert(Code("z", z), "w_plus", truncation=0.7).main
         assert float((mine - ws).abs().max()) < 1e-4 * float(ws.std())
         assert relative(g.synthesise(mine), img) < 1e-4
 
 
 def test_implements_the_protocol(generator: StyleGAN2Adapter) -> None:
     assert isinstance(generator, Generator)
-    assert generator.spaces == {"z": (8,), "w": (8,), "w_plus": (6, 8), "s": (68,)}
-    assert generator.resolution == 16
+    shapes = {name: space.shape for name, space in generator.facts.spaces.items()}
+    assert shapes == {"z": (8,), "w": (8,), "w_plus": (6, 8), "s": (68,)}
+    assert generator.facts.size == (16, 16)
     assert generator.to("cpu") is generator
 
 
 def test_every_space_gives_the_same_image(generator: StyleGAN2Adapter) -> None:
-    z = generator.z([5, 6, 7])
-    w_plus = generator.map(z)
+    z = generator.sample("z", [5, 6, 7]).main
+    w_plus = generator.convert(Code("z", z), "w_plus").main
     images = generator.synthesise(w_plus)
     assert images.dtype == torch.float32 and images.shape == (3, 3, 16, 16)
-    for codes, space in ((z, "z"), (w_plus[:, 0], "w"), (generator.to_s(w_plus), "s")):
-        assert codes.shape[1:] == generator.spaces[space]
+    for codes, space in (
+        (z, "z"),
+        (w_plus[:, 0], "w"),
+        (generator.convert(Code("w_plus", w_plus), "s").main, "s"),
+    ):
+        assert codes.shape[1:] == generator.facts.space(space).shape
         torch.testing.assert_close(generator.synthesise(codes, space), images, rtol=0, atol=1e-5)
 
 
@@ -103,39 +108,42 @@ def test_style_slices_cover_s_in_the_documented_order(generator: StyleGAN2Adapte
     assert [part.ws_index for part in generator.style_slices] == [0, 1, 1, 2, 3, 3, 4, 5]
     stops = [part.stop for part in generator.style_slices]
     assert [part.start for part in generator.style_slices] == [0, *stops[:-1]]
-    assert stops[-1] == generator.spaces["s"][0]
-    w_plus = generator.map(generator.z([1]))
+    assert stops[-1] == generator.facts.space("s").shape[0]
+    w_plus = generator.sample("w_plus", [1]).main
     tensors = generator.tensors()
     part = generator.style_slices[3]
     weight = tensors[f"synthesis.{part.name}.affine.weight"] / np.sqrt(8)
     expected = w_plus[0, part.ws_index].numpy() @ weight.T
     expected = expected + tensors[f"synthesis.{part.name}.affine.bias"]
-    mine = generator.to_s(w_plus)[0, part.start : part.stop]
+    mine = generator.convert(Code("w_plus", w_plus), "s").main[0, part.start : part.stop]
     np.testing.assert_allclose(mine, expected, rtol=1e-4, atol=1e-5)
 
 
 def test_z_depends_on_its_seed_alone(generator: StyleGAN2Adapter) -> None:
-    z = generator.z([1, 2, 2**32 + 1, 2**80])
-    assert torch.equal(z[1:2], generator.z([2]))
+    z = generator.sample("z", [1, 2, 2**32 + 1, 2**80]).main
+    assert torch.equal(z[1:2], generator.sample("z", [2]).main)
     assert len({tuple(row.tolist()) for row in z}) == 4
     official = np.random.RandomState(2).standard_normal((1, 8)).astype(np.float32)
     np.testing.assert_array_equal(z[1:2].numpy(), official)
     with pytest.raises(UsageError, match="seed -1 is negative"):
-        generator.z([-1])
+        generator.sample("z", [-1])
 
 
 def test_truncation(generator: StyleGAN2Adapter) -> None:
-    z = generator.z([1, 2])
-    full = generator.map(z)
-    half = generator.map(z, truncation_psi=0.5)
+    z = generator.sample("z", [1, 2]).main
+    full = generator.convert(Code("z", z), "w_plus").main
+    half = generator.convert(Code("z", z), "w_plus", truncation=0.5).main
     torch.testing.assert_close(half, (full + generator.w_avg) / 2)
-    cut = generator.map(z, truncation_psi=0.5, truncation_cutoff=2)
+    cut = generator.convert(Code("z", z), "w_plus", truncation=0.5, cutoff=2).main
     assert torch.equal(cut[:, :2], half[:, :2]) and torch.equal(cut[:, 2:], full[:, 2:])
-    assert torch.equal(generator.map(z, truncation_psi=0.0), generator.w_avg.expand(2, 6, 8))
+    assert torch.equal(
+        generator.convert(Code("z", z), "w_plus", truncation=0.0).main,
+        generator.w_avg.expand(2, 6, 8),
+    )
 
 
 def test_style_mixing(generator: StyleGAN2Adapter) -> None:
-    a, b = generator.map(generator.z([1, 2])).split(1)
+    a, b = generator.sample("w_plus", [1, 2]).main.split(1)
     mixed = generator.mix(a, b, range(2))
     assert torch.equal(mixed[:, :2], b[:, :2]) and torch.equal(mixed[:, 2:], a[:, 2:])
     with pytest.raises(UsageError, match=r"layer 6 is outside 0\.\.5"):
@@ -145,7 +153,7 @@ def test_style_mixing(generator: StyleGAN2Adapter) -> None:
 def test_random_noise_with_a_generator_per_row_is_independent_of_the_batch(
     generator: StyleGAN2Adapter,
 ) -> None:
-    codes = generator.map(generator.z([1, 2, 3]))
+    codes = generator.sample("w_plus", [1, 2, 3]).main
 
     def draw(rows: list[int]) -> torch.Tensor:
         streams = [torch.Generator().manual_seed(row) for row in rows]
@@ -167,7 +175,7 @@ def test_random_noise_with_a_generator_per_row_is_independent_of_the_batch(
 
 
 def test_a_row_does_not_depend_on_the_batch(generator: StyleGAN2Adapter) -> None:
-    codes = generator.map(generator.z(range(5)))
+    codes = generator.sample("w_plus", range(5)).main
     whole = generator.synthesise(codes)
     parts = torch.cat([generator.synthesise(codes[:2]), generator.synthesise(codes[2:])])
     assert relative(parts, whole) < 1e-5
@@ -175,13 +183,13 @@ def test_a_row_does_not_depend_on_the_batch(generator: StyleGAN2Adapter) -> None
 
 def test_class_conditional_mapping_reads_the_label() -> None:
     g = tiny(c_dim=3)
-    z = g.z([1, 1])
+    z = g.sample("z", [1, 1]).main
     c = torch.eye(3)[:2]
-    w = g.map(z, c)
+    w = g.convert(Code("z", z), "w_plus", labels=c).main
     assert not torch.allclose(w[0], w[1])
-    torch.testing.assert_close(g.synthesise(z, "z", c=c), g.synthesise(w))
-    with pytest.raises(UsageError, match="class-conditional"):
-        g.map(z)
+    torch.testing.assert_close(g.draw(Code("z", z), labels=c), g.synthesise(w))
+    with pytest.raises(UsageError, match="3 classes need labels"):
+        g.convert(Code("z", z), "w_plus")
 
 
 @pytest.mark.parametrize(
@@ -190,7 +198,7 @@ def test_class_conditional_mapping_reads_the_label() -> None:
         ((2, 8), "w_plus", r"space 'w_plus' expects \(n, 6, 8\)"),
         ((2, 5, 8), "w_plus", "belong to another space"),
         ((2, 7), "s", "belong to another space"),
-        ((2, 8), "y", "space 'y' is unknown"),
+        ((2, 8), "y", "space 'y' is not one of this stylegan2"),
     ],
 )
 def test_wrong_codes_are_refused(
@@ -249,10 +257,10 @@ def test_layer_gradients_agree_with_finite_differences() -> None:
 
 
 def test_gradients_reach_the_codes_only(generator: StyleGAN2Adapter) -> None:
-    codes = generator.map(generator.z([1])).requires_grad_()
+    codes = generator.sample("w_plus", [1]).main.requires_grad_()
     generator.synthesise(codes).square().sum().backward()
     assert codes.grad is not None and codes.grad.abs().sum() > 0
     assert all(p.grad is None for p in generator.network.parameters())
-    s = generator.to_s(codes.detach()).requires_grad_()
+    s = generator.convert(Code("w_plus", codes.detach()), "s").main.requires_grad_()
     generator.synthesise(s, "s").sum().backward()
     assert s.grad is not None

@@ -29,6 +29,7 @@ from pipelines.compare.two_runs import ComparedRun, Pairs
 from pipelines.evaluation.meter import Edit, Meter
 from schemas.directions.direction_set import Direction, DirectionSet
 from schemas.errors import DataError, DirectionMismatchError, InputError, StoreError, UsageError
+from tests.fakes import FakeGenerator, spaces_of
 from transforms.directions.algebra import principal_angles
 from transforms.drift.latent_maps import AffineMap, LatentMap
 from transforms.drift.reuse import judge, mean_and_error
@@ -74,18 +75,16 @@ def test_errors_of_means_are_the_usual_ones(rng):
 # ---- planted models ------------------------------------------------------------------------------
 
 
-class GreyGenerator:
+class GreyGenerator(FakeGenerator):
     """Draws a flat picture whose grey is one coordinate of the code, times a gain."""
 
-    architecture: dict = {}
-    resolution = 8
-    spaces = {"w": (3,)}
+    spaces = spaces_of({"w": (3,)})
 
     def __init__(self, fingerprint: str, axis: int, gain: float = 1.0) -> None:
         self.fingerprint, self.axis, self.gain = fingerprint, axis, gain
 
-    def synthesise(self, codes, space="w", noise_mode="const"):
-        return (self.gain * codes[:, self.axis])[:, None, None, None].expand(-1, 3, 8, 8)
+    def paint(self, codes, space):
+        return self.gain * codes[:, self.axis, None]
 
 
 class GreyAnnotator:
@@ -222,10 +221,10 @@ def test_another_space_is_refused_with_both_shapes(rng, codes):
     wide = rng.normal(size=(10, 2, 3)).astype("f4")
 
     class Wide(GreyGenerator):
-        spaces = {"w_plus": (2, 3)}
+        spaces = spaces_of({"w_plus": (2, 3)})
 
-        def synthesise(self, codes, space="w_plus", noise_mode="const"):
-            return codes[:, 0, :1, None, None].expand(-1, 3, 8, 8)
+        def paint(self, codes, space):
+            return codes[:, 0, :1]
 
     new = Side(DirectionSet(NEW, "w_plus"), wide, Meter(Wide(NEW, 0), [GreyAnnotator()], "w_plus"))
     entry = compare(old_side(codes), new).entries[0]

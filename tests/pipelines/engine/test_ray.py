@@ -23,7 +23,6 @@ from pipelines.engine.ray import RayEngine
 from pipelines.engine.writer_guard import Guard
 from pipelines.evaluation.meter import Edit
 from pipelines.evaluation.pieces import ActorsMeter, Models
-from pipelines.folder.store_identity import generator_facts
 from pipelines.stages.annotate import annotate
 from pipelines.stages.invert import invert
 from schemas.directions.direction_set import Direction
@@ -162,8 +161,8 @@ def test_edits_have_the_bits_of_one_process(setting, engine, tmp_path, rng):
 
 
 def test_an_actors_error_arrives_as_it_was(setting, engine, tmp_path, monkeypatch):
-    facts = generator_facts(setting.generator)
-    monkeypatch.setattr("pipelines.folder.store_identity.generator_facts", lambda uri: facts)
+    facts = generators.facts(setting.generator)
+    monkeypatch.setattr("generators.facts", lambda source: facts)
     broken = replace(setting, generator=str(tmp_path / "missing.safetensors"))
     with pytest.raises(CheckpointError, match="missing.safetensors") as caught:
         run(broken, tmp_path, engine)

@@ -14,27 +14,25 @@ from pipelines.evaluation.gradient_strips import GradientEdit
 from pipelines.evaluation.strips import draw_strips, edit_images, strength_label, strip_grid
 from schemas.directions.direction_set import Direction, apply, broadcast_layers, unit_direction
 from schemas.errors import DataError, DirectionMismatchError, UsageError
+from tests.fakes import FakeGenerator, spaces_of
 
 FP = "ab" * 32
 SPACES = {"z": (6,), "w": (6,), "w_plus": (4, 6)}
 
 
-class LinearGenerator:
+class LinearGenerator(FakeGenerator):
     """Draws flat pictures whose three colours are linear in the code; remembers batch sizes."""
 
     fingerprint = FP
-    architecture: dict = {}
-    resolution = 8
-    spaces = SPACES
+    spaces = spaces_of(SPACES)
 
     def __init__(self) -> None:
         self.batches: list[int] = []
 
-    def synthesise(self, codes, space="w_plus", noise_mode="const"):
+    def paint(self, codes, space):
         assert codes.dtype == torch.float32 and tuple(codes.shape[1:]) == SPACES[space]
         self.batches.append(len(codes))
-        colours = codes.reshape(len(codes), -1, 6).mean(dim=1)[:, :3]
-        return colours[:, :, None, None].expand(-1, -1, 8, 8)
+        return codes.reshape(len(codes), -1, 6).mean(dim=1)[:, :3]
 
 
 @pytest.fixture
@@ -164,7 +162,7 @@ def test_a_direction_of_w_plus_does_not_edit_w(generator, codes):
 def test_codes_of_another_shape_and_unknown_spaces_are_refused(generator, codes):
     with pytest.raises(DirectionMismatchError, match=r"\(3, 6\) a row, space 'w_plus'.*\(4, 6\)"):
         edit_images(generator, codes[:, :3], direction(), [1.0])
-    with pytest.raises(DirectionMismatchError, match="no space 'h'; it has"):
+    with pytest.raises(UsageError, match="space 'h' is not one of this fake generator"):
         edit_images(generator, codes, direction(), [1.0], space="h")
 
 

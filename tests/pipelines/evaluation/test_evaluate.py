@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-import torch
 from scipy.stats import spearmanr
 
 from pipelines.analyses.inputs import hold_out
@@ -20,29 +19,14 @@ from schemas.directions.direction_set import Direction, DirectionSet
 from schemas.errors import DataError, UsageError
 from schemas.index import DatasetIndex, NewRow, encode_categories
 from schemas.spec import RunSpec
+from tests.fakes import FakeGenerator
 
 
-class BrightnessGenerator:
+class BrightnessGenerator(FakeGenerator):
     """Draws a flat picture whose grey is the code's first coordinate."""
 
-    fingerprint = "f" * 64
-    architecture: dict = {}
-    resolution = 8
-    spaces = {"z": (3,), "w": (3,), "w_plus": (2, 3)}
-    w_avg = torch.zeros(3)
-
-    def z(self, seeds):
-        return torch.tensor([[float(s), 0.0, 0.0] for s in seeds])
-
-    def map(self, z, c=None, truncation_psi=1.0, truncation_cutoff=None):
-        return (truncation_psi * z)[:, None].expand(-1, 2, -1)
-
-    def synthesise(self, codes, space="w", noise_mode="const"):
-        grey = codes.reshape(len(codes), -1)[:, 0]
-        return grey[:, None, None, None].expand(-1, 3, 8, 8)
-
-    def to(self, device):
-        return self
+    def paint(self, codes, space):
+        return codes.reshape(len(codes), -1)[:, :1]
 
 
 class GreyAnnotator:

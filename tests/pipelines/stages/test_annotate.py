@@ -18,7 +18,7 @@ from rich.console import Console
 
 from generators.annotators.card import read_card
 from generators.annotators.load import OnnxAnnotator, finish, load_annotator, prepare
-from generators.protocols import Annotator
+from generators.protocols import Annotator, Code
 from pipelines.engine.blocks import InProcess
 from pipelines.engine.writer_guard import Guard
 from pipelines.stages.annotate import (
@@ -40,6 +40,7 @@ from transforms.images.annotate import annotate_batch
 from transforms.images.preprocess import to_uint8
 from transforms.invert import render
 
+SIZE = (RESOLUTION, RESOLUTION)
 SCORES = ["smile", "glasses"]
 POINTS = ["left", "right", "chin"]
 POSE = ["yaw", "pitch", "roll"]
@@ -324,7 +325,7 @@ def test_image_and_render_are_what_the_model_says(setting, done):
     rows = [0, 70, 79]
     originals = np.stack([np.asarray(Image.open(setting.file(i))) for i in rows])
     codes = torch.from_numpy(store.array("latents/w_plus")[:][rows])
-    renders = to_uint8(render(adapter(), codes, "w_plus").numpy())
+    renders = to_uint8(render(adapter(), Code("w_plus", codes)).numpy())
     for name, group in (("attributes", "annotations"), ("landmarks", "landmarks")):
         model = load_annotator(str(setting.root / f"{name}.onnx"))
         for stage, images in ((name, originals), (f"{name}@render", renders)):
@@ -362,7 +363,7 @@ def test_the_original_is_measured_at_the_models_own_size(tmp_path, crop):
         own = image.crop(box).resize((24, 24), Image.Resampling.LANCZOS)
         seen = image.crop(box).resize((RESOLUTION,) * 2, Image.Resampling.LANCZOS)
         for of, picture in (("original", own), ("resized", seen)):
-            expected = model.predict(np.asarray(picture)[None], RESOLUTION).values[0]
+            expected = model.predict(np.asarray(picture)[None], SIZE).values[0]
             np.testing.assert_array_equal(found[of][row], expected)
     assert np.abs(found["original"] - found["resized"]).max() > 0.1
     assert commits["original"] != commits["resized"]
@@ -378,7 +379,7 @@ def test_fingerprints_stay_where_the_measured_values_do(tmp_path):
 
     def changed(path: str, crop: str, **spec) -> list[bool]:
         (stage,) = stages_of([AnnotateSpec(name="x", model=path, render=False, **spec)])
-        originals = Originals(index, 99, RESOLUTION, crop)
+        originals = Originals(index, 99, SIZE, crop)
         found = [originals.inputs(stage, slice(i, i + 1)) for i in range(5)]
         assert all(inputs.pop("max_pixels") == 99 for inputs in found)
         return [inputs == {"of": "original"} for inputs in found]
@@ -388,7 +389,7 @@ def test_fingerprints_stay_where_the_measured_values_do(tmp_path):
     assert changed(other, "centre", of="resized") == changed(same, "stretch") == [False] * 5
     removed = index.remove([3, 4])
     (stage,) = stages_of([AnnotateSpec(name="x", model=other, render=False)])
-    assert "of" not in Originals(removed, 99, RESOLUTION, "centre").inputs(stage, slice(0, 5))
+    assert "of" not in Originals(removed, 99, SIZE, "centre").inputs(stage, slice(0, 5))
 
 
 def test_failing_images_are_reasons_and_the_first_is_told(setting, tmp_path, monkeypatch):
@@ -487,9 +488,7 @@ def test_renders_wait_for_codes(setting, tmp_path):
     assert result.counts["pose"]["pending"] == 0
     assert result.counts["pose@render"]["pending"] == 16
     store = LatentStore.open(path)
-    plan = plan_annotate(
-        setting.index, store, stages_of(models(setting, "pose")), 1 << 26, RESOLUTION
-    )
+    plan = plan_annotate(setting.index, store, stages_of(models(setting, "pose")), 1 << 26, SIZE)
     assert plan.fps["pose@render"][1] is None and plan.work == plan.work[:1]
 
 

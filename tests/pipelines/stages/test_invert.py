@@ -15,6 +15,7 @@ from places import GOLDEN
 import pipelines.stages.invert as pipeline
 from generators.encoders.files import read_encoder
 from generators.encoders.w_plus import load_encoder, save_encoder
+from generators.protocols import Code
 from pipelines.engine.blocks import InProcess
 from pipelines.engine.writer_guard import Guard
 from pipelines.sources.block_images import in_halves
@@ -50,8 +51,10 @@ def generator():
 def planted(generator, n: int, seed: int = 3) -> tuple[torch.Tensor, torch.Tensor]:
     """Codes near the mean, and their images."""
     draw = torch.Generator().manual_seed(seed)
-    codes = generator.w_avg + 0.3 * torch.randn(n, *generator.spaces["w"], generator=draw)
-    return codes, render(generator, codes, "w")
+    codes = generator.w_avg + 0.3 * torch.randn(
+        n, *generator.facts.space("w").shape, generator=draw
+    )
+    return codes, render(generator, Code("w", codes))
 
 
 def test_row_generator_follows_the_image():
@@ -92,10 +95,10 @@ def test_optimise_recovers_planted_images(generator, space):
     inversion = Inversion("optimise", space, steps=60, learning_rate=0.1)
     rngs = [row_generator(0, 1, f"{i:064x}") for i in range(3)]
     codes = invert_batch(generator, images, inversion, rngs=rngs)
-    assert tuple(codes.shape) == (3, *generator.spaces[space])
-    mean = generator.w_avg.expand(3, *generator.spaces[space])
-    before = (render(generator, mean, space) - images).square().mean()
-    after = (render(generator, codes, space) - images).square().mean()
+    assert tuple(codes.shape) == (3, *generator.facts.space(space).shape)
+    mean = generator.w_avg.expand(3, *generator.facts.space(space).shape)
+    before = (render(generator, Code(space, mean)) - images).square().mean()
+    after = (render(generator, Code(space, codes)) - images).square().mean()
     assert after < 0.1 * before
 
 
@@ -134,7 +137,8 @@ def test_hybrid_never_ends_worse_than_the_encoder(generator, setting):
         inversion = Inversion("hybrid", steps=5, learning_rate=rate, feature_weight=0.0)
         codes = invert_batch(generator, images, inversion, encoder)
         losses = [
-            row_losses(render(generator, c, "w_plus"), target, inversion) for c in (codes, encoded)
+            row_losses(render(generator, Code("w_plus", c)), target, inversion)
+            for c in (codes, encoded)
         ]
         assert (losses[0] <= losses[1] + 1e-6).all()
 
@@ -152,7 +156,7 @@ def test_encoder_space_and_size_are_brought_to_the_generator(generator, setting)
     large = torch.nn.functional.interpolate(images, scale_factor=2)
     assert invert_batch(generator, large, Inversion(), plus).shape == (
         2,
-        *generator.spaces["w_plus"],
+        *generator.facts.space("w_plus").shape,
     )
 
 
@@ -237,7 +241,7 @@ def test_every_row_has_a_code_or_a_reason(setting, tmp_path):
     codes = store.array("latents/w_plus")[:][[0, 149]]
     expected = load_encoder(setting.encoder).encode(torch.from_numpy(images))
     np.testing.assert_allclose(codes, expected.numpy(), atol=1e-5)
-    shown = to_uint8(render(adapter(), expected, "w_plus").numpy())
+    shown = to_uint8(render(adapter(), Code("w_plus", expected)).numpy())
     originals = to_uint8(images)
     for name, metric in (("psnr", psnr), ("ssim", ssim)):
         found = store.array(f"quality/{name}")[:][[0, 149]]

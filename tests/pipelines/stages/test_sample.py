@@ -14,7 +14,7 @@ import generators
 from generators.families.stylegan2.adapter import StyleGAN2Adapter
 from generators.families.stylegan2.network import StyleGAN2
 from pipelines.engine.blocks import InProcess
-from pipelines.folder.store_identity import generator_facts, identify
+from pipelines.folder.store_identity import identify
 from pipelines.runs.plan import plan_stages
 from pipelines.sources.open import open_source
 from pipelines.sources.sampled import row_id
@@ -149,7 +149,7 @@ def test_codes_are_the_generators_own(models, tmp_path):
     half, _ = drawn(tmp_path, models[CLASSES], dataset(100, truncation=0.5))
     one_hot = torch.eye(CLASSES)[torch.arange(100) % CLASSES]
     with torch.no_grad():
-        alone = [model.map(model.z([s]), one_hot[s : s + 1])[0, 0] for s in range(100)]
+        alone = [model.sample("w", [s], labels=one_hot[s : s + 1]).main[0] for s in range(100)]
     np.testing.assert_allclose(codes(whole), np.stack(alone), atol=1e-6)
     mean = model.w_avg.numpy()
     np.testing.assert_allclose(codes(half), mean + 0.5 * (codes(whole) - mean), atol=1e-6)
@@ -233,7 +233,7 @@ def test_rows_without_a_class_of_their_own_are_set_aside(models, tmp_path):
 
 
 def test_z_is_standard_normal():
-    z = network().z(range(1500)).double().numpy()
+    z = network().sample("z", range(1500)).main.double().numpy()
     n = len(z)
     assert abs(z.mean(axis=0)).max() < 4 / n**0.5
     assert abs(np.cov(z.T) - np.eye(z.shape[1])).max() < 6 / n**0.5
@@ -292,5 +292,5 @@ def test_what_is_asked_of_images_is_refused(models, tmp_path):
 
 
 def test_facts_tell_the_classes(models):
-    assert [generator_facts(models[n]).classes for n in (0, CLASSES)] == [0, CLASSES]
+    assert [generators.facts(models[n]).classes for n in (0, CLASSES)] == [0, CLASSES]
     assert sample.ROWS == 64

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from generators.families.stylegan2.affine import affine_layers
+from generators.protocols import Code
 from schemas.errors import DataError, UsageError
 from tests.stylegan2_layouts import tiny
 from transforms.directions.algebra import principal_angles
@@ -57,10 +58,17 @@ def test_sefa_refuses_what_it_cannot_factorise(rng):
 
 def test_affine_layers_are_the_generator_s_own():
     g = tiny()
-    codes = torch.randn(3, *g.spaces["w_plus"], generator=torch.Generator().manual_seed(0))
+    codes = torch.randn(
+        3, *g.facts.space("w_plus").shape, generator=torch.Generator().manual_seed(0)
+    )
     layers = affine_layers(g)
     parts = [codes[:, a.ws_index].numpy() @ a.weight.T + a.bias for a in layers]
-    np.testing.assert_allclose(np.concatenate(parts, axis=1), g.to_s(codes), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(
+        np.concatenate(parts, axis=1),
+        g.convert(Code("w_plus", codes), "s").main,
+        rtol=1e-4,
+        atol=1e-5,
+    )
     assert [a.name for a in affine_layers(g, [0], to_rgb=False)] == ["b4.conv1"]
     with pytest.raises(UsageError, match="layers"):
         affine_layers(g, [99])
@@ -156,7 +164,7 @@ def test_the_gram_is_that_of_the_exact_jacobian(setting):
     for batch_size in (3, 8):
         gram = jacobian_gram(JacobianGram(draw, codes, batch_size=batch_size))
         np.testing.assert_allclose(gram, expected, rtol=1e-9, atol=1e-9 * expected.max())
-    mask = rectangle_mask(shape[-1], 0.0, 0.0, 0.5, 1.0).double()
+    mask = rectangle_mask(shape[-2:], 0.0, 0.0, 0.5, 1.0).double()
     rows = np.broadcast_to(mask.numpy(), shape).ravel()
     masked = sum((rows[:, None] * j).T @ (rows[:, None] * j) for j in exact) / 2
     found = jacobian_gram(JacobianGram(draw, codes, mask))
@@ -169,7 +177,7 @@ def test_jacobian_subspace_is_the_top_singular_vectors(setting):
     _, values, vectors = np.linalg.svd(exact[0], full_matrices=False)
     np.testing.assert_allclose(np.sqrt(found.eigenvalues), values[:3], rtol=1e-7)
     np.testing.assert_allclose(np.abs((found.vectors @ vectors[:3].T).diagonal()), 1, rtol=1e-7)
-    left = rectangle_mask(shape[-1], 0.0, 0.0, 0.5, 1.0).double()
+    left = rectangle_mask(shape[-2:], 0.0, 0.0, 0.5, 1.0).double()
     region = jacobian_subspace(
         JacobianGram(draw, codes[:1], left), 1, background=1 - left, background_rank=3,
         tolerance=1e-5, max_iterations=100,
@@ -187,7 +195,7 @@ def test_jacobian_subspace_is_the_top_singular_vectors(setting):
 
 def test_random_probes_estimate_every_coordinate_s_effect(setting):
     draw, codes, exact, shape = setting
-    mask = rectangle_mask(shape[-1], 0.0, 0.0, 0.5, 1.0).double()
+    mask = rectangle_mask(shape[-2:], 0.0, 0.0, 0.5, 1.0).double()
     rows = np.broadcast_to(mask.numpy(), shape).ravel()
     expected = sum(((rows[:, None] * j) ** 2).sum(axis=0) for j in exact) / 2
     found = gram_diagonal(JacobianGram(draw, codes, mask, batch_size=64), n_probes=96)
@@ -195,11 +203,11 @@ def test_random_probes_estimate_every_coordinate_s_effect(setting):
 
 
 def test_masks_cover_partial_pixels():
-    mask = rectangle_mask(4, 0.125, 0.5, 1.0, 1.0)
+    mask = rectangle_mask((4, 4), 0.125, 0.5, 1.0, 1.0)
     assert mask.shape == (1, 4, 4)
     np.testing.assert_allclose(mask[0, 3], [0.5, 1, 1, 1])
     np.testing.assert_allclose(mask[0, 1], 0)
     with pytest.raises(UsageError, match="not a rectangle"):
-        rectangle_mask(4, 0.5, 0, 0.5, 1)
+        rectangle_mask((4, 4), 0.5, 0, 0.5, 1)
     with pytest.raises(DataError, match="codes have shape"):
         JacobianGram(lambda x: x, torch.zeros(3))

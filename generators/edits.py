@@ -1,0 +1,126 @@
+"""Edits of codes: what every generator does before it draws.
+
+A direction fits a space when it is of that space, of one whose code stands in each of its layers,
+or of one that is injected where its codes are drawn.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from generators.protocols import Code, Edit, ModelFacts
+from schemas.directions.direction import Direction, broadcast_layers, check_applies, within_layers
+from schemas.errors import DirectionMismatchError, UsageError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+UNITS = ("sd", "raw")
+
+
+def fitted_to(facts: ModelFacts, direction: Direction, space: str) -> Direction:
+    """``direction`` for codes of ``space``: as it is, or broadcast over the space's layers.
+
+    Raises DirectionMismatchError when it was made for another generator or for a space that does
+    not lead there.
+    """
+    own = facts.spaces.get(direction.space)
+    if own is not None and own.injected_into == space:
+        check_applies(direction, facts.fingerprint, direction.space)
+        _check_shape(direction, own.shape)
+        return direction
+    if facts.repeated(space) == direction.space:
+        check_applies(direction, facts.fingerprint, direction.space)
+        return broadcast_layers(direction, facts.space(space).n_layers, space=space)
+    check_applies(direction, facts.fingerprint, space)
+    _check_shape(direction, facts.space(space).shape)
+    return direction
+
+
+def _check_shape(direction: Direction, shape: tuple[int, ...]) -> None:
+    if direction.vector.shape != shape:
+        raise DirectionMismatchError(
+            f"direction {direction.name!r} has shape {direction.vector.shape!r}, space "
+            f"{direction.space!r} of the generator has {shape!r}; compute it again with this "
+            "generator"
+        )
+
+
+def check_code(facts: ModelFacts, code: Code) -> None:
+    """Raise UsageError for codes of an unknown space or another shape, for unknown companions and
+    for a missing one without which nothing can be drawn."""
+    space = facts.space(code.space)
+    if tuple(code.main.shape[1:]) != space.shape:
+        raise UsageError(
+            f"codes have shape {tuple(code.main.shape)!r}, space {code.space!r} expects "
+            f"(n, {', '.join(map(str, space.shape))}): "
+            "the codes belong to another space or generator"
+        )
+    for name, tensor in code.companions.items():
+        known = space.companions.get(name)
+        if known is None or tuple(tensor.shape) != (len(code), *known.shape):
+            expected = "none of that name" if known is None else (len(code), *known.shape)
+            raise UsageError(
+                f"companion {name!r} of codes of {code.space!r} has shape "
+                f"{tuple(tensor.shape)!r}, the generator expects {expected!r}: the codes belong to "
+                "another generator"
+            )
+    for name, known in space.companions.items():
+        if not known.required:
+            continue
+        given = code.companions.get(name)
+        if given is None or bool(given.flatten(1).isnan().any(dim=1).any()):
+            raise UsageError(
+                f"codes of {code.space!r} have no {name!r}, without which they draw another image: "
+                "pass the codes with their companions, as the store holds them"
+            )
+
+
+def edited(
+    facts: ModelFacts, code: Code, edits: Sequence[Edit]
+) -> tuple[Code, list[tuple[Edit, Tensor]]]:
+    """The code after all edits of its own space, and the edits of injected spaces, each with what
+    is to be added to every row there, a tensor that broadcasts to (n, *shape).
+
+    Errors as of `Generator.draw`.
+    """
+    check_code(facts, code)
+    injected = []
+    for edit in edits:
+        direction = fitted_to(facts, edit.direction, code.space)
+        step = _step(direction, edit, code)
+        if direction.space == code.space:
+            main = (code.main.double() + step).to(code.main.dtype)
+            code = code.moved(main)
+            known: tuple[str, ...] = ()
+        else:
+            injected.append((edit, step.to(code.main.dtype)))
+            known = facts.space(direction.space).options
+        unknown = sorted(set(edit.options) - set(known))
+        if unknown:
+            raise UsageError(
+                f"edits in space {direction.space!r} have no options {unknown!r}: "
+                + (f"use some of {list(known)!r}" if known else "leave them out")
+            )
+    return code, injected
+
+
+def _step(direction: Direction, edit: Edit, code: Code) -> Tensor:
+    """``strength * sd * vector``, float64 (1 or n, *shape), on the code's device."""
+    import torch
+
+    if edit.unit not in UNITS:
+        raise UsageError(f"unit {edit.unit!r} is not known; use 'sd' or 'raw'")
+    amount = np.atleast_1d(np.asarray(edit.strength, dtype=np.float64))
+    if amount.ndim > 1 or len(amount) not in (1, len(code)):
+        raise UsageError(
+            f"strength has shape {amount.shape!r} for {len(code)!r} codes; give one number, "
+            "or one for each code"
+        )
+    amount = amount * (direction.sd if edit.unit == "sd" else 1.0)
+    vector = torch.tensor(within_layers(direction, edit.layers), device=code.main.device)
+    rows = torch.from_numpy(amount).to(code.main.device)
+    return rows.reshape(-1, *[1] * vector.ndim) * vector
