@@ -1,0 +1,165 @@
+"""Codes of another space than the stored one, made block by block where they are read.
+
+A single pass makes a block's codes and forgets them. What reads its source again and again is given
+a scratch folder, in which every block is kept once it has been made: whoever wants it next, in this
+process or another, reads the file. A file is there in whole or not at all, and holds what would be
+made again, so that it does not matter who made it or what was killed meanwhile; whoever names the
+folder deletes it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+import numpy as np
+
+from schemas.atomic import write_bytes
+from schemas.fingerprint import digest
+from transforms.accumulate.blocks import Arrays
+
+T = TypeVar("T")
+
+
+class Change(Protocol):
+    """Makes codes of one space from codes of another; small and picklable."""
+
+    @property
+    def key(self) -> str:
+        """What the result depends on beside what the source's blocks hold."""
+
+    def __call__(self, codes: np.ndarray, rows: np.ndarray) -> np.ndarray:
+        """Codes (m, *shape) of rows (m,) -> codes (m, *shape of the other space), each row by
+        itself."""
+
+
+class PartSource(Protocol):
+    """A source that can tell what some of its blocks hold, such as `StoreBlocks`."""
+
+    @property
+    def key(self) -> str: ...
+
+    @property
+    def n_blocks(self) -> int: ...
+
+    def part_key(self, blocks: range) -> str: ...
+
+    def row_range(self, blocks: range) -> slice: ...
+
+    def read(self, block: int) -> tuple[np.ndarray, Arrays]: ...
+
+
+@dataclass(frozen=True)
+class DerivedBlocks:
+    """A source with one array more, made of one that it has.
+
+    stored, made : names of the two
+    scratch : folder that keeps what was made, None for none; see `with_scratch`
+    """
+
+    source: PartSource
+    stored: str
+    made: str
+    change: Change
+    scratch: str | None = None
+
+    @property
+    def key(self) -> str:
+        """The source's key, and what is made of it."""
+        return digest([self.source.key, self.stored, self.made, self.change.key])
+
+    def part_key(self, blocks: range) -> str:
+        """The source's, and what is made of these blocks."""
+        return digest([self.source.part_key(blocks), self.stored, self.made, self.change.key])
+
+    def row_range(self, blocks: range) -> slice:
+        """Row numbers that these blocks can hold."""
+        return self.source.row_range(blocks)
+
+    @property
+    def n_blocks(self) -> int:
+        """Blocks of the source."""
+        return self.source.n_blocks
+
+    def read(self, block: int) -> tuple[np.ndarray, Arrays]:
+        """Row numbers and arrays of the block, the made one among them."""
+        rows, arrays = self.source.read(block)
+        return rows, arrays | {self.made: self._codes(block, arrays[self.stored], rows)}
+
+    def _codes(self, block: int, stored: np.ndarray, rows: np.ndarray) -> np.ndarray:
+        if self.scratch is None:
+            return self.change(stored, rows)
+        held = [self.source.part_key(range(block, block + 1)), self.stored, self.change.key]
+        path = Path(self.scratch, f"{digest(held)[:32]}.npy")
+        try:
+            return np.asarray(np.load(path, mmap_mode="r", allow_pickle=False))
+        except FileNotFoundError:
+            pass
+        made = self.change(stored, rows)
+        buffer = io.BytesIO()
+        np.save(buffer, made, allow_pickle=False)
+        write_bytes(path, buffer.getvalue())
+        return made
+
+
+@dataclass(frozen=True)
+class LayersOf:
+    """A source with some layers only of some of its arrays (m, layers, ...).
+
+    arrays : their names.  layers : (start, stop)
+    """
+
+    source: PartSource
+    arrays: tuple[str, ...]
+    layers: tuple[int, int]
+
+    @property
+    def key(self) -> str:
+        """The source's key and the layers."""
+        return digest([self.source.key, list(self.arrays), list(self.layers)])
+
+    def part_key(self, blocks: range) -> str:
+        """The source's and the layers."""
+        return digest([self.source.part_key(blocks), list(self.arrays), list(self.layers)])
+
+    def row_range(self, blocks: range) -> slice:
+        """Row numbers that these blocks can hold."""
+        return self.source.row_range(blocks)
+
+    @property
+    def n_blocks(self) -> int:
+        """Blocks of the source."""
+        return self.source.n_blocks
+
+    def read(self, block: int) -> tuple[np.ndarray, Arrays]:
+        """Row numbers and arrays of the block, some of them cut."""
+        rows, arrays = self.source.read(block)
+        part = slice(*self.layers)
+        return rows, arrays | {name: np.array(arrays[name][:, part]) for name in self.arrays}
+
+
+def with_scratch(source: T, folder: str | os.PathLike[str]) -> T:
+    """A source of any make, whose `DerivedBlocks`, however deep, keep what they made in a folder.
+
+    folder : one that all workers see; it need not exist.
+    """
+    found: T = _changed(source, os.fspath(folder))
+    return found
+
+
+def _changed(value: Any, folder: str) -> Any:
+    if isinstance(value, DerivedBlocks):
+        return dataclasses.replace(value, scratch=folder)
+    if isinstance(value, tuple) and not hasattr(value, "_fields"):
+        parts = tuple(_changed(part, folder) for part in value)
+        return parts if any(a is not b for a, b in zip(parts, value, strict=True)) else value
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        fields = [f.name for f in dataclasses.fields(value) if f.init]
+        now = {name: _changed(getattr(value, name), folder) for name in fields}
+        if any(now[name] is not getattr(value, name) for name in fields):
+            return dataclasses.replace(value, **now)
+    return value
