@@ -19,7 +19,7 @@ from generators.encoders.w_plus import EncoderConfig, WPlusEncoder, save_encoder
 from generators.families.stylegan2.adapter import StyleGAN2Adapter
 from generators.families.stylegan2.network import StyleGAN2, StyleGAN2Config
 from pipelines.folder.store_identity import StoreIdentity, identify
-from pipelines.sources.open import FolderSource
+from pipelines.sources.folder import FolderSource
 from schemas.index import DatasetIndex, NewRow
 from schemas.spec_models import InvertSpec
 

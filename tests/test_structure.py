@@ -29,11 +29,6 @@ OPEN = {
     ("pipelines.folder.finished", "pipelines.downstream.export"),
     ("pipelines.folder.finished", "pipelines.evaluation.gradient_strips"),
     ("pipelines.folder.finished", "pipelines.evaluation.strips"),
-    ("pipelines.sources.open", "pipelines.folder.store_identity"),
-    ("pipelines.sources.parquet", "pipelines.sources.open"),
-    ("pipelines.sources.sampled", "pipelines.sources.open"),
-    ("pipelines.sources.webdataset", "pipelines.sources.open"),
-    ("pipelines.sources.zip", "pipelines.sources.open"),
 }
 OPEN_LONG = {"pipelines.runs.run"}
 """Modules that still have too many lines."""

@@ -56,7 +56,8 @@ def sound(condition: Any, text: str) -> None:
 
 
 def _index(dataset: Any) -> str:
-    from pipelines.sources.open import open_source, read_checked
+    from pipelines.sources.base import read_checked
+    from pipelines.sources.open import open_source
     from pipelines.stages.index import build_index
     from transforms.images.preprocess import decode, fit
     from transforms.images.quarantine import Quarantine

@@ -14,8 +14,8 @@ from pipelines.analyses.hosvd import compare
 from pipelines.engine.blocks import Rows
 from pipelines.evaluation.meter import EditMeter, Effects, evaluate_directions, prior_codes
 from pipelines.samples import sample_rows
+from pipelines.sources.base import Source
 from pipelines.sources.block_images import BlockImages
-from pipelines.sources.open import Source
 from schemas.directions.direction_set import DirectionSet
 from schemas.errors import DataError
 from schemas.index import DatasetIndex

@@ -13,7 +13,7 @@ from typing import Any, Self, TypeVar
 import numpy as np
 
 from pipelines.folder.store_identity import INVERT
-from pipelines.sources.open import RUN_FILES
+from pipelines.sources.base import RUN_FILES
 from schemas.directions.direction_set import DirectionSet
 from schemas.errors import InputError, LatentflowError, StoreError
 from schemas.index import DatasetIndex

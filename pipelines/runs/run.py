@@ -38,7 +38,8 @@ from pipelines.runs.lineage import (
     unchanged,
 )
 from pipelines.runs.run_record import QUARANTINED, write_record
-from pipelines.sources.open import Source, run_source
+from pipelines.sources.base import Source
+from pipelines.sources.open import run_source
 from pipelines.stages.annotator_trial import try_annotators
 from pipelines.stages.index import build_index
 from pipelines.stages.index_report import LISTED

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from generators.annotators.rows import resized
 from pipelines.engine.blocks import BlockWork
-from pipelines.sources.open import Source, read_checked
+from pipelines.sources.base import Source, read_checked
 from schemas.errors import InputError, is_out_of_memory
 from schemas.index import REMOVED
 from schemas.store.reasons import Reason, Status

@@ -11,7 +11,6 @@ from typing import Any
 from pipelines.sources.factor_keys import IMAGE_ID, KEY_COLUMNS, Images, Match, find_key
 from pipelines.sources.factor_tables import Cell, FactorTable, cells_of
 from pipelines.sources.factor_values import absent_texts, kind_of, level_of, number_of, values_of
-from pipelines.sources.open import LABEL
 from schemas.errors import InputError, SpecError
 from schemas.index import (
     CATEGORICAL,
@@ -23,6 +22,7 @@ from schemas.index import (
     continuous_column,
     encode_categories,
 )
+from schemas.sections.dataset import LABEL
 from schemas.spec import DatasetSpec
 
 

@@ -14,9 +14,11 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipelines.sources.open import (
+from generators.protocols import ModelFacts
+from pipelines.sources.base import (
     Item,
     Listing,
+    container_root,
     file_errors,
     split_uri,
     unreadable,
@@ -25,6 +27,7 @@ from pipelines.sources.open import (
 )
 from pipelines.sources.paths import below_root, inside, kind_of, selector, suffix
 from schemas.errors import InputError
+from schemas.sections.dataset import DatasetSpec
 from schemas.store.reasons import Reason
 from transforms.images.quarantine import Quarantine
 
@@ -32,6 +35,12 @@ PATH_COLUMNS = ("path", "file", "file_name", "filename", "image_path")
 _ENDINGS = frozenset({".parquet", ".pq"})
 _CACHED_GROUPS = 2
 _HOLDS = "it must hold bytes, a struct of bytes and path, or paths"
+
+
+def open_dataset(dataset: DatasetSpec, facts: ModelFacts | None) -> ParquetSource:
+    """See `pipelines.sources.open`."""
+    chosen = (*container_root(dataset), dataset.patterns, tuple(dataset.exclude))
+    return ParquetSource(*chosen, dataset.image_column, tuple(dataset.columns))
 
 
 @dataclass(frozen=True)

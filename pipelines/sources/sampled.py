@@ -12,13 +12,19 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipelines.sources.open import Item, Listing
+from generators.protocols import ModelFacts
+from pipelines.sources.base import Item, Listing
 from schemas.class_labels import class_number
 from schemas.errors import InputError, SpecError
 from schemas.fingerprint import digest
 from schemas.sections.dataset import IN_TURN, LABEL, DatasetSpec
 
 _UNIT = "seed/"
+
+
+def open_dataset(dataset: DatasetSpec, facts: ModelFacts | None) -> SampledSource:
+    """See `pipelines.sources.open`."""
+    return SampledSource.of(dataset, 0 if facts is None else facts.classes)
 
 
 @dataclass(frozen=True)

@@ -12,9 +12,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pipelines.sources.open import (
+from generators.protocols import ModelFacts
+from pipelines.sources.base import (
     Item,
     Listing,
+    container_root,
     file_errors,
     split_uri,
     unreadable,
@@ -23,6 +25,7 @@ from pipelines.sources.open import (
 )
 from pipelines.sources.paths import HIDDEN, IMAGE_ENDINGS, inside, kind_of, selector, suffix
 from schemas.errors import InputError, SpecError
+from schemas.sections.dataset import DatasetSpec
 from schemas.store.reasons import Reason
 from transforms.images.quarantine import Quarantine
 
@@ -54,6 +57,12 @@ class Contents:
     members: dict[str, Member]
     refused: list[tuple[str, str]]
     problem: str | None
+
+
+def open_dataset(dataset: DatasetSpec, facts: ModelFacts | None) -> WebDatasetSource:
+    """See `pipelines.sources.open`."""
+    chosen = (*container_root(dataset), dataset.patterns, tuple(dataset.exclude))
+    return WebDatasetSource(*chosen, tuple(dataset.columns))
 
 
 @dataclass(frozen=True)

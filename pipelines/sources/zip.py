@@ -8,11 +8,13 @@ import zlib
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pipelines.sources.open import (
+from generators.protocols import ModelFacts
+from pipelines.sources.base import (
     DATASET_JSON,
     Item,
     Listing,
     add_labels,
+    container_root,
     file_errors,
     split_uri,
     unreadable,
@@ -29,6 +31,7 @@ from pipelines.sources.paths import (
     suffix,
 )
 from schemas.errors import InputError
+from schemas.sections.dataset import LABEL, DatasetSpec
 from schemas.store.reasons import Reason
 from transforms.images.quarantine import Quarantine
 
@@ -36,6 +39,13 @@ MAX_MEMBER_BYTES = 1 << 28
 """Members that unpack to more are refused as decompression bombs."""
 
 _ENCRYPTED = 1
+
+
+def open_dataset(dataset: DatasetSpec, facts: ModelFacts | None) -> ZipSource:
+    """See `pipelines.sources.open`."""
+    root, only = container_root(dataset)
+    labels = LABEL not in dataset.ignore
+    return ZipSource(root, only, dataset.patterns, tuple(dataset.exclude), labels)
 
 
 @dataclass(frozen=True)

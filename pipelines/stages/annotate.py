@@ -34,8 +34,8 @@ from pipelines.engine.blocks import (
 )
 from pipelines.engine.writer_guard import Guard
 from pipelines.folder.store_identity import INVERT
+from pipelines.sources.base import Source
 from pipelines.sources.block_images import Batch, BlockImages, View, in_halves, padded
-from pipelines.sources.open import Source
 from pipelines.stages.annotate_stages import (
     VERSION,
     Originals,

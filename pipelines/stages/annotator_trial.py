@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from rich.console import Console
 
-from pipelines.sources.open import Source, read_checked
+from pipelines.sources.base import Source, read_checked
 from schemas.errors import CheckpointError, InputError
 from schemas.index import DatasetIndex
 from schemas.spec import RunSpec

@@ -27,9 +27,10 @@ from pathlib import Path
 from typing import cast
 
 from pipelines.folder.checksums import intact, noted
+from pipelines.sources.base import Item, Listing, Source, file_errors, open_item
 from pipelines.sources.factor_tables import read_factor_table
 from pipelines.sources.factors import check_columns, join, with_inline_factors, without_ignored
-from pipelines.sources.open import Item, Listing, Source, file_errors, open_item, open_source
+from pipelines.sources.open import open_source
 from pipelines.sources.paths import inside
 from pipelines.stages.index_report import IndexReport, Unreadable
 from schemas.errors import InputError

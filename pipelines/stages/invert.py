@@ -31,8 +31,8 @@ from pipelines.engine.blocks import (
 )
 from pipelines.engine.writer_guard import Guard
 from pipelines.folder.store_identity import INVERT, QUALITIES, StoreIdentity
+from pipelines.sources.base import Source
 from pipelines.sources.block_images import Batch, BlockImages, in_halves
-from pipelines.sources.open import Source
 from pipelines.stages import sample
 from schemas.class_labels import class_numbers
 from schemas.errors import SpecError, UsageError

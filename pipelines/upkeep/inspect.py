@@ -8,7 +8,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from pipelines.sources.open import RUN_FILES
+from pipelines.sources.base import RUN_FILES
 from pipelines.sources.paths import IMAGE_ENDINGS, kind_of, suffix
 from schemas.directions.direction_set import DirectionSet
 from schemas.errors import CheckpointError, InputError, LatentflowError, UnsafeCheckpointError

@@ -1,7 +1,7 @@
 """The section 'dataset': where a run's rows come from, and a table of what is known about them.
 
 `KINDS` is the one list of what a dataset can be. A kind of its own is one line there and one module
-`pipelines.<kind>_source` with a function ``open_dataset``.
+`pipelines.sources.<kind>` with a function ``open_dataset``.
 """
 
 from __future__ import annotations
@@ -231,8 +231,6 @@ class DatasetSpec(SpecModel):
         return self.kind == SAMPLED
 
     @property
-    def place(self) -> str:
-        """'path' of a dataset of images."""
-        if self.path is None:
-            raise ValueError(f"a dataset of kind {self.kind!r} has no path")
-        return self.path
+    def patterns(self) -> tuple[str, ...] | None:
+        """'pattern' as sources take it."""
+        return None if self.pattern is None else tuple(self.pattern)

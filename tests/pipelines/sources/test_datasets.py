@@ -16,7 +16,8 @@ from rich.console import Console
 
 from pipelines.runs.run import QUARANTINED, run
 from pipelines.sources import zip as zip_source
-from pipelines.sources.open import open_source, read_checked
+from pipelines.sources.base import read_checked
+from pipelines.sources.open import open_source
 from pipelines.stages.index import build_index
 from schemas.errors import InputError, SpecError
 from schemas.fingerprint import ContentHashCache

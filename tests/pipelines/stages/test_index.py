@@ -17,7 +17,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from pipelines.sources.open import FolderSource, open_source, read_checked
+from pipelines.sources.base import read_checked
+from pipelines.sources.folder import FolderSource
+from pipelines.sources.open import open_source
 from pipelines.sources.paths import inside, matcher, natural_key
 from pipelines.stages import index as index_module
 from pipelines.stages.index import build_index, update_index

@@ -13,6 +13,7 @@ from tiny_run import direct_zarr, run_tiny, spec_of, write_annotators, write_spe
 import generators
 from generators.families.stylegan2.adapter import StyleGAN2Adapter
 from generators.families.stylegan2.network import StyleGAN2
+from generators.protocols import ModelFacts
 from pipelines.engine.blocks import InProcess
 from pipelines.folder.store_identity import identify
 from pipelines.runs.plan import plan_stages
@@ -59,8 +60,13 @@ def dataset(n, **more):
     return DatasetSpec(kind="sampled", n=n, **more)
 
 
+def opened(spec, classes=0):
+    """The source, for a generator of so many classes."""
+    return open_source(spec, ModelFacts("none", "", (1, 1), {}, "z", classes=classes))
+
+
 def indexed(spec, classes=0, before=None):
-    source = open_source(spec, classes)
+    source = opened(spec, classes)
     return update_index(before or DatasetIndex.empty(), source, spec)[0]
 
 
@@ -71,7 +77,7 @@ def drawn(root, model, spec, index=None, engine=None, **invert_keys):
         root, InvertSpec(**keys), name="drawn", seed=5, generator_uri=model, dataset=spec
     )
     index = index or indexed(spec, identity.facts.classes)
-    source = open_source(spec, identity.facts.classes)
+    source = open_source(spec, identity.facts)
     invert(index, source, identity, engine=engine or InProcess())
     return LatentStore.open(identity.path), index
 
@@ -136,7 +142,7 @@ def test_labels_that_change_make_other_rows():
 )
 def test_keys_that_do_not_fit_are_refused(keys, classes, told):
     with pytest.raises((SpecError, ValueError), match=told):
-        open_source(DatasetSpec(**keys), classes)
+        opened(DatasetSpec(**keys), classes)
 
 
 # ---- codes -----------------------------------------------------------------------------------
@@ -289,8 +295,3 @@ def test_what_is_asked_of_images_is_refused(models, tmp_path):
         plan_stages(load_spec(write_spec(tmp_path, spec)))
     for key in ("'encoder'", "'invert.steps'", "'annotate[0].render'", "'analyse.svm.labels'"):
         assert key in str(refused.value)
-
-
-def test_facts_tell_the_classes(models):
-    assert [generators.facts(models[n]).classes for n in (0, CLASSES)] == [0, CLASSES]
-    assert sample.ROWS == 64
