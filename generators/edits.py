@@ -1,7 +1,8 @@
 """Edits of codes: what every generator does before it draws.
 
 A direction fits a space when it is of that space, of one whose code stands in each of its layers,
-or of one that is injected where its codes are drawn.
+or of one that is injected where its codes are drawn. Codes of another space are converted first,
+where the generator can (`in_space_of`): w_plus to s, z to w.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from generators.protocols import Code, Edit, ModelFacts
+from generators.protocols import Code, Edit, Generator, ModelFacts
 from schemas.directions.direction import Direction, broadcast_layers, check_applies, within_layers
 from schemas.errors import DirectionMismatchError, UsageError
 
@@ -38,6 +39,28 @@ def fitted_to(facts: ModelFacts, direction: Direction, space: str) -> Direction:
     check_applies(direction, facts.fingerprint, space)
     _check_shape(direction, facts.space(space).shape)
     return direction
+
+
+def in_space_of(generator: Generator, code: Code, direction: Direction) -> Code:
+    """Codes to edit along the direction: these, where it fits their space, else these converted to
+    the one that it was made in.
+
+    Raises DirectionMismatchError when it was made for another generator, or in a space that these
+    codes are not converted to.
+    """
+    facts = generator.facts
+    own = facts.spaces.get(direction.space)
+    target = direction.space if own is None else own.injected_into or own.name
+    if own is None or target == code.space or facts.repeated(code.space) == direction.space:
+        return code
+    check_applies(direction, facts.fingerprint, direction.space)
+    try:
+        return generator.convert(code, target)
+    except UsageError as e:
+        raise DirectionMismatchError(
+            f"direction {direction.name!r} was made in space {direction.space!r}, not "
+            f"{code.space!r}, and {e}"
+        ) from e
 
 
 def _check_shape(direction: Direction, shape: tuple[int, ...]) -> None:

@@ -9,6 +9,7 @@ import torch
 
 from generators.edits import edited
 from generators.protocols import Code, ModelFacts, Space
+from schemas.errors import UsageError
 
 SPACES: tuple[Space, ...] = (
     Space("z", (3,), "normal"),
@@ -49,6 +50,8 @@ class FakeGenerator:
         return torch.zeros(self.facts.space(space).shape)
 
     def convert(self, code: Code, target: str, **options: Any) -> Code:
+        if len(self.facts.space(target).shape) < code.main.ndim - 1:
+            raise UsageError(f"codes of {code.space!r} give none of {target!r}")
         return Code(target, code.main.reshape(len(code), -1, self.facts.space(target).shape[-1])
                     .expand(-1, *self.facts.space(target).shape[:-1], -1))  # fmt: skip
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont, PngImagePlugin
 
-from generators.edits import fitted_to
+from generators.edits import fitted_to, in_space_of
 from generators.protocols import Code, Edit
 from schemas.atomic import write_bytes
 from schemas.directions.direction_set import Direction, apply
@@ -48,8 +48,9 @@ def edit_images(
     codes : float32 (rows, *row_shape) in ``space``, by default the generator's own.
     strengths : in standard deviations, or with ``unit="raw"`` in units of the space; relative to
         each row (DESIGN section 2).
-    direction : of the same space, of one whose code stands in each layer of the codes, or of one
-        that is injected while they are drawn; see `generators.protocols.Edit`.
+    direction : of the same space, of one whose code stands in each layer of the codes, of one
+        that is injected while they are drawn (see `generators.protocols.Edit`), or of one that
+        the codes are converted to (see `generators.edits.in_space_of`).
     layers : edit only these layers, by the amount by which the whole direction would edit them.
     options : of an injected space.
     refine : called with codes and the edited codes (rows, strengths, *row_shape), gives others in
@@ -58,14 +59,19 @@ def edit_images(
     Raises DirectionMismatchError when the direction was made for another generator or space, or
     the codes do not have that space's shape; UsageError for another unit or for no strengths.
     """
+    import torch
+
     codes, facts = np.asarray(codes), generator.facts
     space = space or facts.default_space
-    direction = fitted_to(facts, direction, space)
     if tuple(codes.shape[1:]) != facts.space(space).shape:
         raise DirectionMismatchError(
             f"codes have shape {tuple(codes.shape[1:])!r} a row, space {space!r} of the "
             f"generator has {facts.space(space).shape!r}; pass codes of that space"
         )
+    code = in_space_of(generator, Code(space, torch.tensor(codes)), direction)
+    if code.space != space:
+        codes, space = code.main.detach().cpu().numpy(), code.space
+    direction = fitted_to(facts, direction, space)
     amounts = _strengths(strengths)
     if len(codes) == 0:
         raise DataError("0 codes were given for a strip; give at least one")
@@ -112,6 +118,8 @@ def drawn(
     for start in range(0, len(codes) * columns, batch_size):
         cells = np.arange(start, min(start + batch_size, len(codes) * columns))
         code = Code(space, torch.from_numpy(codes[cells // columns].astype(np.float32)))
+        if edits is not None:
+            code = in_space_of(generator, code, edits.direction)
         own = [] if edits is None else [Edit(edits.direction, edits.strengths[cells % columns],
                                              *edits[2:])]  # fmt: skip
         with torch.inference_mode():

@@ -188,11 +188,11 @@ def edit_run(
     for direction in found:
         path = out if len(found) == 1 else out / f"{direction.name}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
-        given = codes
-        if direction.space == "s":
+        given, space = codes, finished.directions.space
+        if direction.method == "s_space":
             from pipelines.analyses.s_space import codes_of_styles
 
-            given = codes_of_styles(generator, codes)
+            given, space = codes_of_styles(generator, codes), direction.space
         yield draw_strips(
             generator,
             given,
@@ -200,7 +200,7 @@ def edit_run(
             strengths,
             unit,
             path,
-            space=direction.space,
+            space=space,
             labels=[f"row {row}" for row in rows],
             layers=layers,
             refine=refine,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from types import SimpleNamespace
 
@@ -154,9 +155,13 @@ def test_directions_of_another_model_or_space_are_refused(generator, codes, tmp_
     assert not path.exists() and generator.batches == []
 
 
-def test_a_direction_of_w_plus_does_not_edit_w(generator, codes):
-    with pytest.raises(DirectionMismatchError, match="made in space 'w_plus', not 'w'"):
-        edit_images(generator, codes[:, 0], direction(), [1.0], space="w")
+def test_codes_are_converted_to_the_space_of_the_direction_and_never_back(generator, codes):
+    drawn = edit_images(generator, codes[:, 0], direction(), [0.0, 1.5], space="w")
+    wide = np.repeat(codes[:, :1], codes.shape[1], axis=1)
+    np.testing.assert_array_equal(drawn, edit_images(generator, wide, direction(), [0.0, 1.5]))
+    other = dataclasses.replace(direction(), provenance={"generator_fp": "e" * 64})
+    with pytest.raises(DirectionMismatchError, match="made for generator"):
+        edit_images(generator, codes[:, 0], other, [1.0], space="w")
 
 
 def test_codes_of_another_shape_and_unknown_spaces_are_refused(generator, codes):
