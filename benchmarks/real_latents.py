@@ -32,8 +32,9 @@ from pathlib import Path
 import numpy as np
 
 from pipelines.engine.memory import PeakMemory
+from transforms.accumulate.landmarks import points_of_landmarks
 from transforms.hosvd.solve import hosvd
-from transforms.nrsfm.cameras import IBUG68_NOSE, points_of_landmarks
+from transforms.nrsfm.cameras import IBUG68_NOSE
 from transforms.nrsfm.fit import factorise
 from transforms.nrsfm.landmark_map import landmarks_of
 from transforms.nrsfm.regressor import fit_latent_shape

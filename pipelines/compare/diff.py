@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +11,12 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from pipelines.compare.page import render_drift
+from pipelines.compare.texts import error_text, row_of
 from pipelines.compare.trial import REFUSED, SURVIVES, Drift, Rule, Side, compare
 from pipelines.compare.two_runs import ComparedRun, Pairs
-from pipelines.report.text import DASH, fixed, percent, plain
-from schemas.atomic import write_json
+from pipelines.report.text import plain
+from schemas.atomic import write_bytes, write_json
 from schemas.errors import UsageError
 from transforms.drift.latent_maps import MapChoice
 
@@ -161,16 +163,8 @@ def spaces_facts(choice: MapChoice | None, unlinked: str, n_pairs: int) -> dict[
     }
 
 
-def error_text(error: float) -> str:
-    """A map's error; moments do not know it better than this."""
-    return "below 1e-6" if error < 1e-6 else f"{error:.3g}"
-
-
 def write_diff(result: dict[str, Any], strips: dict[str, np.ndarray], out: Path) -> list[Path]:
     """Write ``drift.json`` and the page ``drift.html`` into a folder; returns both paths."""
-    from pipelines.compare.page import render_drift
-    from schemas.atomic import write_bytes
-
     out.mkdir(parents=True, exist_ok=True)
     write_json(out / "drift.json", result)
     write_bytes(out / "drift.html", render_drift(result, strips).encode("utf-8"))
@@ -213,21 +207,3 @@ def print_diff(result: dict[str, Any], console: Console) -> None:
         f"other half of the samples confirms {agreed} of {of} verdicts.",
         sep="\n", markup=False, highlight=False,
     )  # fmt: skip
-
-
-def row_of(entry: Mapping[str, Any]) -> list[str]:
-    """Cells of a direction: name, measure, cosines, effects, share."""
-    effects = entry.get("effects", {})
-    degrees = entry.get("kind") == "pose"
-    means = [
-        fixed(effects.get(trial, {}).get("mean"), 1 if degrees else 2, sign=True)
-        for trial in ("old", "reused", "new")
-    ]
-    return [
-        entry["name"],
-        plain(entry.get("measure") or DASH),
-        fixed(entry.get("cosine"), 3),
-        fixed(entry.get("cosine_mapped"), 3),
-        *means,
-        percent(entry.get("share"), 0),
-    ]

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from pipelines.compare.diff import error_text, row_of
+from pipelines.compare.texts import error_text, row_of
 from pipelines.compare.trial import REFUSED, SURVIVES, TRIALS
 from pipelines.evaluation.strips import strength_label
 from pipelines.report import plots

@@ -22,7 +22,7 @@ from schemas.atomic import write_bytes, write_json
 from schemas.index import DatasetIndex
 from schemas.spec import load_spec
 from schemas.store.latent_store import LatentStore
-from transforms.nrsfm.cameras import points_of_landmarks
+from transforms.accumulate.landmarks import points_of_landmarks
 from transforms.nrsfm.errors import similarity_error
 from transforms.nrsfm.fit import NRSfM, ShapeModel
 

@@ -181,3 +181,10 @@ def moments_of(source: BlockSource, name: str = "x") -> Moments:
         return Moments.of(flatten_rows(x))
 
     return sum_blocks(source.n_blocks, statistic)
+
+
+def join_targets(x: np.ndarray, targets: np.ndarray) -> np.ndarray:
+    """Rows (m', D + T) float64 for joint moments; rows with a NaN target are left out."""
+    x = flatten_rows(x)
+    present = np.isfinite(targets).all(axis=1)
+    return np.concatenate([x[present], targets[present]], axis=1, dtype=np.float64)

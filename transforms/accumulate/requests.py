@@ -8,8 +8,7 @@ import numpy as np
 
 from transforms.accumulate.blocks import TRANSFORMS, Arrays, flatten_rows
 from transforms.accumulate.cells import CellSums
-from transforms.accumulate.moments import Moments
-from transforms.directions.mean_difference import join_targets
+from transforms.accumulate.moments import Moments, join_targets
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from schemas.fingerprint import digest
 from schemas.store.handle import open_array
 from schemas.store.latent_store import LatentStore
 from transforms.accumulate.blocks import DEFAULT_BLOCK_ROWS, Arrays, BlockSource, flatten_rows
-from transforms.nrsfm.cameras import points_of_landmarks
+from transforms.accumulate.landmarks import points_of_landmarks
 
 
 @dataclass(frozen=True)

@@ -13,9 +13,9 @@ import numpy as np
 from scipy.linalg import cho_factor, cho_solve
 
 from schemas.errors import DataError, UsageError
-from transforms.accumulate.blocks import DEFAULT_BLOCK_ROWS, ArrayBlocks, flatten_rows
+from transforms.accumulate.blocks import DEFAULT_BLOCK_ROWS, ArrayBlocks
 from transforms.accumulate.cells import CellGrid, CellSums, grid_cells, sum_cells
-from transforms.accumulate.moments import Moments, moments_of
+from transforms.accumulate.moments import Moments, join_targets, moments_of
 
 
 @dataclass(frozen=True)
@@ -155,13 +155,6 @@ class Regressions:
     intercepts: np.ndarray
     r2: np.ndarray
     n_rows: int
-
-
-def join_targets(x: np.ndarray, targets: np.ndarray) -> np.ndarray:
-    """Rows (m', D + T) float64 for joint moments; rows with a NaN target are left out."""
-    x = flatten_rows(x)
-    present = np.isfinite(targets).all(axis=1)
-    return np.concatenate([x[present], targets[present]], axis=1, dtype=np.float64)
 
 
 def solve_regressions(moments: Moments, n_targets: int, ridge: float = 1e-3) -> Regressions:

@@ -17,13 +17,6 @@ from schemas.errors import UsageError
 IBUG68_NOSE = tuple(range(27, 36))
 
 
-def points_of_landmarks(landmarks: np.ndarray) -> np.ndarray:
-    """Points (n, 2, L) with y up, of image landmarks (n, L, 2) with y down; any unit of length."""
-    points = np.swapaxes(np.asarray(landmarks, np.float64), 1, 2).copy()
-    points[:, 1] *= -1
-    return points
-
-
 def rotation_of_angles(angles: np.ndarray) -> np.ndarray:
     """R = Rz Ry Rx (n, 3, 3) of angles (n, 3) = (pitch x, yaw y, roll z) in radians (eq. 4.11)."""
     angles = np.asarray(angles, np.float64)

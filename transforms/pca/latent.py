@@ -20,8 +20,7 @@ from transforms.accumulate.blocks import (
     flatten_rows,
     sum_blocks,
 )
-from transforms.accumulate.moments import Moments
-from transforms.directions.mean_difference import join_targets
+from transforms.accumulate.moments import Moments, join_targets
 from transforms.pca.result import PCA
 
 

@@ -8,9 +8,9 @@ from stores import PSNR, W_PLUS, create, fp_of, values, write
 
 from schemas.errors import UsageError
 from transforms.accumulate.blocks import ArrayBlocks, BlockSource, iterate_blocks
+from transforms.accumulate.landmarks import points_of_landmarks
 from transforms.accumulate.requests import MomentsOfRows
 from transforms.accumulate.sources import ColumnBlocks, SelectBlocks, StoreBlocks
-from transforms.nrsfm.cameras import points_of_landmarks
 from transforms.pca.fit import fit_pca, solve_pca
 
 

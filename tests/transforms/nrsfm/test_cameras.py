@@ -6,6 +6,7 @@ from scipy.optimize import minimize
 from scipy.spatial.transform import Rotation
 
 from schemas.errors import UsageError
+from transforms.accumulate.landmarks import points_of_landmarks
 from transforms.nrsfm.cameras import (
     angles_of_rotation,
     decompose_cameras,
@@ -13,7 +14,6 @@ from transforms.nrsfm.cameras import (
     metric_conditions,
     metric_upgrade,
     nearest_scaled_rotation,
-    points_of_landmarks,
     rotation_of_angles,
 )
 from transforms.nrsfm.errors import camera_frame_error, similarity_error, structure_error
