@@ -22,8 +22,7 @@ from pathlib import Path
 
 import numpy as np
 
-from generators.direction_files import read_directions
-from generators.direction_writers import write_directions
+from generators.peers.directions import read_directions, write_directions
 from pipelines.engine.memory import PeakMemory
 from schemas.directions.direction import unit_direction
 from transforms.directions.algebra import normalise, principal_angles, project_out

@@ -27,6 +27,48 @@ def on_files(files: Any, config: Any) -> Any:
     return files
 
 
+def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
+    """Put the tables of what is installed where a page asks for them."""
+    for mark, made in (("directions", direction_table), ("codes", codes_table)):
+        if f"<!-- formats of {mark} -->" in markdown:
+            markdown = markdown.replace(f"<!-- formats of {mark} -->", made())
+    return markdown
+
+
+def direction_table() -> str:
+    """Other projects' formats of directions."""
+    sys.path.insert(0, str(ROOT))
+    try:
+        from generators.peers.catalog import direction_formats
+    finally:
+        sys.path.remove(str(ROOT))
+    rows = [
+        (f.name, f.files, f.contents, "read, written" if f.writes else "read")
+        for f in direction_formats().values()
+    ]
+    return rows_of(("format", "file", "contents", ""), rows)
+
+
+def codes_table() -> str:
+    """Other projects' formats of codes."""
+    sys.path.insert(0, str(ROOT))
+    try:
+        from generators.peers.catalog import latent_formats
+    finally:
+        sys.path.remove(str(ROOT))
+    rows = [
+        (f.name, ", ".join(f.files.values()) or "any", f.contents, ", ".join(f.files) or "any")
+        for f in latent_formats().values()
+    ]
+    return rows_of(("format", "file", "contents", "spaces"), rows)
+
+
+def rows_of(heads: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+    """A table in Markdown."""
+    lines = [heads, tuple("---" for _ in heads), *(map(cell, row) for row in rows)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
 def pages() -> dict[str, str]:
     """Path in the site -> Markdown."""
     sys.path.insert(0, str(ROOT))

@@ -18,7 +18,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from pipelines.options import numbers_of, path_of, rows_of
+from pipelines.options import ReadsFormats, WritesFormats, numbers_of, path_of, rows_of
 from schemas.errors import UsageError
 from schemas.failures import expected
 
@@ -236,7 +236,7 @@ def edit(
         console.print(f"strip: {path}", markup=False)
 
 
-@app.command()
+@app.command(cls=WritesFormats)
 def export(
     spec: Spec,
     out: Annotated[Path, _out("File, or folder for formats that hold one direction a file.")],
@@ -245,10 +245,8 @@ def export(
         typer.Option(
             "--as",
             help="Rows (codes, annotations, factors): 'parquet', 'huggingface' (folder), "
-            "'safetensors', 'npz', 'interfacegan_latents' or 'e4e_latents' (folders); "
-            "'annotations' (Parquet without codes). 'directions' (.npz or .safetensors), or "
-            "another project's format of directions: interfacegan, e4e, idinvert, anycost, "
-            "ganspace, ganspace_pca, ganspace_direction, sefa, tensorgan.",
+            "'safetensors' or 'npz'; 'annotations' (Parquet without codes). 'directions' (.npz or "
+            ".safetensors). Or another project's format, of codes or of directions: below.",
         ),
     ] = "annotations",
     direction: Annotated[
@@ -276,7 +274,7 @@ def export(
         console.print(f"{n} of them without {stage}", markup=False)
 
 
-@app.command("import")
+@app.command("import", cls=ReadsFormats)
 def import_command(
     spec: Spec,
     file: Annotated[Path, typer.Argument(help="Direction file of another project.")],
@@ -291,13 +289,15 @@ def import_command(
         str | None,
         typer.Option(help="Name, or prefix of several. By default that of the file or its keys."),
     ] = None,
+    file_format: Annotated[
+        str | None,
+        typer.Option("--format", help="The file's format, where its contents do not tell."),
+    ] = None,
 ) -> None:
     """Add directions from another project's file to a run's direction set.
 
-    The file (.npy, .npz, .pt, .pkl, .safetensors) is recognised by its contents (one vector of
-    shape (dim,) or (layers, dim), several by name, InterFaceGAN, GANSpace, e4e, anycost, idinvert,
-    HiGAN, SeFa, tensorgan, our own export and others) and nothing in it is executed. Run the
-    specification again to evaluate.
+    The file (.npy, .npz, .pt, .pkl, .safetensors) is recognised by its contents, and nothing in it
+    is executed. Run the specification again to evaluate.
     """
     import generators
     from pipelines.downstream.directions import import_directions
@@ -314,7 +314,7 @@ def import_command(
             if known
             else generators.fingerprint(generators.like(generator, loaded.generator))
         )
-        for found in import_directions(finished, file, space, claimed, name):
+        for found in import_directions(finished, file, space, claimed, name, file_format):
             console.print(f"imported {found}", markup=False)
 
 
@@ -384,7 +384,7 @@ def transfer(
         )  # fmt: skip
 
 
-@app.command()
+@app.command(cls=ReadsFormats)
 def inspect(
     path: Annotated[Path, typer.Argument(help="Any file or folder of a run or for one.")],
 ) -> None:

@@ -1,14 +1,60 @@
-"""Values of command line options: paths and lists."""
+"""Values of command line options: paths and lists; and help that lists what is installed."""
 
 from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Any
+
+import typer.core
 
 from schemas.errors import UsageError
 
 #: Rows or layers that one option may name.
 MAX_ROWS = 4096
+
+
+class _ListsFormats(typer.core.TyperCommand):
+    """A command whose help ends with the file formats that are installed. They are loaded when the
+    help is asked for, so that no other command waits for them."""
+
+    title = "Formats that are read"
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        """Write the help."""
+        from generators.peers.catalog import PEERS
+
+        lines = [f"{name} ({files}): {contents}" for name, files, contents in self.rows()]
+        self.epilog = "\n\n".join([f"{self.title}:", *lines, *PEERS.broken().values()])
+        super().format_help(ctx, formatter)
+
+    def rows(self) -> list[tuple[str, str, str]]:
+        """(format, files, contents) of each."""
+        from generators.peers.catalog import direction_formats
+
+        formats = direction_formats().values()
+        return [(each.name, each.files, each.contents) for each in formats]
+
+
+class ReadsFormats(_ListsFormats):
+    """Lists the formats of directions that are read."""
+
+
+class WritesFormats(_ListsFormats):
+    """Lists the formats of codes and of directions that are written."""
+
+    title = "Other projects' formats"
+
+    def rows(self) -> list[tuple[str, str, str]]:
+        """(format, files, contents) of each."""
+        from generators.peers.catalog import direction_formats, latent_formats
+
+        codes = [each for each in latent_formats().values() if each.files]
+        directions = [each for each in direction_formats().values() if each.writes]
+        return [
+            *((c.name, f"folder with {', '.join(c.files.values())}", c.contents) for c in codes),
+            *((d.name, d.files, d.contents) for d in directions),
+        ]
 
 
 def path_of(text: str | Path) -> Path:

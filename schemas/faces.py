@@ -17,6 +17,9 @@ from types import ModuleType
 from typing import Any
 
 MOVED = {
+    "generators.direction_files": "generators.peers.directions",
+    "generators.direction_writers": "generators.peers.directions",
+    "generators.encoder": "generators.encoders.w_plus",
     "pipelines.edit": "pipelines.evaluation.strips",
     "pipelines.export": "pipelines.downstream.export",
     "pipelines.finished": "pipelines.folder.finished",

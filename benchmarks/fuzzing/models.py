@@ -96,7 +96,7 @@ def checkpoints(folder: Path) -> list[Seed]:
 
 
 def directions(folder: Path) -> list[Seed]:
-    """A file in every layout of `generators.direction_files`, as the peers' own code writes it."""
+    """A file in every layout of `generators.peers`, as the peers' own code writes it."""
     import torch
     from safetensors.numpy import save
 

@@ -215,7 +215,7 @@ def _foreign(case: Case) -> None:
 
 
 def _import(case: Case) -> None:
-    from generators.direction_files import read_directions
+    from generators.peers.directions import read_directions
     from generators.peers.models import read_rankonegan, read_styleclip
     from pipelines.downstream.directions import import_directions
     from schemas.directions.direction_set import DirectionSet

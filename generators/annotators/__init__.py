@@ -1,5 +1,10 @@
 """Models that describe images: their files, their descriptions, and what they measure."""
 
-from generators.annotators.load import load_annotator
+from typing import TYPE_CHECKING
 
-__all__ = ["load_annotator"]
+from schemas.faces import face
+
+if TYPE_CHECKING:
+    from generators.annotators.load import load_annotator as load_annotator
+
+__getattr__ = face(__name__, {"load": ["load_annotator"]})

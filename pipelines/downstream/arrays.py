@@ -33,7 +33,7 @@ from urllib.parse import quote
 
 import numpy as np
 
-from generators.unpickle.writer import tensor_head
+from generators.peers.base import Codes, LatentFormat
 from pipelines.downstream.rows import ExportRows
 from schemas.atomic import replacing
 from schemas.errors import UsageError
@@ -42,8 +42,6 @@ from schemas.names import MAX_NAME, safe_name
 
 _SAFETENSORS = {"f8": "F64", "f4": "F32", "f2": "F16", "i8": "I64", "i4": "I32", "i2": "I16",
                 "i1": "I8", "u1": "U8"}  # fmt: skip
-PEER_NAMES = {"z": "z", "w": "w", "w_plus": "wp"}
-"""InterFaceGAN's names of the spaces."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,11 +94,11 @@ def _whole(name: str, values: np.ndarray) -> Member:
     return Member(name, little, values.shape, lambda: iter([values]))
 
 
-def _stored(rows: ExportRows, array: str, name: str | None = None) -> Member:
+def _stored(rows: ExportRows, array: str) -> Member:
     stored = rows.store.array(array)
     dtype = np.dtype(stored.dtype).newbyteorder("<")
     shape = (rows.n, *(int(size) for size in stored.shape[1:]))
-    return Member(name or array, dtype, shape, lambda: rows.chunks(array))
+    return Member(array, dtype, shape, lambda: rows.chunks(array))
 
 
 # ---- files --------------------------------------------------------------------------------------
@@ -144,23 +142,34 @@ def _npy_head(member: Member) -> bytes:
     return memory.getvalue()
 
 
-def write_interfacegan(rows: ExportRows, folder: Path) -> None:
-    """Write what InterFaceGAN's ``train_boundary.py`` reads.
+def write_latents(rows: ExportRows, form: LatentFormat, folder: Path) -> None:
+    """Write the codes as another project's file of them, and ``rows.csv``: whose each is.
 
-    ``z.npy``, ``w.npy`` or ``wp.npy`` float32 (n, ...) by space, ``<stage>.<name>_scores.npy``
-    float32 (n, 1) for every score and angle, and ``rows.csv``. Names are percent-encoded, and
-    replaced by `schemas.names` where they are too long for a file. Rows must be OK in the stages of
-    all of them. Raises UsageError for other spaces.
+    Where the project has files of scores, each score and angle is in one, float32 (n, 1), named
+    ``<stage>.<name>``, percent-encoded, and replaced by `schemas.names` where that is too long for
+    a file; rows must then be OK in the stages of all of them.
+
+    Raises UsageError for a run without codes of the format's spaces.
     """
-    spaces = [space for space in rows.spaces if space in PEER_NAMES]
+    spaces = [space for space in rows.spaces if space in form.files]
     if not spaces:
         raise UsageError(
-            f"the run has codes of {rows.spaces!r}, InterFaceGAN's files hold "
-            f"{list(PEER_NAMES)!r}; use 'npz'"
+            f"the run has codes of {rows.spaces!r}, files of format {form.name!r} hold "
+            f"{list(form.files)!r}; use 'npz'"
         )
+    uris = rows.index.uris
+    names = [uris[row] for row in np.flatnonzero(rows.taken).tolist()]
     for space in spaces:
-        member = _stored(rows, f"latents/{space}", f"{PEER_NAMES[space]}.npy")
-        _write_npy(member, folder / member.name)
+        member = _stored(rows, f"latents/{space}")
+        codes = Codes(space, member.shape, member.chunks, names, member.dtype.str)
+        with open(folder / form.files[space], "xb") as file:
+            form.write(file, codes)
+    if form.scores is not None:
+        _write_scores(rows, form.scores, folder)
+    _write_rows(rows, folder)
+
+
+def _write_scores(rows: ExportRows, file_name: str, folder: Path) -> None:
     for array, stage in rows.arrays.items():
         if array.startswith("annotations/"):
             stored = rows.store.array(array)
@@ -171,25 +180,8 @@ def write_interfacegan(rows: ExportRows, folder: Path) -> None:
                 name = f"{stage}.{quote(str(label), safe=' ')}"
                 if len(name) > MAX_NAME:
                     name = safe_name(f"{stage}.{label}")
-                name = f"{name}_scores.npy"
+                name = file_name.format(name=name)
                 _write_npy(_whole(name, scores[:, k : k + 1]), folder / name)
-    _write_rows(rows, folder)
-
-
-def write_e4e(rows: ExportRows, folder: Path) -> None:
-    """Write ``latents.pt``, one tensor float32 (n, layers, channels) as e4e's inference does, and
-    ``rows.csv``, which says whose code each is. Raises UsageError for runs without w_plus codes."""
-    if "w_plus" not in rows.spaces:
-        raise UsageError(
-            f"the run has codes of {rows.spaces!r}, e4e's file holds 'w_plus'; use 'npz'"
-        )
-    member = _stored(rows, "latents/w_plus")
-    if member.dtype.str != "<f4":
-        raise UsageError(f"codes are {member.dtype.name!r}, e4e's are 'float32'; use 'npz'")
-    with open(folder / "latents.pt", "xb") as file:
-        file.write(tensor_head(member.shape))
-        member.write(file)
-    _write_rows(rows, folder)
 
 
 def _write_npy(member: Member, path: Path) -> None:

@@ -1,6 +1,6 @@
 """Directions of a run in other projects' files, and theirs in a run.
 
-The formats are those of `generators.direction_files`.
+The formats are those of `generators.peers`.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from generators.direction_files import other_space, read_directions
-from generators.direction_writers import SUFFIXES, WRITERS, write_directions
+from generators.peers.catalog import direction_formats
+from generators.peers.directions import other_space, read_directions, write_directions
 from generators.tensor_files import safetensors_bytes
-from pipelines.downstream.export import ROW_EXPORTS, check_target, written
+from pipelines.downstream.export import check_target, row_exports, written
 from schemas.atomic import write_bytes
 from schemas.directions.direction import FOREIGN_METHODS
 from schemas.errors import DirectionMismatchError, UsageError
@@ -44,21 +44,23 @@ def export_directions(
     Raises UsageError for an unknown format or files that exist, DirectionMismatchError for
     directions with layers in a format without them.
     """
-    if kind not in WRITERS:
+    formats = {name: each for name, each in direction_formats().items() if each.writes}
+    if kind not in formats:
         raise UsageError(
-            f"export {kind!r} is not known: use one of {list(ROW_EXPORTS)!r}, 'directions' or one "
-            f"of {sorted(WRITERS)!r}"
+            f"export {kind!r} is not known: use one of {list(row_exports())!r}, 'directions' or "
+            f"one of {sorted(formats)!r}"
         )
     chosen = [run.directions[name] for name in names] or list(run.directions)
-    if kind not in SUFFIXES:
+    suffix = formats[kind].suffix
+    if suffix is None:
         check_target(out, folder=False, overwrite=overwrite)
         mean = None
-        if kind in ("ganspace", "ganspace_pca") and all(d.vector.ndim == 1 for d in chosen):
+        if formats[kind].mean and all(d.vector.ndim == 1 for d in chosen):
             mean = _moments(run, MomentsOfRows(diagonal=True)).mean
         with written(out):
             write_directions(chosen, out, kind, mean=mean)
         return [out]
-    paths = [out / f"{d.name}{SUFFIXES[kind]}" for d in chosen]
+    paths = [out / f"{d.name}{suffix}" for d in chosen]
     for path in paths:
         check_target(path, folder=False, overwrite=overwrite)
     for direction, path in zip(chosen, paths, strict=True):
@@ -116,19 +118,27 @@ def _npz(arrays: Mapping[str, np.ndarray]) -> bytes:
 
 
 def import_directions(
-    run: FinishedRun, path: Path, space: str, generator_fp: str, name: str | None = None
+    run: FinishedRun,
+    path: Path,
+    space: str,
+    generator_fp: str,
+    name: str | None = None,
+    file_format: str | None = None,
 ) -> list[str]:
     """Read a file of any known format into the run's direction set; returns the names.
 
     space, generator_fp : what the file was made for, a claim. The space is the run's, or "w" for
         vectors to be used in every layer of a w_plus run.
     name : of a single direction, or prefix of several.
+    file_format : the file's format, where its contents do not tell.
 
-    The standard deviation, the unit of strength, is measured on the run's codes. Directions that
-    were imported before under the same names are replaced; those of analyses are not.
+    The standard deviation, the unit of strength, is measured on the run's codes. A file that is
+    imported again replaces the directions of the first time, and one that is given a name those
+    that were imported under it; those of analyses are not replaced.
 
-    Raises UsageError for another space or for a name that an analysis uses,
-    DirectionMismatchError for another generator.
+    Raises UsageError for another space, for a name that an analysis uses, and where another file's
+    directions have the names that this one's would get; DirectionMismatchError for another
+    generator.
     """
     own = run.directions.space
     if space != own and (space, own) != ("w", "w_plus"):
@@ -150,6 +160,7 @@ def import_directions(
         sd=0.0,
         row_shape=run.store.array(f"latents/{own}").shape[1:],
         name=name,
+        file_format=file_format,
     )
     taken = {d.name for d in run.directions if d.method not in FOREIGN_METHODS}
     both = sorted(taken & {d.name for d in found})
@@ -157,6 +168,14 @@ def import_directions(
         raise UsageError(
             f"the run's analyses already made directions {both!r}: choose another name with --name"
         )
+    for held in run.directions if name is None else ():
+        source = held.provenance.get("source")
+        if held.name in {d.name for d in found} and source != path.name:
+            origin = f"imported from {source!r}" if source else f"{held.method} from another run"
+            raise UsageError(
+                f"direction {held.name!r} was {origin} before, and that of {path.name!r} would "
+                "replace it: give another name with --name, or the same to replace it"
+            )
     along = _moments(run, MomentsAlong(np.stack([d.vector.ravel() for d in found])))
     deviations = np.sqrt(along.second.ravel() / max(along.count - 1, 1))
     for direction, sd in zip(found, deviations, strict=True):

@@ -5,13 +5,12 @@
 | parquet | file | codes, annotations and factors: `pipelines.downstream.annotation_table` |
 | huggingface | folder | Parquet shards with a dataset card: `pipelines.downstream.shards` |
 | npz, safetensors | file | the same as arrays: `pipelines.downstream.arrays` |
-| interfacegan_latents | folder | ``w.npy`` (``z.npy``, ``wp.npy``) and ``<name>_scores.npy`` |
-| e4e_latents | folder | ``latents.pt`` |
+| formats of codes of `generators.peers` | folder | the project's own file of codes |
 | annotations | file | Parquet of all rows, without codes, with their status |
 | directions | file | vectors and facts, npz or safetensors by the file's ending |
-| formats of `generators.direction_writers` | file or folder | directions |
+| formats of directions of `generators.peers` | file or folder | directions |
 
-The first six hold the rows whose inversion is OK and that are still in the dataset (for
+All but the last three hold the rows whose inversion is OK and that are still in the dataset (for
 InterFaceGAN also measured by every annotator) and say how many others there are. Files and folders
 appear under their names when they are complete; folders hold ``export.json``, the facts.
 """
@@ -23,8 +22,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from generators.peers.catalog import latent_formats
 from pipelines.downstream.annotation_table import RowTables, export_annotations, write_parquet
-from pipelines.downstream.arrays import write_e4e, write_interfacegan, write_npz, write_safetensors
+from pipelines.downstream.arrays import write_latents, write_npz, write_safetensors
 from pipelines.downstream.rows import ExportRows, annotation_stages
 from pipelines.downstream.shards import write_shards
 from pipelines.folder.store_identity import INVERT
@@ -54,19 +54,22 @@ FILES: dict[str, Callable[[ExportRows, Path], None]] = {
     "npz": write_npz,
     "safetensors": write_safetensors,
 }
-FOLDERS: dict[str, Callable[[ExportRows, Path], object]] = {
-    "huggingface": lambda rows, folder: write_shards(RowTables(rows), folder),
-    "interfacegan_latents": write_interfacegan,
-    "e4e_latents": write_e4e,
-}
-ROW_EXPORTS = ("annotations", *FILES, *FOLDERS)
-"""Kinds that hold rows; they need an index and a store, no directions."""
+
+
+def row_exports() -> tuple[str, ...]:
+    """Kinds that hold rows; they need an index and a store, no directions."""
+    return (
+        "annotations",
+        *FILES,
+        "huggingface",
+        *(name for name, form in latent_formats().items() if form.files),
+    )
 
 
 def export_rows(
     store: LatentStore, index: DatasetIndex, kind: str, out: Path, overwrite: bool = False
 ) -> Exported:
-    """Write rows as one of `ROW_EXPORTS`.
+    """Write rows as one of `row_exports`.
 
     overwrite : replace a file, or a folder that an export wrote.
 
@@ -74,11 +77,12 @@ def export_rows(
     store do not match or another run writes the store meanwhile, FileSystemError for a full disk
     (nothing is then left of the export), DataError when no row is finished.
     """
-    if kind not in ROW_EXPORTS:
-        raise UsageError(f"export {kind!r} is not known: use one of {list(ROW_EXPORTS)!r}")
-    check_target(out, kind in FOLDERS, overwrite)
+    if kind not in row_exports():
+        raise UsageError(f"export {kind!r} is not known: use one of {list(row_exports())!r}")
+    peer = latent_formats().get(kind)
+    check_target(out, peer is not None or kind == "huggingface", overwrite)
     required = [INVERT]
-    if kind == "interfacegan_latents":
+    if peer is not None and peer.scores is not None:
         required += annotation_stages(store, ["annotations"])
     rows = ExportRows.of(store, index, () if kind == "annotations" else required)
     with written(out):
@@ -89,7 +93,10 @@ def export_rows(
             FILES[kind](rows, out)
         else:
             with replacing_folder(out) as folder:
-                FOLDERS[kind](rows, folder)
+                if peer is None:
+                    write_shards(RowTables(rows), folder)
+                else:
+                    write_latents(rows, peer, folder)
                 write_json(folder / MARK, {"export": kind, **rows.facts()})
     return Exported([out], rows.n, rows.left_out, rows.not_measured)
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from pipelines.downstream.export import ROW_EXPORTS, Exported, export_rows
+from pipelines.downstream.export import Exported, export_rows, row_exports
 from pipelines.folder.run_folder import RunFolder
 from pipelines.sources.paths import IMAGE_ENDINGS
 from schemas.directions.direction import transfer_cure
@@ -119,7 +119,7 @@ class FinishedRun:
         Raises UsageError for an unknown kind or a target that exists; see `export_rows` and
         `export_directions` for the others.
         """
-        if kind in ROW_EXPORTS:
+        if kind in row_exports():
             return export_rows(self.store, self.index, kind, out, overwrite)
         if kind == "directions":
             from pipelines.downstream.directions import export_all_directions
@@ -137,7 +137,7 @@ def export_run(
 
     Raises StoreError where the run lacks what the export needs.
     """
-    if kind not in ROW_EXPORTS:
+    if kind not in row_exports():
         return FinishedRun.of(spec).export(kind, out, names, overwrite)
     with RunFolder.open(spec.output_path) as folder:
         index = folder.needed("index", folder.index)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 from collections import Counter
+from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pipelines.sources.base import RUN_FILES
 from pipelines.sources.paths import IMAGE_ENDINGS, kind_of, suffix
@@ -17,6 +18,9 @@ from schemas.sections.dataset import KIND_OF_ENDING
 from schemas.spec import DatasetSpec
 from schemas.store.latent_store import LatentStore
 from schemas.store.reasons import Status
+
+if TYPE_CHECKING:
+    from generators.peers.base import DirectionFormat, LatentFormat
 
 _GIVE = (
     "'latentflow inspect' describes an index, a store, a direction set, a checkpoint, an encoder, "
@@ -208,25 +212,53 @@ def _model(path: Path) -> dict[str, Any]:
     except UnsafeCheckpointError:
         raise
     except CheckpointError:
-        if directions := _direction_file(path):
-            return directions
+        if found := _peer_file(path):
+            return found
         if kind := other_kind(path, _GIVE):
             raise InputError(said_of(path, kind)) from None
         raise
 
 
-def _direction_file(path: Path) -> dict[str, Any] | None:
-    from generators.direction_formats import recognise
+def _peer_file(path: Path) -> dict[str, Any] | None:
+    """A file of directions or of codes of any project; None for what is neither."""
+    from generators.peers.base import Evidence
+    from generators.peers.catalog import claims, direction_formats, latent_formats
     from generators.unpickle.plain import read_foreign
 
     try:
-        layout, entries = recognise(read_foreign(path), path, "w_plus")
+        contents = read_foreign(path)
+    except LatentflowError:
+        return None
+    directions, inner = claims(contents, direction_formats("w_plus"))
+    codes, codes_inner = claims(contents, latent_formats())
+    least = Evidence.KEYS if directions else Evidence.SHAPES
+    if codes and (codes[0].evidence or Evidence.NUMBERS) >= least:
+        shape = codes[0].read(codes_inner, path)[0].shape
+        return {"kind": "file of codes", "layout": _layouts(codes), "codes": f"{tuple(shape)}"}
+    if len(directions) > 1:
+        used = f"{_DIRECTIONS} --format FORMAT"
+        return {"kind": "file of directions", "used": used, "layout": _layouts(directions)}
+    return _directions_of(directions[0], inner, path) if directions else None
+
+
+def _layouts(formats: Sequence[DirectionFormat] | Sequence[LatentFormat]) -> str:
+    return " or ".join(each.name for each in formats)
+
+
+def _directions_of(layout: DirectionFormat, inner: Any, path: Path) -> dict[str, Any] | None:
+    from generators.peers.base import Evidence
+    from generators.peers.directions import entries_of
+
+    try:
+        entries = entries_of(layout, inner, path)
     except LatentflowError:
         return None
     shapes = {entry.vector.shape for entry in entries}
-    if layout != "latentflow" and (len(shapes) > 1 or any(len(shape) > 2 for shape in shapes)):
+    several = len(shapes) > 1 or any(len(shape) > 2 for shape in shapes)
+    if several and layout.evidence != Evidence.ITS_WORD:
         return None  # pictures, or tensors of a network
-    facts: dict[str, Any] = {"kind": "file of directions", "used": _DIRECTIONS, "layout": layout}
+    name = layout.name
+    facts: dict[str, Any] = {"kind": "file of directions", "used": _DIRECTIONS, "layout": name}
     for i, entry in enumerate(entries[:_SHOWN]):
         facts[f"  {entry.name or i}"] = f"{entry.vector.dtype} {tuple(entry.vector.shape)}"
     if len(entries) > _SHOWN:

@@ -10,6 +10,9 @@ import pytest
 from schemas import faces
 
 FACES = (
+    "generators.annotators",
+    "generators.encoders",
+    "generators.peers",
     "schemas.store",
     "schemas.directions",
     "transforms.pca",

@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from generators.direction_files import read_directions
+from generators.peers.directions import read_directions
 from schemas.errors import CheckpointError, DirectionMismatchError, InputError
 
 FP = "ab" * 32
@@ -210,7 +210,7 @@ def test_several_vectors_without_names_are_told_how_to_get_some(tmp_path):
     assert [d.name for d in load(tmp_path / "x.npz", "w", (DIM,))] == ["smile", "age"]
     np.savez(tmp_path / "x.npz", **{f"k{i}": FLAT for i in range(6)})
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("generators.direction_files.MAX_DIRECTIONS", 5)
+        patch.setattr("generators.peers.directions.MAX_DIRECTIONS", 5)
         with pytest.raises(InputError, match="6 vectors, more than 5"):
             load(tmp_path / "x.npz", "w", (DIM,))
 

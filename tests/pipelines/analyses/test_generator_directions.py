@@ -13,8 +13,8 @@ import zarr
 from safetensors import safe_open
 
 import generators
-from generators.direction_files import read_directions
 from generators.families.stylegan2.affine import affine_layers
+from generators.peers.directions import read_directions
 from generators.protocols import Code
 from pipelines.analyses.s_space import codes_of_styles
 from pipelines.cli import main

@@ -30,7 +30,7 @@ from pipelines.analyses.inputs import Inputs, hold_out
 from pipelines.compare.diff import diff, write_diff
 from pipelines.compare.transfer import transfer_directions
 from pipelines.compare.two_runs import ComparedRun
-from pipelines.downstream.export import ROW_EXPORTS
+from pipelines.downstream.export import row_exports
 from pipelines.folder.finished import FinishedRun, export_run
 from pipelines.runs.analyse import FITS
 from schemas.errors import DataError, LatentflowError, UsageError
@@ -317,7 +317,7 @@ def test_effects_are_of_the_samples_measured_at_both_ends(worlds, kind):
 
 
 @each_kind
-@pytest.mark.parametrize("export", [*ROW_EXPORTS, "directions"])
+@pytest.mark.parametrize("export", [*row_exports(), "directions"])
 def test_every_export_tells_what_it_holds(worlds, kind, export, tmp_path):
     root, code, _ = worlds(kind)
     spec = load_spec(write_spec(root, spec_for(root)))

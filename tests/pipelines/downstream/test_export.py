@@ -23,7 +23,7 @@ from generators.unpickle.writer import tensor_head, torch_file
 from pipelines.downstream import annotation_table
 from pipelines.downstream import arrays as export_arrays
 from pipelines.downstream.annotation_table import METADATA_KEY, RowTables
-from pipelines.downstream.export import ROW_EXPORTS, export_rows
+from pipelines.downstream.export import export_rows, row_exports
 from pipelines.downstream.rows import ExportRows
 from pipelines.downstream.shards import write_shards
 from schemas.errors import DataError, FileSystemError, StoreError, UsageError
@@ -316,7 +316,7 @@ def test_a_block_rewritten_meanwhile_is_noticed(made, tmp_path):
 # ---- targets ------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind", ROW_EXPORTS)
+@pytest.mark.parametrize("kind", row_exports())
 def test_a_target_is_replaced_only_when_asked_and_only_whole(made, tmp_path, kind, monkeypatch):
     out = tmp_path / "out"
     export_rows(*made, kind, out)

@@ -23,8 +23,8 @@ import stores
 import torch
 from safetensors.numpy import load as load_safetensors
 
-from generators.direction_files import read_directions
-from generators.direction_writers import WRITERS, write_directions
+from generators.peers.catalog import direction_formats
+from generators.peers.directions import read_directions, write_directions
 from generators.tensor_files import read_safetensors, safetensors_bytes
 from generators.unpickle import writer as pickle_writer
 from generators.unpickle.plain import read_foreign
@@ -37,6 +37,7 @@ from schemas.index import DatasetIndex, continuous_column
 from transforms.accumulate.moments import Moments
 from transforms.accumulate.stored import statistic_bytes, statistic_of_bytes
 
+WRITERS = [name for name, each in direction_formats().items() if each.writes]
 FLOATS, NUMBERS = ("f2", "f4", "f8"), ("f2", "f4", "f8", "i2", "i4", "i8", "u1")
 
 
@@ -79,7 +80,7 @@ def torch_loaded(data: bytes) -> Any:
 
 
 def tensor_member(array: Any, folder: Path) -> Any:
-    """As `export_arrays.write_e4e` does it: a head, and the values block by block."""
+    """As e4e's file of codes is written: a head, and the values block by block."""
     member = Member("x", np.dtype("<f4"), array.shape, lambda: iter([array[:1], array[1:]]))
     buffer = io.BytesIO(pickle_writer.tensor_head(array.shape))
     buffer.seek(0, io.SEEK_END)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from report_fixture import make_run_folder
 
-from generators.direction_writers import write_directions
+from generators.peers.directions import write_directions
 from pipelines.folder.finished import FinishedRun
 from schemas.directions.direction_set import (
     Direction,

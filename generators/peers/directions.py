@@ -1,26 +1,9 @@
 """Directions in other projects' files: read any of them, write any of them.
 
-| format | file | contents |
-|---|---|---|
-| latentflow | .npz, .safetensors | our own export: vectors by name, and facts |
-| interfacegan | .npy | float (1, dim), unit; also LowRankGAN, stylegan3-editing |
-| vector | .npy, ... | (dim,), (1, dim), (L, dim) or (1, L, dim), as stylegan-encoder's directions |
-| named | any | dict: name -> one of these |
-| idinvert | .npy | dict: boundary (1, L, dim), HiGAN's (1, dim), meta_data: manipulate_layers |
-| e4e | .pt | tensor (1, dim) or (1, L, dim), as also PTI and stylegan2 editors use |
-| anycost | .pt | dict: name -> (1, dim) |
-| ganspace | .npz | lat_comp (k, 1, dim), lat_stdev, var_ratio, ... |
-| ganspace_direction | .pkl | dict: lat_comp, lat_stdev, edit_start, edit_end (exclusive), ... |
-| ganspace_pca | .pt | dict: comp (k, 1, dim), mean (1, dim), std (k,); rows not unit |
-| sefa | .pt | dict: ckpt, eigvec (dim, n), one direction a column |
-| tensorgan | .pt | list: six expressions (L dim,), and rotation (L dim,) |
-| h_pca | .pt | dict: all, indv -> (components, singular values, scaled components) |
-| h_jacobian | .pt | list: singular values (k, steps), vectors (k, steps, c, h, w) |
-| asyrp | .pth | dict: time step -> delta of h (c, h, w) |
-
 Most files say neither generator nor space: both are the caller's claim, kept as such, and what a
 file does say is compared with it. Files are recognised by their contents, so that any of .npy,
-.npz, .pt, .pkl and .safetensors may hold any of these. Nothing in them is executed.
+.npz, .pt, .pkl and .safetensors may hold any of the formats. Nothing in them is executed. The
+formats are those of `generators.peers`.
 """
 
 from __future__ import annotations
@@ -35,8 +18,10 @@ from typing import Any
 
 import numpy as np
 
-from generators.direction_formats import SPACE_AXES, Entry, recognise
+from generators.peers.base import SPACE_AXES, DirectionFormat, Entry
+from generators.peers.catalog import direction_formats, only
 from generators.unpickle.plain import read_foreign
+from schemas.atomic import write_bytes
 from schemas.directions.direction import Direction, unit_direction
 from schemas.errors import DirectionMismatchError, InputError, UsageError
 from schemas.fingerprint import file_sha256
@@ -50,6 +35,10 @@ _SAYS_NOTHING = re.compile(
     re.IGNORECASE,
 )
 """Names of files and keys that any direction could have."""
+_CURE = (
+    "save real numbers of shape (dim,) or (layers, dim), alone in a .npy or .pt, or several by "
+    "name in a .npz"
+)
 _ELSEWHERE = (
     "import it into a run of the generator that it was made for, and map it from there with "
     "'latentflow transfer OLD_RUN NEW_RUN -d NAME'"
@@ -66,8 +55,9 @@ def read_directions(
     sd: float | None = None,
     row_shape: Sequence[int] | None = None,
     name: str | None = None,
+    file_format: str | None = None,
 ) -> list[Direction]:
-    """The directions in a file of any format of the table above.
+    """The directions in a file of any known format.
 
     space, generator_fp : what they are for, a claim of the caller.
     made_in : the space of the file's vectors where that is another: "w", for use in every layer of
@@ -82,13 +72,14 @@ def read_directions(
         default a lone vector has its file's name, or its folder's where the file is called
         "boundary", "direction" or the like. Other texts become names by `schemas.names`, and the
         provenance keeps them as ``name_in_file``.
+    file_format : the format's name, for contents that several formats, or none, would claim.
 
     Raises InputError for files of another kind and for vectors that are no directions, UsageError
     where sd cannot be known, DirectionMismatchError for vectors that do not fit the space, and
     where the file itself names another space or generator.
     """
     path = Path(path)
-    file_format, entries = recognise(read_foreign(path), path, space)
+    chosen, entries = recognise(read_foreign(path), path, space, file_format)
     if len(entries) > MAX_DIRECTIONS:
         raise InputError(
             f"{str(path)!r} holds {len(entries)!r} vectors, more than {MAX_DIRECTIONS!r}: save "
@@ -99,7 +90,7 @@ def read_directions(
     claim = {
         "generator_fp": generator_fp,
         "claimed": True,
-        "format": file_format,
+        "format": chosen.name,
         "source": path.name,
         "source_sha256": file_sha256(path),
     }
@@ -114,6 +105,31 @@ def read_directions(
         direction = _direction(entry, label, space, made_in or space, codes, row_shape, facts)
         found.append(direction if sd is None else dataclasses.replace(direction, sd=sd))
     return found
+
+
+def recognise(
+    value: Any, path: Path, space: str, file_format: str | None = None
+) -> tuple[DirectionFormat, list[Entry]]:
+    """The format that a file's contents have, and the vectors in them.
+
+    file_format : the only one to be asked.
+
+    Raises InputError for contents that no format has, or several have.
+    """
+    formats = direction_formats(space if file_format is None else None)
+    chosen, inner = only(value, str(path), formats, file_format, _CURE)
+    return chosen, entries_of(chosen, inner, path)
+
+
+def entries_of(chosen: DirectionFormat, value: Any, path: Path) -> list[Entry]:
+    """The vectors in contents that a format claims. Raises InputError where it cannot read them."""
+    try:
+        return chosen.read(value, path)
+    except (KeyError, TypeError, ValueError, OverflowError) as e:
+        raise InputError(
+            f"{str(path)!r} has the layout {chosen.name!r}, but cannot be read as one ({e!r}): "
+            "save its vectors alone, in a .npy or .npz"
+        ) from e
 
 
 def _labels(entries: Sequence[Entry], path: Path, name: str | None) -> list[str]:
@@ -258,3 +274,34 @@ def _misfit(given: tuple[int, ...], shape: tuple[int, ...], space: str) -> str:
             f"directions, {apart}"
         )
     return f"{cause}, so it was made for another generator or space: {_ELSEWHERE}"
+
+
+def write_directions(
+    directions: Sequence[Direction],
+    path: str | os.PathLike[str],
+    file_format: str,
+    *,
+    mean: np.ndarray | None = None,
+) -> None:
+    """Write directions in a peer's format, atomically; the same input gives the same bytes.
+
+    mean : (dim,), the mean code, for the formats of principal components.
+    Files keep vectors in float32, interfacegan's in float64.
+
+    Raises UsageError for an unknown format or no directions, DirectionMismatchError for directions
+    of several generators or that the format cannot hold.
+    """
+    formats = {name: each for name, each in direction_formats().items() if each.writes}
+    if file_format not in formats:
+        raise UsageError(
+            f"format {file_format!r} cannot be written: use one of {sorted(formats)!r}"
+        )
+    if not directions:
+        raise UsageError(f"there are no directions to write as {file_format!r}: name some")
+    made_for = sorted({str(d.provenance.get("generator_fp")) for d in directions})
+    if len(made_for) > 1:
+        raise DirectionMismatchError(
+            f"directions to write as {file_format!r} were made for generators {made_for!r}, and "
+            "the file cannot say which is whose; write those of one generator a file"
+        )
+    write_bytes(Path(path), formats[file_format].write(directions, mean))
