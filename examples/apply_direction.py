@@ -6,8 +6,8 @@ import numpy as np
 from PIL import Image
 
 import generators
+from pipelines.downstream.finished import FinishedRun
 from pipelines.evaluation.strips import edit_images
-from pipelines.folder.finished import FinishedRun
 from schemas.spec import load_spec
 
 spec, name, out = sys.argv[1:]

@@ -9,8 +9,8 @@ import sys
 import torch
 from torch.utils.data import DataLoader
 
+from pipelines.downstream.finished import FinishedRun
 from pipelines.downstream.latent_batches import LatentBatches
-from pipelines.folder.finished import FinishedRun
 from schemas.spec import load_spec
 
 CODES, SCORES = "latents/w_plus", "annotations/attributes@render"

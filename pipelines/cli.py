@@ -226,7 +226,7 @@ def edit(
     ] = None,
 ) -> None:
     """Draw strips: rows edited along a direction of the run's direction set."""
-    from pipelines.folder.finished import edit_run
+    from pipelines.downstream.finished import edit_run
     from schemas.spec import load_spec
 
     amounts, chosen = numbers_of(strengths, "--strengths"), rows_of(rows, "--rows")
@@ -261,7 +261,7 @@ def export(
     Only finished rows are exported; the numbers of rows left out are printed by cause. The target
     appears under its name only when it is complete.
     """
-    from pipelines.folder.finished import export_run
+    from pipelines.downstream.finished import export_run
     from schemas.spec import load_spec
 
     done = export_run(load_spec(spec), kind, out, direction or (), overwrite)
@@ -301,7 +301,7 @@ def import_command(
     """
     import generators
     from pipelines.downstream.directions import import_directions
-    from pipelines.folder.finished import FinishedRun
+    from pipelines.downstream.finished import FinishedRun
     from schemas.spec import load_spec
     from schemas.store.lock import run_lock
 

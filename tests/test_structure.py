@@ -21,11 +21,6 @@ OPEN = {
     ("generators.model_file", "generators.families.stylegan2.state_dicts"),
     ("pipelines.analyses.sefa", "pipelines.evaluation.evaluate"),
     ("pipelines.engine.saved_sums", "pipelines.analyses.inputs"),
-    ("pipelines.folder.finished", "pipelines.analyses.s_space"),
-    ("pipelines.folder.finished", "pipelines.downstream.directions"),
-    ("pipelines.folder.finished", "pipelines.downstream.export"),
-    ("pipelines.folder.finished", "pipelines.evaluation.gradient_strips"),
-    ("pipelines.folder.finished", "pipelines.evaluation.strips"),
 }
 OPEN_LONG = {"pipelines.runs.run"}
 """Modules that still have too many lines."""

@@ -19,7 +19,7 @@ from generators.protocols import Code
 from pipelines.analyses.s_space import codes_of_styles
 from pipelines.cli import main
 from pipelines.downstream.directions import export_directions, import_directions
-from pipelines.folder.finished import FinishedRun
+from pipelines.downstream.finished import FinishedRun
 from pipelines.runs.analyse import analyse
 from schemas.directions.direction_set import DirectionSet
 from schemas.errors import DataError, DirectionMismatchError, SpecError, UsageError

@@ -12,9 +12,9 @@ import pytest
 from conftest import SMALL_SPEC, latentflow
 from digests import tree_digest
 
+from pipelines.downstream.finished import FinishedRun
 from pipelines.evaluation.files import known_effects, write_evaluation
 from pipelines.evaluation.meter import Meter
-from pipelines.folder.finished import FinishedRun
 from pipelines.runs.run import run
 from schemas.directions.direction_set import DirectionSet
 from schemas.errors import LockedError, SpecError

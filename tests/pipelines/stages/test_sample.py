@@ -267,7 +267,7 @@ def test_a_whole_run(models, tmp_path):
     found = verify(tmp_path / "out")
     assert found.ok and not found.notes
     assert [stage.stage for stage in found.stages] == ["invert", "marks@render"]
-    from pipelines.folder.finished import FinishedRun
+    from pipelines.downstream.finished import FinishedRun
 
     run = FinishedRun.of(load_spec(path))
     names = {direction.name for direction in run.directions}
