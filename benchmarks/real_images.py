@@ -19,7 +19,7 @@ from PIL import Image
 
 import generators
 from generators.facerig import random_faces, render
-from generators.model_file import write_official_pickle
+from generators.families.stylegan2.official_writer import write_official_pickle
 
 BROKEN = {
     "corrupt.png": lambda png: png[: len(png) // 2] + b"\0" * 40 + png[len(png) // 2 + 40 :],

@@ -15,9 +15,8 @@ from schemas.faces import find_old_names
 if TYPE_CHECKING:
     import torch
 
-    from generators.families.stylegan2.adapter import StyleGAN2Adapter
-    from generators.model_file import Checkpoint
-    from generators.protocols import ModelFacts
+    from generators.families.base import Checkpoint, Stored
+    from generators.protocols import Generator, ModelFacts
     from schemas.spec_models import GeneratorSpec
 
     #: A file or bundled name; in a specification also with settings that the file does not state.
@@ -67,15 +66,17 @@ def read(source: Source) -> Checkpoint:
     """
     from generators.model_file import read_checkpoint
 
-    settings = {} if isinstance(source, str | Path) else source.settings
-    return read_checkpoint(resolve(source), settings=settings)
+    if isinstance(source, str | Path):
+        return read_checkpoint(resolve(source))
+    return read_checkpoint(resolve(source), settings=source.settings, family=source.family)
 
 
 def facts(source: Source) -> ModelFacts:
     """What a generator is, without importing torch; errors as of `load`."""
-    from generators.families.stylegan2.facts import facts_of
+    from generators.families.catalog import family_of
 
-    return facts_of(read(source))
+    found = read(source)
+    return family_of(found).facts(found)
 
 
 def like(path: str, other: Source) -> Source:
@@ -88,16 +89,17 @@ def like(path: str, other: Source) -> Source:
     return other.model_copy(update={"path": path, **settings})
 
 
-def load(source: Source, device: torch.device | str = "cpu") -> StyleGAN2Adapter:
+def load(source: Source, device: torch.device | str = "cpu") -> Generator:
     """Generator from a file or "bundled:<name>", on `device`.
 
-    Reads official ``.pkl``, rosinality and official ``.pt``, and ``.safetensors``; see
-    `generators.model_file`. Raises CheckpointError for a file that holds no such generator,
+    Reads files of every family, and our own ``.safetensors``; see `generators.model_file`.
+    Raises CheckpointError for a file that holds no such generator,
     UnsafeCheckpointError for one that tries to run code, NewerLayoutError for a newer release's.
     """
-    from generators.families.stylegan2.adapter import from_checkpoint
+    from generators.families.catalog import family_of
 
-    return from_checkpoint(read(source)).to(device)
+    found = read(source)
+    return family_of(found).build(found).to(device)
 
 
 def fingerprint(source: Source) -> str:
@@ -116,7 +118,7 @@ def files(source: Source) -> list[Path]:
     return files_of(path) or [path]
 
 
-def save_safetensors(generator: StyleGAN2Adapter, path: str | Path) -> None:
+def save_safetensors(generator: Stored, path: str | Path) -> None:
     """Write a generator as ``<path>`` (.safetensors) with its description ``.json`` beside it.
 
     Both files are replaced atomically and depend on the generator only.

@@ -13,7 +13,7 @@ from __future__ import annotations
 import os
 from typing import Annotated, Literal, Self
 
-from pydantic import Discriminator, Field, Tag, model_validator
+from pydantic import ConfigDict, Discriminator, Field, Tag, model_validator
 
 from schemas.sections.dataset import DatasetSpec
 from schemas.sections.types import (
@@ -35,28 +35,25 @@ from schemas.spec_analyses import AnalyseSpec
 class GeneratorSpec(SpecModel):
     """A generator with settings that its file does not state.
 
-    A state dict alone says neither; `latentflow inspect FILE` tells what is assumed.
+    Which settings there are is its family's to say; `latentflow inspect FILE` tells which are
+    assumed. For StyleGAN2: 'lr_multiplier', the learning-rate multiplier of the mapping layers, and
+    'conv_clamp', the clamp of the layers' activations.
     """
 
-    path: SpecPath = Field(description="StyleGAN2 checkpoint, or 'bundled:<name>'.")
-    lr_multiplier: Number | None = Field(
+    model_config = ConfigDict(extra="allow", frozen=True)
+    __pydantic_extra__: dict[str, bool | int | float | str | None] = Field(init=False)
+
+    path: SpecPath = Field(description="Checkpoint, or 'bundled:<name>'.")
+    family: Label | None = Field(
         default=None,
-        gt=0,
-        description="Learning-rate multiplier of the mapping layers ('mapping_kwargs' of the "
-        "official code, 'lr_mlp' of rosinality's), which scales their weights. Default: what the "
-        "file states, else 0.01.",
-    )
-    conv_clamp: Number | None = Field(
-        default=None,
-        gt=0,
-        description="Clamp of the layers' activations ('conv_clamp' of the official code, 256 in "
-        "many of its trainings). Default: what the file states, else none.",
+        description="Family of generators that the file is of, where two claim it, or where no "
+        "other is to be asked.",
     )
 
     @property
-    def settings(self) -> dict[str, float | None]:
+    def settings(self) -> dict[str, bool | int | float | str]:
         """What is given, by name."""
-        given = {"lr_multiplier": self.lr_multiplier, "conv_clamp": self.conv_clamp}
+        given = self.__pydantic_extra__ or {}
         return {name: value for name, value in given.items() if value is not None}
 
 

@@ -30,7 +30,7 @@ def checkpoints(folder: Path) -> list[Seed]:
 
     import generators
     from generators.encoders.w_plus import save_encoder
-    from generators.model_file import write_official_pickle
+    from generators.families.stylegan2.official_writer import write_official_pickle
 
     model = tiny()
     state = dict(model.network.state_dict())

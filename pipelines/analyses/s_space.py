@@ -19,11 +19,10 @@ from transforms.directions.style_channels import (
     ChannelsOfLabels,
     StyleLayer,
     rank_channels,
-    styles,
 )
 
 if TYPE_CHECKING:
-    from generators.families.stylegan2.adapter import StyleGAN2Adapter
+    pass
 
 SHOWN = 10
 """Channels named for each attribute in the facts; the model holds the relevance of all."""
@@ -143,11 +142,3 @@ def channel_direction(
         quality=quality,
         provenance={"target": target, "generator_fp": generator_fp},
     )
-
-
-def codes_of_styles(generator: StyleGAN2Adapter, codes: np.ndarray) -> np.ndarray:
-    """Styles float32 (n, S) of codes of w or w_plus, for edits by a channel."""
-    from generators.families.stylegan2.affine import affine_layers
-
-    layers = [StyleLayer(a.ws_index, a.weight, a.bias) for a in affine_layers(generator)]
-    return styles(codes, layers).astype(np.float32)

@@ -188,19 +188,14 @@ def edit_run(
     for direction in found:
         path = out if len(found) == 1 else out / f"{direction.name}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
-        given, space = codes, finished.directions.space
-        if direction.method == "s_space":
-            from pipelines.analyses.s_space import codes_of_styles
-
-            given, space = codes_of_styles(generator, codes), direction.space
         yield draw_strips(
             generator,
-            given,
+            codes,
             direction,
             strengths,
             unit,
             path,
-            space=space,
+            space=finished.directions.space,
             labels=[f"row {row}" for row in rows],
             layers=layers,
             refine=refine,

@@ -67,11 +67,12 @@ class Models:
             for uri, name in self.annotators
         ]
         was = [self.generator_fp, *(card.fingerprint for card in self.cards)]
+        now = [model.facts.fingerprint, *(annotator.fingerprint for annotator in loaded)]
         sources = [self.generator, *(uri for uri, _ in self.annotators)]
-        for source, found, expected in zip(sources, [model, *loaded], was, strict=True):
-            if found.fingerprint != expected:
+        for source, found, expected in zip(sources, now, was, strict=True):
+            if found != expected:
                 raise UsageError(
-                    f"{source!r} has fingerprint {found.fingerprint!r}, the run began with "
+                    f"{source!r} has fingerprint {found!r}, the run began with "
                     f"{expected!r}: the file changed; start again"
                 )
         return Meter(model, loaded, self.space)

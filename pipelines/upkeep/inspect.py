@@ -268,17 +268,25 @@ def _directions_of(layout: DirectionFormat, inner: Any, path: Path) -> dict[str,
 
 def _checkpoint(path: Path) -> dict[str, Any]:
     from generators.encoders.files import is_encoder, read_encoder
-    from generators.model_file import assumptions, read_checkpoint
+    from generators.families.catalog import family_of
+    from generators.model_file import read_checkpoint
 
     if is_encoder(path):
         encoder = read_encoder(str(path))
         described = {f"  {k}": v for k, v in encoder.architecture.items()}
         return {"kind": "encoder", "fingerprint": encoder.fingerprint, **described}
     found = read_checkpoint(path)
-    facts = {"kind": "generator checkpoint", "fingerprint": found.fingerprint}
+    model = family_of(found).facts(found)
+    shapes = [f"{s.name} {' x '.join(map(str, s.shape))}" for s in model.spaces.values()]
+    facts = {
+        "kind": "generator checkpoint",
+        "fingerprint": found.fingerprint,
+        "family": model.family,
+        "spaces": ", ".join(shapes),
+        "images": f"{model.size[0]} x {model.size[1]}",
+    }
     facts |= {key: found.metadata[key] for key in ("source", "entry") if key in found.metadata}
     if found.w_avg_estimated:
         facts["w_avg"] = "not in the file: estimated"
-    told = assumptions(found)
-    architecture = {f"  {k}": told.get(k, v) for k, v in found.architecture.items()}
+    architecture = {f"  {k}": model.assumed.get(k, v) for k, v in found.architecture.items()}
     return {**facts, **architecture}

@@ -27,9 +27,10 @@ from hypothesis import strategies as st
 import generators
 from generators.families.stylegan2 import official_writer as official_pickle
 from generators.families.stylegan2.adapter import StyleGAN2Adapter, estimate_w_avg
+from generators.families.stylegan2.official_writer import write_official_pickle
 from generators.families.stylegan2.rosinality import rosinality_name
 from generators.families.stylegan2.state_dicts import module_state
-from generators.model_file import read_checkpoint, write_official_pickle
+from generators.model_file import read_checkpoint
 from generators.protocols import Code
 from generators.unpickle import writer as pickle_writer
 from generators.unpickle.interpreter import Budget, Global, Inert, Interpreter, Limits

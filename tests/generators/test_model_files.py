@@ -22,7 +22,8 @@ import generators
 from generators.encoders.files import encoder_files, read_encoder
 from generators.encoders.w_plus import EncoderConfig, WPlusEncoder, load_encoder, save_encoder
 from generators.families.stylegan2.adapter import StyleGAN2Adapter
-from generators.model_file import read_checkpoint, write_official_pickle
+from generators.families.stylegan2.official_writer import write_official_pickle
+from generators.model_file import read_checkpoint
 from generators.protocols import labels_in_turn
 from generators.tensor_files import safetensors_bytes
 from generators.unpickle import writer as pickle_writer
@@ -195,17 +196,27 @@ def test_the_specification_takes_a_path_or_a_section(tmp_path: Path) -> None:
     assert plain.generator == plain.generator_path == str(tmp_path / "g.pt")
     section = spec("generator: {path: g.pt, lr_multiplier: 1, conv_clamp: 256}")
     assert section.generator_path == str(tmp_path / "g.pt")
-    assert section.generator.settings == {"lr_multiplier": 1.0, "conv_clamp": 256.0}
+    assert section.generator.settings == {"lr_multiplier": 1, "conv_clamp": 256}
     assert RunSpec.model_validate(json.loads(section.model_dump_json())) == section
     for text, message in (
-        ("generator: {path: g.pt, lr_multiplyer: 1}", "line 4.*did you mean 'lr_multiplier'"),
         ("generator: {lr_multiplier: 1}", "'generator.path' is missing"),
-        ("generator: {path: g.pt, conv_clamp: -1}", "'generator.conv_clamp' is -1"),
+        ("generator: {path: g.pt, conv_clamp: [1]}", "'generator"),
         ("generator: 3", "'generator' is 3"),
     ):
         with pytest.raises(SpecError, match=message) as caught:
             spec(text)
         assert "problems" not in str(caught.value)
+
+
+def test_settings_of_another_family_or_value_are_refused(state: State, tmp_path: Path) -> None:
+    torch.save(state, tmp_path / "g.pt")
+    for given, message in (
+        ({"lr_multiplyer": 1}, "no setting of family 'stylegan2': did you mean 'lr_multiplier'"),
+        ({"conv_clamp": -1}, "'generator.conv_clamp' is -1"),
+        ({"conv_clamp": "wide"}, "'generator.conv_clamp' is 'wide'"),
+    ):
+        with pytest.raises(SpecError, match=message):
+            generators.read(GeneratorSpec(path=str(tmp_path / "g.pt"), **given))
 
 
 def test_a_store_notes_what_was_assumed(state: State, tmp_path: Path) -> None:

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from generators.edits import check_code, edited
+from generators.families.base import W_AVG_ESTIMATE, Checkpoint
 from generators.families.stylegan2.config import StyleGAN2Config
 from generators.families.stylegan2.facts import facts_of
 from generators.families.stylegan2.network import StyleGAN2, StyleSlice
-from generators.model_file import W_AVG_ESTIMATE, Checkpoint
 from generators.protocols import Code, Edit, Labels, ModelFacts, labels_in_turn
 from schemas.errors import UsageError
 

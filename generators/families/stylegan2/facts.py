@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import numpy as np
+
+from generators.families.base import Checkpoint
 from generators.families.stylegan2.config import StyleGAN2Config
-from generators.model_file import Checkpoint, assumptions
 from generators.protocols import GRADIENTS, NOISE, ModelFacts, Space
 
 
@@ -33,3 +35,23 @@ def spaces_of(config: StyleGAN2Config) -> tuple[Space, ...]:
         Space("w_plus", w_plus, "derived", layered=True, derived_from="w"),
         Space("s", (config.style_dim,), "derived", derived_from="w_plus"),
     )
+
+
+def mapping_rate(checkpoint: Checkpoint) -> float:
+    """The mapping's rate by the scale of its weights, which begin with deviation 1 / rate."""
+    tensors = checkpoint.tensors
+    weights = [v for k, v in tensors.items() if k.startswith("mapping.fc") and v.ndim == 2]
+    return float(1.0 / max(np.sqrt(np.mean([np.square(w).mean() for w in weights])), 1e-30))
+
+
+def assumptions(checkpoint: Checkpoint) -> dict[str, str]:
+    """What is to be told of each setting that no file stated, by name."""
+    told = {}
+    for name, value in checkpoint.assumed.items():
+        shown = "none" if value is None else repr(value)
+        text = f"{shown} is assumed, the file does not state it: set 'generator.{name}'"
+        rate = mapping_rate(checkpoint)
+        if name == "lr_multiplier" and value and not 1 / 3 < rate / value < 3:
+            text += f"; the scale of the mapping's weights suggests about {rate:.1g}"
+        told[name] = text
+    return told

@@ -7,9 +7,9 @@ import pytest
 import torch
 from places import GOLDEN, ROOT
 
+from generators.families.base import Checkpoint
 from generators.families.stylegan2.adapter import StyleGAN2Adapter, draw_z, from_checkpoint
 from generators.families.stylegan2.network import StyleGAN2, StyleGAN2Config, upsample2x
-from generators.model_file import Checkpoint
 from generators.protocols import Code, Generator
 from schemas.errors import UsageError
 from tests.stylegan2_layouts import naive_synthesis, tiny, upfirdn

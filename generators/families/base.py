@@ -1,0 +1,100 @@
+"""What a family of generators says of itself, and its models as read from files (no torch)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+
+from schemas.fingerprint import tensors_fingerprint
+from schemas.sections.types import SpecModel
+
+if TYPE_CHECKING:
+    from generators.protocols import Generator, ModelFacts
+
+W_AVG_ESTIMATE: Mapping[str, int] = {"n": 10_000, "seed": 0}
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A generator as read: canonical architecture and float32 tensors under its family's names.
+
+    architecture : JSON; "family" names the family.
+    w_avg_estimated : the file it first came from had no w_avg. "mapping.w_avg" is then missing
+        from `tensors`, or holds an estimate.
+    metadata : facts about the file that enter no fingerprint; of them "assumed" holds the settings
+        that no file stated, with the values that are used.
+    """
+
+    architecture: dict[str, Any]
+    tensors: dict[str, np.ndarray]
+    w_avg_estimated: bool = False
+    metadata: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def family(self) -> str:
+        """Name of its family."""
+        return str(self.architecture.get("family"))
+
+    @property
+    def assumed(self) -> dict[str, Any]:
+        """Settings that no file stated, with the values that are used."""
+        return dict(self.metadata.get("assumed", {}))
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Generator fingerprint, 64 hex digits (DESIGN section 2).
+
+        An estimated w_avg follows from the other tensors, but only up to rounding, so it is left
+        out and the estimate's parameters enter in its place.
+        """
+        if not self.w_avg_estimated:
+            return tensors_fingerprint(self.architecture, self.tensors)
+        tensors = {name: value for name, value in self.tensors.items() if name != "mapping.w_avg"}
+        architecture = {**self.architecture, "w_avg_estimated": dict(W_AVG_ESTIMATE)}
+        return tensors_fingerprint(architecture, tensors)
+
+
+class GeneratorFamily(Protocol):
+    """Generators that are read and drawn alike. The module that defines one imports no torch.
+
+    name : as in the architecture's "family" and under ``family`` in a specification.
+    settings : keys of the specification's generator section that stand in for what a file does not
+        state; every one is optional.
+    bundled : models that come with the package, name -> file.
+    """
+
+    name: str
+    settings: type[SpecModel]
+    bundled: Mapping[str, Path]
+
+    def recognise(self, contents: Any) -> Checkpoint | None:
+        """The generator that a file holds; None where it is none of this family.
+
+        contents : dicts, lists, numbers, arrays and stand-ins of tensors with ``shape`` and
+            ``dtype``, as they lie in the file; of objects their state (`Inert`), never themselves.
+        Raises CheckpointError, with what is wrong, where it nearly is one. Another family may then
+        claim the file.
+        """
+
+    def checked(self, checkpoint: Checkpoint) -> Checkpoint:
+        """A checkpoint in our own format, its tensors checked against its architecture.
+
+        Raises CheckpointError where they do not fit."""
+
+    def facts(self, checkpoint: Checkpoint) -> ModelFacts:
+        """What the generator is, of its architecture alone."""
+
+    def build(self, checkpoint: Checkpoint) -> Generator:
+        """The generator, on the CPU; here torch may be imported."""
+
+
+class Stored(Protocol):
+    """A generator that can be written to a file."""
+
+    def checkpoint(self) -> Checkpoint:
+        """Architecture, tensors and metadata, as a checkpoint file holds them."""

@@ -1,0 +1,59 @@
+"""The families of generators that there are, and which of them a file belongs to."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from generators.families.base import Checkpoint, GeneratorFamily
+from schemas.catalog import Catalog
+from schemas.errors import CheckpointError, PluginError, UnsafeCheckpointError
+
+FAMILIES: Catalog[GeneratorFamily] = Catalog(
+    "generator family", "generators.families", "latentflow.generators"
+)
+
+
+def family_of(checkpoint: Checkpoint) -> GeneratorFamily:
+    """The family of a checkpoint. Raises CheckpointError for one that is not installed."""
+    if checkpoint.family not in FAMILIES:
+        raise CheckpointError(
+            f"'architecture' has family {checkpoint.architecture.get('family')!r}, there are "
+            f"{list(FAMILIES.names())!r}: install the package that brings it"
+        )
+    return FAMILIES.load(checkpoint.family)
+
+
+def recognised(contents: Any, family: str | None = None) -> Checkpoint:
+    """The generator that a file's contents are, in the words of the one family that claims it.
+
+    family : the only one to ask.
+
+    Raises CheckpointError where no family claims it, or two do.
+    """
+    claims: dict[str, Checkpoint] = {}
+    refusals: list[CheckpointError] = []
+    broken: list[str] = []
+    for name in FAMILIES.names() if family is None else (family,):
+        try:
+            found = FAMILIES.load(name).recognise(contents)
+        except UnsafeCheckpointError:
+            raise
+        except CheckpointError as e:
+            refusals.append(e)
+        except PluginError as e:
+            broken.append(str(e))
+        else:
+            if found is not None:
+                claims[name] = found
+    if len(claims) > 1:
+        raise CheckpointError(
+            f"file is claimed by the generator families {list(claims)!r}: name the right one, "
+            "'generator: {path: ..., family: ...}'"
+        )
+    if claims:
+        return next(iter(claims.values()))
+    also = "".join(f"; also, {text}" for text in broken)
+    if refusals:
+        raise type(refusals[0])(f"{refusals[0]}{also}") from refusals[0]
+    asked = list(FAMILIES.names()) if family is None else [family]
+    raise CheckpointError(f"file holds no generator of the families {asked!r}{also}")

@@ -1,0 +1,166 @@
+"""StyleGAN2 generators in files to our architecture and tensor names, without torch.
+
+Read: official NVlabs pickles (StyleGAN2-ADA, and StyleGAN2 networks of the StyleGAN3 code), torch
+files that hold such a network or its state dict, under any prefix, and rosinality's ``.pt``. The
+same model has the same fingerprint whatever file it came from.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from generators.families.base import Checkpoint
+from generators.families.stylegan2.config import StyleGAN2Config
+from generators.families.stylegan2.official_modules import STYLEGAN3, read_modules
+from generators.families.stylegan2.rosinality import check_filter, from_rosinality
+from generators.families.stylegan2.state_dicts import Candidate, array_of, arrays_of, find_generator
+from generators.unpickle.interpreter import Inert
+from schemas.errors import CheckpointError
+
+#: Settings that change images and that tensors do not show, with the values that are assumed where
+#: a file does not state them; a specification may give them.
+ASSUMED: Mapping[str, float | None] = {"lr_multiplier": 0.01, "conv_clamp": None}
+#: Channels of a picture that can be drawn: grey and RGB.
+CHANNELS = (1, 3)
+
+
+def read(contents: Any) -> Checkpoint:
+    """The one generator in a file's contents. Raises CheckpointError where there is none."""
+    found = find_generator(contents)
+    if not isinstance(found.state, Inert):
+        return _from_tensors(arrays_of(found), found)
+    records, settings = read_modules(found.state)
+    tensors = {name: record.array(name) for name, record in records.items()}
+    facts = {"source": "official", "class_name": settings.class_name}
+    return _finish(tensors, settings.agreed(), _located(facts, found))
+
+
+def _from_tensors(tensors: dict[str, np.ndarray], found: Candidate) -> Checkpoint:
+    """From a state dict: official names, or rosinality's."""
+    if "input.input" not in tensors:
+        return _finish(tensors, {}, _located({"source": "official"}, found))
+    mean = found.latent_avg
+    average = None if mean is None else array_of(mean, "latent_avg")
+    converted, facts = from_rosinality(tensors, average)
+    return _finish(converted, {}, _located({"source": "rosinality", **facts}, found))
+
+
+def _located(facts: dict[str, Any], found: Candidate) -> dict[str, Any]:
+    return {**facts, "entry": found.where} if found.where else facts
+
+
+def _finish(
+    tensors: dict[str, np.ndarray], said: Mapping[str, float | None], metadata: dict[str, Any]
+) -> Checkpoint:
+    """Infer the configuration from the tensors' shapes and check every one of them.
+
+    said : settings that the file states; the others are assumed, and noted in the metadata.
+    """
+    if any(name.startswith("synthesis.input.") for name in tensors):
+        raise CheckpointError(STYLEGAN3)
+    for name in [name for name in tensors if name.endswith("resample_filter")]:
+        check_filter(name, tensors.pop(name), total=1.0)
+    if any(".skip." in name for name in tensors):
+        raise CheckpointError(
+            "synthesis architecture is 'resnet', only 'skip' is implemented: use a generator "
+            "trained with the default architecture"
+        )
+    assumed = {name: value for name, value in ASSUMED.items() if name not in said}
+    config = _infer_config(tensors, {**assumed, **said})
+    if assumed:
+        metadata = {**metadata, "assumed": assumed}
+    return checked(config, tensors, "mapping.w_avg" not in tensors, metadata)
+
+
+def _shape(tensors: Mapping[str, np.ndarray], name: str, ndim: int) -> tuple[int, ...]:
+    if name not in tensors or tensors[name].ndim != ndim:
+        found = tensors[name].shape if name in tensors else "missing"
+        raise CheckpointError(
+            f"tensor {name!r} is {found!r}, expected {ndim} axes: not a StyleGAN2 generator of the "
+            "skip architecture"
+        )
+    return tuple(tensors[name].shape)
+
+
+def _infer_config(
+    tensors: Mapping[str, np.ndarray], settings: Mapping[str, Any]
+) -> StyleGAN2Config:
+    resolution = 4
+    while f"synthesis.b{resolution * 2}.conv0.weight" in tensors:
+        resolution *= 2
+    num_layers = 0
+    while f"mapping.fc{num_layers}.weight" in tensors:
+        num_layers += 1
+    channels = []
+    for r in (2**i for i in range(2, resolution.bit_length())):
+        channels.append(_shape(tensors, f"synthesis.b{r}.conv1.weight", 4)[0])
+    w_dim = _shape(tensors, "synthesis.b4.conv1.affine.weight", 2)[1]
+    hidden, width = _shape(tensors, "mapping.fc0.weight", 2)
+    embed, c_dim = 0, 0
+    if "mapping.embed.weight" in tensors:
+        embed, c_dim = _shape(tensors, "mapping.embed.weight", 2)
+    try:
+        return StyleGAN2Config(
+            z_dim=width - embed,
+            c_dim=c_dim,
+            w_dim=w_dim,
+            img_resolution=resolution,
+            img_channels=_shape(tensors, "synthesis.b4.torgb.weight", 4)[0],
+            channels=tuple(channels),
+            num_mapping_layers=num_layers,
+            mapping_features=hidden if num_layers > 1 else None,
+            embed_features=embed or None,
+            lr_multiplier=settings["lr_multiplier"],
+            conv_clamp=settings["conv_clamp"],
+        )
+    except ValueError as e:
+        raise CheckpointError(f"tensor shapes describe no StyleGAN2: {e}") from e
+
+
+def checked(
+    config: StyleGAN2Config,
+    tensors: Mapping[str, np.ndarray],
+    w_avg_estimated: bool,
+    metadata: dict[str, Any],
+) -> Checkpoint:
+    """A checkpoint of these tensors: names, types, shapes and values against the configuration."""
+    if config.img_channels not in CHANNELS:
+        raise CheckpointError(
+            f"generator draws pictures of {config.img_channels!r} channels, only 1 (grey) and 3 "
+            "(RGB) are implemented: of RGB and further channels keep the first three rows of every "
+            "'torgb.weight' and 'torgb.bias'"
+        )
+    expected = config.tensor_shapes()
+    missing = [name for name in expected if name not in tensors]
+    if w_avg_estimated and "mapping.w_avg" in missing:
+        missing.remove("mapping.w_avg")
+    unknown = sorted(set(tensors) - set(expected))
+    if missing or unknown:
+        raise CheckpointError(
+            f"tensors do not fit a StyleGAN2 of resolution {config.img_resolution}: missing "
+            f"{missing[:4]!r} ({len(missing)}), not known {unknown[:4]!r} ({len(unknown)})"
+        )
+    result: dict[str, np.ndarray] = {}
+    for name in expected:
+        if name not in tensors:
+            continue
+        if tensors[name].dtype.kind != "f":
+            raise CheckpointError(
+                f"tensor {name!r} holds {tensors[name].dtype.name!r}: quantised weights need the "
+                "scales of the program that made them; write them in float32, float16 or bfloat16"
+            )
+        value = np.ascontiguousarray(tensors[name], dtype=np.float32).reshape(tensors[name].shape)
+        if value.shape != expected[name]:
+            raise CheckpointError(
+                f"tensor {name!r} has shape {value.shape!r}, expected {expected[name]!r}"
+            )
+        if not np.isfinite(value).all():
+            raise CheckpointError(
+                f"tensor {name!r} holds values that are not finite: the training diverged; use an "
+                "earlier checkpoint"
+            )
+        result[name] = value
+    return Checkpoint(config.architecture(), result, w_avg_estimated, metadata)

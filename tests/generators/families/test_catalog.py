@@ -1,0 +1,93 @@
+"""Which family a file belongs to."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import generators
+from generators.families import catalog
+from generators.families.base import Checkpoint
+from generators.model_file import read_checkpoint, write_checkpoint
+from schemas.errors import CheckpointError, PluginError, UnsafeCheckpointError
+from schemas.sections.generator_settings import NoSettings
+from tests.stylegan2_layouts import tiny
+
+
+class Claims:
+    """A family that claims whatever it is shown."""
+
+    name, settings = "other", NoSettings
+
+    def __init__(self, error: Exception | None = None) -> None:
+        self.error = error
+
+    def recognise(self, contents: Any) -> Checkpoint | None:
+        if self.error:
+            raise self.error
+        return Checkpoint({"family": "other"}, {"a": np.zeros(1, np.float32)})
+
+
+class Two:
+    """StyleGAN2 and another family, or what goes wrong when that is imported."""
+
+    def __init__(self, other: Any) -> None:
+        self.other = other
+
+    def names(self) -> tuple[str, ...]:
+        return ("stylegan2", "other")
+
+    def __contains__(self, name: str) -> bool:
+        return name in self.names()
+
+    def load(self, name: str) -> Any:
+        if name == "stylegan2":
+            from generators.families.stylegan2 import PLUGIN
+
+            return PLUGIN
+        if isinstance(self.other, Exception):
+            raise self.other
+        return self.other
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    torch.save(tiny().network.state_dict(), tmp_path / "g.pt")
+    return tmp_path / "g.pt"
+
+
+def test_two_claims_are_refused_unless_the_family_is_named(
+    file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(catalog, "FAMILIES", Two(Claims()))
+    with pytest.raises(CheckpointError, match="'stylegan2', 'other'.*family: "):
+        read_checkpoint(file)
+    assert read_checkpoint(file, family="stylegan2").family == "stylegan2"
+    assert read_checkpoint(file, family="other").family == "other"
+
+
+def test_a_family_that_is_broken_or_refuses_stops_no_other(
+    file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.save({"a": torch.zeros(2)}, tmp_path / "none.pt")
+    broken = PluginError("generator family 'other' of package 'p' cannot be imported")
+    for other in (broken, Claims(CheckpointError("no other either"))):
+        monkeypatch.setattr(catalog, "FAMILIES", Two(other))
+        assert read_checkpoint(file).family == "stylegan2"
+        with pytest.raises(CheckpointError, match="none of them a StyleGAN2") as caught:
+            read_checkpoint(tmp_path / "none.pt")
+        assert ("package 'p' cannot be imported" in str(caught.value)) == (other is broken)
+    monkeypatch.setattr(catalog, "FAMILIES", Two(Claims(UnsafeCheckpointError("runs code"))))
+    with pytest.raises(UnsafeCheckpointError):
+        read_checkpoint(file)
+
+
+def test_a_family_that_is_not_installed_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "g.safetensors"
+    write_checkpoint(Checkpoint({"family": "absent"}, {"a": np.zeros(1, np.float32)}), path)
+    with pytest.raises(CheckpointError, match="family 'absent'.*install"):
+        generators.facts(path)
