@@ -52,18 +52,21 @@ class Catalog(Generic[P]):
     """The plug-ins of one kind, by name.
 
     kind : what one is called in messages, such as "analysis"
-    package : our folder of them, each module (or package) with its plug-in under ``PLUGIN``
+    package : our folder of them, each module (or package) with its plug-in under ``PLUGIN``; None
+        for those of other packages alone
     group : of the entry points of other packages; each gives the plug-in itself
     apart : modules of the folder that are none
     """
 
     kind: str
-    package: str
+    package: str | None
     group: str
     apart: Container[str] = ("base", "catalog")
 
     def own(self) -> tuple[str, ...]:
         """Names of those in our folder, in alphabetical order. Imports none of them."""
+        if self.package is None:
+            return ()
         return tuple(name for name in _modules(self.package) if name not in self.apart)
 
     def names(self) -> tuple[str, ...]:

@@ -12,17 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, ValidationError, create_model
 
 from schemas.errors import SpecError
-from schemas.spec_analyses import (
-    AnalyseSpec,
-    HosvdSpec,
-    MeanDifferenceSpec,
-    NrsfmSpec,
-    PcaSpec,
-    SvmSpec,
-)
+from schemas.sections.catalog import AnalyseSpec, analyse_model, foreign_keys
 from schemas.spec_models import (
     AnnotateSpec,
     BeamSpec,
@@ -45,15 +38,10 @@ __all__ = [
     "EvaluateSpec",
     "GeneratorSpec",
     "HoldoutSpec",
-    "HosvdSpec",
     "InvertSpec",
-    "MeanDifferenceSpec",
-    "NrsfmSpec",
-    "PcaSpec",
     "RaySpec",
     "ReportSpec",
     "RunSpec",
-    "SvmSpec",
     "json_schema",
     "load_spec",
     "parse_spec",
@@ -126,6 +114,8 @@ def parse_spec(text: str | bytes, base: str | os.PathLike[str], name: str = "spe
 
 def _fill_in(data: dict[str, Any], model: type[BaseModel]) -> None:
     """Take out sections and lists without a value, in place, so that they have their defaults."""
+    if model is AnalyseSpec:
+        model = analyse_model(data)
     for key, field in model.model_fields.items():
         if key not in data:
             continue
@@ -135,13 +125,22 @@ def _fill_in(data: dict[str, Any], model: type[BaseModel]) -> None:
                 _fill_in(data[key], section)
         elif isinstance(field.default, BaseModel | list):
             del data[key]
-        elif model is AnalyseSpec:
+        elif issubclass(model, AnalyseSpec):
             data[key] = {}
 
 
 def json_schema() -> dict[str, Any]:
-    """JSON Schema (draft 2020-12) of the run specification, for editors and documentation."""
-    schema = RunSpec.model_json_schema()
+    """JSON Schema (draft 2020-12) of the run specification, for editors and documentation.
+
+    With the sections of other packages' analyses, as far as they can be imported.
+    """
+    spec, analyse = RunSpec, analyse_model(foreign_keys())
+    if analyse is not AnalyseSpec:
+        field = RunSpec.model_fields["analyse"]
+        spec = create_model(
+            "RunSpec", __base__=RunSpec, __doc__=RunSpec.__doc__, analyse=(analyse, field)
+        )
+    schema = spec.model_json_schema()
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
 
 
@@ -343,8 +342,13 @@ def _description(where: Location) -> str:
 
 def _fields_at(where: Location) -> Mapping[str, Any]:
     for model in _models_in(_annotation_at(where)):
-        return model.model_fields
+        return _fields_of(model, *foreign_keys()) if model is AnalyseSpec else model.model_fields
     return {}
+
+
+def _fields_of(model: type[BaseModel], *keys: str) -> Mapping[str, Any]:
+    """Fields of a section, with those of other packages' analyses among the keys."""
+    return (analyse_model(keys) if model is AnalyseSpec else model).model_fields
 
 
 def _annotation_at(where: Location) -> Any:
@@ -352,8 +356,8 @@ def _annotation_at(where: Location) -> Any:
     here: Any = RunSpec
     for step in where:
         models = list(_models_in(here))
-        if isinstance(step, str) and models and step in models[0].model_fields:
-            here = models[0].model_fields[step].annotation
+        if isinstance(step, str) and models and step in (fields := _fields_of(models[0], step)):
+            here = fields[step].annotation
         elif isinstance(step, int):
             arguments = [a for a in _flatten(here) if typing.get_origin(a) is list]
             here = typing.get_args(arguments[0])[0] if arguments else None

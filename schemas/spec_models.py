@@ -13,8 +13,9 @@ from __future__ import annotations
 import os
 from typing import Annotated, Literal, Self
 
-from pydantic import ConfigDict, Discriminator, Field, Tag, model_validator
+from pydantic import ConfigDict, Discriminator, Field, SerializeAsAny, Tag, model_validator
 
+from schemas.sections.catalog import AnalyseSpec
 from schemas.sections.dataset import DatasetSpec
 from schemas.sections.types import (
     BUNDLED,
@@ -29,7 +30,6 @@ from schemas.sections.types import (
     SpecPath,
     Strings,
 )
-from schemas.spec_analyses import AnalyseSpec
 
 
 class GeneratorSpec(SpecModel):
@@ -266,7 +266,7 @@ class RunSpec(SpecModel):
     )
     invert: InvertSpec = Field(default=InvertSpec(), description="Inversion.")
     annotate: list[AnnotateSpec] = Field(default=[], description="Models that measure images.")
-    analyse: AnalyseSpec = Field(default=AnalyseSpec(), description="Analyses.")
+    analyse: SerializeAsAny[AnalyseSpec] = Field(default=AnalyseSpec(), description="Analyses.")
     evaluate: EvaluateSpec = Field(default=EvaluateSpec(), description="Measuring directions.")
     report: ReportSpec = Field(default=ReportSpec(), description="The HTML page.")
     ray: RaySpec = Field(default=RaySpec(), description="Ray.")
@@ -302,12 +302,9 @@ class RunSpec(SpecModel):
         twice = sorted({n for n in names if names.count(n) > 1})
         if twice:
             raise ValueError(f"'annotate' has the names {twice!r} more than once: rename one")
-        nrsfm = self.analyse.nrsfm
-        if nrsfm is not None and nrsfm.landmarks not in names:
-            raise ValueError(
-                f"'analyse.nrsfm.landmarks' is {nrsfm.landmarks!r}, but 'annotate' has "
-                f"{names!r}: add that model under 'annotate', or name one of these"
-            )
+        for key in type(self.analyse).model_fields:
+            if (section := getattr(self.analyse, key)) is not None:
+                section.check(self)
         if (
             not self.dataset.sampled
             and self.invert.method != "optimise"

@@ -17,6 +17,7 @@ import yaml
 from places import ROOT
 from pydantic import BaseModel
 
+from schemas.sections.catalog import OWN
 from schemas.spec import RunSpec, json_schema
 
 DOCS = ROOT / "docs"
@@ -117,11 +118,9 @@ def all_models(model: type[BaseModel], seen: list[type[BaseModel]] | None = None
         seen.append(model)
         for field in model.model_fields.values():
             for name in re.findall(r"\w+Spec\b", str(field.annotation)):
-                modules = ("schemas.spec_models", "schemas.spec_analyses")
-                for module in map(importlib.import_module, modules):
-                    if hasattr(module, name):
-                        all_models(getattr(module, name), seen)
-                        break
+                key = next((k for k, v in OWN.items() if v.__name__ == name), None)
+                module = importlib.import_module("schemas.spec_models")
+                all_models(OWN[key] if key else getattr(module, name), seen)
     return seen
 
 

@@ -19,7 +19,6 @@ OPEN = {
     ("generators.model_file", "generators.families.stylegan2.official_writer"),
     ("generators.model_file", "generators.families.stylegan2.rosinality"),
     ("generators.model_file", "generators.families.stylegan2.state_dicts"),
-    ("pipelines.analyses.sefa", "pipelines.evaluation.evaluate"),
     ("pipelines.engine.saved_sums", "pipelines.analyses.inputs"),
 }
 OPEN_LONG = {"pipelines.runs.run"}

@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
 
+from pipelines.analyses.base import Analysis, Known, Selection
+from pipelines.analyses.known import Columns
 from pipelines.analyses.labels import LabelledBlocks, Labels, Targets
-from pipelines.analyses.measured import Measured, measurements
+from pipelines.analyses.measured import Measured
+from pipelines.folder.store_identity import INVERT
 from schemas.directions.direction import Direction, unit_direction
+from schemas.errors import PluginError
 from schemas.fingerprint import with_nulls
-from schemas.index import DatasetIndex
+from schemas.index import DatasetIndex, FactorInfo
 from schemas.names import safe_name, safe_names
+from schemas.sections.base import AnalysisSection
 from schemas.spec import RunSpec
 from schemas.store.latent_store import LatentStore
 from transforms.accumulate.blocks import BlockSource
 from transforms.accumulate.passes import PassRequest, S, Seen
 from transforms.accumulate.requests import MomentsAlong, MomentsOfRows
-from transforms.accumulate.sources import SelectBlocks, StoreBlocks
+from transforms.accumulate.sources import SelectBlocks, StoreBlocks, codes_of, ok_rows
 
 MOMENT_FEATURES = 2048
 """Codes of up to this many coordinates are summed as their whole second moment."""
@@ -66,20 +71,137 @@ class Fitted:
         self.arrays[safe_name(text, self.arrays)] = array
 
 
-@dataclass(eq=False)
-class Inputs:
-    """What every analysis reads.
+@dataclass(frozen=True, eq=False)
+class Data:
+    """All that one analysis can reach: what it selected of a run's store and index.
 
-    held_out : bool (n_rows,), rows kept back for measuring accuracy, or None
+    Whatever it did not select raises PluginError: it would not be among the inputs that its
+    fingerprint is of, so that a change of it would go unnoticed.
+
+    space : that its section names;  spaces : selected space -> shape of a row's code
     """
 
-    store: LatentStore
-    index: DatasetIndex
-    spec: RunSpec
-    engine: Statistics
+    analysis: str
+    selection: Selection
     space: str
-    code_shape: tuple[int, ...]
-    held_out: np.ndarray | None = None
+    spaces: Mapping[str, tuple[int, ...]]
+    engine: Statistics
+    _store: LatentStore
+    _index: DatasetIndex
+    _spec: RunSpec | None = None
+
+    @classmethod
+    def of(
+        cls,
+        analysis: Analysis[Any],
+        own: AnalysisSection,
+        known: Known,
+        store: LatentStore,
+        engine: Statistics,
+    ) -> Data:
+        """What an analysis with that section reads of a store."""
+        selection, space = analysis.select(known, own), known.space(own)
+        spaces = {name: known.spaces[name] for name in dict.fromkeys((space, *selection.spaces))}
+        name = analysis.name
+        return cls(name, selection, space, spaces, engine, store, known.index, known.spec)
+
+    def _selected(self, what: str, name: str, among: Collection[str]) -> None:
+        if name not in among:
+            raise PluginError(
+                f"analysis {self.analysis!r} reads {what} {name!r}, which it did not select, so "
+                f"that a change of it would go unnoticed (it selected {sorted(among)!r}): name it "
+                "in what 'select' returns"
+            )
+
+    # ---- columns of the index, and parameters of other sections
+
+    @property
+    def n_rows(self) -> int:
+        """Rows of the store and the index, with those that are removed."""
+        return self._index.n_rows
+
+    @property
+    def active(self) -> np.ndarray:
+        """bool (n_rows,): rows that are not removed."""
+        return self._index.active
+
+    @property
+    def factors(self) -> dict[str, FactorInfo]:
+        """The selected factors that there are, in the order of the index."""
+        every = self._index.factors.items()
+        return {name: info for name, info in every if name in self.selection.factors}
+
+    def categorical(self, name: str) -> tuple[np.ndarray, tuple[str, ...]]:
+        """Codes (n_rows,) of a categorical factor, -1 where missing, and its categories."""
+        self._selected("factor", name, self.selection.factors)
+        return self._index.categorical(name)
+
+    def continuous(self, name: str) -> np.ndarray:
+        """Values float64 (n_rows,) of a continuous factor, NaN where missing."""
+        self._selected("factor", name, self.selection.factors)
+        return self._index.continuous(name)
+
+    def parameter(self, name: str) -> Any:
+        """What was taken from other sections of the specification."""
+        self._selected("parameter", name, self.selection.parameters)
+        return self.selection.parameters[name]
+
+    def measurements(self, kind: str) -> list[Measured]:
+        """The selected measurements of one kind."""
+        return [m for m in self.selection.measured if m.kind == kind]
+
+    def generator(self) -> Any:
+        """The run's generator: codes of a store are of one, whose fingerprint is the store's."""
+        import generators
+
+        if self._spec is None:
+            raise PluginError(f"analysis {self.analysis!r} needs a generator, and there is none")
+        return generators.load(self._spec.generator)
+
+    @property
+    def noise_mode(self) -> str:
+        """How the generator's noise was set at inversion; the store's identity holds it."""
+        return "const" if self._spec is None else self._spec.invert.noise_mode
+
+    # ---- rows of the store
+
+    @property
+    def code_shape(self) -> tuple[int, ...]:
+        """Shape of a row's code in the section's space."""
+        return self.spaces[self.space]
+
+    def read(
+        self,
+        spaces: Mapping[str, str],
+        measured: Mapping[str, Measured] | None = None,
+        layers: tuple[int, int] | None = None,
+        columns: Mapping[str, np.ndarray] | None = None,
+        where: np.ndarray | None = None,
+        landmarks: Sequence[str] = (),
+    ) -> SelectBlocks:
+        """Rows that are OK in all that is read, as a source of blocks.
+
+        spaces : name -> space of codes;  measured : name -> measurement
+        layers : of the codes only these, as (start, stop)
+        columns : name -> array of all rows of the store. where : bool (n_rows,), rows to use
+        landmarks : names of measurements to give as (m, 2, L), y up
+        """
+        arrays, stages = {}, {INVERT: None}
+        for name, space in spaces.items():
+            self._selected("codes of space", space, self.spaces)
+            arrays[name] = f"latents/{space}"
+        for name, m in (measured or {}).items():
+            self._selected("measurement", m.array, [m.array for m in self.selection.measured])
+            arrays[name] = m.array
+            stages[m.stage] = None
+        source = StoreBlocks(self._store.path, tuple(arrays.values()), tuple(stages), layers)
+        return SelectBlocks(source, arrays, columns or {}, where, tuple(landmarks))
+
+    def codes(
+        self, layers: tuple[int, int] | None = None, space: str | None = None
+    ) -> SelectBlocks:
+        """Codes x of the rows that are OK; layers : only these, as (start, stop)."""
+        return self.read({"x": space or self.space}, layers=layers)
 
     def blocks(
         self,
@@ -92,45 +214,38 @@ class Inputs:
 
         columns : name -> array of all rows of the store. where : bool (n_rows,), rows to use.
         """
-        arrays = {"x": f"latents/{self.space}"}
-        stages = ["invert"]
-        if measured is not None:
-            arrays["scores"] = measured.array
-            stages.append(measured.stage)
-        source = StoreBlocks(self.store.path, tuple(arrays.values()), tuple(stages))
-        return LabelledBlocks(SelectBlocks(source, arrays, columns or {}, where), labels)
-
-    def codes(self, layers: tuple[int, int] | None = None) -> SelectBlocks:
-        """Codes of the rows that are OK; layers : only these, as (start, stop)."""
-        array = f"latents/{self.space}"
-        return SelectBlocks(
-            StoreBlocks(self.store.path, (array,), ("invert",), layers), {"x": array}
-        )
+        scores = {} if measured is None else {"scores": measured}
+        source = self.read({"x": self.space}, scores, columns=columns, where=where)
+        return LabelledBlocks(source, labels)
 
     def slabs(self, columns: Mapping[str, np.ndarray]) -> list[SelectBlocks]:
         """One source a layer of the codes (or one in all), with columns of all rows joined."""
-        array = f"latents/{self.space}"
-        layers = range(self.code_shape[0]) if len(self.code_shape) > 1 else (None,)
-        sources = [
-            StoreBlocks(
-                self.store.path, (array,), ("invert",), layers=None if i is None else (i, i + 1)
-            )
-            for i in layers
+        if len(self.code_shape) == 1:
+            return [self.read({"x": self.space}, columns=columns)]
+        return [
+            self.read({"x": self.space}, layers=(i, i + 1), columns=columns)
+            for i in range(self.code_shape[0])
         ]
-        return [SelectBlocks(source, {"x": array}, columns) for source in sources]
+
+    def ok_rows(self) -> np.ndarray:
+        """Row numbers that have a code, int64, ascending."""
+        return ok_rows(self._store)
+
+    def codes_of(self, rows: np.ndarray) -> np.ndarray:
+        """Codes float32 (m, *code_shape) of the given rows, in their order."""
+        return codes_of(self._store, self.space, rows)
 
     def left_out(self) -> dict[str, int]:
         """Rows of the store that analyses do not see, by cause."""
-        return StoreBlocks(self.store.path, (f"latents/{self.space}",), ("invert",)).left_out()
+        return StoreBlocks(self._store.path, (f"latents/{self.space}",), (INVERT,)).left_out()
 
-    def measurements(self, kind: str, labels: str = "render") -> list[Measured]:
-        """Measurements of one kind, of the render where there is one (or of the image)."""
-        return measurements(self.store, self.spec.annotate, kind, labels)
+    # ---- what is made
 
     def direction(
         self, name: str, vector: np.ndarray, method: str, target: str | None, **facts: Any
     ) -> Direction:
-        """A direction of this space; unless given, its sd is measured later, over all rows.
+        """A direction of the section's space; unless given, its sd is measured later, over all
+        rows.
 
         What its quality does not tell (is not finite) is None.
         """
@@ -147,23 +262,32 @@ class Inputs:
         )
 
 
-def measure_sd(inputs: Inputs, directions: Sequence[Direction]) -> np.ndarray:
-    """Standard deviation of the rows' projections on each direction, float64 (k,).
+def measure_sd(data: Data, directions: Sequence[Direction]) -> list[float]:
+    """Standard deviation of the rows' projections on each direction, of its space's codes."""
+    found = np.zeros(len(directions))
+    for space in dict.fromkeys(d.space for d in directions):
+        of = [i for i, d in enumerate(directions) if d.space == space]
+        vectors = np.stack([directions[i].vector.ravel() for i in of])
+        found[of] = _sd_along(data, space, vectors)
+    return found.tolist()
+
+
+def _sd_along(data: Data, space: str, vectors: np.ndarray) -> np.ndarray:
+    """float64 (k,), of vectors (k, D).
 
     From the codes' second moment where that is small: it serves every direction to come.
     """
-    vectors = np.stack([d.vector.ravel() for d in directions])
     if vectors.shape[1] <= MOMENT_FEATURES:
-        moments = inputs.engine.sum(inputs.codes(), MomentsOfRows())
+        moments = data.engine.sum(data.codes(space=space), MomentsOfRows())
         along = np.einsum("ad,ad->a", vectors @ moments.second, vectors)
         return np.sqrt(np.maximum(along, 0.0) / max(moments.count - 1, 1))
-    total = inputs.engine.sum(inputs.codes(), MomentsAlong(vectors))
+    total = data.engine.sum(data.codes(space=space), MomentsAlong(vectors))
     return np.sqrt(total.second.ravel() / max(total.count - 1, 1))
 
 
-def categorical(index: DatasetIndex, names: Sequence[str]) -> dict[str, np.ndarray]:
+def categorical(columns: Columns, names: Sequence[str]) -> dict[str, np.ndarray]:
     """Codes (n_rows,) of categorical factors."""
-    return {name: index.categorical(name)[0] for name in names}
+    return {name: columns.categorical(name)[0] for name in names}
 
 
 def target_of(level: str, factor: str, measured: set[str]) -> str | None:
@@ -173,7 +297,7 @@ def target_of(level: str, factor: str, measured: set[str]) -> str | None:
     return factor if factor in measured and level.lower() in ("yes", "true", "1") else None
 
 
-def hold_out(index: DatasetIndex, factor: str | None, fraction: float, seed: int) -> np.ndarray:
+def hold_out(index: Columns, factor: str | None, fraction: float, seed: int) -> np.ndarray:
     """Bool (n_rows,): rows kept back, whole levels of `factor` where the index has it."""
     rng = np.random.default_rng(np.random.SeedSequence([seed, 17]))
     if factor is not None and factor in index.factors:

@@ -7,19 +7,42 @@ Imports nothing heavy.
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pipelines.analyses.measured import Measured
 from schemas.errors import SpecError
-from schemas.index import CATEGORICAL, DatasetIndex
+from schemas.index import CATEGORICAL, FactorInfo
 from schemas.sections.types import level_named
 from schemas.suggest import suggestion
 
 Problems = Iterator[str]
+
+
+class Columns(Protocol):
+    """Columns of an index: the index, or the part of it that an analysis reads."""
+
+    def __hash__(self) -> int: ...
+
+    @property
+    def n_rows(self) -> int: ...
+
+    @property
+    def active(self) -> NDArray[np.bool_]: ...
+
+    @property
+    def factors(self) -> Mapping[str, FactorInfo]: ...
+
+    def categorical(self, name: str) -> tuple[NDArray[Any], tuple[str, ...]]:
+        """Codes (n_rows,) of a categorical factor, -1 where missing, and its categories."""
+        ...
+
+    def continuous(self, name: str) -> NDArray[np.float64]:
+        """Values (n_rows,) of a continuous factor, NaN where missing."""
+        ...
 
 
 def refuse(problems: Iterable[str]) -> None:
@@ -33,13 +56,13 @@ def refuse(problems: Iterable[str]) -> None:
 
 
 @functools.lru_cache(maxsize=2)
-def active_rows(index: DatasetIndex) -> NDArray[np.bool_]:
+def active_rows(index: Columns) -> NDArray[np.bool_]:
     """bool (n,): rows that are not removed. Which of them cannot be read is told by inversion."""
     return index.active
 
 
 def factor_problems(
-    key: str, names: Iterable[str], index: DatasetIndex, kind: str = CATEGORICAL
+    key: str, names: Iterable[str], index: Columns, kind: str = CATEGORICAL
 ) -> Problems:
     """Factors that the index does not have, or has as another kind."""
     for name in names:
@@ -63,7 +86,7 @@ def _factor_cure(name: str, known: Sequence[str], kind: str) -> str:
     return f"its table has no {kind} factor; name a table under 'dataset.factors'"
 
 
-def level_problems(key: str, factor: str, levels: Iterable[str], index: DatasetIndex) -> Problems:
+def level_problems(key: str, factor: str, levels: Iterable[str], index: Columns) -> Problems:
     """Levels of a categorical factor that no row has."""
     categories, there = index.categorical(factor)[1], present_levels(index, factor)
     for level in levels:
@@ -72,13 +95,13 @@ def level_problems(key: str, factor: str, levels: Iterable[str], index: DatasetI
             yield f"{key!r} names level {level!r} of factor {factor!r}, which no row has: {cure}"
 
 
-def level_code(index: DatasetIndex, factor: str, level: str) -> int:
+def level_code(index: Columns, factor: str, level: str) -> int:
     """Code of a factor's level by name."""
     categories = index.categorical(factor)[1]
     return categories.index(level_named(level, categories) or level)
 
 
-def present_levels(index: DatasetIndex, factor: str) -> list[str]:
+def present_levels(index: Columns, factor: str) -> list[str]:
     """Levels of a categorical factor that rows have, in the order of its codes."""
     codes, categories = index.categorical(factor)
     counts = np.bincount(codes[active_rows(index) & (codes >= 0)], minlength=len(categories))
@@ -108,3 +131,22 @@ def label_problems(key: str, section: Any, measured: Iterable[Measured]) -> Prob
                     f"{key!r} is 'render', and annotator {m.annotator!r} has 'render: false', so "
                     "only the images are measured: set the one to 'image' or the other to true"
                 )
+
+
+def most_problems(key: str, own: Any, most: int, of: str) -> Problems:
+    """A number that was given, not a default, and is larger than there is anything for."""
+    name = key.rpartition(".")[2]
+    if name in own.model_fields_set and getattr(own, name) > most:
+        yield f"{key!r} is {getattr(own, name)!r}, more than {most!r} {of}: give at most {most!r}"
+
+
+def threshold_problems(key: str, threshold: float, bounded: str | None) -> Problems:
+    """A threshold that no score can be on both sides of.
+
+    bounded : the activation that holds all scores within 0 to 1, if one does
+    """
+    if bounded is not None and not 0 <= threshold < 1:
+        yield (
+            f"{key!r} is {threshold!r}, but all scores lie in 0 to 1 (activation {bounded!r}): "
+            "give a number between"
+        )

@@ -53,6 +53,25 @@ class Measured:
         ]
 
 
+def chosen_measurements(
+    every: Sequence[Measured], wanted: Collection[str] | None
+) -> tuple[Measured, ...]:
+    """Those with a column that is wanted; all for None."""
+    return tuple(m for m in every if m.chosen(wanted))
+
+
+def attributes_of(
+    chosen: Sequence[Measured], wanted: Collection[str] | None
+) -> dict[str, list[list[str]]]:
+    """``annotated``: the attributes of each of several annotators that share one model; {} of one.
+
+    What one annotator measures, its blocks tell.
+    """
+    if len(chosen) < 2:
+        return {}
+    return {"annotated": [[m.names[i] for i in m.chosen(wanted)] for m in chosen]}
+
+
 def told_apart(names: Mapping[str, Sequence[str]]) -> dict[str, tuple[str, ...]]:
     """Annotator -> what its attributes are called in a run: no two alike.
 

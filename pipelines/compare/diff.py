@@ -61,9 +61,9 @@ def _sides(
 ) -> tuple[tuple[Side, Side], str]:
     import generators
     from generators.annotators import load_annotator
-    from pipelines.evaluation.evaluate import codes_of
     from pipelines.evaluation.meter import Meter, prior_codes
     from pipelines.samples import sample_rows
+    from transforms.accumulate.sources import codes_of
 
     annotators = [load_annotator(a.model, a.name, trust=trust) for a in new.spec.annotate]
     models = [None if r.generator_uri is None else generators.load(r.generator_uri)

@@ -102,7 +102,7 @@ class FinishedRun:
         """
         if name not in self.directions and name.startswith("s."):
             if "s_space" in self.directions.model_names():
-                from pipelines.analyses.s_space import channel_direction
+                from pipelines.analyses.s_space.fit import channel_direction
 
                 model = self.directions.load_model("s_space")
                 return channel_direction(name, *model, self.directions.generator_fp)

@@ -10,8 +10,8 @@ import numpy as np
 
 import generators
 from generators.protocols import Code, Generator
-from pipelines.analyses.hosvd import compare
 from pipelines.engine.blocks import Rows
+from pipelines.evaluation.beside import compare
 from pipelines.evaluation.meter import EditMeter, Effects, evaluate_directions, prior_codes
 from pipelines.samples import sample_rows
 from pipelines.sources.base import Source
@@ -21,6 +21,7 @@ from schemas.errors import DataError
 from schemas.index import DatasetIndex
 from schemas.spec import RunSpec
 from schemas.store.latent_store import LatentStore
+from transforms.accumulate.sources import codes_of, ok_rows
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,18 +89,6 @@ def _samples(evaluated: Evaluated, generator: Generator, space: str) -> np.ndarr
         )
     chosen = sample_rows(evaluated.index, rows, evaluated.spec, wanted.samples, stream=23)
     return codes_of(evaluated.store, space, np.sort(chosen))
-
-
-def ok_rows(store: LatentStore) -> np.ndarray:
-    """Row numbers that inversion finished, int64, ascending."""
-    parts = [store.ok_rows([], block, ["invert"]).rows for block in range(store.n_blocks)]
-    return np.concatenate([np.zeros(0, np.int64), *parts])
-
-
-def codes_of(store: LatentStore, space: str, rows: np.ndarray) -> np.ndarray:
-    """Codes float32 (m, *row_shape) of the given rows, in their order; NaN where there is none."""
-    array = store.array(f"latents/{space}")
-    return np.stack([np.asarray(array[int(row)]) for row in rows])
 
 
 def _reconstruction(store: LatentStore) -> dict[str, float]:

@@ -11,9 +11,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from pipelines.analyses.catalog import requested
 from pipelines.evaluation.files import finished_fingerprint
 from pipelines.folder.store_identity import INVERT, StoreIdentity, identify_run
-from pipelines.runs.lineage import READS_ANNOTATIONS, requested, rows_fp
+from pipelines.runs.check import measured_by
+from pipelines.runs.lineage import rows_fp
 from pipelines.runs.plan import CURRENT, plan_stages
 from pipelines.stages.annotate import StageModel, stages_of
 from schemas.atomic import read_json
@@ -41,9 +43,9 @@ def parts_of(spec: RunSpec) -> list[Part]:
     analyse = tuple(f"analyse/{name}" for name in requested(spec))
     found = [Part("index", "index", ()), Part("invert", "invert", ("index",))]
     found += [Part(name, "annotate", ("invert",)) for name in annotate]
-    for name in requested(spec):
-        measured = annotate if name in READS_ANNOTATIONS else ()
-        found.append(Part(f"analyse/{name}", "analyse", ("invert", *measured)))
+    for name, measured in measured_by(spec).items():
+        read = tuple(part for part in annotate if part.removeprefix("annotate/") in measured)
+        found.append(Part(f"analyse/{name}", "analyse", ("invert", *read)))
     found.append(Part("evaluate", "evaluate", ("invert", *annotate, *analyse)))
     found.append(Part("report", "report", ("index", "evaluate")))
     return found

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import numpy as np
 
+from pipelines.analyses.catalog import ANALYSES
 from pipelines.evaluation.strips import strength_label
 from pipelines.folder.run_folder import RunFolder
 from pipelines.report import plots
@@ -17,23 +19,17 @@ STRIP_BUDGET = 5_000_000
 #: (JPEG quality, most rows, largest cell in pixels), tried in order until the strips fit.
 _LADDER = ((90, 4, 128), (84, 4, 96), (80, 3, 96), (78, 2, 80), (72, 2, 64), (60, 1, 48))
 MAX_ATTRIBUTES = 12
-METHODS = {
-    "hosvd": "HOSVD",
-    "mean_difference": "Mean difference",
-    "svm": "SVM hyperplane",
-    "pca": "PCA",
-    "linear": "Linear regression",
-    "nrsfm": "NRSfM",
-    "sefa": "SeFa",
-    "jacobian": "Jacobian",
-    "imported": "Imported",
-    "transferred": "Transferred from another model",
-}
+FOREIGN = {"imported": "Imported", "transferred": "Transferred from another model"}
+
+
+@functools.cache
+def _labels() -> dict[str, str]:
+    return FOREIGN | {k: v for analysis in ANALYSES for k, v in analysis.labels.items()}
 
 
 def method_name(method: Any) -> str:
-    """How a method is written for people."""
-    return METHODS.get(str(method), report_text.plain(method))
+    """How a method is written for people, as its analysis says."""
+    return _labels().get(str(method), report_text.plain(method))
 
 
 def _entries(folder: RunFolder) -> list[dict[str, Any]]:
@@ -304,25 +300,6 @@ def _ranks(ranks: Any) -> list[tuple[str, str]]:
     if isinstance(ranks, list):
         return [(f"mode {i + 1}", str(v)) for i, v in enumerate(ranks)]
     return []
-
-
-def hyperplanes(folder: RunFolder) -> dict[str, Any]:
-    """Held-out accuracy of the SVM hyperplanes."""
-    entries = [e for e in folder.evaluation["svm"] if isinstance(e, dict)]
-    keys = [k for k in ("rows", "positive", "persons") if any(k in e for e in entries)]
-    rows = []
-    for entry in entries:
-        accuracy = entry.get("accuracy")
-        rows.append(
-            {
-                "name": report_text.plain(entry.get("attribute", "")),
-                "accuracy": report_text.percent(accuracy),
-                "share": 100 * float(accuracy) if is_number(accuracy) else 0.0,
-                "auc": report_text.fixed(entry.get("auc"), 3),
-                "counts": [report_text.count(entry.get(k)) for k in keys],
-            }
-        )
-    return {"rows": rows, "columns": [k.capitalize() for k in keys]}
 
 
 def _mapping(value: Any) -> dict[Any, Any]:

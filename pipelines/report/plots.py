@@ -23,6 +23,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from PIL import Image
 
+from pipelines.analyses.figures import Curve
+
 # Stand-in colour -> CSS variable. The series colours are those of Okabe and Ito (2008), which
 # people with any common colour blindness tell apart; markers differ as well.
 INK, MUTED, GRID, CARD = "#f00d01", "#f00d02", "#f00d03", "#f00d04"
@@ -207,6 +209,21 @@ def spectrum(ratio: np.ndarray, shown: int = 60) -> tuple[Markup, Markup]:
         axes.set_xlabel("components")
         alt = f"Cumulative explained variance: {total[-1]:.1%} with {len(ratio)} components."
         return bars, inline_svg(figure, alt)
+
+
+def curve(figure: Curve) -> Markup:
+    """Lines over one axis, each with its name."""
+    with canvas(430, 230) as drawing:
+        axes = drawing.add_subplot()
+        for i, (name, y) in enumerate(figure.lines.items()):
+            colour, marker = SERIES[i % len(SERIES)], MARKERS[i % len(MARKERS)]
+            axes.plot(figure.x, y, color=colour, marker=marker, markersize=4, label=name)
+        axes.set_xlabel(figure.x_label)
+        axes.set_ylabel(figure.y_label)
+        if len(figure.lines) > 1:
+            axes.legend()
+        named = ", ".join(figure.lines)
+        return inline_svg(drawing, f"{figure.y_label} over {figure.x_label}: {named}.")
 
 
 def _percent(axes: Axes, label: str) -> None:

@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
 
+from pipelines.analyses.base import Analysis, Model
+from pipelines.analyses.catalog import ANALYSES, analysis_of
+from pipelines.analyses.figures import NotShownError
 from pipelines.folder.run_folder import RunFolder
-from pipelines.report import plots, shape_plots
+from pipelines.report import plots
 from pipelines.report import text as report_text
-from pipelines.report.directions import comparison, direction_strips, hyperplanes, matrix
+from pipelines.report.directions import comparison, direction_strips, matrix
+from pipelines.report.figures import drawn
 from pipelines.report.text import is_number
+from schemas.errors import PluginError
+from schemas.sections.catalog import OWN
 
 MAX_SAMPLES = 24
-SHOWN_BASIS = 4
-#: Without fitted coefficients a basis shape is drawn at this share of the rigid shape's size.
-BASIS_SHARE = 0.08
 
 
 class AbsentError(Exception):
@@ -34,11 +37,14 @@ class Section:
     data: dict[str, Any] = field(default_factory=dict)
 
 
+_Builder = tuple[str, str, Callable[[RunFolder], dict[str, Any]]]
+
+
 def all_sections(folder: RunFolder) -> tuple[list[Section], list[tuple[str, str]]]:
     """The sections that can be shown, in order, and (title, reason) of those that cannot."""
     shown: list[Section] = []
     absent: list[tuple[str, str]] = []
-    for kind, title, build in _SECTIONS:
+    for kind, title, build in (*_SECTIONS, *_analyses(folder)):
         try:
             shown.append(Section(kind, title, build(folder)))
         except AbsentError as e:
@@ -174,7 +180,7 @@ def _left_out(folder: RunFolder) -> dict[str, Any]:
     }
 
 
-# ---- reconstruction and spectrum ------------------------------------------------------------
+# ---- reconstruction ------------------------------------------------------------
 
 
 def _reconstruction(folder: RunFolder) -> dict[str, Any]:
@@ -208,203 +214,41 @@ def _reconstruction(folder: RunFolder) -> dict[str, Any]:
     return {"pairs": pairs, "histograms": histograms, "sampled": None}
 
 
-def _spectrum(folder: RunFolder) -> dict[str, Any]:
-    arrays, attrs = _model(folder, "pca", "PCA")
-    parts = [str(_mapping(s).get("name")) for s in attrs.get("selections") or []]
-    if parts and "" not in parts:
-        raise AbsentError(f"the PCA is of {', '.join(parts)} only; the model has each spectrum")
-    ratio = np.asarray(arrays.get("explained_variance_ratio", []), dtype=np.float64).ravel()
-    if len(ratio) == 0 or not np.isfinite(ratio).all():
-        raise AbsentError("the PCA has no explained variance ratios (constant latents)")
-    bars, total = plots.spectrum(ratio)
-    cumulative = np.cumsum(ratio)
-    levels = [
-        (level, int(np.argmax(cumulative >= level)) + 1)
-        for level in (0.5, 0.9, 0.95, 0.99)
-        if cumulative[-1] >= level
-    ]
-    return {
-        "figures": [bars, total],
-        "n_components": len(ratio),
-        "first": report_text.percent(float(ratio[0])),
-        "total": report_text.percent(float(cumulative[-1])),
-        "levels": [(report_text.percent(level, 0), n) for level, n in levels],
-        "n_rows": _shown_count(attrs, "n_rows", "rows"),
-    }
+# ---- what analyses show of their models -----------------------------------------------------
 
 
-# ---- tensor model and shape -----------------------------------------------------------------
+def _analyses(folder: RunFolder) -> Iterator[_Builder]:
+    """Sections of every analysis that shows something: ours, and all others
+    that the set has a model of."""
+    held = [] if folder.directions is None else folder.directions.model_names()
+    names = [*OWN, *(name for name in held if name not in OWN and name in ANALYSES)]
+    for name in names:
+        try:
+            analysis = analysis_of(name)
+        except PluginError as e:
+            yield f"analysis-{name}", name, partial(_broken, str(e))
+            continue
+        if type(analysis).figures is not Analysis.figures:
+            yield f"analysis-{name}", analysis.title, partial(_shown, analysis)
 
 
-def level_groups(names: Any, n_levels: int) -> list[tuple[str, float | None]] | None:
-    """(group, intensity) of each level of a tensor model's mode, None where names do not fit.
-
-    names : a list with one entry a level, each a text such as "anger/3" (separator '/', ':', '|',
-    ',' or space) or a list [expression, intensity].
-    """
-    if not isinstance(names, list) or len(names) != n_levels:
-        return None
-    return [_group(name) for name in names]
+def _broken(why: str, folder: RunFolder) -> dict[str, Any]:
+    raise AbsentError(why)
 
 
-def _group(name: Any) -> tuple[str, float | None]:
-    parts = [str(p) for p in name] if isinstance(name, list | tuple) else [str(name)]
-    if len(parts) == 1:
-        found = re.fullmatch(r"(.+?)\s*[/:|, ]\s*([0-9]*\.?[0-9]+)", parts[0])
-        parts = [found[1], found[2]] if found else parts
-    try:
-        return " ".join(parts[:-1]) or parts[0], float(parts[-1]) if len(parts) > 1 else None
-    except ValueError:
-        return " ".join(parts), None
-
-
-def _subspace(folder: RunFolder) -> dict[str, Any]:
-    arrays, attrs = _model(folder, "hosvd", "HOSVD")
-    mode, points, names = _expression_mode(arrays, attrs)
-    if points.ndim != 2 or points.shape[0] < 3 or points.shape[1] < 2:
-        raise AbsentError("the HOSVD has no mode beside the persons with at least three levels")
-    groups = level_groups(names, len(points))
-    if groups is None:
-        raise AbsentError(f"the levels of the HOSVD's mode {mode!r} have no names")
-    figure = plots.subspace(points[:, :2], groups)
-    return {"figure": figure, "n_levels": len(points), "mode": report_text.plain(mode)}
-
-
-def _expression_mode(
-    arrays: dict[str, np.ndarray], attrs: dict[str, Any]
-) -> tuple[str, np.ndarray, Any]:
-    """(name of the mode, coordinates of its levels (levels, n), names of the levels).
-
-    The mode with "expression" in its name, else the first composite one, else the one with most
-    levels; never the first mode (persons). Models may also hold one "expression_subspace".
-    """
-    if "expression_subspace" in arrays:
-        return "expression", _floats(arrays["expression_subspace"]), attrs.get("levels")
-    modes = [m if isinstance(m, list) else [m] for m in _list(attrs.get("modes"))]
-    found = [i for i in range(1, len(modes)) if f"subspace{i}" in arrays]
-    if not found:
-        return "expression", np.empty((0, 0)), None
-    chosen = max(
-        found,
-        key=lambda i: (
-            any("expression" in str(name).lower() for name in modes[i]),
-            len(modes[i]) > 1,
-            len(arrays[f"subspace{i}"]),
-        ),
-    )
-    levels = _list(attrs.get("levels"))
-    names = _list(levels[chosen]) if chosen < len(levels) else []
-    kept = arrays.get(f"kept{chosen}")
-    if kept is not None and len(kept) and int(np.max(kept)) < len(names):
-        names = [names[int(k)] for k in kept]
-    mode = " \N{MULTIPLICATION SIGN} ".join(str(name) for name in modes[chosen])
-    return mode, _floats(arrays[f"subspace{chosen}"]), names
-
-
-def _floats(value: np.ndarray) -> np.ndarray:
-    return np.asarray(value, dtype=np.float64)
-
-
-def _shape(folder: RunFolder) -> dict[str, Any]:
-    arrays, attrs = _model(folder, "nrsfm", "NRSfM")
-    rigid = np.asarray(arrays.get("mean_shape", arrays.get("rigid", np.empty(0))), dtype=np.float64)
-    if rigid.ndim != 2 or rigid.shape[0] != 3 or not np.isfinite(rigid).all():
-        raise AbsentError("the NRSfM model has no rigid shape")
-    rigid = rigid - rigid.mean(axis=1, keepdims=True)
-    size = float(np.sqrt((rigid**2).sum(axis=0).mean()))
-    if size == 0:
-        raise AbsentError("the NRSfM model's rigid shape is a single point")
-    frame, mirrored = shape_plots.face_frame(rigid)
-    shape = frame @ rigid / size
-    basis = np.asarray(arrays.get("basis", np.empty((0, 3, 0))), dtype=np.float64)
-    multiples, scaled = [], False
-    if basis.ndim == 3 and basis.shape[1:] == rigid.shape and np.isfinite(basis).all():
-        spread = _spread(arrays, attrs, len(basis))
-        scaled = spread is not None
-        for k, vector in enumerate(basis[:SHOWN_BASIS]):
-            length = float(np.sqrt((vector**2).sum(axis=0).mean()))
-            amount = 2 * spread[k] if spread is not None else 0.0
-            if not amount and length:
-                amount = BASIS_SHARE * size / length
-            change = frame @ vector * amount / size
-            multiples.append((k + 1, shape_plots.basis_views(shape, change, k + 1)))
-    return {
-        "views": shape_plots.shape_views(shape),
-        "multiples": multiples,
-        "scaled": scaled,
-        "n_basis": len(basis),
-        "n_points": rigid.shape[1],
-        "mirrored": mirrored,
-        "share": report_text.percent(BASIS_SHARE, 0),
-        "errors": _shape_errors(folder),
-        "n_frames": _shown_count(attrs, "n_frames", "frames"),
-    }
-
-
-def _spread(
-    arrays: dict[str, np.ndarray], attrs: dict[str, Any], n_basis: int
-) -> np.ndarray | None:
-    """Standard deviation of each basis shape's coefficients over frames, None when not stored.
-
-    They stand in "coefficients" (F, K), or in the columns "alpha0", "alpha1", ... of "parameters".
-    """
-    coefficients = _floats(arrays.get("coefficients", np.empty(0)))
-    names, parameters = attrs.get("parameter_names"), arrays.get("parameters", np.empty(0))
-    if isinstance(names, list) and parameters.ndim == 2 and len(names) == parameters.shape[1]:
-        columns = [i for i, name in enumerate(names) if re.fullmatch(r"alpha\d+", str(name))]
-        coefficients = _floats(parameters)[:, columns]
-    if coefficients.ndim != 2 or coefficients.shape[1] != n_basis or n_basis == 0:
-        return None
-    kept = coefficients[np.isfinite(coefficients).all(axis=1)]
-    return np.asarray(np.std(kept, axis=0)) if len(kept) > 1 else None
-
-
-#: Groups of errors that are of one unit, so that their bars can be compared.
-_ERRORS = (
-    {
-        "relative_error": "Relative 3D error after similarity alignment",
-        "rigid_error": "The same, of the rigid shape alone",
-    },
-    {"reprojection": "Relative re-projection error"},
-    {
-        "residual": "Re-projection error, root mean square in pixels",
-        "residual_rigid": "The same, of the rigid shape alone",
-    },
-    {"noise": "Noise estimate, pixels"},
-)
-
-
-def _shape_errors(folder: RunFolder) -> list[dict[str, Any]]:
-    """Errors that evaluation measured; those against known 3D truth may stand in the summary."""
-    found = {**_mapping(folder.summary.get("nrsfm")), **_mapping(folder.evaluation.get("nrsfm"))}
-    numbers = {k: float(v) for k, v in found.items() if is_number(v)}
-    rows = []
-    for group in _ERRORS:
-        present = {k: numbers.pop(k) for k in group if k in numbers}
-        largest = max(present.values(), default=0.0)
-        for key, value in present.items():
-            share = 100 * value / largest if len(present) > 1 and largest > 0 else None
-            rows.append({"name": group[key], "value": report_text.number(value), "share": share})
-    for key, value in numbers.items():
-        name = report_text.plain(key).capitalize()
-        rows.append({"name": name, "value": report_text.number(value), "share": None})
-    return rows
-
-
-def _shown_count(attrs: dict[str, Any], *keys: str) -> str:
-    found = [attrs[key] for key in keys if is_number(attrs.get(key))]
-    return report_text.count(found[0]) if found else ""
-
-
-def _model(
-    folder: RunFolder, name: str, title: str
-) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+def _shown(analysis: Analysis[Any], folder: RunFolder) -> dict[str, Any]:
     if folder.directions is None:
         raise _why(folder, "directions", "there is no direction set")
-    arrays, attrs = folder.model(name)
-    if not arrays:
-        raise AbsentError(f"{title} is not among this run's analyses")
-    return arrays, attrs
+    arrays, facts = folder.model(analysis.name)
+    if not facts:
+        raise AbsentError(f"{analysis.name!r} is not among this run's analyses")
+    summary = _mapping(folder.summary.get(analysis.name))
+    try:
+        return {"parts": drawn(analysis.figures(Model(arrays, facts, summary)))}
+    except NotShownError as e:
+        raise AbsentError(str(e)) from e
+    except Exception as e:  # another package's, or a damaged model: the rest can be shown
+        raise AbsentError(f"it cannot be drawn ({type(e).__name__}: {e})") from e
 
 
 # ---- what evaluation measured ---------------------------------------------------------------
@@ -429,12 +273,11 @@ def _list(value: Any) -> list[Any]:
     return value if isinstance(value, list) else []
 
 
-_SECTIONS: tuple[tuple[str, str, Callable[[RunFolder], dict[str, Any]]], ...] = (
+_SECTIONS: tuple[_Builder, ...] = (
     ("inputs", "Inputs", _inputs),
     ("stages", "Stages and time", _stages),
     ("left-out", "Rows left out", _left_out),
     ("reconstruction", "Reconstruction", _reconstruction),
-    ("spectrum", "Principal components", _spectrum),
     ("directions", "Directions", _evaluated(direction_strips, "directions", "directions")),
     ("changes", "What each direction changes", _evaluated(matrix, "directions", "directions")),
     (
@@ -442,7 +285,4 @@ _SECTIONS: tuple[tuple[str, str, Callable[[RunFolder], dict[str, Any]]], ...] = 
         "HOSVD and mean difference",
         _evaluated(comparison, "comparison", "comparison of HOSVD with mean difference"),
     ),
-    ("svm", "Hyperplanes", _evaluated(hyperplanes, "svm", "held-out scores of hyperplanes")),
-    ("subspace", "Expression subspace", _subspace),
-    ("shape", "Landmark shape in 3D", _shape),
 )

@@ -38,32 +38,6 @@ def connections(n_points: int) -> list[tuple[int, int]]:
     return pairs
 
 
-def face_frame(shape: np.ndarray) -> tuple[np.ndarray, bool]:
-    """The orthogonal matrix that turns a 68-point shape to face the viewer, and whether it mirrors.
-
-    shape : float64 (3, 68). A factorisation knows shape up to a rotation, and up to a reversal of
-    depth: where the nose would point away from the viewer, the matrix also reverses depth. Other
-    numbers of points, and degenerate shapes, give the identity.
-    """
-    if shape.shape[1] != 68:
-        return np.eye(3), False
-    eyes = shape[:, 42:48].mean(axis=1) - shape[:, 36:42].mean(axis=1)
-    up = shape[:, 36:48].mean(axis=1) - shape[:, 48:60].mean(axis=1)
-    length = np.linalg.norm(eyes)
-    if not length > 0:
-        return np.eye(3), False
-    x = eyes / length
-    y = up - (up @ x) * x
-    height = np.linalg.norm(y)
-    if not height > 1e-9 * length:
-        return np.eye(3), False
-    y = y / height
-    z = np.cross(x, y)
-    jaw_ends = shape[:, [0, 16]].mean(axis=1)
-    mirrored = bool(z @ (shape[:, 30] - jaw_ends) < 0)
-    return np.stack([x, y, -z if mirrored else z]), mirrored
-
-
 def _turned(shape: np.ndarray, yaw: float) -> np.ndarray:
     """``shape`` (3, L) after a turn to the image's right by ``yaw`` degrees."""
     c, s = np.cos(np.deg2rad(yaw)), np.sin(np.deg2rad(yaw))

@@ -8,19 +8,12 @@ from collections.abc import Callable, Container
 from pathlib import Path
 from typing import Any
 
-from pipelines.analyses.hosvd import fit_hosvd
-from pipelines.analyses.inputs import Engine, Fitted, Inputs, hold_out, measure_sd
+from pipelines.analyses.catalog import analysis_of, problems_of, requested
+from pipelines.analyses.inputs import Data, Engine, Fitted, Statistics, measure_sd
 from pipelines.analyses.known import refuse
-from pipelines.analyses.mean_difference import fit_mean_differences
-from pipelines.analyses.nrsfm import fit_nrsfm
-from pipelines.analyses.pca import fit_pca
-from pipelines.analyses.problems import check_analysis, space_problems
-from pipelines.analyses.s_space import fit_s_space
-from pipelines.analyses.sefa import fit_jacobian, fit_sefa
-from pipelines.analyses.svm import fit_hyperplanes
 from pipelines.engine.saved_sums import SavedStatistics
 from pipelines.folder.store_identity import INVERT
-from pipelines.runs.lineage import compare_analyses, requested, unchanged
+from pipelines.runs.lineage import compare_analyses, known_of, unchanged
 from schemas.directions.direction_set import FOREIGN_METHODS, DirectionSet
 from schemas.errors import DataError, StoreError
 from schemas.fingerprint import digest, with_nulls
@@ -29,24 +22,20 @@ from schemas.spec import RunSpec
 from schemas.store.latent_store import LatentStore
 from schemas.store.reasons import Status
 
-FITS: dict[str, Callable[[Inputs, Any], Fitted]] = {
-    "pca": fit_pca,
-    "mean_difference": fit_mean_differences,
-    "svm": fit_hyperplanes,
-    "hosvd": fit_hosvd,
-    "nrsfm": fit_nrsfm,
-    "sefa": fit_sefa,
-    "jacobian": fit_jacobian,
-    "s_space": fit_s_space,
-}
-"""Every analysis by the section of the specification that it is given, in the order in which they
-run."""
 
+def fit_analysis(
+    name: str, spec: RunSpec, store: LatentStore, index: DatasetIndex, engine: Statistics
+) -> tuple[Fitted, Data]:
+    """What an analysis makes of a store, and all that it could reach of it.
 
-def space_of(spec: RunSpec) -> str:
-    """The one space that all analyses of a run read. Raises SpecError when they differ."""
-    refuse(space_problems(spec))
-    return spec.invert.space
+    Raises SpecError where the data cannot give what its section asks for, DataError where they do
+    not define a result.
+    """
+    known = known_of(spec, store, index)
+    refuse(problems_of(known, name))
+    analysis, own = analysis_of(name), getattr(spec.analyse, name)
+    data = Data.of(analysis, own, known, store, engine)
+    return analysis.fit(data, own), data
 
 
 def analyse(
@@ -70,7 +59,6 @@ def analyse(
     last. check : called before anything is written; raises when the run may not go on.
     only : analyses to look at, by default all that are requested.
     """
-    space = space_of(spec)
     if not (store.status(INVERT) == Status.OK).any():
         raise DataError(
             f"no row of store {store.path!r} has a code, so nothing can be analysed: see the "
@@ -78,12 +66,7 @@ def analyse(
         )
     found = compare_analyses(spec, store, index, path)
     kept = None if statistics is None else SavedStatistics(engine, statistics)
-    held_out = hold_out(
-        index, spec.evaluate.holdout.factor, spec.evaluate.holdout.fraction, spec.evaluate_seed
-    )
-    shape = store.array(f"latents/{space}").shape[1:]
-    inputs = Inputs(store, index, spec, kept or engine, space, tuple(shape), held_out)
-    directions = _existing(path, generator_fp, space)
+    directions = _existing(path, generator_fp, spec.invert.space)
     report: dict[str, dict[str, Any]] = {}
     chosen = [name for name in requested(spec) if only is None or name in only]
     for done, name in enumerate(chosen):
@@ -92,10 +75,9 @@ def analyse(
             report[name] = unchanged(found.held[name])
             continue
         started = time.monotonic()
-        check_analysis(inputs, name)
-        fitted = FITS[name](inputs, getattr(spec.analyse, name))
+        fitted, data = fit_analysis(name, spec, store, index, kept or engine)
         unmeasured = [d for d in fitted.directions if d.sd == 0]
-        measured: list[float] = measure_sd(inputs, unmeasured).tolist() if unmeasured else []
+        measured = measure_sd(data, unmeasured) if unmeasured else []
         sds = {d.name: sd for d, sd in zip(unmeasured, measured, strict=True)}
         fingerprint = digest(found.stale[name])
         provenance = {"analysis": name, "fingerprint": fingerprint}
@@ -110,7 +92,7 @@ def analyse(
         directions.save(path)
         attrs = {
             **with_nulls(fitted.facts),
-            "left_out": inputs.left_out(),
+            "left_out": data.left_out(),
             "inputs": found.stale[name],
             "statistics": [] if kept is None else kept.take_names(),
             "fingerprint": fingerprint,

@@ -8,21 +8,14 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 
 from generators.annotators.card import AnnotatorCard, read_description
 from generators.annotators.load import check_trust
-from pipelines.analyses.known import (
-    Problems,
-    active_rows,
-    factor_problems,
-    present_levels,
-    refuse,
-)
+from pipelines.analyses.base import Known
+from pipelines.analyses.catalog import problems_of, requested, requested_sections
+from pipelines.analyses.known import Problems, active_rows, factor_problems, refuse
 from pipelines.analyses.measured import Measured, promised
-from pipelines.analyses.problems import PROBLEMS, space_problems
-from pipelines.folder.store_identity import INVERT
-from pipelines.runs.lineage import requested
+from pipelines.folder.store_identity import INVERT, StoreIdentity
 from schemas.class_labels import class_numbers
 from schemas.errors import DataError
 from schemas.index import CATEGORICAL, CONTINUOUS, DatasetIndex
@@ -38,40 +31,22 @@ DRAWN_WITH = ("space", "noise_mode", "batch_size", "block_rows", "actors", "thre
 """Keys of 'invert' that tell about sampled rows as well."""
 
 
-@dataclass(frozen=True, eq=False)
-class Known:
-    """What is known of a run's analyses before there is a store (a `Subject` of their problems).
-
-    code_shape : of the codes that will be stored. cards : of the annotators, by name
-    classes : of the generator, 0 where it is not class-conditional
-    """
-
-    spec: RunSpec
-    index: DatasetIndex
-    code_shape: tuple[int, ...]
-    cards: Mapping[str, AnnotatorCard]
-    classes: int = 0
-
-    @property
-    def space(self) -> str:
-        """The one space that all analyses read."""
-        return self.spec.invert.space
-
-    def measurements(self, kind: str, labels: str = "render") -> list[Measured]:
-        """Measurements of one kind that the annotators will give."""
-        return promised(self.spec.annotate, self.cards, kind, labels)
+def held_spaces(spec: RunSpec, identity: StoreIdentity) -> dict[str, tuple[int, ...]]:
+    """Space -> shape of a row's code, of the codes that inversion stores."""
+    return {spec.invert.space: identity.facts.space(spec.invert.space).shape}
 
 
 def check_run(
     spec: RunSpec,
     index: DatasetIndex,
-    code_shape: tuple[int, ...],
+    spaces: Mapping[str, tuple[int, ...]],
     trust: bool = True,
     classes: int = 0,
 ) -> list[str]:
     """Raise SpecError with everything that the specification asks for and its data cannot give.
 
-    trust : TorchScript annotators may be loaded. classes : of the generator
+    spaces : see `held_spaces`. trust : TorchScript annotators may be loaded. classes : of the
+        generator, 0 where it is not class-conditional
 
     Returns `run_notes`. Raises CheckpointError for an annotator without a usable description and
     UntrustedError for one that needs trust.
@@ -79,26 +54,47 @@ def check_run(
     cards = {a.name: read_description(a.model, a.name) for a in spec.annotate}
     for card in cards.values():
         check_trust(card, trust)
-    known = Known(spec, index, code_shape, cards, classes)
-    refuse(run_problems(known))
+    known = known_before(spec, index, spaces, cards)
+    refuse(run_problems(known, cards, classes))
     return list(run_notes(known))
 
 
-def run_problems(known: Known) -> Problems:
+def known_before(
+    spec: RunSpec,
+    index: DatasetIndex,
+    spaces: Mapping[str, tuple[int, ...]],
+    cards: Mapping[str, AnnotatorCard],
+) -> Known:
+    """What is known of a run before there is a store. cards : of the annotators, by name."""
+
+    def measured(kind: str, labels: str) -> list[Measured]:
+        return promised(spec.annotate, cards, kind, labels)
+
+    activations = [card.activation for card in cards.values() if card.kind == "scores"]
+    bounded = activations[0] if activations and all(activations) else None
+    return Known(spec, index, spaces, measured, bounded)
+
+
+def measured_by(spec: RunSpec) -> dict[str, set[str]]:
+    """Analysis that is asked for -> annotators that it reads, as far as the index leaves open."""
+    cards = {a.name: read_description(a.model, a.name) for a in spec.annotate}
+    known = known_before(spec, DatasetIndex.empty(), {}, cards)
+    return {
+        analysis.name: {m.annotator for m in analysis.select(known, own).measured}
+        for analysis, own in requested_sections(spec)
+    }
+
+
+def run_problems(known: Known, cards: Mapping[str, AnnotatorCard], classes: int = 0) -> Problems:
     """All that `check_run` refuses, section by section."""
     spec = known.spec
     yield from _dataset(spec, known.index)
-    yield from _labels(known)
+    yield from _labels(spec, known.index, classes)
     yield from _sampled(spec)
-    yield from _annotators(known)
-    spaces = list(space_problems(spec))
-    yield from spaces
-    for name, problems in PROBLEMS.items():
-        own = getattr(spec.analyse, name)
-        if own is not None and not spaces:
-            yield from problems(known, own)
-    yield from _thresholds(known)
-    yield from _other_latents(spec)
+    if INVERT in cards:
+        yield f"'annotate' has the name {INVERT!r}, which is inversion's in the store: rename it"
+    for name in requested(spec):
+        yield from problems_of(known, name)
     yield from _evaluation(spec, known.index)
     yield from _runner(spec.beam.runner)
 
@@ -110,19 +106,19 @@ def _dataset(spec: RunSpec, index: DatasetIndex) -> Problems:
         yield from factor_problems(f"dataset.{kind}", names, index, kind)
 
 
-def _labels(known: Known) -> Problems:
+def _labels(spec: RunSpec, index: DatasetIndex, classes: int) -> Problems:
     """Class labels that are not there, or are no classes of the generator."""
-    labels = known.spec.dataset.labels
-    if known.spec.dataset.sampled or not isinstance(labels, str):
+    labels = spec.dataset.labels
+    if spec.dataset.sampled or not isinstance(labels, str):
         return
-    if not known.classes:
+    if not classes:
         yield f"'dataset.labels' is {labels!r}, but the generator has no classes: leave it out"
         return
-    wrong = list(factor_problems("dataset.labels", [labels], known.index))
+    wrong = list(factor_problems("dataset.labels", [labels], index))
     yield from wrong
     if not wrong:
         try:
-            class_numbers(known.index, labels, known.classes)
+            class_numbers(index, labels, classes)
         except DataError as e:
             yield f"'dataset.labels' is {labels!r}: {e}"
 
@@ -144,34 +140,6 @@ def _sampled(spec: RunSpec) -> Problems:
     for name in requested(spec):
         if getattr(getattr(spec.analyse, name), "labels", None) == "image":
             yield f"'analyse.{name}.labels' is 'image', {why} measured: leave it out"
-
-
-def _annotators(known: Known) -> Problems:
-    """Names that an annotator and inversion would both write."""
-    if INVERT in known.cards:
-        yield f"'annotate' has the name {INVERT!r}, which is inversion's in the store: rename it"
-
-
-def _other_latents(spec: RunSpec) -> Problems:
-    """Latents that a store of inverted images does not hold."""
-    pca, held = spec.analyse.pca, spec.invert.space
-    if pca is not None and pca.regress_to not in (None, held):
-        yield (
-            f"'analyse.pca.regress_to' is {pca.regress_to!r}, but inverting into {held!r} stores "
-            "no other codes: leave it out"
-        )
-
-
-def _thresholds(known: Known) -> Problems:
-    """Thresholds that no score of any annotator can be on both sides of."""
-    bounded = [card.activation for card in known.cards.values() if card.kind == "scores"]
-    for name in ("svm", "s_space"):
-        own = getattr(known.spec.analyse, name)
-        if own is not None and bounded and all(bounded) and not 0 <= own.threshold < 1:
-            yield (
-                f"'analyse.{name}.threshold' is {own.threshold!r}, but all scores lie in 0 to 1 "
-                f"(activation {bounded[0]!r}): give a number between"
-            )
 
 
 def _evaluation(spec: RunSpec, index: DatasetIndex) -> Problems:
@@ -203,17 +171,8 @@ def run_notes(known: Known) -> Iterator[str]:
     shown = spec.report.strip_rows
     if shown > samples and "strip_rows" in spec.report.model_fields_set:
         yield f"report.strip_rows: {shown} asked for, {samples} used: {samples} samples are edited"
-    svm, holdout = spec.analyse.svm, own.holdout
-    if svm is not None and svm.folds is None and holdout.fraction > 0:
-        factor = holdout.factor if holdout.factor in index.factors else None
-        n = rows if factor is None else len(present_levels(index, factor))
-        of = "rows" if factor is None else f"levels of factor {factor!r}"
-        kept = round(holdout.fraction * n)
-        if kept in (0, n):
-            yield (
-                f"evaluate.holdout.fraction: {holdout.fraction} of {n} {of} are {kept}: accuracy "
-                "of hyperplanes is not measured; change it, or set 'analyse.svm.folds'"
-            )
+    for analysis, section in requested_sections(spec):
+        yield from analysis.notes(known, section)
 
 
 def _runner(name: str) -> Problems:

@@ -16,19 +16,20 @@ from typing import Any
 
 import numpy as np
 
-from generators.annotators.card import SCHEMES
-from pipelines.analyses.measured import IBUG68, Measured, landmarks_of, measurements, scheme_of
+from pipelines.analyses.base import Known
+from pipelines.analyses.catalog import analysis_of, requested
+from pipelines.analyses.measured import Measured, measurements
 from pipelines.evaluation.files import finished_fingerprint
 from pipelines.folder.checksums import intact, noted
+from pipelines.folder.store_identity import INVERT
 from schemas.atomic import read_json, write_json
 from schemas.directions.direction_set import DirectionSet
-from schemas.errors import StoreError
+from schemas.errors import PluginError, StoreError
 from schemas.fingerprint import digest
-from schemas.index import CATEGORICAL, CONTINUOUS, DatasetIndex
+from schemas.index import DatasetIndex
 from schemas.spec import RunSpec
 from schemas.store.latent_store import LatentStore
 
-ANALYSE_VERSION = 2
 EVALUATE_VERSION = 2
 FILE = "lineage.json"
 SHOWN = 12
@@ -36,17 +37,24 @@ SHOWN_TEXT = 60
 COMPARED = 1000
 """Longest list whose entries are compared one by one."""
 
+LATENTS = "latents/"
+
 Inputs = dict[str, Any]
-
-
-def requested(spec: RunSpec) -> list[str]:
-    """Analyses that the specification asks for, in the order in which they run."""
-    sections = type(spec.analyse).model_fields
-    return [name for name in sections if getattr(spec.analyse, name) is not None]
 
 
 # ---------------------------------------------------------------------------------------------
 # What an analysis reads
+
+
+def known_of(spec: RunSpec, store: LatentStore, index: DatasetIndex) -> Known:
+    """What is known of a store before an array of it is read."""
+    codes = [name for name in store.arrays(INVERT) if name.startswith(LATENTS)]
+    shapes = {name.removeprefix(LATENTS): tuple(store.array(name).shape[1:]) for name in codes}
+
+    def measured(kind: str, labels: str) -> list[Measured]:
+        return measurements(store, spec.annotate, kind, labels)
+
+    return Known(spec, index, shapes, measured)
 
 
 def analysis_inputs(name: str, spec: RunSpec, store: LatentStore, index: DatasetIndex) -> Inputs:
@@ -54,105 +62,25 @@ def analysis_inputs(name: str, spec: RunSpec, store: LatentStore, index: Dataset
 
     All analyses read the codes, for the standard deviation along their directions at least.
     """
-    reads = _Reads(spec, store, index)
-    own = getattr(spec.analyse, name)
-    read = _READS.get(name)
-    if read is not None:
-        read(reads, own)
+    analysis, own = analysis_of(name), getattr(spec.analyse, name)
+    known = known_of(spec, store, index)
+    selected = analysis.select(known, own)
+    parameters = analysis.parameters(known, own)
+    twice = sorted(set(parameters) & set(selected.parameters))
+    if twice:
+        raise PluginError(
+            f"analysis {name!r} selects parameters {twice!r}, which are keys of its section: name "
+            "them otherwise"
+        )
+    stages = {INVERT, *(m.stage for m in selected.measured)}
     return {
         "analysis": name,
-        "version": ANALYSE_VERSION,
-        "parameters": {**own.model_dump(mode="json"), **reads.parameters},
-        "factors": {n: index.factor_fp(n) for n in sorted(reads.factors & set(index.factors))},
+        "version": analysis.version,
+        "parameters": {**parameters, **selected.parameters},
+        "factors": {n: index.factor_fp(n) for n in sorted(selected.factors & set(index.factors))},
         "store": store.store_fp,
-        "blocks": {stage: store.contents(stage) for stage in sorted(reads.stages)},
+        "blocks": {stage: store.contents(stage) for stage in sorted(stages)},
     }
-
-
-class _Reads:
-    """Collects what one analysis reads."""
-
-    def __init__(self, spec: RunSpec, store: LatentStore, index: DatasetIndex) -> None:
-        self.spec, self.store, self.index = spec, store, index
-        self.stages = {"invert"}
-        self.factors: set[str] = set()
-        self.parameters: dict[str, Any] = {}
-
-    def measured(self, kind: str, labels: str = "render") -> list[Measured]:
-        """Measurements of one kind."""
-        return measurements(self.store, self.spec.annotate, kind, labels)
-
-    def chosen_scores(self, attributes: list[str] | None, labels: str = "render") -> None:
-        """Stages of the chosen attributes; of several annotators also whose they are, for these
-        share one model."""
-        scores = [m for m in self.measured("scores", labels) if m.chosen(attributes)]
-        self.stages |= {m.stage for m in scores}
-        if len(scores) > 1:
-            self.parameters["annotated"] = [[m.names[i] for i in m.chosen(attributes)]
-                                            for m in scores]  # fmt: skip
-
-    def names(self) -> list[str]:
-        """Measured attributes, which name the directions that should move them."""
-        return sorted({name for m in self.measured("scores") for name in m.names})
-
-    def mean_difference(self, own: Any) -> None:
-        """Chosen factors and quantities, their pairs, chosen attributes, every angle."""
-        factors = {n for n, f in self.index.factors.items() if f.kind in (CATEGORICAL, CONTINUOUS)}
-        self.factors = factors if own.factors is None else factors & set(own.factors)
-        self.factors |= set(own.pair_by)
-        scores = self.measured("scores")
-        if own.factors is not None:
-            attributes = set(own.factors) - set(self.index.factors)
-            scores = [m for m in scores if m.chosen(attributes)]
-        self.stages |= {m.stage for m in [*scores, *self.measured("pose")]}
-        if scores:
-            svm = self.spec.analyse.svm
-            self.parameters["threshold"] = 0.5 if svm is None else svm.threshold
-        self.parameters["attributes"] = self.names()
-
-    def svm(self, own: Any) -> None:
-        """Chosen attributes, and which rows are kept back."""
-        self.chosen_scores(own.attributes, own.labels)
-        holdout = self.spec.evaluate.holdout
-        self.parameters["evaluate.holdout"] = holdout.model_dump(mode="json")
-        self.parameters["evaluate.seed"] = self.spec.evaluate_seed
-        self.factors = {holdout.factor} if holdout.factor is not None else set()
-
-    def hosvd(self, own: Any) -> None:
-        """Factors of the modes and of the selection, and the baseline levels of these."""
-        self.factors = {n for m in own.modes for n in ([m] if isinstance(m, str) else m)}
-        md = self.spec.analyse.mean_difference
-        baseline = {} if md is None else md.baseline
-        self.parameters["baseline"] = {n: v for n, v in baseline.items() if n in self.factors}
-        self.parameters["attributes"] = self.names()
-        self.factors |= set(own.where)
-
-    def nrsfm(self, own: Any) -> None:
-        """The landmarks; of 68 also what their order is called, where that is not iBUG's."""
-        match = landmarks_of(self.store, self.spec.annotate, own.landmarks, own.labels)
-        if match is None:
-            return
-        self.stages |= {match[0]}
-        scheme = scheme_of(self.spec.annotate, own.landmarks)
-        if scheme != IBUG68 and self.store.array(match[1]).shape[1] == SCHEMES[IBUG68]:
-            self.parameters["scheme"] = scheme
-
-    def s_space(self, own: Any) -> None:
-        """Chosen attributes."""
-        self.chosen_scores(own.attributes)
-
-
-_READS = {
-    "mean_difference": _Reads.mean_difference,
-    "svm": _Reads.svm,
-    "hosvd": _Reads.hosvd,
-    "nrsfm": _Reads.nrsfm,
-    "s_space": _Reads.s_space,
-}
-
-
-READS_ANNOTATIONS = frozenset({"mean_difference", "svm", "nrsfm", "s_space"})
-"""Analyses that read what annotators measured."""
 
 
 def analysis_fp(name: str, spec: RunSpec, store: LatentStore, index: DatasetIndex) -> str:

@@ -18,10 +18,11 @@ from rich.filesize import decimal
 from rich.text import Text
 from rich.tree import Tree
 
+from pipelines.analyses.catalog import requested
 from pipelines.evaluation.files import finished_fingerprint
 from pipelines.folder.checksums import intact
 from pipelines.folder.store_identity import INVERT, StoreIdentity, identify_run
-from pipelines.runs.check import check_run
+from pipelines.runs.check import check_run, held_spaces
 from pipelines.runs.lineage import (
     Inputs,
     changes,
@@ -29,7 +30,6 @@ from pipelines.runs.lineage import (
     evaluation_inputs,
     read_lineage,
     report_inputs,
-    requested,
     row_spans,
     rows_of,
 )
@@ -115,8 +115,12 @@ class _Plan:
         """All stages in order. Raises SpecError for what the data cannot give."""
         index = self._index()
         identity = identify_run(self.spec, self.out)
-        code_shape = identity.facts.space(self.spec.invert.space).shape
-        index.notes += check_run(self.spec, self.index, code_shape, classes=identity.facts.classes)
+        index.notes += check_run(
+            self.spec,
+            self.index,
+            held_spaces(self.spec, identity),
+            classes=identity.facts.classes,
+        )
         stages = [index, self._invert(identity), self._annotate()]
         analyses = self._analyse()
         stages.append(analyses)

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
+from pipelines.analyses.catalog import requested
 from pipelines.engine.blocks import Engine, InProcess, Prepared
 from pipelines.engine.interruption import CheckedEngine, Interruption
 from pipelines.engine.memory import PeakMemory
@@ -25,14 +26,13 @@ from pipelines.evaluation.files import finished_fingerprint, known_effects, writ
 from pipelines.folder.checksums import intact, noted
 from pipelines.folder.store_identity import StoreIdentity, identify_run
 from pipelines.report.missing import failure_lines, quarantine_lines, without_direction_lines
-from pipelines.runs.check import check_run
+from pipelines.runs.check import check_run, held_spaces
 from pipelines.runs.lineage import (
     compare_analyses,
     evaluation_inputs,
     note_lineage,
     read_lineage,
     report_inputs,
-    requested,
     rows_fp,
     table_fp,
     unchanged,
@@ -328,9 +328,8 @@ def _check_specification(state: Run) -> None:
     """Everything that can be told before the first image is inverted, see `check_run`."""
     spec = state.spec
     identity = identify_run(spec, state.out)
-    code_shape = identity.facts.space(spec.invert.space).shape
-    classes = identity.facts.classes
-    for note in check_run(spec, state.index, code_shape, state.trust, classes):
+    spaces, classes = held_spaces(spec, identity), identity.facts.classes
+    for note in check_run(spec, state.index, spaces, state.trust, classes):
         state.console.print(f"note: {note}", markup=False, highlight=False, soft_wrap=True)
     state._identity = identity
 

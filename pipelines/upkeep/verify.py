@@ -20,11 +20,12 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 
 import generators
+from pipelines.analyses.catalog import requested
 from pipelines.engine.saved_sums import FOLDER, check_sums
 from pipelines.folder.checksums import changed_files
 from pipelines.folder.run_folder import no_run
 from pipelines.folder.store_identity import INVERT, identify_run, label_factor
-from pipelines.runs.lineage import analysis_fp, requested
+from pipelines.runs.lineage import analysis_fp
 from pipelines.stages import annotate, invert, sample
 from pipelines.stages.invert import labels_of
 from pipelines.upkeep.verification import Problem, StageCheck, Verification

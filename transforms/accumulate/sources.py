@@ -258,3 +258,15 @@ class ColumnBlocks:
         rows, arrays = self.source.read(block)
         flat = flatten_rows(arrays["x"])
         return rows, arrays | {"x": flat[:, self.start : self.stop]}
+
+
+def ok_rows(store: LatentStore) -> np.ndarray:
+    """Row numbers that inversion finished, int64, ascending."""
+    parts = [store.ok_rows([], block, ["invert"]).rows for block in range(store.n_blocks)]
+    return np.concatenate([np.zeros(0, np.int64), *parts])
+
+
+def codes_of(store: LatentStore, space: str, rows: np.ndarray) -> np.ndarray:
+    """Codes float32 (m, *row_shape) of the given rows, in their order; NaN where there is none."""
+    array = store.array(f"latents/{space}")
+    return np.stack([np.asarray(array[int(row)]) for row in rows])

@@ -8,9 +8,13 @@ import pytest
 from pydantic import ValidationError
 from stores import create, flags, fp_of, n_of
 
-from pipelines.analyses.inputs import Inputs
-from pipelines.analyses.nrsfm import fit_nrsfm, solve_shapes
-from schemas.spec_analyses import NrsfmSpec
+from pipelines.analyses.measured import Measured
+from pipelines.analyses.nrsfm import PLUGIN
+from pipelines.analyses.nrsfm.fit import solve_shapes
+from pipelines.runs.analyse import fit_analysis
+from schemas.index import DatasetIndex
+from schemas.sections.nrsfm import NrsfmSpec
+from schemas.spec_models import RunSpec
 from schemas.store.latent_store import ArraySpec
 from tests.transforms.nrsfm.test_latent_shape import drawn
 from transforms.accumulate.blocks import ArrayBlocks
@@ -34,7 +38,8 @@ def store(tmp_path_factory):
         block_rows=16,
         arrays=[ArraySpec("latents", "w_plus", (3, 4))],
     )
-    spec = ArraySpec("landmarks", "lm@render", (12, 2))
+    names = {"names": [f"p{i}" for i in range(12)]}
+    spec = ArraySpec("landmarks", "lm@render", (12, 2), attrs=names)
     made.add_arrays("lm@render", [spec])
     for block in range(made.n_blocks):
         rows, n = made.block_slice(block), n_of(made, block)
@@ -47,9 +52,15 @@ def store(tmp_path_factory):
 
 
 def inputs_of(store, **settings):
-    spec = SimpleNamespace(annotate=[SimpleNamespace(name="lm", render=True)])
-    inputs = Inputs(store, None, spec, SimpleNamespace(run=run_passes), "w_plus", (3, 4))
-    return inputs, NrsfmSpec(landmarks="lm", n_shapes=1, **settings)
+    section = {"landmarks": "lm", "n_shapes": 1, **settings}
+    spec = {"name": "t", "dataset": {"path": "."}, "analyse": {"nrsfm": section}}
+    spec["annotate"] = [{"name": "lm", "model": "lm.onnx"}]
+    index = DatasetIndex.sampled("ab" * 32, {"seed": 0}, 40, 16)
+    return RunSpec.model_validate(spec), store, index, SimpleNamespace(run=run_passes)
+
+
+def fit_nrsfm(*given):
+    return fit_analysis("nrsfm", *given)[0]
 
 
 def test_rows_get_parameters_and_the_regressor_directions(store):
@@ -112,7 +123,10 @@ def test_the_nose_is_that_of_the_scheme_that_the_annotator_names(tmp_path, schem
     } | ({} if scheme is None else {"scheme": scheme})
     (tmp_path / "lm.json").write_text(json.dumps(card))
     models = [SimpleNamespace(name="lm", render=True, model=str(tmp_path / "lm.onnx"))]
-    engine = SimpleNamespace(run=run_passes)
-    inputs = Inputs(None, None, SimpleNamespace(annotate=models), engine, "w_plus", (3, 4))
-    model = solve_shapes(inputs, NrsfmSpec(landmarks="lm", n_shapes=0), points, 0)
+    own = NrsfmSpec(landmarks="lm", n_shapes=0)
+    lm = Measured("landmarks/lm@render", "lm@render", "landmarks", tuple(card["names"]))
+    known = SimpleNamespace(spec=SimpleNamespace(annotate=models), measurements=lambda *a: [lm])
+    selection = PLUGIN.select(known, own)
+    data = SimpleNamespace(selection=selection, engine=SimpleNamespace(run=run_passes), n_rows=6)
+    model = solve_shapes(data, own, points, 0)
     assert model.flags["depth_sign"] == sign

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from pipelines.analyses.hosvd import compare
-from pipelines.analyses.inputs import Inputs, hold_out
-from pipelines.runs.analyse import FITS
+from pipelines.analyses.inputs import hold_out
+from pipelines.evaluation.beside import compare
+from pipelines.runs.analyse import fit_analysis
 from schemas.directions.direction_set import DirectionSet
 from schemas.index import DatasetIndex, NewRow, continuous_column, encode_categories
 from schemas.spec import parse_spec
@@ -68,15 +68,13 @@ def made(tmp_path_factory):
     return store, index, codes.reshape(N, 12), scores, person, expression
 
 
-def inputs(made, analyse, held=True):
-    store, index = made[:2]
-    spec = parse_spec(SPEC + analyse, "/")
-    held_out = hold_out(index, "person", 0.25, 0) if held else None
-    return Inputs(store, index, spec, InProcess(), "w_plus", (3, 4), held_out)
+def inputs(made, analyse, fraction=0.25):
+    evaluate = f"evaluate: {{holdout: {{factor: person, fraction: {fraction}}}}}\n"
+    return parse_spec(SPEC + analyse + evaluate, "/"), *made[:2], InProcess()
 
 
 def fit(name, given):
-    return FITS[name](given, getattr(given.spec.analyse, name))
+    return fit_analysis(name, *given)[0]
 
 
 def test_hyperplanes_take_the_best_c_of_a_path(made):
@@ -103,13 +101,13 @@ def test_without_folds_the_held_out_rows_are_measured_once(made):
     _, _, codes, scores, _, _ = made
     given = inputs(made, "  svm: {attributes: glasses, c: 0.1}\n")
     fitted = fit("svm", given)
-    held, y = given.held_out, np.where(scores[:, 0] > 0.5, 1, -1)
+    held, y = hold_out(made[1], "person", 0.25, 0), np.where(scores[:, 0] > 0.5, 1, -1)
     alone = fit_hyperplanes(codes[~held], y[~held], 0.1)
     right = np.sign(alone.decision_function(codes[held])[:, 0]) == y[held]
     (entry,) = fitted.facts["held_out"]
     assert entry["accuracy"] == pytest.approx(right.mean()) and entry["rows"] == held.sum()
     assert "folds" not in entry
-    none = fit("svm", inputs(made, "  svm: {attributes: glasses, c: 0.1}\n", held=False))
+    none = fit("svm", inputs(made, "  svm: {attributes: glasses, c: 0.1}\n", fraction=0))
     assert none.facts["held_out"] == []
     np.testing.assert_allclose(none.arrays["coef"], fitted.arrays["coef"], rtol=1e-3, atol=1e-5)
 

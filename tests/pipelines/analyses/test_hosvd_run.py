@@ -1,18 +1,17 @@
 """The tensor analysis of a run over a store: any factors, holes, repeats, layers, both engines."""
 
-from types import SimpleNamespace
-
 import numpy as np
 import pytest
 from pydantic import ValidationError
 from stores import create, fp_of
 from tensors import planted
 
-from pipelines.analyses import hosvd as module
-from pipelines.analyses.inputs import Inputs
-from schemas.errors import DataError
+from pipelines.analyses.hosvd import fit as module
+from pipelines.runs.analyse import fit_analysis
+from schemas.errors import SpecError
 from schemas.index import DatasetIndex, NewRow, encode_categories
-from schemas.spec_analyses import HosvdSpec
+from schemas.sections.hosvd import HosvdSpec
+from schemas.spec_models import RunSpec
 from schemas.store.latent_store import ArraySpec
 from schemas.store.reasons import Status
 from transforms.accumulate.blocks import sum_blocks
@@ -47,7 +46,7 @@ def tensor():
 
 @pytest.fixture(scope="module")
 def inputs(tmp_path_factory, tensor):
-    """Makes `Inputs` over a store of the tensor's cells in random order, with a spec's section."""
+    """Makes a store of the tensor's cells in random order, and a spec with that section."""
 
     def make(cells, engine=None, **section):
         order = np.random.default_rng(1).permutation(cells)
@@ -69,22 +68,21 @@ def inputs(tmp_path_factory, tensor):
             flags = np.full(at.stop - at.start, Status.OK, "u1"), np.zeros(at.stop - at.start, "u1")
             content = {"latents/w_plus": codes[at]}
             store.write_block("invert", block, content, *flags, fp_of(store, block))
-        analyse = SimpleNamespace(hosvd=HosvdSpec(**section), mean_difference=None)
-        spec = SimpleNamespace(analyse=analyse, annotate=[])
-        return Inputs(store, index, spec, engine or InProcess(), "w_plus", CODE)
+        spec = {"name": "t", "dataset": {"path": "."}, "analyse": {"hosvd": section}}
+        return RunSpec.model_validate(spec), store, index, engine or InProcess()
 
     return make
 
 
 def fit(made):
-    return module.fit_hosvd(made, made.spec.analyse.hosvd)
+    return fit_analysis("hosvd", *made)[0]
 
 
 def sorted_tensor(tensor, made, modes=NAMES):
     """The tensor with levels in the order of the index' codes."""
     axes = []
     for name in modes:
-        categories = made.index.categorical(name)[1]
+        categories = made[2].categorical(name)[1]
         axes.append([int(c.removeprefix(name)) for c in categories])
     return tensor[0].astype(np.float64)[np.ix_(range(16), *axes)]
 
@@ -111,7 +109,7 @@ def test_five_modes_with_pairs_and_intensity(inputs, tensor, engine):
     turn = data[..., 1].mean(axis=(1, 2, 3)) - data[..., 0].mean(axis=(1, 2, 3))
     vector = by_name["hosvd.side-side0-to-side1"].vector.ravel()
     np.testing.assert_allclose(vector, turn / np.linalg.norm(turn), atol=1e-6)
-    moods = made.index.categorical("mood")[1]
+    moods = made[2].categorical("mood")[1]
     expected = peer.intensity_directions(1, 2)[0][moods.index("mood1")]
     vector = by_name["hosvd.mood-mood1"].vector.ravel()
     np.testing.assert_allclose(vector, expected / np.linalg.norm(expected), atol=1e-5)
@@ -171,9 +169,9 @@ def test_dropped_persons(inputs, tensor):
     np.testing.assert_allclose(
         found.arrays["mean"], tensor[0][:, whole].mean(axis=(1, 2, 3, 4)), rtol=1e-5
     )
-    with pytest.raises(DataError, match="3 of 72 cells"):
+    with pytest.raises(SpecError, match="3 of 72 cells"):
         fit(inputs(cells, modes=list(NAMES)))
-    with pytest.raises(DataError, match="first mode|every cell"):
+    with pytest.raises(SpecError, match="first mode|every cell"):
         fit(
             inputs(
                 np.delete(ALL, range(0, 66, 12)),
@@ -221,5 +219,5 @@ def test_sections_that_do_not_fit_are_refused(section, text):
 
 def test_a_pair_without_cells_is_refused(inputs):
     section = {"modes": list(NAMES), "where": {"mood": ["mood0", "mood1"]}}
-    with pytest.raises(DataError, match="without cells"):
+    with pytest.raises(SpecError, match="without cells"):
         fit(inputs(ALL, **section, pairs={"mood": [["mood0", "mood2"]]}))

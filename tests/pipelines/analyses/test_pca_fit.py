@@ -1,20 +1,21 @@
 """Principal components of a store: layers, solvers, what a change costs, through Beam."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 from pydantic import ValidationError
 from stores import create, flags, fp_of, n_of
 
-from pipelines.analyses.inputs import Inputs
-from pipelines.analyses.pca import fit_pca as fit_store
-from pipelines.analyses.pca import selections
+from pipelines.analyses.pca import PLUGIN
 from pipelines.engine.saved_sums import SavedStatistics
-from pipelines.runs.analyse import analyse
+from pipelines.runs.analyse import analyse, fit_analysis
 from schemas.directions.direction_set import DirectionSet
 from schemas.errors import StoreError, UsageError
 from schemas.index import DatasetIndex
+from schemas.sections.pca import PcaSpec
 from schemas.spec import parse_spec
-from schemas.spec_analyses import PcaSpec
+from schemas.spec_models import RunSpec
 from schemas.store.latent_store import ArraySpec
 from tests.in_process import InProcess
 from transforms.accumulate.blocks import ArrayBlocks
@@ -64,7 +65,13 @@ def store(tmp_path_factory):
 def inputs_of(store, path=None, **keys):
     engine = InProcess(keep=False)
     engine = engine if path is None else SavedStatistics(engine, path)
-    return Inputs(store, None, None, engine, "w_plus", SHAPE), PcaSpec(**keys)
+    spec = {"name": "t", "dataset": {"path": "."}, "analyse": {"pca": keys}}
+    index = DatasetIndex.sampled("ab" * 32, {"seed": 0}, store.n_rows, store.block_rows)
+    return RunSpec.model_validate(spec), store, index, engine
+
+
+def fit_store(*given):
+    return fit_analysis("pca", *given)[0]
 
 
 def same(a, b, atol=1e-7):
@@ -104,13 +111,14 @@ def test_layers_of_their_own(store, solver):
 
 
 def test_each_layer_and_what_is_refused(store):
-    found = fit_store(*inputs_of(store, layers="each", n_directions=1, n_components=100))
+    found = fit_store(*inputs_of(store, layers="each", n_directions=1))
     assert [d.name for d in found.directions] == [f"pca.layer{i:02d}.000" for i in range(4)]
     assert found.arrays["layer02_components"].shape == (6, 6)
     with pytest.raises(UsageError, match="4 layers"):
         fit_store(*inputs_of(store, layers=[(2, 5)]))
-    with pytest.raises(UsageError, match="no layers"):
-        selections("each", (512,))
+    known = SimpleNamespace(code_shape=lambda own: (512,))
+    (told,) = PLUGIN.problems(known, PcaSpec(layers="each"))
+    assert "no layers" in told
     for wrong in ([(3, 1)], [], [(0, 1), (0, 1)], "all"):
         with pytest.raises(ValidationError):
             PcaSpec(layers=wrong)
@@ -121,10 +129,10 @@ def test_another_number_of_components_reads_nothing_and_new_rows_their_groups(tm
 
     def fit(**keys):
         layers = [(0, 4), (1, 2)]
-        inputs, wanted = inputs_of(store, tmp_path / "statistics", layers=layers, **keys)
-        found = fit_store(inputs, wanted)
-        assert inputs.engine.blocks_read == inputs.engine.engine.blocks
-        return found, inputs.engine.blocks_read
+        given = inputs_of(store, tmp_path / "statistics", layers=layers, **keys)
+        found, engine = fit_store(*given), given[-1]
+        assert engine.blocks_read == engine.engine.blocks
+        return found, engine.blocks_read
 
     first, blocks = fit(n_components=3)
     assert blocks == 2 * 18
@@ -144,12 +152,12 @@ def test_another_number_of_components_reads_nothing_and_new_rows_their_groups(tm
 def test_large_moments_are_kept_as_their_total(tmp_path, monkeypatch):
     store, folder = make_store(tmp_path / "faces", 36, 2), tmp_path / "statistics"
     monkeypatch.setattr("pipelines.engine.saved_sums.SUM_BYTES", 24 * 24 * 8 + 1000)
-    first, wanted = inputs_of(store, folder)
-    whole = fit_store(first, wanted)
-    assert len(list(folder.iterdir())) == 1 and first.engine.blocks_read == 18
-    again, wanted = inputs_of(store, folder, n_components=2)
-    found = fit_store(again, wanted)
-    assert again.engine.blocks_read == 0
+    first = inputs_of(store, folder)
+    whole = fit_store(*first)
+    assert len(list(folder.iterdir())) == 1 and first[-1].blocks_read == 18
+    again = inputs_of(store, folder, n_components=2)
+    found = fit_store(*again)
+    assert again[-1].blocks_read == 0
     same(found.arrays["components"], whole.arrays["components"][:2])
     plain = fit_store(*inputs_of(store))
     np.testing.assert_array_equal(plain.arrays["components"], whole.arrays["components"])
@@ -162,7 +170,7 @@ def test_components_are_carried_back_to_z(store):
     expected = np.linalg.lstsq(scores, z - z.mean(axis=0, dtype=float), rcond=None)[0]
     same(found.arrays["layers00-01_z_coefficients"], expected, atol=1e-6)
     assert 0.9 < found.facts["selections"][0]["latent_r2"] <= 1
-    with pytest.raises(UsageError, match="latents/w"):
+    with pytest.raises(UsageError, match="codes of .*alone"):
         fit_store(*inputs_of(store, regress_to="w"))
 
 

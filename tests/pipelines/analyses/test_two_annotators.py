@@ -8,10 +8,9 @@ import stores
 from in_process import InProcess
 from tiny_run import direct_zarr
 
-from pipelines.analyses.inputs import Inputs
 from pipelines.analyses.measured import Measured, told_apart
 from pipelines.evaluation.meter import Meter, evaluate_directions
-from pipelines.runs.analyse import FITS
+from pipelines.runs.analyse import fit_analysis
 from pipelines.runs.lineage import analysis_inputs
 from schemas.directions.direction_set import DirectionSet
 from schemas.index import DatasetIndex, NewRow
@@ -61,13 +60,12 @@ def made(tmp_path_factory):
     return store, codes, scores
 
 
-def fit(made, name, section, annotate=ONE + OTHER, space="w_plus"):
+def fit(made, name, section, annotate=ONE + OTHER):
     store = made[0]
     index = DatasetIndex.empty().append([NewRow(f"{i:064d}", f"{i}.png") for i in range(N)])
     spec = parse_spec(f"{SPEC}{annotate}analyse:\n  {name}: {section}\n", "/")
-    inputs = Inputs(store, index, spec, InProcess(), space, (3, 4), np.arange(N) % 4 == 0)
     with direct_zarr():
-        fitted = FITS[name](inputs, getattr(spec.analyse, name))
+        fitted, _ = fit_analysis(name, spec, store, index, InProcess())
         return fitted, analysis_inputs(name, spec, store, index)
 
 
@@ -105,7 +103,7 @@ def test_an_annotator_without_two_classes_leaves_rows_of_nothing(made, monkeypat
     fitted, _ = fit(made, "svm", "{attributes: [beard, hat], threshold: 0.5}")
     none, _ = fit(made, "svm", "{attributes: [beard, hat], threshold: 2}")
     assert none.arrays == {} and set(none.facts["skipped"]) == {"beard", "hat"}
-    import pipelines.analyses.svm as module
+    import pipelines.analyses.svm.fit as module
 
     solve = module._solve
 

@@ -26,13 +26,13 @@ from tiny_run import (
 )
 
 import pipelines.evaluation.meter
-from pipelines.analyses.inputs import Inputs, hold_out
+from pipelines.analyses.inputs import hold_out
 from pipelines.compare.diff import diff, write_diff
 from pipelines.compare.transfer import transfer_directions
 from pipelines.compare.two_runs import ComparedRun
 from pipelines.downstream.export import row_exports
 from pipelines.downstream.finished import FinishedRun, export_run
-from pipelines.runs.analyse import FITS
+from pipelines.runs.analyse import fit_analysis
 from schemas.errors import DataError, LatentflowError, UsageError
 from schemas.index import DatasetIndex
 from schemas.spec import load_spec
@@ -273,15 +273,12 @@ def test_an_analysis_leaves_them_out(stores, kind, analysis):
     spec = {**spec_for(root), "analyse": both}
     spec = load_spec(write_spec(root, spec))
     index, store = DatasetIndex.load(root / "out" / "index.parquet"), store_of(root)
-    held = hold_out(index, "person", 0.4, 0)
-    shape = tuple(store.array("latents/w_plus").shape[1:])
-    inputs = Inputs(store, index, spec, InProcess(), "w_plus", shape, held)
     error = ERRORS.get((kind, section))
     if error is not None:
         with pytest.raises(LatentflowError, match=error):
-            FITS[section](inputs, getattr(spec.analyse, section))
+            fit_analysis(section, spec, store, index, InProcess())
         return
-    fitted = FITS[section](inputs, getattr(spec.analyse, section))
+    fitted, _ = fit_analysis(section, spec, store, index, InProcess())
     finite(fitted.facts)
     for direction in fitted.directions:
         assert np.isfinite(direction.vector).all()

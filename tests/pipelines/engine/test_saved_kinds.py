@@ -8,7 +8,7 @@ import pytest
 from in_process import InProcess
 from stores import W_PLUS, create, write_all
 
-from pipelines.analyses.mean_difference import LabelSums
+from pipelines.analyses.mean_difference.fit import LabelSums
 from pipelines.compare.transfer import PairsAlong
 from pipelines.engine.saved_sums import SavedStatistics, request_key
 from schemas.errors import DataError, UsageError

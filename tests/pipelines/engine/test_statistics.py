@@ -9,7 +9,7 @@ from in_process import InProcess
 from stores import W_PLUS, create, flags, fp_of, n_of, values, write_all
 
 from pipelines.analyses.labels import LabelledBlocks, Labels
-from pipelines.analyses.mean_difference import LabelSums
+from pipelines.analyses.mean_difference.fit import LabelSums
 from pipelines.engine.saved_sums import (
     SavedStatistics,
     StatisticFolder,

@@ -14,12 +14,13 @@ import numpy as np
 import pytest
 from markupsafe import Markup, escape
 
+from pipelines.analyses.hosvd.figures import expression_mode, level_groups
+from pipelines.analyses.nrsfm.figures import face_frame
 from pipelines.folder.run_folder import RunFolder
 from pipelines.report import directions as report_directions
 from pipelines.report import plots, shape_plots
 from pipelines.report import text as report_text
 from pipelines.report.page import write_report
-from pipelines.report.sections import _expression_mode, level_groups
 from schemas.errors import InputError
 from tests.report_fixture import ATTRIBUTES, make_run_folder
 
@@ -99,8 +100,9 @@ def sections(page: Page) -> list[str]:
     return [attrs["id"] for attrs in page.all("section")]
 
 
-EVERY = ["inputs", "stages", "left-out", "reconstruction", "spectrum", "directions", "changes",
-         "comparison", "svm", "subspace", "shape"]  # fmt: skip
+MODELS = ["analysis-pca", "analysis-svm", "analysis-hosvd", "analysis-nrsfm"]
+EVERY = ["inputs", "stages", "left-out", "reconstruction", "directions", "changes",
+         "comparison", *MODELS]  # fmt: skip
 
 
 def test_a_complete_run_shows_every_section(html):
@@ -225,8 +227,8 @@ def test_without_evaluation_its_sections_say_why(run):
     (run / "evaluation.json").unlink()
     (run / "evaluation.npz").unlink()
     page = page_of(run)
-    assert sections(page) == [k for k in EVERY if k not in ("directions", "changes", "comparison",
-                              "svm")] + ["absent"]  # fmt: skip
+    lost = ("directions", "changes", "comparison")
+    assert sections(page) == [k for k in EVERY if k not in lost] + ["absent"]
     assert "Directions: the run folder has no 'evaluation.json'." in page.text
     assert not [i for i in page.all("img") if "edited along" in i["alt"]]
 
@@ -235,7 +237,7 @@ def test_without_store_and_directions(run):
     shutil.rmtree(run / "stores")
     edit_json(run / "run.json", lambda value: value.pop("directions"))
     page = page_of(run)
-    kept = [k for k in EVERY if k not in ("left-out", "spectrum", "subspace", "shape")]
+    kept = [k for k in EVERY if k not in ("left-out", *MODELS)]
     assert sections(page) == [*kept, "absent"]
     assert "has no 'stores/faces-0123456789ab'" in page.text
     assert "Principal components: the run did not get that far." in page.text
@@ -258,29 +260,28 @@ def test_an_analysis_that_did_not_run_is_named(run):
     shutil.rmtree(run / "directions/faces-0123456789ab/models/hosvd")
     shutil.rmtree(run / "directions/faces-0123456789ab/models/nrsfm")
     page = page_of(run)
-    assert "Expression subspace: HOSVD is not among this run's analyses." in page.text
-    assert "Landmark shape in 3D: NRSfM is not among this run's analyses." in page.text
+    assert "Expression subspace: 'hosvd' is not among this run's analyses." in page.text
+    assert "Landmark shape in 3D: 'nrsfm' is not among this run's analyses." in page.text
 
 
-def test_the_subspace_is_of_the_kept_levels_of_the_expression_mode(run):
+def test_the_subspace_is_of_the_kept_levels_of_theexpression_mode(run):
     with RunFolder.open(run) as folder:
         arrays, attrs = folder.model("hosvd")
         points, levels = arrays["subspace1"], attrs["levels"][1]
         arrays.update(subspace1=points[[0, 3, 4]], kept1=np.array([0, 3, 4]))
         folder.directions.save_model("hosvd", arrays, attrs)
-        mode, found, names = _expression_mode(*folder.model("hosvd"))
+        mode, found, names = expression_mode(*folder.model("hosvd"))
         assert mode == "expression \N{MULTIPLICATION SIGN} intensity"
         assert names == [levels[k] for k in (0, 3, 4)]
         np.testing.assert_array_equal(found, points[[0, 3, 4]])
         simple = {"expression_subspace": points[:, :2]}
         folder.directions.save_model("hosvd", simple, {"levels": levels})
-        assert _expression_mode(*folder.model("hosvd"))[2] == levels
+        assert expression_mode(*folder.model("hosvd"))[2] == levels
         folder.directions.save_model("hosvd", {"core": np.zeros(2)}, {"modes": [["person"]]})
     assert "Expression subspace: the HOSVD has no mode beside the persons" in page_of(run).text
 
 
 def test_errors_against_the_truth_come_from_the_summary(run):
-    edit_json(run / "evaluation.json", lambda v: v.update(nrsfm={"residual": 0.5, "flags": {}}))
     errors = {"relative_error": 0.0771, "rigid_error": 0.1333, "odd_one": 2.0}
     (run / "summary.json").write_text(json.dumps({"nrsfm": errors}))
     text = page_of(run).text
@@ -321,10 +322,13 @@ def test_missing_and_odd_numbers_are_dashes(run):
         value["strengths"] = [-2, 0, 2]  # the lists below have five entries
         value["directions"][0].update(scores={}, rise_fraction=None, sd=float("nan"))
         value["directions"][1]["mean_change"] = {"anger": float("inf")}
-        value["svm"][0]["accuracy"] = None
         value["comparison"].append("nonsense")
 
     edit_json(run / "evaluation.json", spoil)
+    with RunFolder.open(run) as folder:
+        arrays, facts = folder.model("svm")
+        facts["held_out"][0]["accuracy"] = None
+        folder.directions.save_model("svm", arrays, facts)
     page = page_of(run)
     assert sections(page) == EVERY
     assert not re.search(r"\b(nan|inf)\b", page.text)
@@ -433,15 +437,15 @@ def test_any_rotation_and_depth_sign_of_a_face_is_turned_to_the_viewer(original,
     rng = np.random.default_rng(3)
     turn, _ = np.linalg.qr(rng.normal(size=(3, 3)))
     turn = turn * np.sign(np.linalg.det(turn)) * (-1 if mirror else 1)
-    upright, flipped = shape_plots.face_frame(shape)
-    frame, mirrored = shape_plots.face_frame(turn @ shape)
+    upright, flipped = face_frame(shape)
+    frame, mirrored = face_frame(turn @ shape)
     assert not flipped and mirrored == mirror
     np.testing.assert_allclose(frame @ turn @ shape, upright @ shape, atol=1e-9)
     np.testing.assert_allclose(upright, np.eye(3), atol=0.15)  # the rig already looks ahead
 
 
 def test_degenerate_shapes_are_drawn_as_they_are():
-    assert shape_plots.face_frame(np.zeros((3, 68)))[1] is False
+    assert face_frame(np.zeros((3, 68)))[1] is False
     views = shape_plots.shape_views(np.random.default_rng(0).normal(size=(3, 12)))
     assert [name for name, _ in views] == ["front", "three-quarter", "profile"]
 

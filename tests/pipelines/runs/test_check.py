@@ -13,7 +13,7 @@ import pytest
 import yaml
 from places import ROOT
 
-from pipelines.runs.check import Known, check_run, run_notes
+from pipelines.runs.check import check_run, known_before, run_notes
 from schemas.errors import SpecError, UntrustedError
 from schemas.index import DatasetIndex, NewRow, continuous_column, encode_categories
 from schemas.spec import parse_spec
@@ -45,7 +45,8 @@ def spec_of(annotate=(SCORES, MARKS, POSE), **sections):
 
 
 def check(index=None, shape=SHAPE, annotate=(SCORES, MARKS, POSE), **sections):
-    return check_run(spec_of(annotate, **sections), index or index_of(), shape)
+    spec = spec_of(annotate, **sections)
+    return check_run(spec, index or index_of(), {spec.invert.space: shape})
 
 
 WRONG = [
@@ -176,13 +177,11 @@ def test_removed_rows_do_not_count():
 
 def test_spaces_of_analyses_and_store():
     with pytest.raises(SpecError) as told:
-        check(shape=(64,), invert={"space": "w"}, analyse={"pca": {}, "svm": {"space": "w"}})
-    assert "'analyse.pca.space' is 'w_plus' by default, but 'invert.space' is 'w'" in str(
-        told.value
-    )
+        check(shape=(64,), invert={"space": "w"}, analyse={"pca": {"space": "w_plus"}, "svm": {}})
+    assert "'analyse.pca.space' is 'w_plus', but the run's codes are of ['w']" in str(told.value)
     for section in ({"layers": "each"}, {"layers": [[0, 1]]}):
         with pytest.raises(SpecError, match="no layers"):
-            check(shape=(64,), invert={"space": "w"}, analyse={"pca": {"space": "w"} | section})
+            check(shape=(64,), invert={"space": "w"}, analyse={"pca": section})
 
 
 def test_labels_of_annotators_that_do_not_measure_renders():
@@ -226,17 +225,18 @@ def test_a_model_that_needs_trust_is_told_before_inversion(tmp_path):
         file.writestr("model/constants.pkl", "")
     spec = spec_of([{"name": "a", "model": str(tmp_path / "model.pt")}])
     with pytest.raises(UntrustedError, match="--trust"):
-        check_run(spec, index_of(), SHAPE, trust=False)
-    assert check_run(spec, index_of(), SHAPE, trust=True) == []
+        check_run(spec, index_of(), {"w_plus": SHAPE}, trust=False)
+    assert check_run(spec, index_of(), {"w_plus": SHAPE}, trust=True) == []
 
 
 def test_numbers_that_are_used_as_far_as_the_data_reach_are_noted():
     sections = {"evaluate": {"samples": 200}, "report": {"strip_rows": 50}, "analyse": {"svm": {}}}
-    samples, strips = run_notes(Known(spec_of(**sections), index_of(), SHAPE, {}))
+    samples, strips = run_notes(known_before(spec_of(**sections), index_of(), {}, {}))
     assert samples.startswith("evaluate.samples: 200 asked for, 24 used")
     assert strips.startswith("report.strip_rows: 50 asked for, 24 used")
     few = {"holdout": {"fraction": 0.1}, "samples": 4}  # of 4 persons none
-    (held,) = run_notes(Known(spec_of(evaluate=few, analyse={"svm": {}}), index_of(), SHAPE, {}))
+    spec = spec_of(evaluate=few, analyse={"svm": {}})
+    (held,) = run_notes(known_before(spec, index_of(), {}, {}))
     assert "evaluate.holdout.fraction" in held and "4 levels of factor 'person'" in held
 
 

@@ -9,18 +9,17 @@ from dataclasses import dataclass
 import numpy as np
 
 from pipelines.analyses.inputs import (
+    Data,
     Fitted,
-    Inputs,
     Measured,
     categorical,
     target_of,
 )
-from pipelines.analyses.known import level_code, refuse
+from pipelines.analyses.known import level_code
 from pipelines.analyses.labels import Labels, Targets
-from pipelines.analyses.problems import mean_difference_problems
 from schemas.errors import DataError
 from schemas.index import CATEGORICAL, CONTINUOUS
-from schemas.spec_analyses import MeanDifferenceSpec
+from schemas.sections.mean_difference import MeanDifferenceSpec
 from transforms.accumulate.blocks import PIPELINES, Arrays, BlockSource, Sums
 from transforms.accumulate.cells import grid_cells
 from transforms.accumulate.requests import JointMoments, SumsOfCells
@@ -53,36 +52,34 @@ class LabelSums:
         )
 
 
-def fit_mean_differences(inputs: Inputs, wanted: MeanDifferenceSpec) -> Fitted:
+def fit_mean_differences(data: Data, wanted: MeanDifferenceSpec) -> Fitted:
     """A direction for every level of the chosen factors, every attribute, every quantity.
 
     Quantities are measured angles and continuous factors (age): their directions are regressions.
     What too few rows show, or were measured in, has no direction: the fact ``skipped`` says why.
     Raises DataError where nothing is left.
     """
-    refuse(mean_difference_problems(inputs, wanted))
     out = Fitted(facts={"factors": {}, "attributes": {}})
-    scores = inputs.measurements("scores")
-    measured = {name for m in scores for name in m.names}
-    factors = [n for n, f in inputs.index.factors.items() if f.kind == CATEGORICAL]
-    quantities = [n for n, f in inputs.index.factors.items() if f.kind == CONTINUOUS]
+    measured = set(data.parameter("attributes"))
+    factors = [n for n, f in data.factors.items() if f.kind == CATEGORICAL]
+    quantities = [n for n, f in data.factors.items() if f.kind == CONTINUOUS]
     every = [*factors, *quantities, *sorted(measured)]
     chosen = wanted.factors if wanted.factors is not None else every
     skipped: dict[str, str] = {}
     for factor in (f for f in chosen if f in factors):
         with _told(skipped, factor):
-            skipped |= _factor_differences(inputs, wanted, factor, measured, out)
+            skipped |= _factor_differences(data, wanted, factor, measured, out)
     attributes = None if wanted.factors is None else set(chosen) - set(factors)
-    for m in scores:
+    for m in data.measurements("scores"):
         if columns := m.chosen(attributes):
-            skipped |= _label_differences(inputs, m, columns, out)
-    for m in inputs.measurements("pose"):
+            skipped |= _label_differences(data, m, columns, out)
+    for m in data.measurements("pose"):
         with _told(skipped, *m.names):
-            _pose_regressions(inputs, wanted, m, out)
+            _pose_regressions(data, wanted, m, out)
     for name in quantities:
         if name in chosen:
             with _told(skipped, name):
-                _factor_regression(inputs, wanted, name, out)
+                _factor_regression(data, wanted, name, out)
     if not out.directions:
         raise DataError(
             f"nothing is to be compared, no factor has two levels with rows: {skipped or chosen!r};"
@@ -103,19 +100,19 @@ def _told(skipped: dict[str, str], *names: str) -> Iterator[None]:
 
 
 def _factor_differences(
-    inputs: Inputs, wanted: MeanDifferenceSpec, factor: str, measured: set[str], out: Fitted
+    data: Data, wanted: MeanDifferenceSpec, factor: str, measured: set[str], out: Fitted
 ) -> dict[str, str]:
     """Adds the directions of a factor's levels; returns which levels have none, and why."""
-    categories = inputs.index.categorical(factor)[1]
+    categories = data.categorical(factor)[1]
     baseline = wanted.baseline.get(factor)
     pair_by = [n for n in wanted.pair_by if n != factor]
     modes = [factor, *pair_by]
-    grid = grid_cells(modes, categorical(inputs.index, modes))
+    grid = grid_cells(modes, categorical(data, modes))
     if grid.shape[0] < 2:
         return {factor: f"{grid.shape[0]} level of it has rows, at least 2 are compared"}
     skipped: dict[str, str] = {}
-    sums = inputs.engine.sum(inputs.blocks(columns={"cells": grid.cells}), SumsOfCells())
-    reference = None if baseline is None else level_code(inputs.index, factor, baseline)
+    sums = data.engine.sum(data.blocks(columns={"cells": grid.cells}), SumsOfCells())
+    reference = None if baseline is None else level_code(data, factor, baseline)
     found = solve_mean_differences(sums, grid, reference, paired=bool(pair_by))
     levels = [categories[code] for (code,) in found.levels.tolist()]
     targets = [target_of(level, factor, measured) for level in levels]
@@ -140,7 +137,7 @@ def _factor_differences(
             quality |= {"pairs": int(found.n_pairs[i]), "agreement": float(found.agreement[i])}
             facts["pair_by"] = pair_by
         out.directions.append(
-            inputs.direction(
+            data.direction(
                 called[i], vector, "mean_difference", target, quality=quality, provenance=facts
             )
         )
@@ -150,12 +147,12 @@ def _factor_differences(
 
 
 def _label_differences(
-    inputs: Inputs, m: Measured, columns: Sequence[int], out: Fitted
+    data: Data, m: Measured, columns: Sequence[int], out: Fitted
 ) -> dict[str, str]:
     """Adds the directions of these columns; returns which attributes have none, and why."""
-    threshold = inputs.spec.analyse.svm.threshold if inputs.spec.analyse.svm else 0.5
-    source = inputs.blocks(m, Labels(tuple(range(len(m.names))), threshold))
-    sums = inputs.engine.sum(source, LabelSums())
+    threshold = data.parameter("threshold")
+    source = data.blocks(m, Labels(tuple(range(len(m.names))), threshold))
+    sums = data.engine.sum(source, LabelSums())
     taken = {d.name for d in out.directions}
     called = out.names_for(
         [f"mean.{n}" if f"mean.{n}" not in taken else f"mean.{n}-measured" for n in m.names]
@@ -173,44 +170,44 @@ def _label_differences(
         quality = {"positive": n[0], "negative": n[1], "norm": float(np.linalg.norm(vector))}
         facts = {"labels": m.array, "threshold": threshold}
         out.directions.append(
-            inputs.direction(
+            data.direction(
                 called[i], vector, "mean_difference", name, quality=quality, provenance=facts
             )
         )
     return skipped
 
 
-def _pose_regressions(inputs: Inputs, wanted: MeanDifferenceSpec, m: Measured, out: Fitted) -> None:
-    source = inputs.blocks(m, Targets(tuple(range(len(m.names)))))
-    _regressions(inputs, wanted, source, m.names, {"targets": m.array}, out)
+def _pose_regressions(data: Data, wanted: MeanDifferenceSpec, m: Measured, out: Fitted) -> None:
+    source = data.blocks(m, Targets(tuple(range(len(m.names)))))
+    _regressions(data, wanted, source, m.names, {"targets": m.array}, out)
 
 
-def _factor_regression(inputs: Inputs, wanted: MeanDifferenceSpec, name: str, out: Fitted) -> None:
+def _factor_regression(data: Data, wanted: MeanDifferenceSpec, name: str, out: Fitted) -> None:
     """Each continuous factor by itself: those of one dataset are often functions of one another."""
-    values = inputs.index.continuous(name)[:, None]
+    values = data.continuous(name)[:, None]
     if np.unique(values[np.isfinite(values)]).size < 2:
         raise DataError("it has fewer than two values")
-    source = inputs.blocks(columns={"targets": values})
+    source = data.blocks(columns={"targets": values})
     taken = {d.name for d in out.directions}
     label = name if f"linear.{name}" not in taken else f"{name}-factor"
-    _regressions(inputs, wanted, source, (label,), {"factor": name}, out)
+    _regressions(data, wanted, source, (label,), {"factor": name}, out)
 
 
 def _regressions(
-    inputs: Inputs,
+    data: Data,
     wanted: MeanDifferenceSpec,
     source: BlockSource,
     names: Sequence[str],
     facts: dict[str, str],
     out: Fitted,
 ) -> None:
-    joint = inputs.engine.sum(source, JointMoments())
+    joint = data.engine.sum(source, JointMoments())
     found = solve_regressions(joint, len(names), wanted.ridge)
     called = out.names_for([f"linear.{name}" for name in names])
     for i, name in enumerate(names):
         quality = {"r2": float(found.r2[i]), "rows": int(found.n_rows)}
         out.directions.append(
-            inputs.direction(
+            data.direction(
                 called[i], found.slopes[i], "regression", name, quality=quality, provenance=facts
             )
         )

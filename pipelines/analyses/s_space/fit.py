@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from pipelines.analyses.inputs import Fitted, Inputs
-from pipelines.analyses.known import refuse
+from pipelines.analyses.inputs import Data, Fitted
 from pipelines.analyses.labels import Labels
-from pipelines.analyses.problems import s_space_problems
 from schemas.directions.direction import Direction, unit_direction
 from schemas.errors import DataError, UsageError
-from schemas.spec_analyses import SSpaceSpec
+from schemas.sections.s_space import SSpaceSpec
 from transforms.directions.style_channels import (
     Channels,
     ChannelsOfLabels,
@@ -21,28 +19,23 @@ from transforms.directions.style_channels import (
     rank_channels,
 )
 
-if TYPE_CHECKING:
-    pass
-
 SHOWN = 10
 """Channels named for each attribute in the facts; the model holds the relevance of all."""
 
 
-def fit_s_space(inputs: Inputs, wanted: SSpaceSpec) -> Fitted:
+def fit_s_space(data: Data, wanted: SSpaceSpec) -> Fitted:
     """Relevance of every style channel for every attribute; makes no direction of the set's space.
 
     The channels are edited by name, see `channel_direction`. Relevance and shift of an attribute
     are of the rows that its annotator measured. The model's mean and sd are those of one
     annotator's rows, or, with several, of all rows that have a code.
     """
-    import generators
     from generators.families.stylegan2.affine import affine_layers
 
-    refuse(s_space_problems(inputs, wanted))
-    affine = affine_layers(generators.load(inputs.spec.generator))
+    affine = affine_layers(data.generator())
     layers = tuple(StyleLayer(a.ws_index, a.weight, a.bias) for a in affine)
-    measured = inputs.measurements("scores")
-    rows_of_w = inputs.code_shape[0] if len(inputs.code_shape) > 1 else 0
+    measured = data.measurements("scores")
+    rows_of_w = data.code_shape[0] if len(data.code_shape) > 1 else 0
     request = ChannelsOfLabels(layers, rows_of_w)
     out = Fitted()
     found: list[tuple[list[str], Channels]] = []
@@ -52,9 +45,9 @@ def fit_s_space(inputs: Inputs, wanted: SSpaceSpec) -> Fitted:
         if not columns:
             continue
         names = [m.names[i] for i in columns]
-        source = inputs.blocks(m, Labels(tuple(columns), wanted.threshold))
+        source = data.blocks(m, Labels(tuple(columns), wanted.threshold))
         try:
-            found.append((names, rank_channels(inputs.engine.sum(source, request))))
+            found.append((names, rank_channels(data.engine.sum(source, request))))
         except DataError as e:  # it measured no two rows
             skipped |= dict.fromkeys(names, str(e))
     if not found:
@@ -64,8 +57,8 @@ def fit_s_space(inputs: Inputs, wanted: SSpaceSpec) -> Fitted:
         )
     population = found[0][1]
     if len(found) > 1:  # each measured rows of its own
-        nobody = {"y": np.zeros((inputs.store.n_rows, 0), np.int8)}
-        population = rank_channels(inputs.engine.sum(inputs.blocks(columns=nobody), request))
+        nobody = {"y": np.zeros((data.n_rows, 0), np.int8)}
+        population = rank_channels(data.engine.sum(data.blocks(columns=nobody), request))
     attributes = [name for names, _ in found for name in names]
     out.arrays = {"mean": population.mean, "sd": population.sd} | {
         name: np.concatenate([getattr(channels, name) for _, channels in found])

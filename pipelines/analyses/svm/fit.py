@@ -6,13 +6,11 @@ from typing import Any
 
 import numpy as np
 
-from pipelines.analyses.inputs import Fitted, Inputs, Measured, categorical
-from pipelines.analyses.known import refuse
+from pipelines.analyses.inputs import Data, Fitted, Measured, hold_out
 from pipelines.analyses.labels import Labels
-from pipelines.analyses.problems import svm_problems
 from schemas.errors import DataError
 from schemas.names import safe_names
-from schemas.spec_analyses import SvmSpec
+from schemas.sections.svm import SvmSpec
 from transforms.svm.fit import HyperplaneOptions
 from transforms.svm.validation import (
     MARGIN_EDGES,
@@ -23,7 +21,7 @@ from transforms.svm.validation import (
 )
 
 
-def fit_hyperplanes(inputs: Inputs, wanted: SvmSpec) -> Fitted:
+def fit_hyperplanes(data: Data, wanted: SvmSpec) -> Fitted:
     """A hyperplane for every chosen attribute of every annotator, fitted on all rows it measured.
 
     Accuracy and area under the ROC curve are those of fits that have not seen the rows measured:
@@ -31,10 +29,9 @@ def fit_hyperplanes(inputs: Inputs, wanted: SvmSpec) -> Fitted:
     in the facts and give no direction. The model's arrays have one row an attribute, in the order
     of the fact ``attributes``; NaN, and margins 0, where there is no hyperplane.
     """
-    refuse(svm_problems(inputs, wanted))
     chosen = [
         (m, columns)
-        for m in inputs.measurements("scores", wanted.labels)
+        for m in data.measurements("scores")
         if (columns := m.chosen(wanted.attributes))
     ]
     attributes = [m.names[i] for m, columns in chosen for i in columns]
@@ -51,14 +48,14 @@ def fit_hyperplanes(inputs: Inputs, wanted: SvmSpec) -> Fitted:
     for m, columns in chosen:
         names = [m.names[i] for i in columns]
         try:
-            path = _solve(inputs, wanted, m, Labels(tuple(columns), wanted.threshold))
+            path = _solve(data, wanted, m, Labels(tuple(columns), wanted.threshold))
         except DataError as e:  # no attribute has rows of both classes
             out.facts["skipped"] |= dict.fromkeys(names, str(e))
-            parts.append(_no_hyperplanes(inputs, wanted, len(names)))
+            parts.append(_no_hyperplanes(data, wanted, len(names)))
             continue
         best = best_of_path(path)
         for i, name in enumerate(names):
-            _add(inputs, wanted, m, name, called[name], path[best[i]], i, out)
+            _add(data, wanted, m, name, called[name], path[best[i]], i, out)
         parts.append(_hyperplanes(path, best))
     if len(out.facts["skipped"]) < len(attributes):
         rows = ("coef", "intercepts", "margins")
@@ -81,10 +78,10 @@ def _hyperplanes(path: tuple[Validated, ...], best: np.ndarray) -> dict[str, np.
     }
 
 
-def _no_hyperplanes(inputs: Inputs, wanted: SvmSpec, n: int) -> dict[str, np.ndarray]:
+def _no_hyperplanes(data: Data, wanted: SvmSpec, n: int) -> dict[str, np.ndarray]:
     """The rows of attributes without two classes."""
     return {
-        "coef": np.full((n, int(np.prod(inputs.code_shape))), np.nan),
+        "coef": np.full((n, int(np.prod(data.code_shape))), np.nan),
         "intercepts": np.full(n, np.nan),
         "margins": np.zeros((n, 2, len(MARGIN_EDGES) - 1), np.int64),
         "path_auc": np.full((len(_path(wanted)), n), np.nan),
@@ -104,7 +101,7 @@ def best_of_path(path: tuple[Validated, ...]) -> np.ndarray:
 
 
 def _add(
-    inputs: Inputs,
+    data: Data,
     wanted: SvmSpec,
     m: Measured,
     name: str,
@@ -133,7 +130,7 @@ def _add(
         quality |= {f"held_out_{k}": v for k, v in measured.items()}
     provenance = {"labels": m.array, "threshold": wanted.threshold, "c": found.c}
     out.directions.append(
-        inputs.direction(
+        data.direction(
             called,
             model.coef[i],
             "svm",
@@ -160,7 +157,7 @@ def _measured(found: Validated, i: int) -> dict[str, Any] | None:
     return out | ({"folds": len(found.accuracy)} if len(found.accuracy) > 1 else {})
 
 
-def _solve(inputs: Inputs, wanted: SvmSpec, m: Measured, labels: Labels) -> tuple[Validated, ...]:
+def _solve(data: Data, wanted: SvmSpec, m: Measured, labels: Labels) -> tuple[Validated, ...]:
     options = HyperplaneOptions(
         tol=wanted.tolerance,
         penalise_intercept=wanted.penalise_intercept,
@@ -170,20 +167,20 @@ def _solve(inputs: Inputs, wanted: SvmSpec, m: Measured, labels: Labels) -> tupl
     )
     path = _path(wanted)
     n_folds = wanted.folds or 1
-    source = FoldBlocks(inputs.blocks(m, labels, {"fold": _folds(inputs, wanted.folds)}), n_folds)
-    return inputs.engine.run(ValidationSolver.start(options, path, n_folds), source).found
+    source = FoldBlocks(data.blocks(m, labels, {"fold": _folds(data, wanted.folds)}), n_folds)
+    return data.engine.run(ValidationSolver.start(options, path, n_folds), source).found
 
 
-def _folds(inputs: Inputs, folds: int | None) -> np.ndarray:
+def _folds(data: Data, folds: int | None) -> np.ndarray:
     """Fold of every row of the store: of the cross-validation, else 0 for held-out rows, or -1."""
-    holdout = inputs.spec.evaluate.holdout
+    holdout, seed = data.parameter("evaluate.holdout"), data.parameter("evaluate.seed")
+    factor = holdout["factor"]
     if folds is None:
-        held_out = inputs.held_out
-        if held_out is None or held_out.all():
-            return np.full(inputs.store.n_rows, -1)
+        held_out = hold_out(data, factor, holdout["fraction"], seed)
+        if held_out.all():
+            return np.full(data.n_rows, -1)
         return np.where(held_out, 0, -1)
     groups = None
-    if holdout.factor is not None and holdout.factor in inputs.index.factors:
-        groups = categorical(inputs.index, [holdout.factor])[holdout.factor]
-    seed = inputs.spec.evaluate_seed
-    return assign_folds(inputs.store.n_rows, folds, seed, groups)
+    if factor is not None and factor in data.factors:
+        groups = data.categorical(factor)[0]
+    return assign_folds(data.n_rows, folds, seed, groups)

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 
-from pipelines.analyses.inputs import Fitted, Inputs
-from pipelines.analyses.known import refuse
-from pipelines.analyses.measured import IBUG68, scheme_of
-from pipelines.analyses.problems import landmark_problems
+from pipelines.analyses.inputs import Data, Fitted
+from pipelines.analyses.measured import IBUG68, Measured
 from schemas.errors import DataError
-from schemas.spec_analyses import NrsfmSpec
+from schemas.sections.nrsfm import NrsfmSpec
 from transforms.accumulate.blocks import BlockSource
-from transforms.accumulate.sources import SelectBlocks, StoreBlocks
+from transforms.accumulate.sources import SelectBlocks
 from transforms.nrsfm.fit import NRSfMSolver, sequence_result
 from transforms.nrsfm.joint import JointSolver
 from transforms.nrsfm.landmark_map import parameter_names
@@ -23,32 +21,30 @@ from transforms.nrsfm.zoom import ZoomSolver
 POSE = ("pitch", "yaw", "roll")
 
 
-def landmark_blocks(inputs: Inputs, wanted: NrsfmSpec) -> tuple[str, SelectBlocks]:
-    """(array in the store, blocks with ``points`` (m, 2, L), y up) of the chosen landmarks."""
-    every = inputs.measurements("landmarks", wanted.labels)
-    refuse(landmark_problems(wanted.landmarks, every))
-    stage, array = next((m.stage, m.array) for m in every if m.annotator == wanted.landmarks)
-    source = StoreBlocks(inputs.store.path, (array,), ("invert", stage))
-    frames = {"frame": np.arange(inputs.store.n_rows)}
-    return array, SelectBlocks(source, {"points": array}, frames, landmarks=("points",))
+def landmark_blocks(data: Data) -> SelectBlocks:
+    """Blocks with ``points`` (m, 2, L), y up, of the chosen landmarks."""
+    (measured,) = data.measurements("landmarks")
+    frames = {"frame": np.arange(data.n_rows)}
+    return data.read({}, {"points": measured}, columns=frames, landmarks=("points",))
 
 
-def fit_nrsfm(inputs: Inputs, wanted: NrsfmSpec) -> Fitted:
+def fit_nrsfm(data: Data, wanted: NrsfmSpec) -> Fitted:
     """Rigid shape, basis shapes, and every row's camera and coefficients.
 
     The model's ``residual`` is the root mean square of the re-projection, ``residual_rigid`` that
     of the rigid shape alone, both in pixels. With a regressor there is a direction for every
     parameter of pose and shape, the change of a code that moves this parameter alone.
     """
-    array, source = landmark_blocks(inputs, wanted)
+    (measured,), source = data.measurements("landmarks"), landmark_blocks(data)
+    array = measured.array
     try:
-        model = solve_shapes(inputs, wanted, source, wanted.n_shapes)
-        rigid = solve_shapes(inputs, wanted, source, 0)
+        model = solve_shapes(data, wanted, source, wanted.n_shapes)
+        rigid = solve_shapes(data, wanted, source, 0)
     except DataError as e:
-        measured = sum(len(source.read(block)[0]) for block in range(source.n_blocks))
+        n_measured = sum(len(source.read(block)[0]) for block in range(source.n_blocks))
         raise DataError(
-            f"landmarks {wanted.landmarks!r}, measured in {measured!r} rows of {array!r}, give no "
-            f"shape: {e}; annotate with another model, or leave 'nrsfm' out"
+            f"landmarks {wanted.landmarks!r}, measured in {n_measured!r} rows of {array!r}, give "
+            f"no shape: {e}; annotate with another model, or leave 'nrsfm' out"
         ) from e
     rows, parts, error, error_rigid, n = [], [], 0.0, 0.0, 0
     for block in range(source.n_blocks):
@@ -89,7 +85,7 @@ def fit_nrsfm(inputs: Inputs, wanted: NrsfmSpec) -> Fitted:
     else:
         out.arrays |= {"axes": model.axes, "modes": model.modes, "readout": model.readout}
     if wanted.regressor is not None:
-        _regress(inputs, model, array, wanted.regressor, out)
+        _regress(data, model, measured, wanted.regressor, out)
     return out
 
 
@@ -98,18 +94,12 @@ def _fit(model: ShapeModel | SequenceModel, points: np.ndarray, rows: np.ndarray
 
 
 def _regress(
-    inputs: Inputs, model: ShapeModel | SequenceModel, array: str, ridge: float, out: Fitted
+    data: Data, model: ShapeModel | SequenceModel, measured: Measured, ridge: float, out: Fitted
 ) -> None:
     """The regressor from codes to parameters, and its directions."""
-    codes = f"latents/{inputs.space}"
-    stage = next(s for s in inputs.store.stages() if array in inputs.store.arrays(s))
-    source = SelectBlocks(
-        StoreBlocks(inputs.store.path, (codes, array), ("invert", stage)),
-        {"x": codes, "points": array},
-        landmarks=("points",),
-    )
-    solver = inputs.engine.run(LatentShapeSolver(model, ridge), source)
-    found = solver.regressor(inputs.code_shape)
+    source = data.read({"x": data.space}, {"points": measured}, landmarks=("points",))
+    solver = data.engine.run(LatentShapeSolver(model, ridge), source)
+    found = solver.regressor(data.code_shape)
     out.arrays |= {
         "regressor_mean": found.mean,
         "regressor_weights": found.weights,
@@ -129,20 +119,23 @@ def _regress(
             continue
         quality = {"codes_per_unit": size, "rms": found.rms}
         out.directions.append(
-            inputs.direction(
+            data.direction(
                 f"nrsfm.{name}",
                 vector,
                 "nrsfm",
                 name if name in POSE else None,
                 quality=quality,
                 converged=found.converged,
-                provenance={"targets": array, "unit": "radian" if name in POSE else "coefficient"},
+                provenance={
+                    "targets": measured.array,
+                    "unit": "radian" if name in POSE else "coefficient",
+                },
             )
         )
 
 
 def solve_shapes(
-    inputs: Inputs, wanted: NrsfmSpec, source: BlockSource, n_shapes: int
+    data: Data, wanted: NrsfmSpec, source: BlockSource, n_shapes: int
 ) -> ShapeModel | SequenceModel:
     """The landmark model with `n_shapes` basis shapes.
 
@@ -155,15 +148,15 @@ def solve_shapes(
         if len(points):
             front = default_front(points.shape[2], None)
             missing = missing or not bool(np.isfinite(points).all())
-    run = inputs.engine.run
+    run = data.engine.run
     if front is not None:
-        scheme = scheme_of(inputs.spec.annotate, wanted.landmarks)
+        scheme = data.selection.parameters.get("scheme", IBUG68)
         front = front if scheme in (None, IBUG68) else None
     first = NRSfMSolver(0 if wanted.temporal else n_shapes, front, assumed=scheme is None)
     start = run(first, source).model()
     if wanted.temporal:
         noise = start.noise if wanted.robust else None
-        n_frames = inputs.store.n_rows
+        n_frames = data.n_rows
         zoom = run(ZoomSolver(start, n_frames, done=not wanted.zoom), source).zoom
         solver = SequenceSolver(start.rigid, n_frames, noise=noise, zoom=zoom)
         return sequence_result(run(solver, source), n_shapes, front, start.flags)

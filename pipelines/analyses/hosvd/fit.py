@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from pipelines.analyses.inputs import Fitted, Inputs, target_of
-from pipelines.analyses.known import level_code
-from pipelines.analyses.problems import cell_problems, pair_problems, tensor_grid
-from schemas.directions.direction import Direction
+from pipelines.analyses.hosvd.problems import cell_problems, pair_problems, tensor_grid
+from pipelines.analyses.inputs import Data, Fitted, target_of
+from pipelines.analyses.known import Columns, level_code
 from schemas.errors import DataError
-from schemas.index import DatasetIndex
-from schemas.spec_analyses import HosvdSpec
+from schemas.sections.hosvd import HosvdSpec
 from transforms.accumulate.blocks import BlockSource, sum_in_order
 from transforms.accumulate.cells import CellGrid
 from transforms.accumulate.requests import CountsOfCells
@@ -44,7 +41,7 @@ class Tensor:
     all_counts : the same of the tensor as declared
     """
 
-    inputs: Inputs
+    data: Data
     wanted: HosvdSpec
     grid: CellGrid
     counts: np.ndarray
@@ -61,25 +58,25 @@ class Tensor:
         kept[levels] = False
         counts = self.counts.reshape(len(kept), -1)[kept].ravel()
         grid = self.grid.keep_first(kept)
-        return Tensor(self.inputs, self.wanted, grid, counts, self.all_counts)
+        return Tensor(self.data, self.wanted, grid, counts, self.all_counts)
 
     @property
     def full(self) -> bool:
         """Whether the core of full rank is small enough to have."""
-        return 8 * int(np.prod(self.inputs.code_shape)) * self.grid.n_cells <= CORE_BYTES
+        return 8 * int(np.prod(self.data.code_shape)) * self.grid.n_cells <= CORE_BYTES
 
     def slabs(self) -> tuple[BlockSource, tuple[int, ...], dict[str, Any]]:
         """(slabs, filled where asked for; each slab's layer; facts of the filling)."""
         wanted, missing = self.wanted, bool((self.counts == 0).any())
-        layers = self.inputs.slabs({"cells": self.grid.cells})
-        parts = split_slabs(layers, self.inputs.code_shape[-1], self.grid.n_cells)
+        layers = self.data.slabs({"cells": self.grid.cells})
+        parts = split_slabs(layers, self.data.code_shape[-1], self.grid.n_cells)
         styles = tuple(np.repeat(range(len(layers)), len(parts) // len(layers)).tolist())
         source: BlockSource = SlabCells(parts, self.grid.shape, partial=missing)
         if not missing and wanted.repeats == "mean":
             return source, styles, {}
         weights = cell_weights(self.counts.reshape(self.grid.shape), wanted.repeats)
         solver = Completion(weights, *self.ranks, wanted.standardise)
-        done = self.inputs.engine.run(solver, source)
+        done = self.data.engine.run(solver, source)
         facts = {"ranks": [u.shape[1] for u in done.fill.factors or ()], **done.facts()}
         return FilledSlabs(source, done.fill), styles, facts
 
@@ -99,27 +96,27 @@ class Tensor:
         """(the model of all layers, of full rank where that is small; its Grams; facts)."""
         source, _, facts = self.slabs()
         solver = HOSVDSolver(self.wanted.standardise, *self.solved_ranks)
-        done = self.inputs.engine.run(solver, source)
+        done = self.data.engine.run(solver, source)
         return done.model(), done.grams, facts
 
     def solve_stacked(self) -> tuple[StackedHOSVD, ModeGrams, dict[str, Any]]:
         """As `solve`, every layer apart; its Grams are those over all layers."""
         source, styles, facts = self.slabs()
         solver = StackedSolver(styles, self.wanted.standardise, *self.solved_ranks)
-        done = self.inputs.engine.run(solver, source)
+        done = self.data.engine.run(solver, source)
         return done.model(), sum_in_order(done.grams), facts
 
 
-def declare_tensor(inputs: Inputs, wanted: HosvdSpec) -> Tensor:
+def declare_tensor(data: Data, wanted: HosvdSpec) -> Tensor:
     """The tensor as declared; DataError where it lacks cells under missing: error."""
-    grid = tensor_grid(inputs, wanted)
-    counted = inputs.engine.sum(inputs.blocks(columns={"cells": grid.cells}), CountsOfCells())
+    grid = tensor_grid(data, wanted)
+    counted = data.engine.sum(data.blocks(columns={"cells": grid.cells}), CountsOfCells())
     counts = counted.dense(grid.n_cells)[1]
-    tensor = Tensor(inputs, wanted, grid, counts, counts)
+    tensor = Tensor(data, wanted, grid, counts, counts)
     filled = np.flatnonzero(counts)  # fewer than before inversion, where rows cannot be read
-    for problem in cell_problems(inputs.index, grid, filled, wanted.missing):
+    for problem in cell_problems(data, grid, filled, wanted.missing):
         raise DataError(problem)
-    for problem in pair_problems(inputs.index, grid, wanted):
+    for problem in pair_problems(data, grid, wanted):
         raise DataError(problem)
     if wanted.missing == "drop_person" and (counts == 0).any():
         lacking = (counts.reshape(len(grid.levels[0]), -1) == 0).any(axis=1)
@@ -127,21 +124,21 @@ def declare_tensor(inputs: Inputs, wanted: HosvdSpec) -> Tensor:
     return tensor
 
 
-def fit_hosvd(inputs: Inputs, wanted: HosvdSpec) -> Fitted:
+def fit_hosvd(data: Data, wanted: HosvdSpec) -> Fitted:
     """The tensor model over the declared modes, and a direction for every level of a factor.
 
     A factor's level is the mean over the composite levels that contain it; it is compared with
     the baseline level that `mean_difference.baseline` names, or else with the mean of the others.
     The first mode (persons) gives no directions.
     """
-    tensor = declare_tensor(inputs, wanted)
+    tensor = declare_tensor(data, wanted)
     grid, counts = tensor.grid, tensor.all_counts
     full, grams, completion = tensor.solve_stacked() if wanted.stacked else tensor.solve()
     model = full.truncate(*tensor.ranks)
     out = Fitted(
         facts={
             "modes": tensor.names,
-            "levels": [level_names(inputs.index, grid, i) for i in range(len(grid.modes))],
+            "levels": [level_names(data, grid, i) for i in range(len(grid.modes))],
             "ranks": [list(r) if isinstance(r, tuple) else r for r in model.ranks],
             "shape": list(model.shape),
             "relative_error": model.relative_error,
@@ -159,11 +156,11 @@ def fit_hosvd(inputs: Inputs, wanted: HosvdSpec) -> Fitted:
     if wanted.folds:
         out.facts["penalties"] = validate(tensor)
     _store_arrays(full, grams, out)
-    measured = {n for m in inputs.measurements("scores") for n in m.names}
+    measured = set(data.parameter("attributes"))
     for mode in range(1, len(grid.modes)):
         for position in range(len(grid.modes[mode])):
-            factor = ModelFactor(inputs, wanted, model, grid, mode, position)
-            _add_directions(inputs, factor.name, factor.levels() | factor.pairs(), measured, out)
+            factor = ModelFactor(data, wanted, model, grid, mode, position)
+            _add_directions(data, factor.name, factor.levels() | factor.pairs(), measured, out)
         _add_apathy(model, grid, mode, out)
     return out
 
@@ -182,7 +179,7 @@ def _store_arrays(full: HOSVD | StackedHOSVD, grams: ModeGrams, out: Fitted) -> 
         out.arrays[f"subspace{i}"] = factor[:, :3] * np.sqrt(energy[:3])
 
 
-def level_names(index: DatasetIndex, grid: CellGrid, mode: int) -> list[str]:
+def level_names(index: Columns, grid: CellGrid, mode: int) -> list[str]:
     """Names of a mode's levels, parts of a composite joined by '/'."""
     categories = {n: index.categorical(n)[1] for n in grid.modes[mode]}
     return grid.level_names(mode, categories)
@@ -195,7 +192,7 @@ Vectors = dict[str, tuple[np.ndarray, dict[str, Any]]]
 class ModelFactor:
     """The factor at a position of a mode of a tensor model: its vectors."""
 
-    inputs: Inputs
+    data: Data
     wanted: HosvdSpec
     model: HOSVD | StackedHOSVD
     grid: CellGrid
@@ -218,7 +215,7 @@ class ModelFactor:
         present = np.unique(codes)
         if len(present) < 2 or (len(self.grid.modes[self.mode]) > 1 and self.position > 0):
             return {}
-        categories = self.inputs.index.categorical(name)[1]
+        categories = self.data.categorical(name)[1]
         intensity = self.wanted.intensity.get(name)
         if intensity is not None:
             along = self.grid.mode_index(intensity)
@@ -228,9 +225,8 @@ class ModelFactor:
                 categories[code]: (vector, facts | {"level": categories[code]})
                 for code, vector in zip(codes.tolist(), vectors, strict=True)
             }
-        md = self.inputs.spec.analyse.mean_difference
-        baseline = md.baseline.get(name) if md is not None else None
-        reference = None if baseline is None else level_code(self.inputs.index, name, baseline)
+        baseline = self.data.parameter("baseline").get(name)
+        reference = None if baseline is None else level_code(self.data, name, baseline)
         found: Vectors = {}
         for code in present.tolist():
             if code == reference:
@@ -245,14 +241,14 @@ class ModelFactor:
         """'<first>-to-<second>' -> (vector, provenance), of the pairs of levels asked for."""
         codes, name, found = self.codes, self.name, {}
         for first, second in self.wanted.pairs.get(name, ()):
-            a, b = (codes == level_code(self.inputs.index, name, one) for one in (first, second))
+            a, b = (codes == level_code(self.data, name, one) for one in (first, second))
             facts = {"factor": name, "level": second, "baseline": first}
             found[f"{first}-to-{second}"] = (self.model.contrast(self.mode, b, a), facts)
         return found
 
 
 def _add_directions(
-    inputs: Inputs, factor: str, vectors: Vectors, measured: set[str], out: Fitted
+    data: Data, factor: str, vectors: Vectors, measured: set[str], out: Fitted
 ) -> None:
     targets = [target_of(label, factor, measured) for label in vectors]
     taken = {d.name for d in out.directions}
@@ -267,7 +263,7 @@ def _add_directions(
         if not vector.any():
             continue
         out.directions.append(
-            inputs.direction(
+            data.direction(
                 name,
                 vector,
                 "hosvd",
@@ -297,7 +293,7 @@ def _add_apathy(model: HOSVD | StackedHOSVD, grid: CellGrid, mode: int, out: Fit
 
 def validate(tensor: Tensor) -> dict[str, Any]:
     """Cross-validated penalties of parameter fits, with the errors of each (Paper I, IV.E)."""
-    inputs = tensor.inputs
+    data = tensor.data
     rest = tensor.grid.n_cells // len(tensor.grid.levels[0])
 
     def fold(left_out: np.ndarray) -> tuple[HOSVD, np.ndarray, np.ndarray]:
@@ -306,7 +302,7 @@ def validate(tensor: Tensor) -> dict[str, Any]:
         rng = np.random.default_rng(np.random.SeedSequence([29, *left_out.tolist()]))
         chosen = np.zeros(len(out), bool)
         chosen[rng.permutation(np.flatnonzero(out))[:VALIDATION_ROWS]] = True
-        source = inputs.blocks(columns={"cells": tensor.grid.cells}, where=chosen)
+        source = data.blocks(columns={"cells": tensor.grid.cells}, where=chosen)
         read = [source.read(b)[1] for b in range(source.n_blocks)]
         rows = np.concatenate([r["x"] for r in read])
         cells = np.concatenate([r["cells"] for r in read])
@@ -322,30 +318,3 @@ def validate(tensor: Tensor) -> dict[str, Any]:
         "transfer_errors": found.errors[:, 1:].tolist(),
         "rows": found.n_rows,
     }
-
-
-def compare(directions: Mapping[str, Direction], ranks: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """HOSVD beside mean difference for every level that has both: their cosine."""
-    rows = []
-    means = {_level_of(d): d for d in directions.values() if d.method == "mean_difference"}
-    for name, direction in directions.items():
-        if direction.method != "hosvd":
-            continue
-        other = directions.get("mean." + name.removeprefix("hosvd."))
-        if other is None and direction.provenance.get("level") is not None:
-            other = means.get(_level_of(direction))  # names of odd texts need not be alike
-        if other is not None and other.space == direction.space:
-            rows.append(
-                {
-                    "name": name.removeprefix("hosvd."),
-                    "hosvd": name,
-                    "mean_difference": other.name,
-                    "cosine": float((direction.vector * other.vector).sum()),
-                    "ranks": dict(ranks),
-                }
-            )
-    return rows
-
-
-def _level_of(direction: Direction) -> tuple[Any, ...]:
-    return tuple(direction.provenance.get(key) for key in ("factor", "level", "baseline"))

@@ -8,13 +8,9 @@ from typing import Any, Literal
 
 import numpy as np
 
-from pipelines.analyses.inputs import Fitted, Inputs
-from pipelines.analyses.known import refuse
-from pipelines.analyses.problems import layer_problems
-from schemas.errors import UsageError
-from schemas.spec_analyses import PcaSpec
+from pipelines.analyses.inputs import Data, Fitted
+from schemas.sections.pca import PcaSpec
 from transforms.accumulate.requests import MomentsOfRows
-from transforms.accumulate.sources import SelectBlocks, StoreBlocks
 from transforms.pca.fit import PCA, GramSolver, RandomisedSolver, RowSlabs, choose_solver, solve_pca
 from transforms.pca.latent import LatentComponents, MomentsOfScores, solve_latent_components
 
@@ -42,9 +38,8 @@ def selections(
 ) -> list[Selection]:
     """What 'layers' of the specification asks for, of codes of that shape.
 
-    A range of all layers is the PCA over all. Raises SpecError for layers that are not there.
+    A range of all layers is the PCA over all.
     """
-    refuse(layer_problems(layers, code_shape))
     if layers is None:
         return [Selection()]
     n_layers = code_shape[0]
@@ -52,21 +47,21 @@ def selections(
     return [Selection(None if r == (0, n_layers) else r) for r in ranges]
 
 
-def fit_pca(inputs: Inputs, wanted: PcaSpec) -> Fitted:
+def fit_pca(data: Data, wanted: PcaSpec) -> Fitted:
     """Principal components of every selection of layers."""
-    n_rows = inputs.store.n_rows - sum(inputs.left_out().values())
+    n_rows = data.n_rows - sum(data.left_out().values())
     out = Fitted(facts={"rows": n_rows, "selections": []})
-    for selection in selections(wanted.layers, inputs.code_shape):
-        _fit_selection(inputs, wanted, selection, n_rows, out)
+    for selection in selections(wanted.layers, data.code_shape):
+        _fit_selection(data, wanted, selection, n_rows, out)
     first = out.facts["selections"][0]
     out.facts |= {name: first[name] for name in ("rows", "noise_variance")}
     return out
 
 
 def _fit_selection(
-    inputs: Inputs, wanted: PcaSpec, selection: Selection, n_rows: int, out: Fitted
+    data: Data, wanted: PcaSpec, selection: Selection, n_rows: int, out: Fitted
 ) -> None:
-    shape = inputs.code_shape
+    shape = data.code_shape
     if selection.layers is not None:
         shape = (selection.layers[1] - selection.layers[0], *shape[1:])
     n_features = math.prod(shape)
@@ -81,12 +76,12 @@ def _fit_selection(
     facts: dict[str, Any] = {"name": selection.name, "solver": solver}
     prefix = f"{selection.name}_" if selection.name else ""
     if solver == "gram":
-        found = inputs.engine.run(GramSolver(n_components), _slabs(inputs, selection)).result()
+        found = data.engine.run(GramSolver(n_components), _slabs(data, selection)).result()
     elif solver == "randomised":
         iteration = RandomisedSolver(n_features, n_components or most)
-        found = inputs.engine.run(iteration, inputs.codes(selection.layers)).result()
+        found = data.engine.run(iteration, data.codes(selection.layers)).result()
     else:
-        moments = inputs.engine.sum(inputs.codes(selection.layers), MomentsOfRows())
+        moments = data.engine.sum(data.codes(selection.layers), MomentsOfRows())
         found = solve_pca(moments, n_components)
     facts |= {
         "layers": list(range(*selection.layers)) if selection.layers else None,
@@ -98,7 +93,7 @@ def _fit_selection(
     for name in ("n_rows", "noise_variance", "converged"):
         del arrays[name]
     if wanted.regress_to is not None:
-        latent = _regress(inputs, wanted.regress_to, selection, found)
+        latent = _regress(data, wanted.regress_to, selection, found)
         facts["latent_r2"] = latent.r2
         arrays |= {
             f"{wanted.regress_to}_{name}": getattr(latent, name)
@@ -106,11 +101,11 @@ def _fit_selection(
         }
     out.arrays |= {f"{prefix}{name}": value for name, value in arrays.items()}
     out.facts["selections"].append(facts)
-    _add_directions(inputs, wanted, selection, found, out)
+    _add_directions(data, wanted, selection, found, out)
 
 
 def _add_directions(
-    inputs: Inputs, wanted: PcaSpec, selection: Selection, found: PCA, out: Fitted
+    data: Data, wanted: PcaSpec, selection: Selection, found: PCA, out: Fitted
 ) -> None:
     label = f"{selection.name}." if selection.name else ""
     baseline = float(np.mean(found.random_sd)) if found.random_sd is not None else None
@@ -118,45 +113,32 @@ def _add_directions(
         vector, layers = component.reshape(-1), None
         if selection.layers is not None:
             layers = list(range(*selection.layers))
-            whole = np.zeros(inputs.code_shape)
-            whole[layers] = component.reshape(len(layers), *inputs.code_shape[1:])
+            whole = np.zeros(data.code_shape)
+            whole[layers] = component.reshape(len(layers), *data.code_shape[1:])
             vector = whole
         quality = {
             "explained_variance_ratio": float(found.explained_variance_ratio[i]),
             "random_sd": baseline,
         }
         sd = float(found.sd[i])
-        direction = inputs.direction(
+        direction = data.direction(
             f"pca.{label}{i:03d}", vector, "pca", None, quality=quality, sd=sd, layers=layers
         )
         out.directions.append(direction)
 
 
-def _array(inputs: Inputs) -> str:
-    return f"latents/{inputs.space}"
-
-
-def _slabs(inputs: Inputs, selection: Selection) -> RowSlabs:
+def _slabs(data: Data, selection: Selection) -> RowSlabs:
     """All rows, a layer at a time."""
-    if len(inputs.code_shape) == 1:
-        return RowSlabs((inputs.codes(),), (0, inputs.code_shape[0]))
-    layers = range(*(selection.layers or (0, inputs.code_shape[0])))
-    width = math.prod(inputs.code_shape[1:])
-    slabs = tuple(inputs.codes((i, i + 1)) for i in layers)
+    if len(data.code_shape) == 1:
+        return RowSlabs((data.codes(),), (0, data.code_shape[0]))
+    layers = range(*(selection.layers or (0, data.code_shape[0])))
+    width = math.prod(data.code_shape[1:])
+    slabs = tuple(data.codes((i, i + 1)) for i in layers)
     return RowSlabs(slabs, tuple(width * i for i in range(len(layers) + 1)))
 
 
-def _regress(inputs: Inputs, space: str, selection: Selection, found: PCA) -> LatentComponents:
+def _regress(data: Data, space: str, selection: Selection, found: PCA) -> LatentComponents:
     """The components as directions of another latent, of `space`, of the same rows."""
-    target = f"latents/{space}"
-    stored = inputs.store.arrays("invert")
-    if target not in stored:
-        raise UsageError(
-            f"'pca.regress_to' needs {target!r} but the store has {sorted(stored)!r}: leave it "
-            "out, or use a store of sampled rows"
-        )
-    array = _array(inputs)
-    source = StoreBlocks(inputs.store.path, (array, target), ("invert",), selection.layers)
-    both = SelectBlocks(source, {"x": array, "targets": target})
+    both = data.read({"x": data.space, "targets": space}, layers=selection.layers)
     request = MomentsOfScores(found.mean, found.components)
-    return solve_latent_components(inputs.engine.sum(both, request), len(found.components))
+    return solve_latent_components(data.engine.sum(both, request), len(found.components))

@@ -1,0 +1,60 @@
+"""The analyses: ours, one a module of this folder, and those of other packages."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from pipelines.analyses.base import Analysis, Known
+from schemas.catalog import Catalog
+from schemas.errors import PluginError
+from schemas.sections.base import AnalysisSection
+from schemas.sections.catalog import GROUP
+from schemas.spec import RunSpec
+
+ANALYSES: Catalog[Analysis[Any]] = Catalog(
+    "analysis",
+    "pipelines.analyses",
+    GROUP,
+    apart=("base", "catalog", "figures", "inputs", "known", "labels", "measured"),
+)
+
+
+def requested(spec: RunSpec) -> list[str]:
+    """Analyses that the specification asks for, in the order in which they run.
+
+    Ours run in the order of their sections (`AnalysisSection.order`), other packages' after them,
+    by name.
+    """
+    sections = type(spec.analyse).model_fields
+    return [name for name in sections if getattr(spec.analyse, name) is not None]
+
+
+def requested_sections(spec: RunSpec) -> Iterator[tuple[Analysis[Any], AnalysisSection]]:
+    """Each analysis that the specification asks for, with its section, in that order."""
+    for name in requested(spec):
+        yield analysis_of(name), getattr(spec.analyse, name)
+
+
+def analysis_of(name: str) -> Analysis[Any]:
+    """The analysis of a name. PluginError for one of another package that is none."""
+    found = ANALYSES.load(name)
+    if not isinstance(found, Analysis) or found.name != name:
+        raise PluginError(
+            f"analysis {name!r} is {found!r}: its entry point must give an instance of a subclass "
+            "of 'pipelines.analyses.base.Analysis' of that name"
+        )
+    return found
+
+
+def problems_of(known: Known, name: str) -> Iterator[str]:
+    """What an analysis asks for and its data cannot give."""
+    own = getattr(known.spec.analyse, name)
+    space = known.space(own)
+    if space not in known.spaces:
+        yield (
+            f"'analyse.{name}.space' is {space!r}, but the run's codes are of "
+            f"{sorted(known.spaces)!r}: name one of these, or leave it out"
+        )
+        return
+    yield from analysis_of(name).problems(known, own)

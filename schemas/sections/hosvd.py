@@ -1,0 +1,109 @@
+"""The tensor model: the section 'analyse.hosvd'."""
+
+from __future__ import annotations
+
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+
+from schemas.sections.base import AnalysisSection
+from schemas.sections.types import Integer, Level, Levels, Number
+
+
+class HosvdSpec(AnalysisSection):
+    """Tensor model over declared factors."""
+
+    order = 40
+    summary = "Tensor model."
+
+    modes: list[str | list[str]] = Field(
+        description="Factors that span the tensor, one mode each; a list is a composite mode: "
+        "[person, [expression, intensity], view]."
+    )
+    where: dict[str, Levels] = Field(
+        default={}, description="Factor -> level or levels of the rows to use."
+    )
+    missing: Literal["error", "drop_person", "complete"] = Field(
+        default="error",
+        description="Empty cells: stop; drop the levels of the first mode that have "
+        "any; or estimate them.",
+    )
+    repeats: Literal["mean", "weighted"] = Field(
+        default="mean",
+        description="Cells with several rows: their mean, like any other cell; or weighted by "
+        "their number of rows.",
+    )
+    energy: Number = Field(
+        default=0.95, gt=0, le=1, description="Share of each mode's energy that its rank keeps."
+    )
+    ranks: list[Integer | None] | None = Field(
+        default=None,
+        description="Rank of each mode instead of 'energy'; null in the list leaves that "
+        "mode to 'energy'.",
+    )
+    standardise: bool = Field(
+        default=False, description="Scale every latent coordinate to unit standard deviation first."
+    )
+    stacked: bool = Field(
+        default=False,
+        description="Decompose every layer of w_plus apart (stacked style-separated model).",
+    )
+    pairs: dict[str, list[tuple[Level, Level]]] = Field(
+        default={},
+        description="Factor -> pairs of levels; each gives a direction from the first to the "
+        "second, such as view: [[left, right]].",
+    )
+    intensity: dict[str, str] = Field(
+        default={},
+        description="Factor -> factor of its intensity, each a mode of its own. The intensity is "
+        "cut to one dimension and the factor's directions point to rising intensity.",
+    )
+    folds: Integer = Field(
+        default=0,
+        ge=0,
+        description="Folds over the first mode's levels that choose the ridge penalty of "
+        "parameter fits; 0 does not.",
+    )
+
+    @property
+    def mode_names(self) -> list[list[str]]:
+        """Factors of each mode."""
+        return [[m] if isinstance(m, str) else list(m) for m in self.modes]
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        names = [n for mode in self.mode_names for n in mode]
+        if not self.modes or not all(self.modes):
+            raise ValueError("'modes' must name at least one factor in every mode")
+        twice = sorted({n for n in names if names.count(n) > 1})
+        if twice:
+            raise ValueError(f"factors {twice!r} stand in more than one mode: keep each once")
+        if self.ranks is not None and len(self.ranks) != len(self.modes):
+            raise ValueError(
+                f"'ranks' has {len(self.ranks)} entries for {len(self.modes)} modes: "
+                "give one rank a mode, null for those that 'energy' decides"
+            )
+        if self.ranks is not None and any(r is not None and r < 1 for r in self.ranks):
+            raise ValueError(f"'ranks' must be at least 1, got {self.ranks!r}")
+        later = {n for mode in self.mode_names[1:] for n in mode}
+        unknown = sorted(set(self.pairs) - later)
+        if unknown:
+            raise ValueError(
+                f"'pairs' names {unknown!r}, not among the modes after the first, "
+                f"{sorted(later)!r}: correct the name"
+            )
+        single = {mode[0] for mode in self.mode_names[1:] if len(mode) == 1}
+        for factor, intensity in self.intensity.items():
+            if not {factor, intensity} <= single or factor == intensity:
+                raise ValueError(
+                    f"'intensity' pairs {factor!r} with {intensity!r}: name two different modes "
+                    f"after the first, each of one factor ({sorted(single)!r})"
+                )
+        if self.folds == 1:
+            raise ValueError("'folds' is 1: give 2 or more, or 0 for none")
+        if self.folds and self.stacked:
+            raise ValueError("'folds' is for one model of all layers: leave out 'stacked'")
+        return self
+
+
+PLUGIN = HosvdSpec

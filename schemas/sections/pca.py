@@ -1,0 +1,55 @@
+"""Principal components: the section 'analyse.pca'."""
+
+from __future__ import annotations
+
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+
+from schemas.sections.base import AnalysisSection
+from schemas.sections.types import Integer
+
+
+class PcaSpec(AnalysisSection):
+    """Principal components of the stored codes."""
+
+    order = 10
+    summary = "Principal components."
+
+    n_components: Integer | None = Field(
+        default=64, ge=1, description="Components to keep; null keeps all there are."
+    )
+    layers: Literal["each"] | list[tuple[Integer, Integer]] | None = Field(
+        default=None,
+        description="Layers with a PCA of their own: 'each', or ranges [start, stop) such as "
+        "[[0, 4], [4, 8]]; null is one PCA over all layers.",
+    )
+    solver: Literal["auto", "covariance", "gram", "randomised"] = Field(
+        default="auto", description="How to solve; 'auto' takes the cheapest."
+    )
+    n_directions: Integer = Field(
+        default=8,
+        ge=0,
+        description="Components of each PCA that become directions of the set; the model has all.",
+    )
+    regress_to: Literal["z", "w"] | None = Field(
+        default=None,
+        description="Latent of the same store that each component is regressed back to (GANSpace). "
+        "A store of inverted images holds codes of 'invert.space' alone.",
+    )
+
+    @model_validator(mode="after")
+    def _ranges(self) -> Self:
+        if isinstance(self.layers, list):
+            wrong = [r for r in self.layers if not 0 <= r[0] < r[1]]
+            if wrong or not self.layers:
+                raise ValueError(
+                    f"'layers' has ranges {wrong!r}: give [start, stop) with 0 <= start < stop, "
+                    "at least one"
+                )
+            if len(set(self.layers)) < len(self.layers):
+                raise ValueError(f"'layers' names a range twice in {self.layers!r}: keep each once")
+        return self
+
+
+PLUGIN = PcaSpec

@@ -1,0 +1,23 @@
+"""Style channels: the section 'analyse.s_space'."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from schemas.sections.base import AnalysisSection
+from schemas.sections.types import Names, Number
+
+
+class SSpaceSpec(AnalysisSection):
+    """Single style channels that stand out where an attribute is present (StyleSpace)."""
+
+    order = 80
+    summary = "Style channels of attributes."
+
+    attributes: Names | None = Field(
+        default=None, description="Annotated attributes to search channels for. Default: all."
+    )
+    threshold: Number = Field(default=0.5, description="Scores above it count as present.")
+
+
+PLUGIN = SSpaceSpec
