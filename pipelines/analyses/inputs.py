@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
@@ -21,30 +21,12 @@ from schemas.names import safe_name, safe_names
 from schemas.sections.base import AnalysisSection
 from schemas.spec import RunSpec
 from schemas.store.latent_store import LatentStore
-from transforms.accumulate.blocks import BlockSource
-from transforms.accumulate.passes import PassRequest, S, Seen
+from transforms.accumulate.passes import Statistics
 from transforms.accumulate.requests import MomentsAlong, MomentsOfRows
 from transforms.accumulate.sources import SelectBlocks, StoreBlocks, codes_of, ok_rows
 
 MOMENT_FEATURES = 2048
 """Codes of up to this many coordinates are summed as their whole second moment."""
-
-
-class Statistics(Protocol):
-    """Where an analysis gets its statistics: summed by an engine, or kept from another time."""
-
-    def sum(self, source: BlockSource, request: PassRequest) -> Any:
-        """Sum of the blocks' statistics, in the fixed order of `transforms.accumulate.blocks`."""
-
-    def run(self, solver: S, source: BlockSource) -> S:
-        """Drive a solver until it is done."""
-
-
-class Engine(Statistics, Protocol):
-    """Where statistics are summed: in this process, or in Beam."""
-
-    def run(self, solver: S, source: BlockSource, *, seen: Seen | None = None) -> S:
-        """Drive a solver until it is done. seen : called with each pass's request and sum."""
 
 
 @dataclass(eq=False)

@@ -21,9 +21,8 @@ from schemas.errors import RunInterruptedError
 from schemas.store.lock import StoreLock
 
 if TYPE_CHECKING:
-    from pipelines.analyses.inputs import Engine
     from transforms.accumulate.blocks import BlockSource
-    from transforms.accumulate.passes import PassRequest, S, Seen
+    from transforms.accumulate.passes import Engine, PassRequest, S, Seen
 
 EXIT_CODE = RunInterruptedError.exit_code
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -93,12 +92,12 @@ class CheckedEngine:
     check: Callable[[], None]
 
     def sum(self, source: BlockSource, request: PassRequest) -> Any:
-        """See `pipelines.analyses.inputs.Engine`."""
+        """See `transforms.accumulate.passes.Engine`."""
         self.check()
         return self.engine.sum(source, request)
 
     def run(self, solver: S, source: BlockSource, *, seen: Seen | None = None) -> S:
-        """See `pipelines.analyses.inputs.Engine`."""
+        """See `transforms.accumulate.passes.Engine`."""
         self.check()
         return self.engine.run(solver, source, seen=seen)
 

@@ -22,13 +22,12 @@ from typing import Any
 
 import numpy as np
 
-from pipelines.analyses.inputs import Engine
 from schemas.atomic import write_bytes
 from schemas.errors import DataError
 from schemas.fingerprint import digest
 from transforms.accumulate.blocks import Accumulator, BlockSource, group_blocks, sum_in_order
 from transforms.accumulate.groups import GroupsOfBlocks, StatisticOfGroups
-from transforms.accumulate.passes import PassRequest, S
+from transforms.accumulate.passes import Engine, PassRequest, S
 from transforms.accumulate.stored import statistic_bytes, statistic_of_bytes
 
 STATISTICS_VERSION = 1

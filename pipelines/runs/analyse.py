@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.analyses.catalog import analysis_of, problems_of, requested
-from pipelines.analyses.inputs import Data, Engine, Fitted, Statistics, measure_sd
+from pipelines.analyses.inputs import Data, Fitted, measure_sd
 from pipelines.analyses.known import refuse
 from pipelines.engine.saved_sums import SavedStatistics
 from pipelines.folder.store_identity import INVERT
@@ -21,6 +21,7 @@ from schemas.index import DatasetIndex
 from schemas.spec import RunSpec
 from schemas.store.latent_store import LatentStore
 from schemas.store.reasons import Status
+from transforms.accumulate.passes import Engine, Statistics
 
 
 def fit_analysis(

@@ -74,6 +74,23 @@ S = TypeVar("S", bound=PassSolver)
 Seen = Callable[[PassRequest, Accumulator], None]
 
 
+class Statistics(Protocol):
+    """Where an analysis gets its statistics: summed by an engine, or kept from another time."""
+
+    def sum(self, source: BlockSource, request: PassRequest) -> Any:
+        """Sum of the blocks' statistics, in the fixed order of `transforms.accumulate.blocks`."""
+
+    def run(self, solver: S, source: BlockSource) -> S:
+        """Drive a solver until it is done."""
+
+
+class Engine(Statistics, Protocol):
+    """Where statistics are summed: in this process, or in Beam."""
+
+    def run(self, solver: S, source: BlockSource, *, seen: Seen | None = None) -> S:
+        """Drive a solver until it is done. seen : called with each pass's request and sum."""
+
+
 def run_passes(
     solver: S,
     source: BlockSource,
