@@ -37,9 +37,7 @@ def made() -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
     rng = np.random.default_rng(0)
     age, gender, glasses = normalise(rng.normal(size=(3, 32)) + rng.normal(size=32))
     found = {"x_age": age, "x_gender": gender, "x_eyeglasses": glasses}
-    found["x_age_c_gender_eyeglasses"] = normalise(
-        project_out(age[None], np.stack([gender, glasses]))
-    )[0]
+    found["x_age_c_gender_eyeglasses"] = project_out(age, np.stack([gender, glasses]))
     components = {
         "ganspace_x_comp": rng.normal(size=(4, 32)).astype("f4"),
         "ganspace_x_mean": np.zeros(32, "f4"),
@@ -68,7 +66,7 @@ def conditional(boundaries: dict[str, np.ndarray]) -> tuple[list[tuple[str, floa
         model = head.rpartition("_")[0]
         others = np.stack([boundaries[f"{model}_{c}"] for c in conditions.split("_")])
         started = time.perf_counter()
-        found = normalise(project_out(boundaries[head][None], others))[0]
+        found = project_out(boundaries[head], others)
         ours += time.perf_counter() - started
         started = time.perf_counter()
         np.linalg.lstsq(others.T, boundaries[head], rcond=None)

@@ -216,6 +216,14 @@ def edit(
     layers: Annotated[
         str | None, typer.Option(help="Layers to edit: '0,5,9' or '0-3'. Default: all.")
     ] = None,
+    keep: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--keep",
+            help="Direction along which nothing is to change: it is projected out of the edit "
+            "(conditional manipulation); may repeat.",
+        ),
+    ] = None,
     picture_weight: Annotated[
         float | None,
         typer.Option(
@@ -232,7 +240,10 @@ def edit(
     amounts, chosen = numbers_of(strengths, "--strengths"), rows_of(rows, "--rows")
     only = None if layers is None else rows_of(layers, "--layers")
     loaded = load_spec(spec)
-    for path in edit_run(loaded, direction, out, chosen, amounts, unit, only, picture_weight):
+    strips = edit_run(
+        loaded, direction, out, chosen, amounts, unit, only, picture_weight, keep or ()
+    )
+    for path in strips:
         console.print(f"strip: {path}", markup=False)
 
 

@@ -27,7 +27,7 @@ MOVED = {
     "pipelines.run": "pipelines.runs.run",
     "schemas.direction": "schemas.directions.direction",
     "schemas.rows": "schemas.store.rows",
-    "transforms.conditional": "transforms.directions.conditional",
+    "transforms.conditional": "transforms.directions.algebra",
     "transforms.direction_algebra": "transforms.directions.algebra",
     "transforms.hosvd_model": "transforms.hosvd.model",
     "transforms.interfacegan": "transforms.svm.interfacegan",

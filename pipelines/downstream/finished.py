@@ -20,6 +20,7 @@ from schemas.spec import RunSpec
 from schemas.store.latent_store import LatentStore
 from schemas.store.reasons import Reason, Status, describe
 from transforms.accumulate.sources import SelectBlocks, StoreBlocks
+from transforms.directions.algebra import keeping
 
 
 @dataclass(frozen=True, eq=False)
@@ -153,11 +154,13 @@ def edit_run(
     unit: str = "sd",
     layers: Sequence[int] | None = None,
     picture_weight: float | None = None,
+    keep: Sequence[str] = (),
 ) -> Iterator[Path]:
     """Draw a strip of these rows along each direction, and yield its path.
 
     out : PNG file, or of several directions the folder. unit, layers : see `draw_strips`
     picture_weight : see `GradientEdit`, which then finds the codes; for "nrsfm.*" in all layers
+    keep : directions along which nothing is to change, see `transforms.directions.algebra.keeping`
 
     Raises UsageError for unknown directions and rows, for a file that is to hold several strips,
     and where a picture weight does not fit.
@@ -173,11 +176,15 @@ def edit_run(
     finished = FinishedRun.of(spec)
     codes, found = finished.codes(rows), [finished.direction(name) for name in names]
     others = [name for name in names if not name.startswith("nrsfm.")]
-    if picture_weight is not None and (others or layers is not None):
+    if picture_weight is not None and (others or layers is not None or keep):
         raise UsageError(
-            f"--picture-weight is given with directions {others!r} and layers {layers!r}: it "
-            "is for directions 'nrsfm.*' in all layers; leave it or the others out"
+            f"--picture-weight is given with directions {others!r}, layers {layers!r} and --keep "
+            f"{list(keep)!r}: it is for directions 'nrsfm.*' in all layers, without --keep; leave "
+            "it or the others out"
         )
+    if keep:
+        kept = [finished.direction(name) for name in keep]
+        found = [keeping(direction, kept, layers) for direction in found]
     generator = generators.load(spec.generator)
     refine, facts = None, {}
     if picture_weight is not None:
@@ -199,5 +206,5 @@ def edit_run(
             labels=[f"row {row}" for row in rows],
             layers=layers,
             refine=refine,
-            facts=facts,
+            facts=facts | {k: direction.provenance[k] for k in ("keep", "left") if keep},
         )

@@ -3,11 +3,12 @@
 Vectors are stacks (k, *row_shape); a single one may be (1, *row_shape). Inner products are those
 of the flattened vectors, so layers that a direction does not apply to, which are zero, add nothing.
 `schemas.directions.direction.apply` makes the edit of one direction; `combine` makes one direction
-of several.
+of several, and `keeping` takes others out of one (conditional projection).
 """
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 
 import numpy as np
@@ -61,18 +62,48 @@ def orthonormal_basis(vectors: np.ndarray, tolerance: float = RANK_TOLERANCE) ->
     return basis[:rank].reshape(rank, *np.shape(vectors)[1:])
 
 
-def project_out(vectors: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """Vectors without their parts in the span of `others`, float64 (k, *row_shape), not unit.
+def project_out(
+    direction: np.ndarray, conditions: np.ndarray, *, normalise: bool = True
+) -> np.ndarray:
+    """Part of a direction that is orthogonal to any number of others, by least squares.
 
-    Equal to the residual of least squares on the others, which need not be independent: moving
-    along the result changes no projection on any of them (InterFaceGAN, Shen et al. 2020, eq. 6).
-    A vector inside their span becomes zero up to rounding.
+    p - N' x with x = argmin |p - N' x|, that is N N' x = N p (Shen et al. 2020, InterFaceGAN, eq. 8
+    for one condition; the same projection for the h-space of diffusion models). One condition c of
+    unit length gives p - (p.c) c.
+
+    direction : (...), or (k, ...) for several at once; any layout of coordinates, flattened
+    conditions : (m, ...), need be neither orthogonal nor unit, may depend on one another
+    normalise : scale the result to unit norm, as InterFaceGAN does; else leave its length
+
+    Returns float64 of the direction's shape. Raises DataError where nothing is left: the direction
+    is a combination of the conditions.
     """
-    rows, span = _pair(vectors, others)
-    basis = orthonormal_basis(others).reshape(-1, span.shape[1])
-    for _ in range(2):  # the second time removes the rounding of the first
-        rows = rows - (rows @ basis.T) @ basis
-    return rows.reshape(np.shape(vectors))
+    p, others = np.asarray(direction, np.float64), np.asarray(conditions, np.float64)
+    several = p.ndim == others.ndim
+    if others.ndim < 2 or others.shape[1:] != p.shape[int(several) :]:
+        raise UsageError(
+            f"direction has shape {p.shape!r} and conditions {others.shape!r}: give conditions as "
+            "(count, ...) with the direction's own shape"
+        )
+    if not (np.isfinite(p).all() and np.isfinite(others).all()):
+        raise DataError("direction or conditions hold NaN or infinite values: correct them")
+    flat = p.reshape(len(p) if several else 1, -1)
+    table = others.reshape(len(others), flat.shape[1])
+    lengths = np.linalg.norm(table, axis=1)
+    table = table[lengths > 0] / lengths[lengths > 0, None]
+    _, singular, basis = np.linalg.svd(table, full_matrices=False)
+    basis = basis[singular > 1e-10 * singular[:1].sum()]
+    left = flat - (flat @ basis.T) @ basis
+    left -= (left @ basis.T) @ basis  # once more: what rounding left behind
+    norms, before = np.linalg.norm(left, axis=1), np.linalg.norm(flat, axis=1)
+    if (norms <= 1e-10 * before).any():
+        raise DataError(
+            f"direction {int(np.argmax(norms <= 1e-10 * before))!r} is a combination of the "
+            f"{len(others)!r} conditions: nothing is left of it; condition on fewer"
+        )
+    if normalise:
+        left /= norms[:, None]
+    return left.reshape(p.shape)
 
 
 def cosines(a: np.ndarray, b: np.ndarray) -> np.ndarray:
@@ -100,6 +131,60 @@ def principal_angles(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return np.where(cosine**2 < 0.5, np.arccos(cosine), np.arcsin(np.clip(sine, 0.0, 1.0)))
 
 
+def keeping(
+    direction: Direction, others: Sequence[Direction], layers: Sequence[int] | None = None
+) -> Direction:
+    """The part of a direction that leaves the projections on others as they are (`project_out`).
+
+    An edit by it is the direction's own edit less what that does along the others: its sd is the
+    direction's times the share of its length that is left. It applies to the direction's layers, or
+    to those of them that are in `layers`.
+
+    Raises DirectionMismatchError for directions of several spaces or generators, DataError where
+    nothing is left.
+    """
+    _alike([direction, *others])
+    only = direction.layers
+    if layers is not None:
+        only = [i for i in layers if only is None or i in only]
+    mask = np.ones_like(direction.vector)
+    if only is not None:
+        mask[:] = 0
+        mask[only] = 1
+    within = np.stack([other.vector * mask for other in others])
+    left = project_out(direction.vector * mask, within, normalise=False) * mask
+    share = float(np.linalg.norm(left))
+    kept = [other.name for other in others]
+    return dataclasses.replace(
+        direction,
+        vector=left / share,
+        layers=only,
+        sd=direction.sd * share,
+        intercept=None,
+        quality={},
+        provenance={**direction.provenance, "keep": kept, "left": share},
+    )
+
+
+def _alike(directions: Sequence[Direction]) -> None:
+    """Raise DirectionMismatchError for directions of several spaces or generators."""
+    first, *others = directions
+    for other in others:
+        if (other.space, other.vector.shape) != (first.space, first.vector.shape):
+            raise DirectionMismatchError(
+                f"directions {first.name!r} and {other.name!r} are of spaces {first.space!r} "
+                f"{first.vector.shape!r} and {other.space!r} {other.vector.shape!r}; combine "
+                "directions of one space, broadcasting those of w with broadcast_layers"
+            )
+        made_for = [d.provenance.get("generator_fp") for d in (first, other)]
+        if made_for[0] != made_for[1]:
+            raise DirectionMismatchError(
+                f"directions {first.name!r} and {other.name!r} were made for generators "
+                f"{made_for[0]!r} and {made_for[1]!r}; combine directions of one: for "
+                f"{other.name!r}, {transfer_cure(other.name)}"
+            )
+
+
 def combine(
     name: str,
     directions: Sequence[Direction],
@@ -121,21 +206,7 @@ def combine(
             f"{len(directions)!r} directions and {len(strengths)!r} strengths were given; give one "
             "strength a direction"
         )
-    first, *others = directions
-    for other in others:
-        if (other.space, other.vector.shape) != (first.space, first.vector.shape):
-            raise DirectionMismatchError(
-                f"directions {first.name!r} and {other.name!r} are of spaces {first.space!r} "
-                f"{first.vector.shape!r} and {other.space!r} {other.vector.shape!r}; combine "
-                "directions of one space, broadcasting those of w with broadcast_layers"
-            )
-        made_for = [d.provenance.get("generator_fp") for d in (first, other)]
-        if made_for[0] != made_for[1]:
-            raise DirectionMismatchError(
-                f"directions {first.name!r} and {other.name!r} were made for generators "
-                f"{made_for[0]!r} and {made_for[1]!r}; combine directions of one: for "
-                f"{other.name!r}, {transfer_cure(other.name)}"
-            )
+    _alike(directions)
     steps = [float(s) * d.sd * d.vector for d, s in zip(directions, strengths, strict=True)]
     total = np.sum(steps, axis=0)
     size = float(np.linalg.norm(total))

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
 import pytest
+from PIL import Image
 from typer.testing import CliRunner
 
 import pipelines.runs.run
@@ -99,3 +101,27 @@ def test_a_run_ends_with_the_path_of_its_report(spec: Path, monkeypatch, command
     shown = CliRunner().invoke(app, [command, str(spec)])
     assert shown.exit_code == 3
     assert (f"report: {done.path / 'report.html'}" in shown.stderr) is told
+
+
+def test_what_an_edit_keeps_is_projected_out_and_told(tiny: Path, tmp_path: Path) -> None:
+    spec = load_spec(tiny / "spec.yaml")
+    run = FinishedRun.of(spec)
+    name, other = next(
+        (a.name, b.name)
+        for a in run.directions
+        for b in run.directions
+        if a.space == b.space and 0.1 < abs(float((a.vector * b.vector).sum())) < 0.99
+    )
+    drawn = CliRunner().invoke(
+        app,
+        ["edit", str(tiny / "spec.yaml"), "-d", name, "--keep", other, "--rows", "0"]
+        + ["--out", str(tmp_path / "strip.png")],
+    )
+    assert drawn.exit_code == 0, drawn.output
+    with Image.open(tmp_path / "strip.png") as picture:
+        told = json.loads(picture.text["latentflow"])
+    cosine = float((run.direction(name).vector * run.direction(other).vector).sum())
+    assert told["keep"] == [other]
+    assert told["left"] == pytest.approx((1 - cosine**2) ** 0.5, rel=1e-9)
+    with pytest.raises(DataError, match="nothing is left"):
+        list(edit_run(spec, [name], tmp_path / "none.png", [0], [1.0], keep=[name]))

@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
-from schemas.errors import DataError, UsageError
-from transforms.directions.conditional import project_out
+from schemas.directions.direction import unit_direction
+from schemas.errors import DataError, DirectionMismatchError, UsageError
+from transforms.directions.algebra import keeping, project_out
 
 
 def test_one_condition_is_the_closed_form():
@@ -46,3 +47,50 @@ def test_nothing_left_and_bad_shapes_are_refused():
     with pytest.raises(DataError, match="NaN"):
         project_out(np.array([np.nan, 0, 0]), c)
     np.testing.assert_array_equal(project_out(np.ones(3), np.zeros((0, 3))), np.ones(3) / 3**0.5)
+
+
+@pytest.mark.parametrize("layers", [None, [1, 2]])
+def test_an_edit_that_keeps_others_is_the_edit_less_its_part_along_them(layers):
+    rng = np.random.default_rng(2)
+    steered = unit_direction("smile", "w_plus", rng.normal(size=(4, 6)), method="svm", sd=3.0)
+    steered = steered if layers is None else only(steered, layers)
+    others = [
+        unit_direction(name, "w_plus", rng.normal(size=(4, 6)), method="svm", sd=1.0)
+        for name in ("age", "glasses")
+    ]
+    found = keeping(steered, others)
+    assert found.layers == layers and found.name == "smile"
+    assert found.provenance["keep"] == ["age", "glasses"]
+    edit, whole = found.sd * found.vector, steered.sd * steered.vector
+    for other in others:
+        assert abs((edit * other.vector).sum()) < 1e-14
+    inside = slice(None) if layers is None else layers
+    table = np.stack([other.vector[inside].ravel() for other in others]).T
+    gone = (whole - edit)[inside].ravel()
+    combination = table @ np.linalg.lstsq(table, gone, rcond=None)[0]
+    np.testing.assert_allclose(gone, combination, atol=1e-14)
+
+
+def only(direction, layers):
+    """A direction in some layers."""
+    vector = np.zeros_like(direction.vector)
+    vector[layers] = direction.vector[layers]
+    return unit_direction("smile", "w_plus", vector, method="svm", sd=3.0, layers=layers)
+
+
+def test_chosen_layers_keep_the_others_by_themselves():
+    rng = np.random.default_rng(3)
+    steered = unit_direction("smile", "w_plus", rng.normal(size=(4, 6)), method="svm", sd=3.0)
+    other = unit_direction("age", "w_plus", rng.normal(size=(4, 6)), method="svm", sd=1.0)
+    found = keeping(steered, [other], layers=[0, 3])
+    assert found.layers == [0, 3]
+    assert abs((found.vector * other.vector).sum()) < 1e-14
+
+
+def test_directions_of_two_spaces_and_nothing_left_are_refused():
+    a = unit_direction("smile", "w", np.eye(3)[0], method="svm", sd=1.0)
+    b = unit_direction("age", "w_plus", np.eye(3), method="svm", sd=1.0)
+    with pytest.raises(DirectionMismatchError, match="'smile' and 'age'"):
+        keeping(a, [b])
+    with pytest.raises(DataError, match="nothing is left"):
+        keeping(a, [a])

@@ -13,7 +13,6 @@ from transforms.directions.algebra import (
     normalise,
     orthonormal_basis,
     principal_angles,
-    project_out,
 )
 
 
@@ -28,22 +27,6 @@ def test_normalise_keeps_direction_at_any_scale(rng):
         normalise(np.array([[np.nan, 2]]))
     with pytest.raises(DataError, match="give a stack"):
         normalise(np.ones(3))
-
-
-@pytest.mark.parametrize("repeated", [False, True])
-def test_project_out_is_the_residual_of_least_squares(rng, repeated):
-    x, others = rng.normal(size=(4, 3, 6)), rng.normal(size=(5, 3, 6))
-    if repeated:  # dependent, and of very different lengths
-        others = np.concatenate([others, others[:2] * 1e6, others[:1] + others[1:2]])
-    a = others.reshape(len(others), -1).T
-    coefficients = np.linalg.lstsq(a, x.reshape(4, -1).T, rcond=None)[0]
-    expected = (x.reshape(4, -1).T - a @ coefficients).T
-    found = project_out(x, others)
-    np.testing.assert_allclose(found.reshape(4, -1), expected, atol=1e-9)
-    np.testing.assert_allclose(cosines(found, others), 0, atol=1e-14)
-    assert np.abs(project_out(others[:1], others)).max() < 1e-12
-    with pytest.raises(DirectionMismatchError, match="one space"):
-        project_out(x, np.ones((1, 4)))
 
 
 def test_principal_angles_find_planted_ones(rng):
