@@ -8,7 +8,7 @@ in-memory loop below and the Beam path drive the same machines, so they agree.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol, Self, TypeVar
+from typing import Any, Protocol, Self, TypeVar
 
 from schemas.errors import UsageError
 from transforms.accumulate.blocks import Accumulator, Arrays, BlockSource, sum_blocks
