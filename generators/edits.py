@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from generators.protocols import Code, Edit, Generator, ModelFacts
+from generators.protocols import Code, Edit, Generator, Labels, ModelFacts
 from schemas.directions.direction import Direction, broadcast_layers, check_applies, within_layers
 from schemas.errors import DirectionMismatchError, UsageError
 
@@ -41,9 +41,11 @@ def fitted_to(facts: ModelFacts, direction: Direction, space: str) -> Direction:
     return direction
 
 
-def in_space_of(generator: Generator, code: Code, direction: Direction) -> Code:
+def in_space_of(
+    generator: Generator, code: Code, direction: Direction, labels: Labels = None
+) -> Code:
     """Codes to edit along the direction: these, where it fits their space, else these converted to
-    the one that it was made in.
+    the one that it was made in, with their class labels.
 
     Raises DirectionMismatchError when it was made for another generator, or in a space that these
     codes are not converted to.
@@ -55,7 +57,7 @@ def in_space_of(generator: Generator, code: Code, direction: Direction) -> Code:
         return code
     check_applies(direction, facts.fingerprint, direction.space)
     try:
-        return generator.convert(code, target)
+        return generator.convert(code, target, labels=labels)
     except UsageError as e:
         raise DirectionMismatchError(
             f"direction {direction.name!r} was made in space {direction.space!r}, not "

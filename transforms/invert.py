@@ -31,7 +31,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from generators.protocols import Code, Encoder, Generator
+from generators.protocols import Code, Encoder, Generator, Labels
 from schemas.errors import UsageError
 
 Method = Literal["encoder", "optimise", "hybrid"]
@@ -269,7 +269,7 @@ def spread(generator: Generator, space: str) -> float:
 _SPREAD: dict[tuple[str, str], float] = {}
 
 
-def render(generator: Generator, code: Code, noise: str = "const") -> Tensor:
+def render(generator: Generator, code: Code, noise: str = "const", labels: Labels = None) -> Tensor:
     """What the generator draws from a code, float32 NCHW, without gradient."""
     with torch.no_grad():
-        return generator.draw(code, noise=noise)
+        return generator.draw(code, labels=labels, noise=noise)

@@ -11,10 +11,12 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from generators.protocols import ModelFacts, labels_in_turn
 from pipelines.compare.page import render_drift
 from pipelines.compare.texts import error_text, row_of
 from pipelines.compare.trial import REFUSED, SURVIVES, Drift, Rule, Side, compare
 from pipelines.compare.two_runs import ComparedRun, Pairs
+from pipelines.folder.store_identity import labels_of
 from pipelines.report.text import plain
 from schemas.atomic import write_bytes, write_json
 from schemas.errors import UsageError
@@ -70,7 +72,12 @@ def _sides(
               for r in (old, new)]  # fmt: skip
     drawing = [model for model in models if model is not None]
     rows = sample_rows(new.index, pairs.rows, new.spec, samples, stream=29)
+    labels: list[np.ndarray | None] = [None, None]
     if len(rows) >= min(samples, 8):
+        labels = [
+            None if model is None else _labels(run, model.facts, at)
+            for run, model, at in zip((old, new), models, (pairs.partner[rows], rows), strict=True)
+        ]
         codes = [codes_of(old.store, old.space, pairs.partner[rows])]
         codes.append(codes_of(new.store, new.space, rows))
         source = "images of both runs"
@@ -80,6 +87,9 @@ def _sides(
             prior_codes(model, run.space, samples, seed, psi)
             for model, run in zip(drawing, (old, new), strict=True)
         ]
+        seeds = range(seed, seed + samples)
+        turns = [labels_in_turn(model.facts.classes, seeds) for model in drawing]
+        labels = [None if turn is None else np.array(turn) for turn in turns]
         source = "draws from both priors with the same seeds"
     else:
         raise UsageError(
@@ -92,9 +102,15 @@ def _sides(
         for model, run in zip(models, (old, new), strict=True)
     ]
     sides = [
-        Side(run.directions, c, m) for run, c, m in zip((old, new), codes, meters, strict=True)
+        Side(run.directions, c, m, own)
+        for run, c, m, own in zip((old, new), codes, meters, labels, strict=True)
     ]
     return (sides[0], sides[1]), source
+
+
+def _labels(run: ComparedRun, facts: ModelFacts, rows: np.ndarray) -> np.ndarray | None:
+    found = labels_of(run.spec.dataset, run.index, facts)
+    return None if found is None else found[rows]
 
 
 def summarise(

@@ -57,11 +57,13 @@ class Side:
 
     codes : float32 (samples, *row_shape), of the same samples on both sides
     meter : draws with this model and measures; None where the model is not available
+    classes : class number of every sample, int64 (samples,), of a class-conditional model
     """
 
     directions: DirectionSet
     codes: np.ndarray
     meter: EditMeter | None
+    classes: np.ndarray | None = None
 
     def names(self, kind: str) -> list[str]:
         """Names of the measured scores ("scores") or angles ("pose")."""
@@ -108,7 +110,8 @@ class _Trials:
         for direction in self._tried:
             edits.append(Edit(direction, (strength,), rows))
             edits.append(Edit(direction, (-strength,), rows, rows, measured=False))
-        self._still, *found = self.side.meter.edited(self.side.codes, edits, progress)
+        side, meter = self.side, self.side.meter
+        self._still, *found = meter.edited(side.codes, edits, progress, side.classes)
         self._found = list(zip(found[::2], found[1::2], strict=True))
 
     def result(self, number: int) -> tuple[Changes, np.ndarray]:

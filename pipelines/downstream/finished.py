@@ -11,6 +11,7 @@ import numpy as np
 
 from pipelines.downstream.export import Exported, export_rows, row_exports
 from pipelines.folder.run_folder import RunFolder
+from pipelines.folder.store_identity import labels_of
 from pipelines.sources.paths import IMAGE_ENDINGS
 from schemas.directions.direction import transfer_cure
 from schemas.directions.direction_set import Direction, DirectionSet
@@ -186,6 +187,7 @@ def edit_run(
         kept = [finished.direction(name) for name in keep]
         found = [keeping(direction, kept, layers) for direction in found]
     generator = generators.load(spec.generator)
+    labels = labels_of(spec.dataset, finished.index, generator.facts)
     refine, facts = None, {}
     if picture_weight is not None:
         from pipelines.evaluation.gradient_strips import GradientEdit
@@ -207,4 +209,5 @@ def edit_run(
             layers=layers,
             refine=refine,
             facts=facts | {k: direction.provenance[k] for k in ("keep", "left") if keep},
+            classes=None if labels is None else labels[list(rows)],
         )

@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 
 import generators
-from generators.protocols import Code, Generator
+from generators.protocols import Code, Generator, ModelFacts, labels_in_turn
 from pipelines.engine.blocks import Rows
 from pipelines.evaluation.beside import compare
 from pipelines.evaluation.meter import EditMeter, Effects, evaluate_directions, prior_codes
+from pipelines.folder.store_identity import labels_of
 from pipelines.samples import sample_rows
 from pipelines.sources.base import Source
 from pipelines.sources.block_images import BlockImages
@@ -33,6 +34,11 @@ class Evaluated:
     index: DatasetIndex
     source: Source
 
+    def classes_of(self, facts: ModelFacts, rows: np.ndarray) -> np.ndarray | None:
+        """Class numbers of rows, int64 (m,); None where the dataset has no labels."""
+        labels = labels_of(self.spec.dataset, self.index, facts)
+        return None if labels is None else labels[rows]
+
 
 def evaluate(
     evaluated: Evaluated,
@@ -48,10 +54,10 @@ def evaluate(
     """
     spec, store = evaluated.spec, evaluated.store
     generator = generators.load(spec.generator)
-    codes = _samples(evaluated, generator, directions.space)
+    codes, classes = _samples(evaluated, generator, directions.space)
     strengths = sorted({float(s) for s in spec.evaluate.strengths} | {0.0})
     effects = evaluate_directions(
-        meter, directions, codes, strengths, spec.report.strip_rows, progress, known
+        meter, directions, codes, strengths, spec.report.strip_rows, progress, known, classes
     )
     models = {n: directions.load_model(n)[1] for n in directions.model_names()}
     hosvd = models.get("hosvd", {})
@@ -76,11 +82,16 @@ def evaluate(
     return found, pictures | _pairs(evaluated, generator)
 
 
-def _samples(evaluated: Evaluated, generator: Generator, space: str) -> np.ndarray:
-    """Codes to edit: draws from the prior, or random rows (held-out ones where there are any)."""
+def _samples(
+    evaluated: Evaluated, generator: Generator, space: str
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """Codes to edit, and their classes: draws from the prior, or random rows (held-out ones where
+    there are any)."""
     wanted, seed = evaluated.spec.evaluate, evaluated.spec.evaluate_seed
     if wanted.source == "prior":
-        return prior_codes(generator, space, wanted.samples, seed, wanted.truncation_psi)
+        codes = prior_codes(generator, space, wanted.samples, seed, wanted.truncation_psi)
+        turns = labels_in_turn(generator.facts.classes, range(seed, seed + wanted.samples))
+        return codes, None if turns is None else np.array(turns)
     rows = ok_rows(evaluated.store)
     if not len(rows):
         raise DataError(
@@ -88,7 +99,8 @@ def _samples(evaluated: Evaluated, generator: Generator, space: str) -> np.ndarr
             "to 'prior', or repair the images and run again"
         )
     chosen = sample_rows(evaluated.index, rows, evaluated.spec, wanted.samples, stream=23)
-    return codes_of(evaluated.store, space, np.sort(chosen))
+    rows = np.sort(chosen)
+    return codes_of(evaluated.store, space, rows), evaluated.classes_of(generator.facts, rows)
 
 
 def _reconstruction(store: LatentStore) -> dict[str, float]:
@@ -133,7 +145,9 @@ def _pairs(evaluated: Evaluated, generator: Generator) -> dict[str, np.ndarray]:
         return {}
     with torch.no_grad():
         code = Code(spec.space, torch.from_numpy(codes_of(store, spec.space, np.array(shown))))
-        drawn = to_uint8(generator.draw(code, noise=spec.noise_mode).cpu().numpy())
+        classes = evaluated.classes_of(generator.facts, np.array(shown))
+        images = generator.draw(code, labels=classes, noise=spec.noise_mode)
+        drawn = to_uint8(images.cpu().numpy())
     if not originals:
         return {"samples/drawn": drawn}
     return {"samples/original": np.stack(originals), "samples/reconstruction": drawn}

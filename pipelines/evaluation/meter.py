@@ -74,9 +74,16 @@ class EditMeter(Protocol):
         ...
 
     def edited(
-        self, codes: np.ndarray, edits: Sequence[Edit], progress: Progress = no_progress
+        self,
+        codes: np.ndarray,
+        edits: Sequence[Edit],
+        progress: Progress = no_progress,
+        classes: np.ndarray | None = None,
     ) -> list[Edited]:
-        """Every edit of codes (rows, *row_shape), in the edits' order."""
+        """Every edit of codes (rows, *row_shape), in the edits' order.
+
+        classes : class number of every code, int64 (rows,), for a class-conditional generator
+        """
         ...
 
 
@@ -115,23 +122,31 @@ class Meter:
         return _joined([self._measured(images[s : s + self.batch_size]) for s in starts])
 
     def edited(
-        self, codes: np.ndarray, edits: Sequence[Edit], progress: Progress = no_progress
+        self,
+        codes: np.ndarray,
+        edits: Sequence[Edit],
+        progress: Progress = no_progress,
+        classes: np.ndarray | None = None,
     ) -> list[Edited]:
         """See `EditMeter`."""
         done = []
         for edit in edits:
-            done.append(self.edit(codes[: edit.count(len(codes))], edit, edit.shown))
+            n = edit.count(len(codes))
+            own = None if classes is None else classes[:n]
+            done.append(self.edit(codes[:n], edit, edit.shown, own))
             progress(len(done), len(edits))
         return done
 
-    def edit(self, codes: np.ndarray, edit: Edit, shown: int) -> Edited:
+    def edit(
+        self, codes: np.ndarray, edit: Edit, shown: int, classes: np.ndarray | None = None
+    ) -> Edited:
         """An edit of these codes (rows, *row_shape); pictures of the first `shown` ones."""
         strengths = len(edit.strengths)
         edits = Edits(edit.direction, np.asarray(edit.strengths, np.float64))
         measured: list[dict[str, np.ndarray]] = []
         kept: list[np.ndarray] = []
         left = shown * strengths
-        for images in drawn(self.generator, codes, self.space, self.batch_size, edits):
+        for images in drawn(self.generator, codes, self.space, self.batch_size, edits, classes):
             if edit.measured:
                 measured.append(self._measured(images))
             if left > 0 or not kept:
@@ -261,10 +276,12 @@ def evaluate_directions(
     strip_rows: int,
     progress: Progress = no_progress,
     known: Effects | None = None,
+    classes: np.ndarray | None = None,
 ) -> Effects:
     """Edit `codes` (samples, *row_shape) along every direction and measure.
 
     known : of directions that were measured before in the very same way
+    classes : class number of every code, int64 (samples,), for a class-conditional generator
 
     Returns of each direction its effect and the first `strip_rows` samples' pictures, uint8
     (strip_rows, strengths, R, R, 3). The codes as they are, at strength 0, are drawn once.
@@ -276,7 +293,7 @@ def evaluate_directions(
     missing = [d for d in directions if d.name not in known]
     edits = [Edit(d, (0.0,), strip_rows) for d in missing[:1]]
     edits += [Edit(d, moved, strip_rows) for d in missing]
-    found = meter.edited(codes, edits, progress)
+    found = meter.edited(codes, edits, progress, classes)
     still, of = found[:1], dict(zip([d.name for d in missing], found[1:], strict=True))
     kinds = {kind: meter.names(kind) for kind in ("scores", "pose")}
     measured: dict[str, tuple[dict[str, Any], np.ndarray]] = {}

@@ -111,7 +111,9 @@ class Piece:
         return cls(edit, start, stop, str(batch["key"][0]), pictures)
 
 
-def pieces_of(models: Models, codes: np.ndarray, edits: Sequence[Edit]) -> list[Piece]:
+def pieces_of(
+    models: Models, codes: np.ndarray, edits: Sequence[Edit], classes: np.ndarray | None = None
+) -> list[Piece]:
     """The work list, edit by edit, in ranges of `BATCH` codes."""
     common = [
         VERSION,
@@ -124,7 +126,10 @@ def pieces_of(models: Models, codes: np.ndarray, edits: Sequence[Edit]) -> list[
     ranges = {}
     for start in range(0, len(codes), BATCH):
         part = np.ascontiguousarray(codes[start : start + BATCH], "<f4")
-        ranges[start] = digest([*common, part.tobytes()])
+        held = [part.tobytes()]
+        if classes is not None:
+            held.append(np.ascontiguousarray(classes[start : start + BATCH], "<i8").tobytes())
+        ranges[start] = digest([*common, *held])
     pieces = []
     for number, edit in enumerate(edits):
         d = edit.direction
@@ -153,6 +158,7 @@ class EditTask:
     folder: str
     threads: int = 1
     cuda: bool = False
+    classes: np.ndarray | None = None
 
     def build(self, guard: Guard) -> EditWorker:
         """Load the models."""
@@ -170,10 +176,13 @@ class EditWorker:
     def process(self, work: Piece) -> dict[str, Any]:
         """Measure a piece and write it; see `pipelines.engine.blocks.Worker`."""
         edit, codes = self.task.edits[work.edit], self.task.codes[work.start : work.stop]
+        classes = self.task.classes
+        classes = None if classes is None else classes[work.start : work.stop]
         kept = shown(edit, work.start, work.stop)
 
         def measure(rows: slice) -> Edited:
-            return self.meter.edit(codes[rows], edit, max(kept - rows.start, 0))
+            own = None if classes is None else classes[rows]
+            return self.meter.edit(codes[rows], edit, max(kept - rows.start, 0), own)
 
         def give_up(position: int) -> None:
             raise LatentflowError(
@@ -260,13 +269,17 @@ class ActorsMeter:
         return [name for card, names in named for name in names if card.kind == kind]
 
     def edited(
-        self, codes: np.ndarray, edits: Sequence[Edit], progress: Progress = no_progress
+        self,
+        codes: np.ndarray,
+        edits: Sequence[Edit],
+        progress: Progress = no_progress,
+        classes: np.ndarray | None = None,
     ) -> list[Edited]:
         """See `pipelines.evaluation.meter.EditMeter`. progress : in pictures.
 
         Raises what `pipelines.engine.blocks.run_blocks` raises.
         """
-        pieces = pieces_of(self.models, codes, edits)
+        pieces = pieces_of(self.models, codes, edits, classes)
         self._forget({piece.key for piece in pieces})
         missing = [p for p in pieces if self._read(p.key) is None]
         task = EditTask(
@@ -276,6 +289,7 @@ class ActorsMeter:
             str(self.folder.absolute()),
             self.threads,
             self.engine.gpus_per_actor > 0,
+            classes,
         )
         run_blocks(
             self.engine,

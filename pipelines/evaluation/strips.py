@@ -42,6 +42,7 @@ def edit_images(
     options: Mapping[str, Any] | None = None,
     refine: Refine | None = None,
     batch_size: int = 16,
+    classes: Sequence[int] | np.ndarray | None = None,
 ) -> np.ndarray:
     """Pictures of every code at every strength, uint8 (rows, strengths, height, width, 3).
 
@@ -55,6 +56,7 @@ def edit_images(
     options : of an injected space.
     refine : called with codes and the edited codes (rows, strengths, *row_shape), gives others in
         their place, such as `pipelines.evaluation.gradient_strips.GradientEdit`.
+    classes : class number of every code, for a class-conditional generator.
 
     Raises DirectionMismatchError when the direction was made for another generator or space, or
     the codes do not have that space's shape; UsageError for another unit or for no strengths.
@@ -68,7 +70,7 @@ def edit_images(
             f"codes have shape {tuple(codes.shape[1:])!r} a row, space {space!r} of the "
             f"generator has {facts.space(space).shape!r}; pass codes of that space"
         )
-    code = in_space_of(generator, Code(space, torch.tensor(codes)), direction)
+    code = in_space_of(generator, Code(space, torch.tensor(codes)), direction, classes)
     if code.space != space:
         codes, space = code.main.detach().cpu().numpy(), code.space
     direction = fitted_to(facts, direction, space)
@@ -82,11 +84,12 @@ def edit_images(
         )
     if refine is None:
         edits = Edits(direction, amounts, unit, layers, options or {})
-        pictures = drawn(generator, codes, space, batch_size, edits)
+        pictures = drawn(generator, codes, space, batch_size, edits, classes)
     else:
         edited = [apply(codes, direction, amount, unit, layers) for amount in amounts]
         moved = refine(codes, np.stack(edited, axis=1)).reshape(-1, *codes.shape[1:])
-        pictures = drawn(generator, moved, space, batch_size)
+        repeated = None if classes is None else np.repeat(classes, len(amounts))
+        pictures = drawn(generator, moved, space, batch_size, None, repeated)
     images = np.concatenate(list(pictures))
     return images.reshape(len(codes), len(amounts), *images.shape[1:])
 
@@ -107,9 +110,10 @@ def drawn(
     space: str,
     batch_size: int,
     edits: Edits | None = None,
+    classes: Sequence[int] | np.ndarray | None = None,
 ) -> Iterator[np.ndarray]:
     """Pictures uint8 (n, height, width, 3) of codes float32 (rows, *row_shape), each at every
-    strength before the next, batch by batch."""
+    strength before the next, batch by batch. classes : class number of every code."""
     import torch
 
     from transforms.images.preprocess import to_uint8
@@ -118,12 +122,13 @@ def drawn(
     for start in range(0, len(codes) * columns, batch_size):
         cells = np.arange(start, min(start + batch_size, len(codes) * columns))
         code = Code(space, torch.from_numpy(codes[cells // columns].astype(np.float32)))
+        labels = None if classes is None else np.asarray(classes)[cells // columns]
         if edits is not None:
-            code = in_space_of(generator, code, edits.direction)
+            code = in_space_of(generator, code, edits.direction, labels)
         own = [] if edits is None else [Edit(edits.direction, edits.strengths[cells % columns],
                                              *edits[2:])]  # fmt: skip
         with torch.inference_mode():
-            images = generator.draw(code, edits=own).cpu().numpy()
+            images = generator.draw(code, labels=labels, edits=own).cpu().numpy()
         yield to_uint8(images)
 
 
@@ -142,6 +147,7 @@ def draw_strips(
     refine: Refine | None = None,
     facts: Mapping[str, Any] | None = None,
     batch_size: int = 16,
+    classes: Sequence[int] | np.ndarray | None = None,
 ) -> Path:
     """Draw a labelled strip to a PNG file and return its path. See ``edit_images``.
 
@@ -164,6 +170,7 @@ def draw_strips(
         options=options,
         refine=refine,
         batch_size=batch_size,
+        classes=classes,
     )
     if labels is None:
         labels = [str(row) for row in range(len(images))]

@@ -11,9 +11,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 import generators
 from generators.protocols import ModelFacts
-from schemas.errors import UsageError
+from schemas.class_labels import class_numbers
+from schemas.errors import SpecError, UsageError
+from schemas.index import DatasetIndex
 from schemas.sections.dataset import LABEL, SAMPLED, DatasetSpec
 from schemas.spec import RunSpec
 from schemas.spec_models import InvertSpec
@@ -38,7 +43,7 @@ class StoreIdentity:
     """Everything that decides which store the codes belong to; see `identify`.
 
     encoder_uri : None where the method needs no encoder.
-    labels : factor that holds the rows' classes; None without classes
+    dataset : of the rows, where they are sampled or may have class labels
     """
 
     path: str
@@ -51,7 +56,7 @@ class StoreIdentity:
     seed: int
     block_rows: int
     arrays: tuple[ArraySpec, ...]
-    labels: str | None = None
+    dataset: DatasetSpec | None = None
 
     @property
     def sampled(self) -> bool:
@@ -132,9 +137,8 @@ def identify(
     method = {**method_of(spec, encoder_fp), "crop": spec.crop}
     if sampled and dataset is not None:
         method, seed = sampled_method(spec, dataset), 0
-    labels = None if dataset is None else label_factor(dataset, facts)
     identity = StoreIdentity(
-        "", name, spec, generator_uri, uri, facts, method, seed, block_rows, arrays, labels
+        "", name, spec, generator_uri, uri, facts, method, seed, block_rows, arrays, dataset
     )
     path = LatentStore.path_for(store_root, name, identity.store_fp)
     return replace(identity, path=path)
@@ -173,11 +177,23 @@ def identify_run(spec: RunSpec, folder: Path) -> StoreIdentity:
     )
 
 
-def label_factor(dataset: DatasetSpec, facts: ModelFacts) -> str | None:
-    """The factor that holds the rows' classes; None where they have none."""
-    if dataset.sampled:
-        return LABEL if facts.classes else None
-    return dataset.labels if isinstance(dataset.labels, str) else None
+def labels_of(
+    dataset: DatasetSpec | None, index: DatasetIndex, facts: ModelFacts
+) -> NDArray[np.int64] | None:
+    """Class number of every row, int64 (n_rows,), see `schemas.class_labels`; None without labels.
+
+    facts : of the generator. Raises SpecError for labels of a generator without classes.
+    """
+    if dataset is None or (dataset.sampled and not facts.classes):
+        return None
+    factor = LABEL if dataset.sampled else dataset.labels
+    if not isinstance(factor, str):
+        return None
+    if not facts.classes:
+        raise SpecError(
+            f"'dataset.labels' is {factor!r}, but the generator has no classes: leave it out"
+        )
+    return class_numbers(index, factor, facts.classes)
 
 
 def sampled_method(spec: InvertSpec, dataset: DatasetSpec) -> dict[str, Any]:

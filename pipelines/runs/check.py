@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 
 from generators.annotators.card import AnnotatorCard, read_description
 from generators.annotators.load import check_trust
+from generators.protocols import ModelFacts
 from pipelines.analyses.base import Known
 from pipelines.analyses.catalog import problems_of, requested, requested_sections
 from pipelines.analyses.known import Problems, active_rows, factor_problems, refuse
@@ -41,12 +42,12 @@ def check_run(
     index: DatasetIndex,
     spaces: Mapping[str, tuple[int, ...]],
     trust: bool = True,
-    classes: int = 0,
+    facts: ModelFacts | None = None,
 ) -> list[str]:
     """Raise SpecError with everything that the specification asks for and its data cannot give.
 
-    spaces : see `held_spaces`. trust : TorchScript annotators may be loaded. classes : of the
-        generator, 0 where it is not class-conditional
+    spaces : see `held_spaces`. trust : TorchScript annotators may be loaded. facts : of the
+        generator
 
     Returns `run_notes`. Raises CheckpointError for an annotator without a usable description and
     UntrustedError for one that needs trust.
@@ -55,7 +56,7 @@ def check_run(
     for card in cards.values():
         check_trust(card, trust)
     known = known_before(spec, index, spaces, cards)
-    refuse(run_problems(known, cards, classes))
+    refuse(run_problems(known, cards, facts))
     return list(run_notes(known))
 
 
@@ -85,12 +86,14 @@ def measured_by(spec: RunSpec) -> dict[str, set[str]]:
     }
 
 
-def run_problems(known: Known, cards: Mapping[str, AnnotatorCard], classes: int = 0) -> Problems:
+def run_problems(
+    known: Known, cards: Mapping[str, AnnotatorCard], facts: ModelFacts | None = None
+) -> Problems:
     """All that `check_run` refuses, section by section."""
     spec = known.spec
     yield from _dataset(spec, known.index)
-    yield from _labels(spec, known.index, classes)
-    yield from _sampled(spec)
+    yield from _labels(spec, known.index, 0 if facts is None else facts.classes)
+    yield from _sampled(spec, facts)
     if INVERT in cards:
         yield f"'annotate' has the name {INVERT!r}, which is inversion's in the store: rename it"
     for name in requested(spec):
@@ -123,10 +126,18 @@ def _labels(spec: RunSpec, index: DatasetIndex, classes: int) -> Problems:
             yield f"'dataset.labels' is {labels!r}: {e}"
 
 
-def _sampled(spec: RunSpec) -> Problems:
-    """What is asked of images, of rows that have none."""
+def _sampled(spec: RunSpec, facts: ModelFacts | None) -> Problems:
+    """What is asked of images, of rows that have none; truncation of what is not truncated."""
     if not spec.dataset.sampled:
         return
+    spaces = {} if facts is None else facts.spaces
+    held = spaces.get(spec.invert.space)
+    if spec.dataset.truncation != 1 and held is not None and held.prior == "normal":
+        yield (
+            f"'dataset.truncation' is {spec.dataset.truncation!r}, but codes of "
+            f"{spec.invert.space!r} are not truncated: leave it out, or set 'invert.space' to "
+            f"{[s.name for s in spaces.values() if s.prior == 'derived']!r}"
+        )
     why = "but sampled rows are drawn from the generator, and no image is"
     if spec.encoder is not None:
         yield f"'encoder' is {spec.encoder!r}, {why} inverted: leave it out"

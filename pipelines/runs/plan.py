@@ -119,7 +119,7 @@ class _Plan:
             self.spec,
             self.index,
             held_spaces(self.spec, identity),
-            classes=identity.facts.classes,
+            facts=identity.facts,
         )
         stages = [index, self._invert(identity), self._annotate()]
         analyses = self._analyse()

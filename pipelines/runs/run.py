@@ -24,7 +24,7 @@ from pipelines.engine.memory import PeakMemory
 from pipelines.engine.progress import stage_progress
 from pipelines.evaluation.files import finished_fingerprint, known_effects, write_evaluation
 from pipelines.folder.checksums import intact, noted
-from pipelines.folder.store_identity import StoreIdentity, identify_run
+from pipelines.folder.store_identity import StoreIdentity, identify_run, labels_of
 from pipelines.report.missing import failure_lines, quarantine_lines, without_direction_lines
 from pipelines.runs.check import check_run, held_spaces
 from pipelines.runs.lineage import (
@@ -328,8 +328,8 @@ def _check_specification(state: Run) -> None:
     """Everything that can be told before the first image is inverted, see `check_run`."""
     spec = state.spec
     identity = identify_run(spec, state.out)
-    spaces, classes = held_spaces(spec, identity), identity.facts.classes
-    for note in check_run(spec, state.index, spaces, state.trust, classes):
+    spaces = held_spaces(spec, identity)
+    for note in check_run(spec, state.index, spaces, state.trust, identity.facts):
         state.console.print(f"note: {note}", markup=False, highlight=False, soft_wrap=True)
     state._identity = identity
 
@@ -386,6 +386,7 @@ def _annotate(state: Run, progress: Any) -> dict[str, Any]:
         progress=progress,
         lock=state.lock,
         blocks=state.blocks,
+        labels=labels_of(state.spec.dataset, state.index, state.identity.facts),
     )
     state.written()
     state.facts["measured"] = result.counts

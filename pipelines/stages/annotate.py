@@ -90,14 +90,16 @@ def plan_annotate(
     stages: Sequence[StageModel],
     max_pixels: int,
     size: tuple[int, int],
+    labels: NDArray[np.int64] | None = None,
 ) -> AnnotatePlan:
     """Which blocks of which stages are missing. Stages the store does not have miss all blocks.
 
     size : (height, width) in pixels of the images of the store's generator.
+    labels : class number of every row, which its render is drawn with.
     A render depends on its block's codes: on their commit and on which rows have one (rows that
     could be read at last change the block, but not its commit).
     """
-    rows = Rows(index, store)
+    rows = Rows(index, store, labels)
     crop = store.attrs["method"].get("crop", "centre")
     originals = Originals(index, max_pixels, size, crop)
     codes = StageState(store, INVERT)
@@ -258,9 +260,11 @@ class AnnotateWorker:
         array = f"latents/{self.task.space}"
         codes, status, reason = read_stage(self.store, array, work.block, INVERT)
         size = self.task.size
+        labels = None if work.labels is None else np.maximum(work.labels, 0)
         for start in range(0, len(work), batch_size):
             rows = slice(start, min(start + batch_size, len(work)))
             count = rows.stop - rows.start
+            classes = None if labels is None else padded(labels[rows], batch_size)
             flags, why = status[rows].copy(), reason[rows].copy()
             images = np.zeros((batch_size, *size, 3), np.uint8)
             good = flags == Status.OK
@@ -268,10 +272,13 @@ class AnnotateWorker:
                 filled = np.where(np.isnan(codes[rows]), np.float32(0), codes[rows])
                 filled = padded(filled, batch_size)
 
-                def draw(part: slice, filled: NDArray[Any] = filled) -> NDArray[np.float32]:
+                def draw(
+                    part: slice, filled: NDArray[Any] = filled, classes: Any = classes
+                ) -> NDArray[np.float32]:
+                    own = None if classes is None else classes[part]
                     given = torch.from_numpy(filled[part]).to(self.device)
                     code = Code(self.task.space, given)
-                    drawn = render(self.generator, code, self.task.noise_mode)
+                    drawn = render(self.generator, code, self.task.noise_mode, own)
                     values: NDArray[np.float32] = drawn.cpu().numpy()
                     return values
 
@@ -382,6 +389,7 @@ def annotate(
     progress: Progress | None = None,
     lock: StoreLock | None = None,
     blocks: Container[int] | None = None,
+    labels: NDArray[np.int64] | None = None,
 ) -> AnnotateResult:
     """Bring all stages of the given models up to date, making missing blocks only.
 
@@ -389,7 +397,8 @@ def annotate(
     generator_uri : the generator that the store was made with, for renders.
     max_pixels, threads : as in the "invert" section. actors : by default the engine's.
     trust : whether TorchScript models, which can run any code, may be loaded; from the command
-        line only. engine, progress, lock, blocks : as in `pipelines.stages.invert.invert`.
+        line only. labels : see `plan_annotate`.
+    engine, progress, lock, blocks : as in `pipelines.stages.invert.invert`.
 
     Raises UsageError when the generator is not the store's, and the models' and the store's errors.
     """
@@ -409,7 +418,7 @@ def annotate(
         size = _check_generator(store, generator_uri)
         store.delete_partials()
         lay_out_stages(store, {stage.name: [stage.spec()] for stage in stages})
-        plan = plan_annotate(index, store, stages, max_pixels, size)
+        plan = plan_annotate(index, store, stages, max_pixels, size, labels)
         todo = [work for work in plan.work if blocks is None or work.block in blocks]
         needed = {name for work in todo for name in work.stages}
         task = AnnotateTask(

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from generators.protocols import Code, ModelFacts
+from generators.protocols import Code
 from pipelines.engine.blocks import (
     BlockWork,
     Engine,
@@ -30,12 +30,11 @@ from pipelines.engine.blocks import (
     use_threads,
 )
 from pipelines.engine.writer_guard import Guard
-from pipelines.folder.store_identity import INVERT, QUALITIES, StoreIdentity
+from pipelines.folder.store_identity import INVERT, QUALITIES, StoreIdentity, labels_of
 from pipelines.sources.base import Source
 from pipelines.sources.block_images import Batch, BlockImages, in_halves
 from pipelines.stages import sample
-from schemas.class_labels import class_numbers
-from schemas.errors import SpecError, UsageError
+from schemas.errors import UsageError
 from schemas.fingerprint import digest
 from schemas.index import DatasetIndex
 from schemas.store.latent_store import LatentStore
@@ -75,22 +74,6 @@ def invert_inputs(max_pixels: int, sampled: bool = False) -> dict[str, Any]:
     return {"version": VERSION, "max_pixels": max_pixels}
 
 
-def labels_of(
-    index: DatasetIndex, factor: str | None, facts: ModelFacts
-) -> NDArray[np.int64] | None:
-    """Class number of every row, see `schemas.class_labels`; None without labels.
-
-    Raises SpecError for labels of a generator without classes.
-    """
-    if factor is None:
-        return None
-    if not facts.classes:
-        raise SpecError(
-            f"'dataset.labels' is {factor!r}, but the generator has no classes: leave it out"
-        )
-    return class_numbers(index, factor, facts.classes)
-
-
 def block_inputs(
     sampled: bool, max_pixels: int, labels: NDArray[np.int64] | None
 ) -> dict[str, Any]:
@@ -104,7 +87,7 @@ def block_inputs(
 def plan_invert(index: DatasetIndex, identity: StoreIdentity) -> InvertPlan:
     """Which blocks of the store are missing; a store that does not exist yet misses them all."""
     probe = _Outline(identity, index.n_rows)
-    rows = Rows(index, probe, labels_of(index, identity.labels, identity.facts))
+    rows = Rows(index, probe, labels_of(identity.dataset, index, identity.facts))
     version = sample.VERSION if identity.sampled else VERSION
     fps = []
     for block in range(probe.n_blocks):

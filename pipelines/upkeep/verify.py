@@ -24,10 +24,9 @@ from pipelines.analyses.catalog import requested
 from pipelines.engine.saved_sums import FOLDER, check_sums
 from pipelines.folder.checksums import changed_files
 from pipelines.folder.run_folder import no_run
-from pipelines.folder.store_identity import INVERT, identify_run, label_factor
+from pipelines.folder.store_identity import INVERT, identify_run, labels_of
 from pipelines.runs.lineage import analysis_fp
 from pipelines.stages import annotate, invert, sample
-from pipelines.stages.invert import labels_of
 from pipelines.upkeep.verification import Problem, StageCheck, Verification
 from schemas.directions.check import SetCheck, check_directions, drop_damaged
 from schemas.directions.direction_set import KIND as DIRECTION_SET
@@ -373,7 +372,7 @@ class _Expected:
         spec = places.spec.invert
         try:
             facts = generators.facts(places.spec.generator)
-            self._labels = labels_of(index, label_factor(places.spec.dataset, facts), facts)
+            self._labels = labels_of(places.spec.dataset, index, facts)
         except LatentflowError as e:
             notes.append(f"fingerprints of annotations are not compared: {e}")
             return
