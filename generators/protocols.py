@@ -286,7 +286,7 @@ class Encoder(Protocol):
 
 @runtime_checkable
 class Annotator(Protocol):
-    """A model that describes images: scores, landmarks or pose."""
+    """A model that describes images: scores, landmarks, pose, or another kind of numbers."""
 
     @property
     def fingerprint(self) -> str:
@@ -297,7 +297,7 @@ class Annotator(Protocol):
         """What its annotations are called."""
 
     @property
-    def kind(self) -> Literal["scores", "landmarks", "pose"]:
+    def kind(self) -> str:
         """What it measures."""
 
     @property

@@ -4,9 +4,11 @@ A model ``<name>.onnx`` (or ``.pt``) has its description beside it in ``<name>.j
 
 ========== =====================================================================================
 name       of the annotations
-kind       "scores", "landmarks" or "pose": of yaw, pitch and roll one or more, in any order
+kind       "scores", "landmarks", "pose" (of yaw, pitch and roll one or more, in any order),
+           "embedding", or one that an installed package brings: `generators.annotators.kinds`
 output     name or position of the ONNX output (TorchScript: key or position of the result)
-names      of the scores, angles or points, in the order of the output
+names      of the scores, angles or points, in the order of the output; of an embedding also
+           the number of its elements
 activation null, "sigmoid" or "softmax", applied to scores
 unit       of a pose: "degrees" or "radians"; stored are degrees
 coordinates of landmarks: "pixels" of the input (centres at integer + 0.5), "unit" (0..1) or
@@ -26,6 +28,7 @@ input      {"name", "size": side or [height, width], "layout": "NCHW" or "NHWC",
            given; "mean", "std": null or three numbers in units of that range,
            "colour": "RGB" or "BGR",
            "resize": "antialias", "bilinear", "bicubic" or "nearest"}
+options    null, or what a kind of another package wants to know
 licence, source, notes  for people; not part of the fingerprint
 ========== =====================================================================================
 
@@ -40,16 +43,15 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
+from generators.annotators.kinds.base import AnnotatorKind
+from generators.annotators.kinds.catalog import KINDS
 from generators.file_kinds import missing, no_bundled
 from generators.onnx_files import data_files
 from schemas.errors import CheckpointError
 from schemas.fingerprint import digest, file_sha256
 
-Kind = Literal["scores", "landmarks", "pose"]
-KINDS = ("scores", "landmarks", "pose")
-ANGLES = ("yaw", "pitch", "roll")
 #: Landmark schemes that are known here, with their number of points.
 SCHEMES = {"ibug68": 68}
 ONNX_ENDINGS = (".onnx",)
@@ -70,7 +72,7 @@ _INPUT_KEYS = ("name", "size", "layout", "range", "mean", "std", "colour", "resi
 _PRESENCE_KEYS = ("output", "threshold", "index")
 _KEYS = (
     *("name", "kind", "output", "names", "activation", "unit", "coordinates", "axes", "order"),
-    *("scheme", "presence", "input", "licence", "source", "notes"),
+    *("scheme", "presence", "input", "options", "licence", "source", "notes"),
 )
 
 
@@ -85,7 +87,7 @@ class AnnotatorCard:
 
     path: str
     name: str
-    kind: Kind
+    kind: str
     names: tuple[str, ...]
     output: str | int | None = None
     input_name: str | None = None
@@ -104,6 +106,7 @@ class AnnotatorCard:
     unit: str = "degrees"
     presence: tuple[str | int, float] | None = None
     presence_index: int | None = None
+    options: Mapping[str, Any] = field(default_factory=dict, hash=False)
     licence: str | None = None
     source: str | None = None
     fingerprint: str = field(default="", compare=False)
@@ -111,21 +114,17 @@ class AnnotatorCard:
     @property
     def row_shape(self) -> tuple[int, ...]:
         """Shape of one image's result."""
-        return (len(self.names), 2) if self.kind == "landmarks" else (len(self.names),)
+        return KINDS.load(self.kind).row_shape(self)
 
     @property
     def output_shapes(self) -> tuple[tuple[int, ...], ...]:
         """Shapes in which a model may give one image's numbers; landmarks also in one row."""
-        if self.kind != "landmarks":
-            return ((len(self.names),),)
-        points, numbers = len(self.names), len(self.axes)
-        whole = (numbers, points) if self.order == "planes" else (points, numbers)
-        return (whole, (points * numbers,))
+        return KINDS.load(self.kind).output_shapes(self)
 
     @property
     def group(self) -> str:
         """Group of the latent store that holds the results."""
-        return "landmarks" if self.kind == "landmarks" else "annotations"
+        return KINDS.load(self.kind).group
 
     def identity(self) -> dict[str, Any]:
         """The part of the description that changes a number (not the name in the store)."""
@@ -152,6 +151,8 @@ class AnnotatorCard:
             found["unit"] = self.unit
         if self.presence_index is not None:
             found["presence_index"] = self.presence_index
+        if self.options:
+            found["options"] = dict(self.options)
         return found
 
 
@@ -246,18 +247,18 @@ def _card(raw: Any, path: str, name: str | None) -> AnnotatorCard:
         if key != "order"
     }
     kind = raw["kind"]
-    if kind not in KINDS:
-        raise ValueError(f"'kind' is {kind!r}, expected one of {KINDS!r}")
-    names = _names(raw["names"])
-    if kind == "pose" and not set(names) <= set(ANGLES):
-        raise ValueError(
-            f"'names' of a pose is {list(names)!r}: give those of {ANGLES!r} that the output "
-            "holds, in its order"
-        )
-    for key, of in (("activation", "scores"), ("unit", "pose")):
-        if kind != of and chosen[key] != _CHOICES[key][0]:
+    if not isinstance(kind, str) or kind not in KINDS:
+        raise ValueError(f"'kind' is {kind!r}, expected one of {KINDS.names()!r}")
+    measured = KINDS.load(kind)
+    names = _names(measured.names(raw["names"]))
+    options = _mapping(raw.get("options") or {}, "'options'", None)
+    measured.check(names, options)
+    for key in ("activation", "unit"):
+        if key not in measured.keys and chosen[key] != _CHOICES[key][0]:
+            of = [each.name for each in KINDS if key in each.keys]
             raise ValueError(
-                f"{key!r} is {chosen[key]!r} and 'kind' {kind!r}: only {of!r} has one, leave it out"
+                f"{key!r} is {chosen[key]!r} and 'kind' {kind!r}: only {of[0]!r} has one, leave it "
+                "out"
             )
     mean, std = (_three(given.get(key), key) for key in ("mean", "std"))
     if std is not None and min(std) <= 0:
@@ -285,19 +286,21 @@ def _card(raw: Any, path: str, name: str | None) -> AnnotatorCard:
         coordinates=chosen["coordinates"],
         axes=_axes(raw.get("axes", "xy")),
         order=None if raw.get("order") is None else _choice(raw, "order"),
-        scheme=_scheme(raw.get("scheme"), kind, names),
+        scheme=_scheme(raw.get("scheme"), measured, names),
         activation=chosen["activation"],
         unit=chosen["unit"],
         **_presence(raw.get("presence")),
+        options=options,
         licence=raw.get("licence"),
         source=raw.get("source"),
     )
 
 
-def _mapping(value: Any, what: str, keys: tuple[str, ...]) -> Mapping[str, Any]:
+def _mapping(value: Any, what: str, keys: tuple[str, ...] | None) -> Mapping[str, Any]:
     if not isinstance(value, dict):
-        raise ValueError(f"{what} is {value!r}, expected an object with the keys {keys!r}")
-    unknown = sorted(set(value) - set(keys))
+        of = "" if keys is None else f" with the keys {keys!r}"
+        raise ValueError(f"{what} is {value!r}, expected an object{of}")
+    unknown = [] if keys is None else sorted(set(value) - set(keys))
     if unknown:
         raise ValueError(
             f"{what} has the unknown keys {unknown!r}, known are {keys!r}: correct them, or leave "
@@ -389,13 +392,13 @@ def _axes(value: Any) -> str:
     return value
 
 
-def _scheme(value: Any, kind: str, names: tuple[str, ...]) -> str | None:
+def _scheme(value: Any, kind: AnnotatorKind, names: tuple[str, ...]) -> str | None:
     if value is None:
         return None
-    if kind != "landmarks" or not isinstance(value, str) or not value.strip():
+    if "scheme" not in kind.keys or not isinstance(value, str) or not value.strip():
         raise ValueError(
-            f"'scheme' is {value!r} and 'kind' {kind!r}: give the name of the landmarks' order, "
-            "such as 'ibug68', and only for landmarks"
+            f"'scheme' is {value!r} and 'kind' {kind.name!r}: give the name of the landmarks' "
+            "order, such as 'ibug68', and only for landmarks"
         )
     if len(names) != SCHEMES.get(value, len(names)):
         raise ValueError(

@@ -275,7 +275,7 @@ class AnnotatorModel(ABC):
 
     def _note_flat(self) -> None:
         card = self.card
-        if card.kind != "landmarks" or card.order is not None or self._works is None:
+        if card.group != "landmarks" or card.order is not None or self._works is None:
             return
         result = np.asarray(self._run(np.repeat(self._works, self._batch or 1, axis=0))[0])
         points, numbers = card.output_shapes[0]

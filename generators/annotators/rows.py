@@ -9,6 +9,8 @@ from __future__ import annotations
 import numpy as np
 
 from generators.annotators.card import AnnotatorCard
+from generators.annotators.kinds.base import long_axes
+from generators.annotators.kinds.catalog import KINDS
 
 
 def prepare(images: np.ndarray, card: AnnotatorCard) -> np.ndarray:
@@ -52,7 +54,7 @@ def resized(images: np.ndarray, size: tuple[int, int], method: str) -> np.ndarra
 def one_row_each(result: np.ndarray, n: int, card: AnnotatorCard) -> np.ndarray | None:
     """A model's result for n images as (n, *row_shape); None where it has another shape."""
     for shape in card.output_shapes:
-        if _long(result.shape) == _long((n, *shape)):
+        if long_axes(result.shape) == long_axes((n, *shape)):
             return _in_order(result.reshape(n, *card.output_shapes[0]), card)
     return None
 
@@ -66,7 +68,7 @@ def rows_of_one(result: np.ndarray, card: AnnotatorCard) -> np.ndarray | None:
         return np.empty((0, *card.row_shape), np.float32)
     for shape in card.output_shapes:
         found = result[0] if result.ndim >= len(shape) + 2 and len(result) == 1 else result
-        if found.ndim > 1 and len(found) > 1 and _long(found.shape[1:]) == _long(shape):
+        if found.ndim > 1 and len(found) > 1 and long_axes(found.shape[1:]) == long_axes(shape):
             return _in_order(found.reshape(-1, *card.output_shapes[0]), card)
     return None
 
@@ -75,73 +77,31 @@ def one_score_each(result: np.ndarray, n: int, card: AnnotatorCard) -> np.ndarra
     """The presence output for n rows as float64 (n,); None where it has another shape."""
     index = card.presence_index
     if index is None:
-        return result.reshape(n).astype(np.float64) if _long(result.shape) == _long((n,)) else None
+        return (
+            result.reshape(n).astype(np.float64)
+            if long_axes(result.shape) == long_axes((n,))
+            else None
+        )
     each = result.shape[-1] if result.ndim else 0
-    if index >= each or _long(result.shape) != _long((n, each)):
+    if index >= each or long_axes(result.shape) != long_axes((n, each)):
         return None
     return result.reshape(n, each)[:, index].astype(np.float64)
 
 
 def shape_cure(shape: tuple[int, ...], n: int, card: AnnotatorCard) -> str:
     """What to change in the description so that a result of this shape for n images fits it."""
-    if card.kind == "landmarks":
-        points, found = len(card.names), _long(shape)
-        for numbers in (2, 3, 4):
-            orders = {"points": (points, numbers), "planes": (numbers, points)}
-            fits = [order for order, each in orders.items() if found == _long((n, *each))]
-            axes = f"'axes' to the {numbers} numbers of a point, such as {'xyzc'[:numbers]!r}"
-            if fits and numbers == len(card.axes):
-                return f"set 'order' to {fits[0]!r}"
-            if fits or found == _long((n, points * numbers)):
-                return f"set {axes}" + (f" and 'order' to {fits[0]!r}" if fits else "")
-    if card.kind == "pose":
-        return (
-            "correct 'names' or 'output'; classes of angles and rotation matrices are no angles: "
-            "add to the model what makes these of them and export it again"
-        )
-    return "correct 'names' or 'output'"
+    return KINDS.load(card.kind).shape_cure(shape, n, card)
 
 
-def _long(shape: tuple[int, ...]) -> tuple[int, ...]:
-    """A shape without its axes of length 1."""
-    return tuple(length for length in shape if length != 1)
+def finish(values: np.ndarray, card: AnnotatorCard, shape: tuple[int, int]) -> np.ndarray:
+    """The model's numbers as stored: activation of scores, angles in degrees, landmarks in pixels
+    of an image, embeddings with length 1.
+
+    values : float32 (n, *row_shape). shape : (height, width) of the image in whose pixels
+        landmarks are.
+    """
+    return KINDS.load(card.kind).finish(values, card, shape)
 
 
 def _in_order(values: np.ndarray, card: AnnotatorCard) -> np.ndarray:
-    """Landmarks (n, ...) in the description's order -> (n, points, 2), without other numbers."""
-    if card.kind != "landmarks":
-        return values
-    if card.order == "planes":
-        values = values.swapaxes(1, 2)
-    return values[..., [i for i, axis in enumerate(card.axes) if axis in "xy"]]
-
-
-def finish(values: np.ndarray, card: AnnotatorCard, shape: tuple[int, ...]) -> np.ndarray:
-    """The model's numbers as stored: activation of scores, angles in degrees, landmarks in pixels
-    of an image.
-
-    values : float32 (n, k) or (n, points, 2). shape : (height, width) of the image in
-        whose pixels landmarks are.
-    """
-    if card.kind == "scores" and card.activation is not None:
-        x = values.astype(np.float64)
-        with np.errstate(over="ignore", invalid="ignore"):  # rows that are not finite stay so
-            if card.activation == "sigmoid":
-                x = 1.0 / (1.0 + np.exp(-x))
-            else:
-                x = np.exp(x - x.max(axis=1, keepdims=True))
-                x /= x.sum(axis=1, keepdims=True)
-        return x.astype(np.float32)
-    if card.unit == "radians":
-        return np.degrees(values, dtype=np.float32)
-    if card.kind != "landmarks":
-        return values
-    points = values[..., ::-1] if card.axes.index("y") < card.axes.index("x") else values
-    height, width = shape
-    target = np.array([width, height], np.float64)
-    source = np.array([card.size[1], card.size[0]], np.float64)
-    if card.coordinates == "unit":
-        source = np.ones(2)
-    shift = 0.5 if card.coordinates == "indices" else 0.0
-    with np.errstate(over="ignore", invalid="ignore"):
-        return np.asarray((points + shift) * (target / source), dtype=np.float32)
+    return KINDS.load(card.kind).in_order(values, card)

@@ -101,7 +101,7 @@ def _recognises(each: DirectionFormat | LatentFormat, value: Any) -> bool:
     try:
         return each.recognise(value)
     except Exception as e:  # another package's mistake, which must not stop the other formats
-        logger.warning("file format %r fails on this file: %s: %s", each.name, type(e).__name__, e)
+        logger.error("file format %r fails on this file: %s: %s", each.name, type(e).__name__, e)
         return False
 
 

@@ -12,17 +12,19 @@ from dataclasses import dataclass
 from typing import Any
 
 from generators.annotators.card import AnnotatorCard, read_description
+from generators.annotators.kinds.catalog import role_of
 from schemas.spec_models import AnnotateSpec
 from schemas.store.latent_store import LatentStore
 
 NAMED = ("scores", "pose")
-"""Kinds of annotators whose every number has a name of its own."""
+"""Roles of annotators' kinds whose every number is a label or a measure with its own name."""
 RENDER = "@render"
 
 
 @dataclass(frozen=True, eq=False)
 class Measured:
-    """A measurement in the store: array, its stage, kind ("scores", "pose", "landmarks").
+    """A measurement in the store: array, its stage, and what it is taken for as ``kind``, a
+    `generators.annotators.kinds.base.Role`.
 
     names : of its columns, no two of a run alike. own : the same as the annotator calls them.
     """
@@ -102,7 +104,8 @@ def measurements(
             if match is None:
                 continue
             attrs: dict[str, Any] = dict(store.array(match[1]).attrs)
-            own = "landmarks" if match[1].startswith("landmarks/") else str(attrs.get("kind"))
+            marks = match[1].startswith("landmarks/")
+            own = "landmarks" if marks else role_of(str(attrs.get("kind"))) or ""
             found.append((entry.name, *match, own, tuple(attrs.get("names", ()))))
             break
     return _of_kind(kind, found)
@@ -131,7 +134,9 @@ def promised(
     for entry in annotate:
         card = cards[entry.name]
         stage = entry.name + (RENDER if labels == "render" and entry.render else "")
-        found.append((entry.name, stage, f"{card.group}/{stage}", card.kind, card.names))
+        found.append(
+            (entry.name, stage, f"{card.group}/{stage}", role_of(card.kind) or "", card.names)
+        )
     return _of_kind(kind, found)
 
 

@@ -33,6 +33,7 @@ from urllib.parse import quote
 
 import numpy as np
 
+from generators.annotators.kinds.catalog import role_of
 from generators.peers.base import Codes, LatentFormat
 from pipelines.downstream.rows import ExportRows
 from schemas.atomic import replacing
@@ -174,6 +175,8 @@ def _write_scores(rows: ExportRows, file_name: str, folder: Path) -> None:
         if array.startswith("annotations/"):
             stored = rows.store.array(array)
             attrs: Mapping[str, Any] = stored.attrs
+            if "kind" in attrs and role_of(str(attrs["kind"])) is None:
+                continue  # an embedding's elements are no scores of anything
             labels = attrs.get("names", range(stored.shape[1]))
             scores = np.concatenate(list(rows.chunks(array)))
             for k, label in enumerate(labels):

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
 import numpy as np
 from scipy.stats import rankdata
 
+from generators.annotators.kinds.catalog import role_of
 from pipelines.analyses.measured import NAMED, told_apart
 from pipelines.evaluation.strips import Edits, drawn
 from schemas.directions.direction_set import Direction, DirectionSet
@@ -91,9 +92,9 @@ Named = TypeVar("Named", "Annotator", "AnnotatorCard")
 
 
 def attributes(annotators: Sequence[Named]) -> list[tuple[Named, tuple[str, ...]]]:
-    """Annotators of kind "scores" and "pose" with the names of what they measure; names that two
+    """Annotators of scores and of pose with the names of what they measure; names that two
     of them share are told apart as in the analyses, see `pipelines.analyses.measured`."""
-    used = [a for a in annotators if a.kind in NAMED]
+    used = [a for a in annotators if role_of(a.kind) in NAMED]
     called = told_apart({a.name: a.names for a in used})
     return [(a, called[a.name]) for a in used]
 
@@ -113,7 +114,7 @@ class Meter:
 
     def names(self, kind: str) -> list[str]:
         """See `EditMeter`."""
-        return [n for a, names in self._called for n in names if a.kind == kind]
+        return [n for a, names in self._called for n in names if role_of(a.kind) == kind]
 
     def measure(self, images: np.ndarray) -> dict[str, np.ndarray]:
         """Measurements of uint8 images (n, h, w, 3): name -> float64 (n,), NaN where an annotator

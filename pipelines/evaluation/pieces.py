@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 import generators
 from generators.annotators.card import AnnotatorCard, read_card
+from generators.annotators.kinds.catalog import role_of
 from pipelines.engine.blocks import Engine, run_blocks, use_threads
 from pipelines.engine.writer_guard import Guard
 from pipelines.evaluation.files import SO_FAR
@@ -266,7 +267,7 @@ class ActorsMeter:
     def names(self, kind: str) -> list[str]:
         """See `pipelines.evaluation.meter.EditMeter`."""
         named = attributes(self.models.cards)
-        return [name for card, names in named for name in names if card.kind == kind]
+        return [name for card, names in named for name in names if role_of(card.kind) == kind]
 
     def edited(
         self,

@@ -10,6 +10,7 @@ import importlib.util
 from collections.abc import Iterator, Mapping
 
 from generators.annotators.card import AnnotatorCard, read_description
+from generators.annotators.kinds.catalog import role_of
 from generators.annotators.load import check_trust
 from generators.protocols import ModelFacts
 from pipelines.analyses.base import Known
@@ -71,7 +72,7 @@ def known_before(
     def measured(kind: str, labels: str) -> list[Measured]:
         return promised(spec.annotate, cards, kind, labels)
 
-    activations = [card.activation for card in cards.values() if card.kind == "scores"]
+    activations = [card.activation for card in cards.values() if role_of(card.kind) == "scores"]
     bounded = activations[0] if activations and all(activations) else None
     return Known(spec, index, spaces, measured, bounded)
 

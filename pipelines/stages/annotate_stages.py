@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from generators.annotators.card import AnnotatorCard, read_card
+from generators.annotators.kinds.catalog import KINDS
 from generators.annotators.load import check_trust
 from pipelines.sources.block_images import View
 from schemas.fingerprint import digest
@@ -55,9 +56,9 @@ class StageModel:
         return f"{self.card.group}/{self.name}"
 
     def spec(self) -> ArraySpec:
-        """The array it writes. Units: as the model gives scores, degrees, pixels."""
-        units = {"scores": "score", "landmarks": "pixels", "pose": "degrees"}[self.card.kind]
-        attrs = {"names": list(self.card.names), "kind": self.card.kind, "units": units}
+        """The array it writes. Units: those of the annotator's kind."""
+        kind = KINDS.load(self.card.kind)
+        attrs = {"names": list(self.card.names), "kind": kind.name, "units": kind.unit}
         return ArraySpec(self.card.group, self.name, self.card.row_shape, "float32", attrs=attrs)
 
 

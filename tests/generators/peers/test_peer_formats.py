@@ -207,7 +207,7 @@ def test_a_package_that_cannot_be_imported_is_told_and_stops_no_other(bring, tmp
 
 def test_a_format_that_fails_on_a_file_is_told_and_stops_no_other(bring, tmp_path, monkeypatch):
     told = []
-    monkeypatch.setattr(catalog.logger, "warning", lambda text, *rest: told.append(text % rest))
+    monkeypatch.setattr(catalog.logger, "error", lambda text, *rest: told.append(text % rest))
     bring("toy", TOY.replace('"toy" in value', "value.no_such"))
     np.savez(tmp_path / "d.npz", smile=np.ones(8), age=np.ones(8))
     found = read_directions(tmp_path / "d.npz", space="w", generator_fp=FP, sd=1.0)

@@ -1,0 +1,1 @@
+"""What annotators measure: a kind each."""

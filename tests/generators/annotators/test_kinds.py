@@ -1,0 +1,169 @@
+"""Kinds of annotators: the built-in ones by one suite, and one that another package brings."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conformance.annotator import AnnotatorSuite
+from plugin_packages import forget, install
+
+from generators.annotators import load_annotator
+from generators.annotators.card import read_card, read_description
+from generators.annotators.kinds.catalog import KINDS, role_of
+from pipelines.analyses.measured import promised
+from pipelines.evaluation.meter import attributes
+from pipelines.stages.annotate_stages import stages_of
+from schemas.errors import CheckpointError
+from schemas.spec_models import AnnotateSpec
+from tests.generators.annotators.test_annotator_models import expected, model, pictures
+
+
+def embedding(folder: Path, names: object = 6) -> str:
+    file = model(folder, kind="embedding", k=6)
+    beside = Path(file).with_suffix(".json")
+    beside.write_text(json.dumps({**json.loads(beside.read_text()), "names": names}))
+    return file
+
+
+class TestScores(AnnotatorSuite):
+    changes = {"activation": "sigmoid"}
+
+    @pytest.fixture
+    def kind(self):
+        return KINDS.load("scores")
+
+    @pytest.fixture
+    def file(self, tmp_path):
+        return model(tmp_path)
+
+
+class TestPose(AnnotatorSuite):
+    changes = {"unit": "radians"}
+
+    @pytest.fixture
+    def kind(self):
+        return KINDS.load("pose")
+
+    @pytest.fixture
+    def file(self, tmp_path):
+        return model(tmp_path, names=["yaw", "pitch"], kind="pose")
+
+
+class TestLandmarks(AnnotatorSuite):
+    changes = {"coordinates": "unit", "axes": "yx", "order": "planes"}
+
+    @pytest.fixture
+    def kind(self):
+        return KINDS.load("landmarks")
+
+    @pytest.fixture
+    def file(self, tmp_path):
+        return model(tmp_path, kind="landmarks", k=4, order="points")
+
+
+class TestEmbedding(AnnotatorSuite):
+    changes = {"presence": {"output": "out", "threshold": 1e9, "index": 0}}
+
+    @pytest.fixture
+    def kind(self):
+        return KINDS.load("embedding")
+
+    @pytest.fixture
+    def file(self, tmp_path):
+        return embedding(tmp_path)
+
+
+def test_the_built_in_kinds_are_those_of_the_suites():
+    assert set(KINDS.own()) == {"scores", "pose", "landmarks", "embedding"}
+
+
+def test_an_embedding_has_length_one_and_is_no_label(tmp_path):
+    file = embedding(tmp_path)
+    images = pictures(4)
+    found = load_annotator(file).annotate(images)
+    wanted = expected(images, 6)
+    wanted = wanted / np.linalg.norm(wanted, axis=1, keepdims=True)
+    np.testing.assert_allclose(found, wanted, atol=1e-5)
+    card = read_card(file)
+    assert card.names == ("0", "1", "2", "3", "4", "5") and role_of(card.kind) is None
+    assert attributes([card]) == []
+    entry = AnnotateSpec(name="m", model=file)
+    assert all(promised([entry], {"m": card}, role) == [] for role in ("scores", "pose"))
+    (first, *_) = stages_of([entry])
+    assert (first.array, first.spec().attrs["units"]) == ("annotations/m", "unit vector")
+    for names, message in [(0, "'names' is 0: give a whole number"), ([], "at least one name")]:
+        with pytest.raises(CheckpointError, match=message):
+            read_description(embedding(tmp_path, names))
+
+
+def test_fingerprints_of_descriptions_of_the_first_release_stay(tmp_path):
+    card = read_description("bundled:faces64/attributes")
+    assert set(card.identity()) == {
+        "kind", "names", "output", "input_name", "size", "layout", "range", "mean", "std",
+        "colour", "resize", "coordinates", "axes", "activation", "presence",
+    }  # fmt: skip
+
+
+TOY = """
+from generators.annotators.kinds.base import AnnotatorKind
+
+class Warmth(AnnotatorKind):
+    name = "warmth"
+    role = "scores"
+    unit = "kelvin"
+
+    def check(self, names, options):
+        if set(options) != {"zero"}:
+            raise ValueError(f"'options' is {dict(options)!r}: give 'zero'")
+
+    def finish(self, values, card, shape):
+        return values + card.options["zero"]
+
+PLUGIN = Warmth()
+"""
+
+
+class TestAnotherPackagesKind(AnnotatorSuite):
+    changes = {"options": {"zero": 1.0}}
+
+    @pytest.fixture(autouse=True)
+    def installed(self, tmp_path, monkeypatch):
+        (tmp_path / "site").mkdir()
+        install(tmp_path / "site", monkeypatch, "latentflow.annotators", "warmth", TOY)
+        yield
+        monkeypatch.undo()
+        forget()
+
+    @pytest.fixture
+    def kind(self):
+        return KINDS.load("warmth")
+
+    @pytest.fixture
+    def file(self, tmp_path):
+        return model(tmp_path, kind="warmth", options={"zero": 273.0})
+
+    def test_its_numbers_are_what_its_role_says(self, file):
+        images = pictures(3)
+        found = load_annotator(file).annotate(images)
+        np.testing.assert_allclose(found, expected(images) + 273.0, rtol=1e-5)
+        card, entry = read_card(file), AnnotateSpec(name="m", model=file)
+        (source,) = promised([entry], {"m": card}, "scores")
+        assert source.names == ("a", "b")
+        assert attributes([card]) == [(card, ("a", "b"))]
+        assert next(iter(stages_of([entry]))).spec().attrs["units"] == "kelvin"
+
+    def test_its_options_are_checked_by_itself(self, file):
+        self.changed(file, options={"one": 1})
+        with pytest.raises(CheckpointError, match="'options' is .'one': 1.: give 'zero'"):
+            read_card(file)
+
+
+def test_a_kind_that_nobody_brings_is_refused_with_those_there_are(tmp_path):
+    for kind in ("warmth", 3, ["scores"], None):
+        with pytest.raises(CheckpointError, match="'kind' is .*expected one of.*'embedding'"):
+            read_card(model(tmp_path, kind=kind))
+    with pytest.raises(CheckpointError, match="kind 'scores' has none"):
+        read_card(model(tmp_path, options={"zero": 1}))
