@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib
 import pkgutil
@@ -92,6 +93,10 @@ def _foreign(key: str) -> type[AnalysisSection]:
 
 
 def foreign_keys() -> tuple[str, ...]:
-    """Keys of other packages' analyses that can be imported, by name."""
-    broken = _FOREIGN.broken()
-    return tuple(key for key in _FOREIGN.names() if key not in broken and key not in OWN)
+    """Keys of other packages' analyses that can be used, by name."""
+    found = []
+    for key in _FOREIGN.names():
+        with contextlib.suppress(PluginError):
+            _foreign(key)
+            found.append(key)
+    return tuple(key for key in found if key not in OWN)
