@@ -29,10 +29,26 @@ def on_files(files: Any, config: Any) -> Any:
 
 def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
     """Put the tables of what is installed where a page asks for them."""
-    for mark, made in (("directions", direction_table), ("codes", codes_table)):
-        if f"<!-- formats of {mark} -->" in markdown:
-            markdown = markdown.replace(f"<!-- formats of {mark} -->", made())
+    tables = {
+        "<!-- formats of directions -->": direction_table,
+        "<!-- formats of codes -->": codes_table,
+        "<!-- kinds of annotators -->": kind_table,
+    }
+    for mark, made in tables.items():
+        if mark in markdown:
+            markdown = markdown.replace(mark, made())
     return markdown
+
+
+def kind_table() -> str:
+    """Kinds of annotators."""
+    sys.path.insert(0, str(ROOT))
+    try:
+        from generators.annotators.kinds.catalog import KINDS
+    finally:
+        sys.path.remove(str(ROOT))
+    rows = [(f"`{k.name}`", k.text, k.unit, k.role or "nothing") for k in KINDS]
+    return rows_of(("kind", "measures", "unit", "analyses take it for"), rows)
 
 
 def direction_table() -> str:

@@ -49,13 +49,15 @@ class Described(Protocol):
 class AnnotatorKind:
     """A kind; subclass it, and give what differs.
 
-    name : what descriptions call it. role : what analyses take its numbers for, None for nothing:
-    they are stored, exported and shown. unit : of the stored numbers. group : of the store that
-    holds them, "annotations" for (n, len(names)) or "landmarks" for (n, len(names), 2). keys : of
-    descriptions that only this kind may set to something else than their default.
+    name : what descriptions call it. text : what it measures, for the documentation. role : what
+    analyses take its numbers for, None for nothing: they are stored and exported. unit : of the
+    stored numbers. group : of the store that holds them, "annotations" for (n, len(names)) or
+    "landmarks" for (n, len(names), 2). keys : of descriptions that only this kind may set to
+    something else than their default.
     """
 
     name: str
+    text: str = ""
     role: Role | None = None
     unit: str = ""
     group: str = "annotations"

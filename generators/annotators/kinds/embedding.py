@@ -16,6 +16,10 @@ class Embedding(AnnotatorKind):
     """
 
     name = "embedding"
+    text = (
+        "a vector an image, such as of a face's identity, stored with"
+        " length 1; `names` may be the number of its elements"
+    )
     unit = "unit vector"
 
     def names(self, value: Any) -> Any:

@@ -11,6 +11,7 @@ class Landmarks(AnnotatorKind):
     """Two numbers a name, stored in pixels of the image: x right, y down."""
 
     name = "landmarks"
+    text = "points of the face, two numbers a name"
     role = "landmarks"
     unit = "pixels"
     group = "landmarks"

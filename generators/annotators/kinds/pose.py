@@ -16,6 +16,7 @@ class Pose(AnnotatorKind):
     """Yaw, pitch and roll, one or more, in any order; stored in degrees."""
 
     name = "pose"
+    text = "angles of the head: `yaw`, `pitch` and `roll`, one or more, in the output's order"
     role = "pose"
     unit = "degrees"
     keys = frozenset({"unit"})
