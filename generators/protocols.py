@@ -56,7 +56,8 @@ class Space:
     layered : the first axis of a code counts layers (or steps).
     derived_from : the space whose codes are converted to this one's.
     injected_into : the space of the codes that are drawn where this space holds what a part of the
-        model puts out meanwhile (activations): a vector of it is added while drawing.
+        model puts out meanwhile (activations, which `Generator.convert` gives): a vector of it is
+        added there while drawing.
     conditional : a code is drawn or converted with a class label.
     companions : by name, what belongs to a code beside its main array.
     options : of edits in this space, by name; see `Edit`.
@@ -255,8 +256,8 @@ class Generator(Protocol):
         edit by a direction of another model or space.
         """
 
-    def to(self, device: torch.device | str) -> Self:
-        """Move the model to a device; returns itself."""
+    def to(self, device: torch.device | torch.dtype | str) -> Self:
+        """Move the model to a device, or change its precision; returns itself."""
 
 
 def labels_in_turn(classes: int, seeds: Iterable[int]) -> list[int] | None:

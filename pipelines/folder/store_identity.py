@@ -23,6 +23,7 @@ from schemas.sections.dataset import LABEL, SAMPLED, DatasetSpec
 from schemas.spec import RunSpec
 from schemas.spec_models import InvertSpec
 from schemas.store.latent_store import ArraySpec, LatentStore, block_rows_for
+from schemas.suggest import suggestion
 from transforms.images.preprocess import PREPROCESS_VERSION
 
 #: The stage that every store has: its codes.
@@ -115,6 +116,7 @@ def identify(
     Raises CheckpointError for unreadable models, UsageError when an encoder is needed and missing.
     """
     facts = generators.facts(generator_uri)
+    _check_space(facts, spec.space)
     uri, encoder_fp = None, None
     sampled = dataset is not None and dataset.sampled
     if spec.method != "optimise" and not sampled:
@@ -142,6 +144,16 @@ def identify(
     )
     path = LatentStore.path_for(store_root, name, identity.store_fp)
     return replace(identity, path=path)
+
+
+def _check_space(facts: ModelFacts, wanted: str) -> None:
+    """Raise UsageError for a space whose codes this generator does not draw."""
+    drawn = [s.name for s in facts.spaces.values() if s.prior != "none" and not s.injected_into]
+    if wanted not in drawn:
+        raise UsageError(
+            f"'invert.space' is {wanted!r}, which this {facts.family} generator does not draw: "
+            f"{suggestion(wanted, drawn)}"
+        )
 
 
 def _check_encoder(

@@ -7,7 +7,7 @@ import re
 import urllib.parse
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo
 
@@ -107,7 +107,7 @@ Cron = Annotated[str, AfterValidator(check_cron)]
 Levels = Annotated[list[Level], BeforeValidator(_as_list)]
 Strings = Annotated[list[str], BeforeValidator(_as_list)]
 Names = Annotated[Strings, AfterValidator(once)]
-Space = Literal["w", "w_plus"]
+Space = Annotated[str, Field(pattern=NAME_PATTERN)]
 
 
 class SpecModel(BaseModel):

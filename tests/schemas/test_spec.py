@@ -204,7 +204,7 @@ def test_trust_is_not_for_a_file_to_give(where):
     ("text", "parts"),
     [
         ("invert: {metod: encoder}", ["line 3", "'invert.metod'", "'encoder'", "'method'?"]),
-        ("invert: {space: wplus}", ["'invert.space' is 'wplus'", "did you mean 'w_plus'"]),
+        ("invert: {space: w plus}", ["'invert.space' is 'w plus'"]),
         ("invert: {steps: 0}", ["'invert.steps' is 0", "greater than or equal to 1", "Gradient"]),
         ("invert: {steps: many}", ["'invert.steps' is 'many'", "valid integer"]),
         ("invert: {block_rows: 1000}", ["'block_rows' must be a power of two", "try 1024"]),

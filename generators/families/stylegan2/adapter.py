@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from functools import cached_property
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -58,6 +59,27 @@ def estimate_w_avg(
 
 WAY = ("z", "w", "w_plus", "s")
 """Spaces in the order in which a code is converted."""
+
+
+FEATURES = "features."
+
+
+class _Recorded(Exception):
+    """Ends a drawing of which only a layer's output is wanted."""
+
+
+@contextmanager
+def _hooked(module: torch.nn.Module, hook: Any) -> Iterator[None]:
+    """With a forward hook on a module."""
+    handle = module.register_forward_hook(hook)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def _plus(step: Tensor, module: torch.nn.Module, inputs: Any, output: Tensor) -> Tensor:
+    return output + step
 
 
 def _outside(labels: Tensor, classes: int) -> bool:
@@ -120,8 +142,8 @@ class StyleGAN2Adapter:
         """Architecture, tensors and metadata, as a checkpoint file holds them."""
         return Checkpoint(self.architecture, self.tensors(), self.w_avg_estimated, self.metadata)
 
-    def to(self, device: torch.device | str) -> StyleGAN2Adapter:
-        """Move the model; returns itself."""
+    def to(self, device: torch.device | torch.dtype | str) -> StyleGAN2Adapter:
+        """Move the model, or change its precision; returns itself."""
         self.network.to(device)
         return self
 
@@ -152,7 +174,7 @@ class StyleGAN2Adapter:
         if space == "z":
             found = torch.zeros(shape, device=self.device)
         elif space in ("w", "w_plus"):
-            found = self.w_avg.detach().float().expand(shape)
+            found = self.w_avg.detach().expand(shape)
         elif space == "s":
             found = self.convert(Code("w", self.w_avg[None]), "s").main[0]
         else:
@@ -168,11 +190,14 @@ class StyleGAN2Adapter:
         truncation: float | None = None,
         cutoff: int | None = None,
     ) -> Code:
-        """Codes along z -> w -> w_plus -> s, never back. Truncation: ``w_avg + psi (w - w_avg)``,
-        in the first `cutoff` layers of w_plus."""
+        """Codes along z -> w -> w_plus -> s -> features, never back. Truncation:
+        ``w_avg + psi (w - w_avg)``, in the first `cutoff` layers of w_plus."""
         check_code(self.facts, code)
-        self.facts.space(target)
-        way = [*WAY[WAY.index(code.space) :]] if code.space in WAY else []
+        injected = self.facts.space(target).injected_into
+        if injected and code.space != target:
+            styles = self.convert(code, "s", labels=labels, truncation=truncation, cutoff=cutoff)
+            return Code(target, self._recorded(styles, target.removeprefix(FEATURES)))
+        way = [*WAY[WAY.index(code.space) :]] if code.space in WAY else [code.space]
         if target not in way:
             raise UsageError(
                 f"codes of {code.space!r} give none of {target!r}: "
@@ -185,7 +210,7 @@ class StyleGAN2Adapter:
                 + (f" in the first {cutoff!r} layers" if cutoff else "")
                 + ": leave truncation out, or convert to 'w_plus'"
             )
-        main = code.main.to(self.device, torch.float32)
+        main = code.main.to(self.device, self.w_avg.dtype)
         if code.space == target and not truncates:
             return code.moved(main)
         if code.space == "z":
@@ -221,13 +246,13 @@ class StyleGAN2Adapter:
             )
         given = torch.as_tensor(labels, device=self.device)
         if given.shape == (n, c_dim):
-            return given.float()
+            return given.to(self.w_avg.dtype)
         if given.shape != (n,) or given.is_floating_point() or _outside(given, c_dim):
             raise UsageError(
                 f"labels have shape {tuple(given.shape)!r} for {n!r} codes of a model of "
                 f"{c_dim!r} classes: give a class number, 0 to {c_dim - 1!r}, for each row"
             )
-        return torch.nn.functional.one_hot(given.long(), c_dim).float()
+        return torch.nn.functional.one_hot(given.long(), c_dim).to(self.w_avg.dtype)
 
     def draw(
         self,
@@ -238,9 +263,38 @@ class StyleGAN2Adapter:
         noise: str = "const",
     ) -> Tensor:
         """Images of codes of z, w, w_plus or s."""
-        code, _ = edited(self.facts, code.to(self.device), edits)
-        styles = self.convert(code, "s", labels=labels).main
-        return self._synthesised(styles, noise, None)
+        code, injected = edited(self.facts, code.to(self.device), edits)
+        styles = self.convert(code, "s", labels=labels)
+        with ExitStack() as hooks:
+            for edit, step in injected:
+                layer = edit.direction.space.removeprefix(FEATURES)
+                module = self.network.synthesis.get_submodule(layer)
+                added = partial(_plus, step * self._mask(edit, step))
+                hooks.enter_context(_hooked(module, added))
+            return self._synthesised(styles, noise, None)
+
+    def _mask(self, edit: Edit, step: Tensor) -> Tensor:
+        """An edit's option "mask" (height, width), 1 where there is none."""
+        mask = torch.as_tensor(edit.options.get("mask", 1.0)).to(step)
+        if mask.ndim and mask.shape != step.shape[-2:] or not ((mask >= 0) & (mask <= 1)).all():
+            raise UsageError(
+                f"mask has shape {tuple(mask.shape)!r} and values from {float(mask.min())!r} to "
+                f"{float(mask.max())!r}: space {edit.direction.space!r} expects "
+                f"{tuple(step.shape[-2:])!r}, from 0 to 1"
+            )
+        return mask
+
+    def _recorded(self, styles: Code, layer: str) -> Tensor:
+        """What a layer puts out while codes of s are drawn, (n, channels, height, width)."""
+        found: list[Tensor] = []
+
+        def stop(module: torch.nn.Module, inputs: Any, output: Tensor) -> None:
+            found.append(output)
+            raise _Recorded
+
+        with suppress(_Recorded), _hooked(self.network.synthesis.get_submodule(layer), stop):
+            self._synthesised(styles, "const", None)
+        return found[0].contiguous()
 
     # ---- what only StyleGAN2 has
 
@@ -258,20 +312,21 @@ class StyleGAN2Adapter:
         """
         if noise_mode == "random" and generator is None:
             raise UsageError("noise_mode 'random' needs a generator: pass a seeded torch.Generator")
-        return self._synthesised(self.convert(Code(space, codes), "s").main, noise_mode, generator)
+        return self._synthesised(self.convert(Code(space, codes), "s"), noise_mode, generator)
 
     def _synthesised(
         self,
-        styles: Tensor,
+        code: Code,
         noise: str,
         generator: torch.Generator | Sequence[torch.Generator] | None,
     ) -> Tensor:
         """Images float32 (n, 3, r, r) of codes of s; a grey model's in all three channels."""
         try:
             images = self.network.synthesis.from_styles(
-                [styles[:, part.start : part.stop] for part in self.style_slices],
+                [code.main[:, part.start : part.stop] for part in self.style_slices],
                 noise,  # type: ignore[arg-type]
                 generator,
+                {name.removeprefix("noise/"): n for name, n in code.companions.items()},
             )
         except ValueError as e:
             raise UsageError(str(e)) from e

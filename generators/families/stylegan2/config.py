@@ -91,6 +91,16 @@ class StyleGAN2Config:
         """Styles of all layers: the input channels of conv0, conv1 and torgb of every block."""
         return 2 * sum(self.block_channels) + sum(self.block_channels[:-1])
 
+    @property
+    def feature_shapes(self) -> dict[str, tuple[int, int, int]]:
+        """(channels, height, width) of what each convolution layer puts out, b4.conv1 first."""
+        layers = zip(self.block_resolutions, self.block_channels, strict=True)
+        return {
+            f"b{side}.{layer}": (channels, side, side)
+            for side, channels in layers
+            for layer in (("conv1",) if side == 4 else ("conv0", "conv1"))
+        }
+
     def architecture(self) -> dict[str, Any]:
         """Everything beside the tensors that decides what the generator computes (canonical)."""
         return {

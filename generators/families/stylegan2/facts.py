@@ -6,7 +6,7 @@ import numpy as np
 
 from generators.families.base import Checkpoint
 from generators.families.stylegan2.config import StyleGAN2Config
-from generators.protocols import GRADIENTS, NOISE, ModelFacts, Space
+from generators.protocols import GRADIENTS, NOISE, Companion, ModelFacts, Space
 
 
 def facts_of(checkpoint: Checkpoint) -> ModelFacts:
@@ -27,13 +27,24 @@ def facts_of(checkpoint: Checkpoint) -> ModelFacts:
 
 def spaces_of(config: StyleGAN2Config) -> tuple[Space, ...]:
     """z, its image w under the mapping network, one w for each layer, and the styles s: affine
-    outputs of every layer, b4.conv1, b4.torgb, b8.conv0, b8.conv1, b8.torgb, ..., on end."""
+    outputs of every layer, b4.conv1, b4.torgb, b8.conv0, b8.conv1, b8.torgb, ..., on end.
+
+    ``features.<layer>`` is what a convolution layer puts out while w_plus is drawn; edits there
+    have the option "mask", (height, width) of that layer, from 0 to 1. A code's companion
+    ``noise/<layer>`` stands in for the noise image that the model holds for a layer.
+    """
     w_plus = (config.num_ws, config.w_dim)
+    maps = config.feature_shapes
+    noise = {f"noise/{layer}": Companion(shape[1:]) for layer, shape in maps.items()}
     return (
         Space("z", (config.z_dim,), "normal", conditional=config.c_dim > 0),
-        Space("w", (config.w_dim,), "derived", derived_from="z"),
-        Space("w_plus", w_plus, "derived", layered=True, derived_from="w"),
-        Space("s", (config.style_dim,), "derived", derived_from="w_plus"),
+        Space("w", (config.w_dim,), "derived", derived_from="z", companions=noise),
+        Space("w_plus", w_plus, "derived", layered=True, derived_from="w", companions=noise),
+        Space("s", (config.style_dim,), "derived", derived_from="w_plus", companions=noise),
+        *(
+            Space(f"features.{layer}", shape, injected_into="w_plus", options=("mask",))
+            for layer, shape in maps.items()
+        ),
     )
 
 

@@ -14,7 +14,7 @@ times faster on a CPU.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -96,14 +96,14 @@ class MappingNetwork(nn.Module):
         config = self.config
         if z.ndim != 2 or z.shape[1] != config.z_dim:
             raise ValueError(f"'z' has shape {tuple(z.shape)!r}, expected (n, {config.z_dim})")
-        x = normalize_2nd_moment(z.float())
+        x = normalize_2nd_moment(z.to(self.w_avg.dtype))
         if config.c_dim > 0:
             if c is None or tuple(c.shape) != (z.shape[0], config.c_dim):
                 raise ValueError(
                     f"'c' has shape {None if c is None else tuple(c.shape)!r}, expected "
                     f"{(z.shape[0], config.c_dim)!r}: this generator is class-conditional"
                 )
-            x = torch.cat([x, normalize_2nd_moment(self.embed(c.float()))], dim=1)
+            x = torch.cat([x, normalize_2nd_moment(self.embed(c.to(self.w_avg.dtype)))], dim=1)
         for i in range(config.num_mapping_layers):
             x = getattr(self, f"fc{i}")(x)
         if update_w_avg:
@@ -184,11 +184,12 @@ class SynthesisLayer(nn.Module):
         styles: Tensor,
         noise_mode: NoiseMode = "const",
         generator: RowGenerators = None,
+        own_noise: Tensor | None = None,
     ) -> Tensor:
         """x (n, in, h, w), styles (n, in) -> (n, out, up h, up w).
 
-        `noise_mode`: "const" adds the stored noise image, "random" a new one for each row (see
-        `draw_noise`), "none" nothing.
+        `noise_mode`: "const" adds the stored noise image, or of the rows of `own_noise` (n, h, w)
+        that are not NaN these, "random" a new one for each row (see `draw_noise`), "none" nothing.
         """
         n = x.shape[0]
         energy = self.weight.square().sum(dim=(2, 3))
@@ -202,7 +203,10 @@ class SynthesisLayer(nn.Module):
         # The gain sqrt(2) is applied before the leaky ReLU, which is positively homogeneous.
         offset = (self.bias * SQRT2)[None, :, None, None]
         if noise_mode == "const":
-            offset = offset + self.noise_const * (self.noise_strength * SQRT2)
+            image = self.noise_const
+            if own_noise is not None:
+                image = torch.where(own_noise.isnan(), image, own_noise)[:, None]
+            offset = offset + image * (self.noise_strength * SQRT2)
         elif noise_mode == "random":
             noise = draw_noise(n, self.resolution, generator, x.device)
             offset = offset + noise * (self.noise_strength * SQRT2)
@@ -258,14 +262,15 @@ class SynthesisBlock(nn.Module):
         styles: list[Tensor],
         noise_mode: NoiseMode,
         generator: RowGenerators,
+        own_noise: Mapping[str, Tensor],
     ) -> tuple[Tensor, Tensor]:
-        """`styles`: of (conv0), conv1, torgb, in this order."""
+        """`styles`: of (conv0), conv1, torgb, in this order; `own_noise` by layer."""
         if self.is_first:
             const = self.const[None].expand(styles[0].shape[0], -1, -1, -1)
             x = const.contiguous(memory_format=torch.channels_last)
         else:
-            x = self.conv0(x, styles[0], noise_mode, generator)
-        x = self.conv1(x, styles[-2], noise_mode, generator)
+            x = self.conv0(x, styles[0], noise_mode, generator, own_noise.get("conv0"))
+        x = self.conv1(x, styles[-2], noise_mode, generator, own_noise.get("conv1"))
         rgb = self.torgb(x, styles[-1])
         return x, rgb if img is None else upsample2x(img) + rgb
 
@@ -343,8 +348,12 @@ class SynthesisNetwork(nn.Module):
         styles: list[Tensor],
         noise_mode: NoiseMode = "const",
         generator: RowGenerators = None,
+        own_noise: Mapping[str, Tensor] | None = None,
     ) -> Tensor:
-        """Like `forward`, from the list that `styles` returns (S space, Wu et al. 2021)."""
+        """Like `forward`, from the list that `styles` returns (S space, Wu et al. 2021).
+
+        own_noise : layer, such as "b8.conv0" -> noise images (n, h, w), see `SynthesisLayer`.
+        """
         if noise_mode not in NOISE_MODES:
             raise ValueError(f"'noise_mode' is {noise_mode!r}, expected one of {NOISE_MODES!r}")
         x: Tensor | None = None
@@ -353,7 +362,12 @@ class SynthesisNetwork(nn.Module):
         for resolution in self.config.block_resolutions:
             count = 2 if used == 0 else 3
             block = getattr(self, f"b{resolution}")
-            x, img = block(x, img, styles[used : used + count], noise_mode, generator)
+            noise = {
+                name.removeprefix(f"b{resolution}."): value
+                for name, value in (own_noise or {}).items()
+                if name.startswith(f"b{resolution}.")
+            }
+            x, img = block(x, img, styles[used : used + count], noise_mode, generator, noise)
             used += count
         if img is None:
             raise ValueError("the synthesis network has no blocks")

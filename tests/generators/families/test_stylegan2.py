@@ -83,7 +83,10 @@ if REFERENCE.is_dir():
 def test_implements_the_protocol(generator: StyleGAN2Adapter) -> None:
     assert isinstance(generator, Generator)
     shapes = {name: space.shape for name, space in generator.facts.spaces.items()}
-    assert shapes == {"z": (8,), "w": (8,), "w_plus": (6, 8), "s": (68,)}
+    assert {n: shapes[n] for n in ("z", "w", "w_plus", "s")} == {
+        "z": (8,), "w": (8,), "w_plus": (6, 8), "s": (68,)
+    }  # fmt: skip
+    assert shapes["features.b8.conv0"] == (8, 8, 8)
     assert generator.facts.size == (16, 16)
     assert generator.to("cpu") is generator
 
