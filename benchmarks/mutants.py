@@ -2,9 +2,9 @@
 
 Faults are planted by a seeded draw, one at a time, in a copy of the working tree: operators,
 comparisons, constants and statements of the numerics, lineage, decoding and exports. Against each
-run the test files that import the module, themselves or through one other module, those first that
-came to an end soonest; the first failure ends it. What no test can see is not drawn: docstrings,
-texts of errors, type hints, decorators, ``__all__``.
+run the test files that import the module, themselves or through one other module, until a test
+fails that passes without the fault. What no test can see is not drawn: docstrings, texts of errors,
+type hints, decorators, ``__all__``.
 
 Results are appended to ``--work``; a run that was ended goes on there. ``error`` is the number of
 survivors, each with its file, line, and the line before and after.
@@ -24,11 +24,13 @@ import signal
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from queue import Queue
 from typing import Any
 
 from benchmarks.structure import ROOMS, ROOT, import_graph, imported, modules
@@ -42,8 +44,6 @@ AREAS = {
 """Where faults are planted, the same number in each; a file belongs to the last that names it."""
 COPIED = (*ROOMS, "tests", "benchmarks", "examples", "docs", "pyproject.toml", "setup.py",
           "README.md", "mkdocs.yml", "Makefile")  # fmt: skip
-SLOWER = 8
-"""Times the time of the whole files: a test run that takes longer has noticed, too."""
 
 SWAPS = {
     ast.Add: "-", ast.Sub: "+", ast.Mult: "/", ast.Div: "*", ast.FloorDiv: "*", ast.Mod: "*",
@@ -59,7 +59,6 @@ TOKENS = {
     ast.NotEq: "!=", ast.In: r"\bin\b", ast.NotIn: r"\bnot\s+in\b", ast.Is: r"\bis\b",
     ast.IsNot: r"\bis\s+not\b", ast.And: r"\band\b", ast.Or: r"\bor\b",
 }  # fmt: skip
-DELETED = (ast.AugAssign, ast.Raise, ast.Continue, ast.Break)
 UNSEEN = {"strict", "stacklevel"}
 """Keywords that change nothing in a right program."""
 
@@ -207,34 +206,48 @@ def draw(root: Path, n: int, seed: int) -> list[Mutant]:
 class Tests:
     """Test files of a tree, and which of them import a module."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, left_out: Iterable[str] = ()) -> None:
+        self.root = root
         paths = modules(root)
         self.graph = import_graph(paths)
-        self.names = {path: name for name, path in paths.items()}
-        helpers = {path.stem: path for path in (root / "tests").glob("*.py")}
-        trees = {p: ast.parse(p.read_text()) for p in (root / "tests").rglob("*.py")}
-        own = {path: set(imported(tree, paths)) for path, tree in trees.items()}
-        self.direct: dict[Path, set[str]] = {}
+        self.names = {path.relative_to(root).as_posix(): name for name, path in paths.items()}
+        files = [f for f in (root / "tests").rglob("*.py") if f.name not in set(left_out)]
+        trees = {file: ast.parse(file.read_text()) for file in files}
+        helpers = {file.stem: file for file in files if file.parent == root / "tests"}
+        own = {file: set(imported(tree, paths)) for file, tree in trees.items()}
+        self.uses: dict[Path, set[str]] = {}
         """Test file -> modules that it, or a helper of the tests that it names, imports."""
-        for path, tree in trees.items():
-            if path.name.startswith("test_"):
+        for file, tree in trees.items():
+            if file.name.startswith("test_"):
                 used = [helpers[name] for name in imported(tree, helpers)]
-                self.direct[path] = own[path].union(*(own[helper] for helper in used))
+                self.uses[file] = own[file].union(*(own[helper] for helper in used))
 
-    def of(self, path: Path) -> tuple[list[Path], list[Path]]:
-        """Test files that import a module themselves, and those that do by one module between."""
+    def of(self, path: str) -> tuple[list[str], list[str]]:
+        """Test files that import a module themselves, and those that do by one module between.
+
+        Those named like the module or its folder come first, then the small ones.
+        """
         name = self.names[path]
-        near = {test for test, found in self.direct.items() if name in found}
         users = {user for user, found in self.graph.items() if name in found}
-        far = {test for test, found in self.direct.items() if found & users} - near
-        return sorted(near), sorted(far)
+        near = {file for file, found in self.uses.items() if name in found}
+        far = {file for file, found in self.uses.items() if found & users} - near
+        words = set(name.split(".")[1:])
+
+        def cost(file: Path) -> tuple[bool, int]:
+            return not words & set(file.stem.split("_")), file.stat().st_size
+
+        first, second = (sorted(files, key=cost) for files in (near, far))
+        return self._relative(first), self._relative(second)
+
+    def _relative(self, files: Iterable[Path]) -> list[str]:
+        return [file.relative_to(self.root).as_posix() for file in files]
 
 
 class Copy:
     """A copy of a working tree in which tests run."""
 
-    def __init__(self, root: Path, folder: Path, python: str = sys.executable) -> None:
-        self.folder, self.python = folder, python
+    def __init__(self, root: Path, folder: Path) -> None:
+        self.folder = folder
         for name in COPIED:
             source = root / name
             if source.is_dir():
@@ -250,15 +263,16 @@ class Copy:
         for old in (file.parent / "__pycache__").glob(f"{file.stem}.*.pyc"):
             old.unlink()
 
-    def test(self, files: Sequence[Path], limit: float) -> tuple[str | None, float]:
-        """The first test that fails ("time" where it takes longer than `limit` seconds), or None;
-        and the seconds."""
-        command = [self.python, "-m", "pytest", "-x", "-q", "-n", "0", "-p", "no:cacheprovider"]
-        names = [str(file) for file in files]
+    def test(self, names: Sequence[str], without: Iterable[str], limit: float) -> str | None:
+        """The first test that fails, "time" after `limit` seconds; None where all pass.
+
+        names : test files or tests. without : tests that are not run
+        """
+        command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider"]
+        command += ["-n", "0", *(f"--deselect={test}" for test in without), *names]
         env = {**os.environ, "PYTHONPATH": str(self.folder), "CI": "1"}
-        started = time.monotonic()
         child = subprocess.Popen(
-            [*command, *names], cwd=self.folder, env=env, text=True, start_new_session=True,
+            command, cwd=self.folder, env=env, text=True, start_new_session=True,
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
         )  # fmt: skip
         try:
@@ -266,86 +280,72 @@ class Copy:
         except subprocess.TimeoutExpired:
             os.killpg(child.pid, signal.SIGKILL)
             child.communicate()
-            return "time", time.monotonic() - started
-        seconds = time.monotonic() - started
+            return "time"
         if child.returncode == 0:
-            return None, seconds
-        found = re.search(r"^(?:FAILED|ERROR) (\S+)", output, re.MULTILINE)
-        return found[1] if found else output.strip().splitlines()[-1][:200], seconds
+            return None
+        found = re.search(r"^(?:FAILED|ERROR) ([^\n]+?)(?: - |$)", output, re.MULTILINE)
+        return found[1] if found else output.strip()[-200:]
 
 
 # ---------------------------------------------------------------------------------------------
-# Running
+# Trying
 
 
 class Trial:
     """Faults tried one after the other, and what is known of them already."""
 
-    def __init__(self, root: Path, work: Path, left_out: Iterable[str], log: Any = print) -> None:
-        self.root, self.work, self.log = root, work, log
-        self.left_out = set(left_out)
-        self.tests = Tests(root)
-        self.seconds: dict[str, float] = {}
+    def __init__(self, root: Path, work: Path, tests: Tests, limit: float) -> None:
+        self.root, self.work, self.tests, self.limit = root, work, tests, limit
+        self.sound: set[str] = set()
+        """Tests that pass without a fault."""
+        self.broken: set[str] = set()
         self.done: dict[str, dict[str, Any]] = {}
         for line in work.read_text().splitlines() if work.exists() else []:
             record = json.loads(line)
-            if "file" in record:
-                self.seconds[record["file"]] = record["seconds"]
-            else:
-                self.done[record["key"]] = record
+            self.done[record["key"]] = record
 
-    def note(self, record: Mapping[str, Any]) -> None:
-        """Append to the file of results."""
+    def run(self, copy: Copy, mutant: Mutant, near_only: bool = False) -> dict[str, Any]:
+        """Which test notices a fault, if any. near_only : of files that import the module."""
+        text = (self.root / mutant.path).read_bytes()
+        groups = self.tests.of(mutant.path)
+        record = self.done.get(mutant.key)
+        if record is not None and (record["by"] or near_only or record["far"]):
+            return record
+        tried = [groups[0]] if near_only else [groups[1]] if record else list(groups)
+        by = None
+        for names in tried:
+            by = by or (self._noticed(copy, mutant, text, names) if names else None)
+        record = {
+            "key": mutant.key, "path": mutant.path, "line": mutant.line, "by": by,
+            "far": not near_only, **lines(mutant, text),
+        }  # fmt: skip
+        self.done[mutant.key] = record
         self.work.parent.mkdir(parents=True, exist_ok=True)
         with self.work.open("a") as file:
             file.write(json.dumps(record) + "\n")
-
-    def known(self, copy: Copy, files: Iterable[Path]) -> list[Path]:
-        """The files that pass without a fault, by their seconds; relative paths."""
-        names = [file.relative_to(self.root).as_posix() for file in files]
-        for name in names:
-            if name not in self.seconds and Path(name).name not in self.left_out:
-                failed, seconds = copy.test([Path(name)], 1200)
-                self.seconds[name] = -1.0 if failed else round(seconds, 2)
-                self.note({"file": name, "seconds": self.seconds[name], "failed": failed})
-        fit = [name for name in names if self.seconds.get(name, -1) > 0]
-        return [Path(name) for name in sorted(fit, key=lambda name: self.seconds[name])]
-
-    def run(self, copy: Copy, mutant: Mutant, limit: float) -> dict[str, Any]:
-        """Which test notices a fault, if any; files beyond `limit` seconds are left out."""
-        if mutant.key in self.done:
-            return self.done[mutant.key]
-        path = self.root / mutant.path
-        text = path.read_bytes()
-        by, ran, spent = None, 0, 0.0
-        for group in self.tests.of(path):
-            files = []
-            for file in self.known(copy, group):
-                spent += self.seconds[str(file)]
-                if spent <= limit or not files and not ran:
-                    files.append(file)
-            if not files or by:
-                continue
-            allowed = SLOWER * sum(self.seconds[str(file)] for file in files) + 30
-            copy.write(mutant.path, mutant.source(text))
-            try:
-                by, _ = copy.test(files, allowed)
-            finally:
-                copy.write(mutant.path, text)
-            ran += len(files)
-        record = {
-            "key": mutant.key, "path": mutant.path, "line": mutant.line, "by": by,
-            "files": ran, **_lines(mutant, text),
-        }  # fmt: skip
-        self.done[mutant.key] = record
-        self.note(record)
         return record
 
+    def _noticed(self, copy: Copy, mutant: Mutant, text: bytes, names: list[str]) -> str | None:
+        """The test that fails with the fault and passes without it."""
+        while True:
+            copy.write(mutant.path, mutant.source(text))
+            try:
+                by = copy.test(names, sorted(self.broken), self.limit)
+            finally:
+                copy.write(mutant.path, text)
+            test = (by or "").split("[")[0]
+            if "::" not in test or test in self.sound:
+                return by
+            if copy.test([test], (), self.limit) is None:
+                self.sound.add(test)
+                return by
+            self.broken.add(test)
 
-def _lines(mutant: Mutant, text: bytes) -> dict[str, str]:
+
+def lines(mutant: Mutant, text: bytes) -> dict[str, str]:
     """The changed lines, before and after."""
     old, new = (t.decode().splitlines() for t in (text, mutant.source(text)))
-    changed = [line for line in difflib.unified_diff(old, new, n=0, lineterm="")][3:]
+    changed = list(difflib.unified_diff(old, new, n=0, lineterm=""))[3:]
     sides = {"before": "-", "after": "+"}
     return {
         side: " ".join(line[1:].strip() for line in changed if line[0] == mark)
@@ -360,28 +360,39 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0, help="of the draw (default 0)")
     parser.add_argument("--first", type=int, help="try only the first so many of the draw")
     parser.add_argument("--only", type=int, nargs="+", help="try only these numbers of the draw")
-    parser.add_argument("--limit", type=float, default=150, help="seconds of tests a fault")
+    parser.add_argument("--near", action="store_true", help="only tests that import the module")
+    parser.add_argument("--jobs", type=int, default=1, help="faults at a time (default 1)")
+    parser.add_argument("--limit", type=float, default=900, help="seconds a test run (default 900)")
     parser.add_argument("--without", nargs="*", default=["test_ray.py"], help="test files left out")
     parser.add_argument("--work", type=Path, help="file of results (runs/mutants-SEED.jsonl)")
     parser.add_argument("--list", action="store_true", help="print the draw and end")
     parser.add_argument("--smoke", action="store_true", help="four faults")
     options = parser.parse_args()
-    drawn = draw(ROOT, 4 if options.smoke else options.n, options.seed)
-    numbers = options.only or range(len(drawn))[: options.first]
+    drawn = draw(ROOT, options.n, options.seed)
+    numbers = options.only or range(len(drawn))[: 4 if options.smoke else options.first]
     if options.list:
         for i in numbers:
             print(i, drawn[i].key)
         return 0
     work = options.work or ROOT / "runs" / f"mutants-{options.seed}.jsonl"
-    trial = Trial(ROOT, work, options.without)
-    rows = []
-    with tempfile.TemporaryDirectory(prefix="mutants-") as folder:
-        copy = Copy(ROOT, Path(folder))
-        for i in numbers:
-            row = trial.run(copy, drawn[i], options.limit)
-            rows.append({"number": i, **row})
-            print(f"{i} {row['path']}:{row['line']} {row['by'] or 'SURVIVED'}", flush=True)
-    keys = ("number", "path", "line", "before", "after", "files")
+    trial = Trial(ROOT, work, Tests(ROOT, options.without), options.limit)
+    with ExitStack() as stack, ThreadPoolExecutor(options.jobs) as pool:
+        copies: Queue[Copy] = Queue()
+        for _ in range(options.jobs):
+            folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="mutants-"))
+            copies.put(Copy(ROOT, Path(folder)))
+
+        def tried(number: int) -> dict[str, Any]:
+            copy = copies.get()
+            try:
+                row = trial.run(copy, drawn[number], options.near)
+            finally:
+                copies.put(copy)
+            print(f"{number} {row['path']}:{row['line']} {row['by'] or 'SURVIVED'}", flush=True)
+            return {"number": number, **row}
+
+        rows = list(pool.map(tried, numbers))
+    keys = ("number", "path", "line", "before", "after")
     survivors = [{key: row[key] for key in keys} for row in rows if row["by"] is None]
     result = {
         "name": "mutants",
