@@ -1,7 +1,9 @@
 # Two commands do everything on a fresh machine: `make demo` and `make test`.
 PYTHON ?= python3
 BIN := .venv/bin
-TESTS := tests/pipelines/engine/test_ray.py tests  # the longest file first
+LONGEST := engine/test_ray engine/test_interruption runs/test_every_key runs/test_lineage \
+	orchestration/test_orchestrate runs/test_run
+TESTS := $(LONGEST:%=tests/pipelines/%.py) tests  # the longest files first
 
 .PHONY: demo test types bench models docs clean
 
@@ -11,7 +13,7 @@ demo: .venv/installed
 test: .venv/tested
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(TESTS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(TESTS)
 
 types: .venv/tested
 	$(BIN)/mypy

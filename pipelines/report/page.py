@@ -7,6 +7,7 @@ autoescaping, so that no file name, factor level or attribute can become markup.
 
 from __future__ import annotations
 
+import functools
 import os
 from pathlib import Path
 from typing import Any
@@ -50,6 +51,7 @@ def render_report(folder: RunFolder) -> str:
     return html.lstrip()
 
 
+@functools.cache
 def page_environment() -> jinja2.Environment:
     """Templates of pages, with autoescaping."""
     environment = jinja2.Environment(

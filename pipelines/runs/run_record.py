@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import functools
 import importlib.metadata
 import os
 from typing import TYPE_CHECKING
@@ -47,7 +48,7 @@ def write_record(state: Run, started: datetime.datetime, peak: int, code: int) -
         **held,
         "last_finished": last,
         "stages": state.stages,
-        "versions": {name: importlib.metadata.version(name) for name in SHOWN_VERSIONS},
+        "versions": _versions(),
         "peak_memory_mb": round(peak / 2**20, 1),
         "started": started.isoformat(timespec="seconds"),
         "finished": finished.isoformat(timespec="seconds"),
@@ -55,3 +56,8 @@ def write_record(state: Run, started: datetime.datetime, peak: int, code: int) -
     }
     with noted(state.out, "run.json"):
         write_json(state.out / "run.json", facts)
+
+
+@functools.cache
+def _versions() -> dict[str, str]:
+    return {name: importlib.metadata.version(name) for name in SHOWN_VERSIONS}
