@@ -114,26 +114,6 @@ class DatasetIndex:
         return cls(pa.Table.from_batches([], pa.schema(_BASE_FIELDS)))
 
     @classmethod
-    def sampled(
-        cls, generator_fp: str, parameters: Mapping[str, Any], n_rows: int, resolution: int
-    ) -> DatasetIndex:
-        """A dataset drawn from a generator instead of read from files (DESIGN section 2).
-
-        parameters : the sampler's parameters (seed, truncation_psi, ...), canonical-JSON values
-        ``image_id`` is sha256 of (generator fingerprint, parameters, row); ``uri`` "sample:<row>".
-        """
-        rows = [
-            NewRow(
-                digest(["sample", generator_fp, dict(parameters), row]),
-                f"sample:{row}",
-                resolution,
-                resolution,
-            )
-            for row in range(n_rows)
-        ]
-        return cls.empty().append(rows)
-
-    @classmethod
     def load(cls, path: str | os.PathLike[str]) -> DatasetIndex:
         """Read an index. Raises StoreError (missing, foreign, damaged) or NewerLayoutError."""
         path = Path(path)

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from schemas.index import DatasetIndex, NewRow
 from schemas.store.latent_store import ArraySpec, LatentStore
 from schemas.store.reasons import Reason, Status
 
@@ -77,3 +78,8 @@ def write_golden(path: Path) -> None:
     write(store, 1)
     scores = {spec.path: (np.arange(16).reshape(8, 2) / 16).astype("f4")}
     store.write_block("attr@render", 0, scores, *flags(8), fp_of(store, 0, "attr@render"))
+
+
+def index_of(n: int) -> DatasetIndex:
+    """n rows of made-up images."""
+    return DatasetIndex.empty().append([NewRow(f"{i:064x}", f"{i}.png") for i in range(n)])

@@ -6,13 +6,12 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from pydantic import ValidationError
-from stores import create, flags, fp_of, n_of
+from stores import create, flags, fp_of, index_of, n_of
 
 from pipelines.analyses.measured import Measured
 from pipelines.analyses.nrsfm import PLUGIN
 from pipelines.analyses.nrsfm.fit import solve_shapes
 from pipelines.runs.analyse import fit_analysis
-from schemas.index import DatasetIndex
 from schemas.sections.nrsfm import NrsfmSpec
 from schemas.spec_models import RunSpec
 from schemas.store.latent_store import ArraySpec
@@ -55,7 +54,7 @@ def inputs_of(store, **settings):
     section = {"landmarks": "lm", "n_shapes": 1, **settings}
     spec = {"name": "t", "dataset": {"path": "."}, "analyse": {"nrsfm": section}}
     spec["annotate"] = [{"name": "lm", "model": "lm.onnx"}]
-    index = DatasetIndex.sampled("ab" * 32, {"seed": 0}, 40, 16)
+    index = index_of(40)
     return RunSpec.model_validate(spec), store, index, SimpleNamespace(run=run_passes)
 
 

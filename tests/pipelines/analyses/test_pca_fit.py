@@ -5,14 +5,13 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from pydantic import ValidationError
-from stores import create, flags, fp_of, n_of
+from stores import create, flags, fp_of, index_of, n_of
 
 from pipelines.analyses.pca import PLUGIN
 from pipelines.engine.saved_sums import SavedStatistics
 from pipelines.runs.analyse import analyse, fit_analysis
 from schemas.directions.direction_set import DirectionSet
 from schemas.errors import StoreError, UsageError
-from schemas.index import DatasetIndex
 from schemas.sections.pca import PcaSpec
 from schemas.spec import parse_spec
 from schemas.spec_models import RunSpec
@@ -66,7 +65,7 @@ def inputs_of(store, path=None, **keys):
     engine = InProcess(keep=False)
     engine = engine if path is None else SavedStatistics(engine, path)
     spec = {"name": "t", "dataset": {"path": "."}, "analyse": {"pca": keys}}
-    index = DatasetIndex.sampled("ab" * 32, {"seed": 0}, store.n_rows, store.block_rows)
+    index = index_of(store.n_rows)
     return RunSpec.model_validate(spec), store, index, engine
 
 
@@ -175,7 +174,7 @@ def test_components_are_carried_back_to_z(store):
 
 
 def test_a_run_s_analysis_solves_again_without_reading(store, tmp_path):
-    index = DatasetIndex.sampled("ab" * 32, {"seed": 0}, 148, 64)
+    index = index_of(148)
     path, x = tmp_path / "set", codes_of(148)[1].reshape(148, -1)
 
     def run(keys):

@@ -22,6 +22,7 @@ import pytest
 import stores
 import torch
 from safetensors.numpy import load as load_safetensors
+from stores import index_of
 
 from generators.peers.catalog import direction_formats
 from generators.peers.directions import read_directions, write_directions
@@ -194,7 +195,7 @@ def npz_member(array: Any, folder: Path) -> Any:
 
 
 def factor(array: Any, folder: Path) -> Any:
-    index = DatasetIndex.sampled("ab" * 32, {}, len(array), 8)
+    index = index_of(len(array))
     index.with_factors({"x": continuous_column(array)}).save(folder / "index.parquet")
     return DatasetIndex.load(folder / "index.parquet").continuous("x")
 

@@ -4,7 +4,6 @@ import hashlib
 import io
 import json
 import os
-import pickle
 import random
 import tarfile
 import time
@@ -109,15 +108,6 @@ def test_result_does_not_depend_on_thread_timing(tmp_path, monkeypatch):
     assert hurried.equals(calm)
     assert steps[0] == (0, 120) and steps[-1] == (120, 120)
     assert steps == sorted(steps)
-
-
-def test_sampled_datasets():
-    index = DatasetIndex.sampled("f" * 64, {"seed": 1, "psi": 0.7}, 3, 64)
-    assert index.uris == ["sample:0", "sample:1", "sample:2"]
-    assert len(set(index.image_ids)) == 3
-    assert index.sizes.tolist() == [[64, 64]] * 3
-    other = DatasetIndex.sampled("f" * 64, {"seed": 2, "psi": 0.7}, 3, 64)
-    assert not set(index.image_ids) & set(other.image_ids)
 
 
 def test_append_remove_move_keep_row_numbers():
@@ -350,13 +340,8 @@ def test_names_that_parquet_cannot_store_are_an_error(folder, tmp_path):
     assert index.n_rows == 5
 
 
-def test_reading_checks_the_bytes(folder):
-    source = pickle.loads(pickle.dumps(open_source(spec_of(folder))))  # noqa: S301
-    assert read_checked(source, "a1.png", sha(image_bytes(0))) == image_bytes(0)
-    (folder / "a1.png").write_bytes(image_bytes(3))
-    with pytest.raises(Quarantine) as caught:
-        read_checked(source, "a1.png", sha(image_bytes(0)))
-    assert caught.value.reason == Reason.CHANGED
+def test_files_that_cannot_be_read(folder):
+    source = open_source(spec_of(folder))
     (folder / "a1.png").unlink()
     with pytest.raises(Quarantine) as caught:
         source.read("a1.png")
@@ -685,12 +670,6 @@ def test_parquet_bytes(tmp_path):
     assert index.categorical("label")[1] == ("u", "v", "w")
     assert index.continuous("yaw").tolist() == [0.5, 1, 2, 3, 4, 5]
     assert report.skipped == {".txt": 1}
-    source = pickle.loads(pickle.dumps(open_source(dataset)))  # noqa: S301
-    for uri, image_id in zip(index.uris, index.image_ids, strict=True):
-        if uri != "part.parquet#3":
-            read_checked(source, uri, image_id)
-    again, report = build_index(dataset, tmp_path / "i.parquet")
-    assert again.equals(index) and report.unchanged == 6
 
 
 def test_one_parquet_file_and_a_factor_table(tmp_path):
@@ -832,11 +811,9 @@ def test_webdataset(tmp_path):
     assert index.categorical("cls")[1] == ("7",)
     assert index.continuous("yaw")[0] == 1.5
     assert report.skipped == {".cls": 1, ".json": 3, ".txt": 1}
-    source = pickle.loads(pickle.dumps(open_source(dataset)))  # noqa: S301
+    source = open_source(dataset)
     for uri, image_id in zip(index.uris, index.image_ids, strict=True):
         read_checked(source, uri, image_id)
-    again, report = build_index(dataset, tmp_path / "i.parquet")
-    assert again.equals(index) and report.unchanged == 7
     with pytest.raises(Quarantine) as caught:
         source.read("s-0.tar#none.png")
     assert caught.value.reason == Reason.MISSING
