@@ -28,6 +28,14 @@ RACY_NS = 2_000_000_000
 _AS_THEY_ARE = frozenset({str, int, bool, type(None)})
 
 
+def _as_it_is(obj: Any) -> bool:
+    """Whether JSON has a value just so: one of `_AS_THEY_ARE`, or a list of these."""
+    kind = type(obj)
+    return kind in _AS_THEY_ARE or (
+        (kind is tuple or kind is list) and _AS_THEY_ARE.issuperset(map(type, obj))
+    )
+
+
 def _plain(obj: Any, where: str) -> Any:
     """``obj`` in the types that JSON has. Only lossless, unambiguous conversions."""
     if isinstance(obj, np.generic):
@@ -47,9 +55,11 @@ def _plain(obj: Any, where: str) -> Any:
     if isinstance(obj, np.ndarray):
         return _plain(obj.tolist(), where)
     if isinstance(obj, list | tuple):
-        if _AS_THEY_ARE.issuperset(map(type, obj)):
+        if _as_it_is(obj):
             return obj
-        return [_plain(item, f"{where}[{i}]") for i, item in enumerate(obj)]
+        return [
+            item if _as_it_is(item) else _plain(item, f"{where}[{i}]") for i, item in enumerate(obj)
+        ]
     if isinstance(obj, Mapping):
         for key in obj:
             if not isinstance(key, str):

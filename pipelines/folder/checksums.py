@@ -6,9 +6,11 @@ written, so that after a kill its checksum is missing, not wrong; the next run a
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import hashlib
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from schemas.atomic import read_json, write_json
 from schemas.fingerprint import file_sha256, pretty_json
@@ -40,6 +42,14 @@ def intact(out: Path, name: str) -> bool:
     """Whether a file is what was noted; True where nothing was."""
     wanted = _known(out).get(name)
     return wanted is None or wanted == _sha256(out / name)
+
+
+def write_noted(out: Path, name: str, facts: Mapping[str, Any]) -> None:
+    """Write a JSON file and note its checksum, unless it holds just this and that is noted."""
+    wanted = hashlib.sha256(pretty_json(facts)).hexdigest()
+    if not _known(out).get(name) == wanted == _sha256(out / name):
+        with noted(out, name):
+            write_json(out / name, facts)
 
 
 def changed_files(out: Path) -> dict[str, str]:

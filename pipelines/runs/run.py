@@ -23,7 +23,7 @@ from pipelines.engine.interruption import CheckedEngine, Interruption
 from pipelines.engine.memory import PeakMemory
 from pipelines.engine.progress import stage_progress
 from pipelines.evaluation.files import finished_fingerprint, known_effects, write_evaluation
-from pipelines.folder.checksums import intact, noted
+from pipelines.folder.checksums import intact, noted, write_noted
 from pipelines.folder.store_identity import StoreIdentity, identify_run, labels_of
 from pipelines.report.missing import failure_lines, quarantine_lines, without_direction_lines
 from pipelines.runs.check import check_run, held_spaces
@@ -43,7 +43,7 @@ from pipelines.sources.open import run_source
 from pipelines.stages.annotator_trial import try_annotators
 from pipelines.stages.index import build_index
 from pipelines.stages.index_report import LISTED
-from schemas.atomic import read_json, write_json
+from schemas.atomic import read_json
 from schemas.directions.direction_set import DirectionSet
 from schemas.errors import (
     LockedError,
@@ -86,7 +86,7 @@ class Run:
     """The state of a run while its stages follow one another.
 
     out : the run's folder; stages : what has been done so far, for run.json
-    until, only, blocks : as in `run`
+    record : writes run.json as it is now; until, only, blocks : as in `run`
     """
 
     spec: RunSpec
@@ -102,6 +102,7 @@ class Run:
     run_lock: StoreLock | None = None
     lock: StoreLock | None = None
     stop: Interruption = field(default_factory=Interruption)
+    record: Callable[[], None] = lambda: None
     directions: DirectionSet | None = None
     _index: DatasetIndex | None = None
     _identity: StoreIdentity | None = None
@@ -232,17 +233,16 @@ def run(
             console.print(f"waiting: {holder}", markup=False, soft_wrap=True)
 
     with run_lock(out).acquire(wait_s, waiting) as state.run_lock, PeakMemory() as memory:
+        state.record = lambda: write_record(state, started, memory.peak, _code(state))
         try:
             for name in STAGES[: STAGES.index(until) + 1]:
                 if name == "analyse":
                     state.stop_ray()
-                if name == "report":  # the report reads it
-                    write_record(state, started, memory.peak, _code(state))
                 _timed(state, name, _STAGE_FUNCTIONS[name])
                 if name == "index" and until != "index":
                     _check_specification(state)
             state.check_locks()  # suspended meanwhile, it may find everything done by another run
-            write_record(state, started, memory.peak, _code(state))
+            state.record()
         except BaseException as e:
             failed = getattr(e, "exit_code", 130 if isinstance(e, KeyboardInterrupt) else 1)
             asked = state.stop.requested and failed == 1
@@ -312,8 +312,7 @@ def _index(state: Run, progress: Any) -> dict[str, Any]:
             progress=progress,
             source=state.source,
         )
-    with noted(state.out, "index_report.json"):
-        write_json(state.out / "index_report.json", report.to_dict(limit=LISTED))
+    write_noted(state.out, "index_report.json", report.to_dict(limit=LISTED))
     state._index = index
     for line in report.lines():
         state.console.print(line, markup=False, highlight=False, soft_wrap=True)
@@ -490,9 +489,9 @@ def _report(state: Run, progress: Any) -> dict[str, Any]:
         return {"rows": 0, "skipped": True, "detail": {}}
     from pipelines.report.page import write_report
 
+    state.record()  # the report reads it
     path = write_report(state.out)
-    with noted(state.out, marker.name):
-        write_json(marker, {"inputs": key})
+    write_noted(state.out, marker.name, {"inputs": key})
     return {"rows": 0, "skipped": False, "detail": {"bytes": path.stat().st_size}}
 
 

@@ -287,8 +287,16 @@ def _split_at(
     columns = pacsv.read_csv(pa.BufferReader(data), read, parse, convert).columns
     bad.check(path)
     if not _is_header(first):
-        return None, [cells_of(c.to_pylist()) for c in columns]
-    return [c[0].as_py() for c in columns], [cells_of(c.slice(1).to_pylist()) for c in columns]
+        return None, [_texts_of(c) for c in columns]
+    return [c[0].as_py() for c in columns], [_texts_of(c.slice(1)) for c in columns]
+
+
+def _texts_of(column: Any) -> list[Cell]:
+    """`cells_of` an Arrow column of texts, each different one looked at once."""
+    texts = column.to_pylist()
+    different = list(set(texts))
+    cell_of = dict(zip(different, cells_of(different), strict=True))
+    return [cell_of[text] for text in texts]
 
 
 class _BadRows:

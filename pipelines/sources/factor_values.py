@@ -11,7 +11,7 @@ import functools
 import math
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from pipelines.sources.factor_tables import Cell
 from schemas.errors import InputError, SpecError
@@ -48,16 +48,13 @@ def values_of(
     named = frozenset(dataset.missing)
     missing = (texts | named) - frozenset(known.categories if known else ())
     numbers = {number_of(text) for text in named & missing} - {None}
-    counts: Counter[str] = Counter()
-    values: list[Cell] = []
-    for cell in cells:
-        if isinstance(cell, str) and cell in missing:
-            counts[cell] += 1
-            values.append(None)
-        elif numbers and number_of(cell) in numbers:
-            values.append(None)
-        else:
-            values.append(None if isinstance(cell, float) and math.isnan(cell) else cell)
+    there = missing.intersection(cells)
+    counts = Counter(text for text in _texts(cells) if text in there) if there else Counter[str]()
+    values = [None if type(cell) is float and math.isnan(cell) else cell for cell in cells]
+    if counts:
+        values = [None if type(cell) is str and cell in counts else cell for cell in values]
+    if numbers:
+        values = [None if number_of(cell) in numbers else cell for cell in values]
     told = Counter({text: n for text, n in counts.items() if text and text not in named})
     note = None
     if told and _type(values) == "string":
@@ -122,9 +119,11 @@ def kind_of(
 
 def _whole_numbers(name: str, values: Sequence[Cell]) -> str | None:
     """A note on quantities that may be levels: a data frame writes 1.0 for 1 where others miss."""
-    numbers = {number_of(value) for value in set(values) - {None}}
-    if len(numbers) > _MANY or not all(n is not None and n.is_integer() for n in numbers):
-        return None
+    numbers: set[float | None] = set()
+    for value in set(values) - {None}:
+        numbers.add(number := number_of(value))
+        if len(numbers) > _MANY or number is None or not number.is_integer():
+            return None
     return (
         f"factor {name!r} is continuous, and its {len(numbers)} values are whole numbers written "
         "with decimals: list it under 'dataset.categorical' if they are levels"
@@ -163,26 +162,30 @@ def _counted(texts: Counter[str]) -> str:
     return shown + (f" and {len(texts) - _SHOWN} more" if len(texts) > _SHOWN else "")
 
 
+def _texts(values: Iterable[Cell]) -> Iterator[str]:
+    return (value for value in values if type(value) is str)
+
+
 def _type(values: Sequence[Cell]) -> str:
     """ "boolean", "integer", "float" or "string": the narrowest that all present values are."""
-    present = [value for value in values if value is not None]
-    texts = {value for value in present if isinstance(value, str)}
-    if all(isinstance(value, str) for value in present):
-        if texts and all(text in _BOOLEANS for text in texts):
+    kinds = set(map(type, values)) - {type(None)}
+    if kinds == {str}:
+        texts = set(_texts(values))
+        if all(text in _BOOLEANS for text in texts):
             return "boolean"
-        if texts and all(_INTEGER.fullmatch(text) for text in texts):
+        if all(map(_INTEGER.fullmatch, texts)):
             return "integer"
-        return "float" if texts and all(_DECIMAL.fullmatch(t) for t in texts) else "string"
-    if texts:
+        return "float" if all(map(_DECIMAL.fullmatch, texts)) else "string"
+    if str in kinds or not kinds:
         return "string"
-    if all(isinstance(value, bool) for value in present):
+    if kinds == {bool}:
         return "boolean"
-    return "integer" if all(isinstance(value, int) for value in present) else "float"
+    return "integer" if kinds <= {int, bool} else "float"
 
 
 def number_of(value: Cell) -> float | None:
     """The number that a cell holds, None for a text or a boolean."""
-    if isinstance(value, str):
+    if type(value) is str:
         return float(value) if _DECIMAL.fullmatch(value) else None
     return None if value is None or isinstance(value, bool) else float(value)
 

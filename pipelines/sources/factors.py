@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
+
+import numpy as np
 
 from pipelines.sources.factor_keys import IMAGE_ID, KEY_COLUMNS, Images, Match, find_key
 from pipelines.sources.factor_tables import Cell, FactorTable, cells_of
@@ -216,7 +218,8 @@ def _typed(
             kept = [None if cell is None else number_of(cell) for cell in kept]
         of_rows = [v if there else k for v, there, k in zip(of_rows, found, kept, strict=True)]
     if (known.kind if known else info.kind) == CONTINUOUS:
-        return _quantities(index, name, of_rows, found, known)
+        plain = kept is None and info.type in ("integer", "float")  # every value is a number
+        return _quantities(index, name, of_rows, found, known, float if plain else number_of)
     levels = [level_of(value, known.type if known else info.type) for value in of_rows]
     if known is not None:
         codes, categories = index.categorical(name)
@@ -264,11 +267,12 @@ def _quantities(
     values: Sequence[Cell],
     found: Sequence[bool],
     known: FactorInfo | None,
+    number_in: Callable[[Any], float | None],
 ) -> FactorColumn:
     old = index.continuous(name) if known else None
     numbers = []
     for row, value in enumerate(values):
-        number = math.nan if value is None else number_of(value)
+        number = math.nan if value is None else number_in(value)
         if number is None:
             raise InputError(
                 f"factor {name!r} is continuous in the index and now holds {value!r}: correct the "
@@ -283,4 +287,4 @@ def _n_missing(column: FactorColumn, active: Any) -> int:
     values = column.values[active]
     if column.info.kind == CATEGORICAL:
         return int((values < 0).sum())
-    return sum(math.isnan(v) for v in values.tolist())
+    return int(np.isnan(values).sum())
