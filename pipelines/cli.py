@@ -361,7 +361,7 @@ def diff(
     sides = ComparedRun.open(old, old_generator), ComparedRun.open(new, new_generator)
     with stage_progress(console, "diff") as progress:
         result, strips = compare_runs(
-            *sides, samples=samples, rule=Rule(strength), trust=trust, progress=progress
+            *sides, samples=samples, rule=Rule(strength), trust=trust, progress=progress, out=out
         )
     if as_json:
         _echo_json(result)

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from generators.protocols import ModelFacts, labels_in_turn
+from generators.protocols import labels_in_turn
 from pipelines.compare.page import render_drift
 from pipelines.compare.texts import error_text, row_of
 from pipelines.compare.trial import REFUSED, SURVIVES, Drift, Rule, Side, compare
@@ -21,6 +23,9 @@ from pipelines.report.text import plain
 from schemas.atomic import write_bytes, write_json
 from schemas.errors import UsageError
 from transforms.drift.latent_maps import MapChoice
+
+if TYPE_CHECKING:
+    from pipelines.evaluation.pieces import ActorsMeter
 
 SAMPLES = 64
 DIFF_VERSION = 1
@@ -36,12 +41,16 @@ def diff(
     trust: bool = False,
     strip_rows: int = 3,
     progress: Callable[[int, int], None] = lambda done, total: None,
+    out: Path | None = None,
 ) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """(the comparison as JSON, strips "<direction>/<trial>" -> uint8 (rows, 3, R, R, 3)).
 
     samples : images that both runs hold, of the new run's held-out levels where they suffice; or,
         where the runs share too few, draws from the priors with the same seeds.
-    trust : TorchScript annotators may be loaded. Both models are measured by the new run's.
+    trust : TorchScript annotators may be loaded. Both models are measured by the new run's, and
+        by the actors that its specification asks for.
+    out : folder in which a comparison that is killed keeps what it has measured, until the next
+        one has finished; every actor must see it. By default a temporary one of this machine.
 
     Raises UsageError for fewer than 8 samples, and where neither images nor priors are shared.
     """
@@ -51,66 +60,91 @@ def diff(
     pairs = Pairs.of(old, new)
     choice, unlinked = pairs.link()
     link = None if choice is None else choice.chosen
-    sides, source = _sides(old, new, pairs, samples, trust)
-    found = compare(*sides, link, rule, strip_rows=strip_rows, progress=progress)
+    codes, labels, source = _codes(old, new, pairs, samples)
+    with _meters(old, new, trust, out) as meters:
+        left, right = (
+            Side(run.directions, own, meter, classes)
+            for run, own, meter, classes in zip((old, new), codes, meters, labels, strict=True)
+        )
+        sides = left, right
+        found = compare(*sides, link, rule, strip_rows=strip_rows, progress=progress)
     spaces = spaces_facts(choice, unlinked, len(pairs.rows))
     result = summarise((old.facts(), new.facts()), sides, spaces, rule, source, found)
     return result, found.strips
 
 
-def _sides(
-    old: ComparedRun, new: ComparedRun, pairs: Pairs, samples: int, trust: bool
-) -> tuple[tuple[Side, Side], str]:
+def _codes(
+    old: ComparedRun, new: ComparedRun, pairs: Pairs, samples: int
+) -> tuple[list[np.ndarray], list[np.ndarray | None], str]:
+    """Codes and classes of the same samples in both models, and what they are of."""
     import generators
-    from generators.annotators import load_annotator
-    from pipelines.evaluation.meter import Meter, prior_codes
+    from pipelines.evaluation.meter import prior_codes
     from pipelines.samples import sample_rows
     from transforms.accumulate.sources import codes_of
 
-    annotators = [load_annotator(a.model, a.name, trust=trust) for a in new.spec.annotate]
-    models = [None if r.generator_uri is None else generators.load(r.generator_uri)
-              for r in (old, new)]  # fmt: skip
-    drawing = [model for model in models if model is not None]
     rows = sample_rows(new.index, pairs.rows, new.spec, samples, stream=29)
-    labels: list[np.ndarray | None] = [None, None]
     if len(rows) >= min(samples, 8):
-        labels = [
-            None if model is None else _labels(run, model.facts, at)
-            for run, model, at in zip((old, new), models, (pairs.partner[rows], rows), strict=True)
-        ]
-        codes = [codes_of(old.store, old.space, pairs.partner[rows])]
-        codes.append(codes_of(new.store, new.space, rows))
-        source = "images of both runs"
-    elif len(drawing) == 2:
-        seed, psi = new.spec.evaluate_seed, new.spec.evaluate.truncation_psi
-        codes = [
-            prior_codes(model, run.space, samples, seed, psi)
-            for model, run in zip(drawing, (old, new), strict=True)
-        ]
-        seeds = range(seed, seed + samples)
-        turns = [labels_in_turn(model.facts.classes, seeds) for model in drawing]
-        labels = [None if turn is None else np.array(turn) for turn in turns]
-        source = "draws from both priors with the same seeds"
-    else:
+        both = ((old, pairs.partner[rows]), (new, rows))
+        codes = [codes_of(run.store, run.space, at) for run, at in both]
+        return codes, [_labels(run, at) for run, at in both], "images of both runs"
+    if old.generator_uri is None or new.generator_uri is None:
         raise UsageError(
             f"the runs share {len(rows)!r} images, and a generator is missing to sample from: "
             f"{old.generator_absent or new.generator_absent}; give it with --old-generator or "
             "--new-generator"
         )
-    meters = [
-        None if model is None else Meter(model, annotators, run.space)
-        for model, run in zip(models, (old, new), strict=True)
+    seed, psi = new.spec.evaluate_seed, new.spec.evaluate.truncation_psi
+    drawing = [generators.load(uri) for uri in (old.generator_uri, new.generator_uri)]
+    codes = [
+        prior_codes(model, run.space, samples, seed, psi)
+        for model, run in zip(drawing, (old, new), strict=True)
     ]
-    sides = [
-        Side(run.directions, c, m, own)
-        for run, c, m, own in zip((old, new), codes, meters, labels, strict=True)
-    ]
-    return (sides[0], sides[1]), source
+    seeds = range(seed, seed + samples)
+    turns = [labels_in_turn(model.facts.classes, seeds) for model in drawing]
+    labels = [None if turn is None else np.array(turn) for turn in turns]
+    return codes, labels, "draws from both priors with the same seeds"
 
 
-def _labels(run: ComparedRun, facts: ModelFacts, rows: np.ndarray) -> np.ndarray | None:
-    found = labels_of(run.spec.dataset, run.index, facts)
+def _labels(run: ComparedRun, rows: np.ndarray) -> np.ndarray | None:
+    import generators
+
+    if run.generator_uri is None:
+        return None
+    found = labels_of(run.spec.dataset, run.index, generators.facts(run.generator_uri))
     return None if found is None else found[rows]
+
+
+@contextmanager
+def _meters(
+    old: ComparedRun, new: ComparedRun, trust: bool, out: Path | None
+) -> Iterator[list[ActorsMeter | None]]:
+    """What draws and measures on either side, None without the generator, on one engine."""
+    from pipelines.engine.blocks import InProcess
+    from pipelines.engine.ray import RayEngine
+    from pipelines.evaluation.pieces import ActorsMeter, Models
+    from schemas.store.lock import StoreLock
+
+    spec = new.spec
+    annotators = tuple((a.model, a.name) for a in spec.annotate)
+    with ExitStack() as stack:
+        if out is None:
+            out = Path(stack.enter_context(TemporaryDirectory(prefix="latentflow-")))
+        out.mkdir(parents=True, exist_ok=True)
+        lock = stack.enter_context(StoreLock(out / "drift"))
+        engine = InProcess() if spec.single_process else stack.enter_context(RayEngine.of(spec))
+        meters: list[ActorsMeter | None] = []
+        for name, run in (("old", old), ("new", new)):
+            if run.generator_uri is None:
+                meters.append(None)
+                continue
+            fp = run.directions.generator_fp
+            models = Models(run.generator_uri, fp, run.space, annotators, trust)
+            folder, actors = out / f"drift.{name}.partial", spec.invert_actors
+            meters.append(ActorsMeter(models, engine, lock, folder, actors, spec.invert.threads))
+        yield meters
+        for meter in meters:
+            if meter is not None:
+                meter.clear()
 
 
 def summarise(

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from pipelines.evaluation.meter import Edit, Edited, EditMeter, Progress, mean_of, no_progress
+from pipelines.evaluation.meter import Edited, EditMeter, Progress, Sweep, mean_of, no_progress
 from schemas.directions.direction_set import Direction, DirectionSet
 from schemas.errors import DataError, UsageError
 from transforms.directions.algebra import cosines, principal_angles
@@ -106,10 +106,10 @@ class _Trials:
         if not self._tried or self.side.meter is None:
             return
         rows, strength = self.strip_rows, self.rule.strength
-        edits = [Edit(self._tried[0], (0.0,), rows)]
+        edits = [Sweep(self._tried[0], (0.0,), rows)]
         for direction in self._tried:
-            edits.append(Edit(direction, (strength,), rows))
-            edits.append(Edit(direction, (-strength,), rows, rows, measured=False))
+            edits.append(Sweep(direction, (strength,), rows))
+            edits.append(Sweep(direction, (-strength,), rows, rows, measured=False))
         side, meter = self.side, self.side.meter
         self._still, *found = meter.edited(side.codes, edits, progress, side.classes)
         self._found = list(zip(found[::2], found[1::2], strict=True))

@@ -24,10 +24,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from schemas.errors import LatentflowError, UsageError
 from schemas.failures import expected
+
+if TYPE_CHECKING:
+    from schemas.spec import RunSpec
 
 MIN_OBJECT_STORE_MB = 80
 #: Deaths of actors in a row, each while it starts, before a run gives up.
@@ -74,6 +77,17 @@ class RayEngine:
         self.started = False
         self._owns = False
         self._folder: Path | None = None
+
+    @classmethod
+    def of(cls, spec: RunSpec, address: str | None = None) -> Self:
+        """As a specification says; ``address`` : of another cluster than its own."""
+        wanted = spec.ray
+        return cls(
+            address or wanted.address,
+            actors=max(wanted.actors, spec.invert_actors),
+            gpus_per_actor=wanted.gpus_per_actor,
+            object_store_mb=wanted.object_store_mb,
+        )
 
     # ---- starting and stopping --------------------------------------------------------------
 

@@ -40,7 +40,7 @@ def no_progress(done: int, total: int) -> None:
 
 
 @dataclass(frozen=True, eq=False)
-class Edit:
+class Sweep:
     """Codes to be edited along a direction, drawn and measured at some strengths.
 
     strengths : in standard deviations. shown : of so many of the first codes the pictures are kept.
@@ -77,7 +77,7 @@ class EditMeter(Protocol):
     def edited(
         self,
         codes: np.ndarray,
-        edits: Sequence[Edit],
+        edits: Sequence[Sweep],
         progress: Progress = no_progress,
         classes: np.ndarray | None = None,
     ) -> list[Edited]:
@@ -125,7 +125,7 @@ class Meter:
     def edited(
         self,
         codes: np.ndarray,
-        edits: Sequence[Edit],
+        edits: Sequence[Sweep],
         progress: Progress = no_progress,
         classes: np.ndarray | None = None,
     ) -> list[Edited]:
@@ -139,7 +139,7 @@ class Meter:
         return done
 
     def edit(
-        self, codes: np.ndarray, edit: Edit, shown: int, classes: np.ndarray | None = None
+        self, codes: np.ndarray, edit: Sweep, shown: int, classes: np.ndarray | None = None
     ) -> Edited:
         """An edit of these codes (rows, *row_shape); pictures of the first `shown` ones."""
         strengths = len(edit.strengths)
@@ -292,8 +292,8 @@ def evaluate_directions(
     zero = strengths.index(0.0)
     moved = tuple(s for s in strengths if s != 0.0)
     missing = [d for d in directions if d.name not in known]
-    edits = [Edit(d, (0.0,), strip_rows) for d in missing[:1]]
-    edits += [Edit(d, moved, strip_rows) for d in missing]
+    edits = [Sweep(d, (0.0,), strip_rows) for d in missing[:1]]
+    edits += [Sweep(d, moved, strip_rows) for d in missing]
     found = meter.edited(codes, edits, progress, classes)
     still, of = found[:1], dict(zip([d.name for d in missing], found[1:], strict=True))
     kinds = {kind: meter.names(kind) for kind in ("scores", "pose")}

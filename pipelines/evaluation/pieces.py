@@ -25,7 +25,15 @@ from generators.annotators.kinds.catalog import role_of
 from pipelines.engine.blocks import Engine, run_blocks, use_threads
 from pipelines.engine.writer_guard import Guard
 from pipelines.evaluation.files import SO_FAR
-from pipelines.evaluation.meter import BATCH, Edit, Edited, Meter, Progress, attributes, no_progress
+from pipelines.evaluation.meter import (
+    BATCH,
+    Edited,
+    Meter,
+    Progress,
+    Sweep,
+    attributes,
+    no_progress,
+)
 from pipelines.sources.block_images import in_halves
 from schemas.atomic import is_partial, replacing
 from schemas.directions.direction_set import DirectionSet
@@ -113,7 +121,7 @@ class Piece:
 
 
 def pieces_of(
-    models: Models, codes: np.ndarray, edits: Sequence[Edit], classes: np.ndarray | None = None
+    models: Models, codes: np.ndarray, edits: Sequence[Sweep], classes: np.ndarray | None = None
 ) -> list[Piece]:
     """The work list, edit by edit, in ranges of `BATCH` codes."""
     common = [
@@ -144,7 +152,7 @@ def pieces_of(
     return pieces
 
 
-def shown(edit: Edit, start: int, stop: int) -> int:
+def shown(edit: Sweep, start: int, stop: int) -> int:
     """How many of a range's pictures are kept."""
     return min(max(edit.shown - start, 0), stop - start)
 
@@ -155,7 +163,7 @@ class EditTask:
 
     models: Models
     codes: np.ndarray
-    edits: tuple[Edit, ...]
+    edits: tuple[Sweep, ...]
     folder: str
     threads: int = 1
     cuda: bool = False
@@ -272,7 +280,7 @@ class ActorsMeter:
     def edited(
         self,
         codes: np.ndarray,
-        edits: Sequence[Edit],
+        edits: Sequence[Sweep],
         progress: Progress = no_progress,
         classes: np.ndarray | None = None,
     ) -> list[Edited]:

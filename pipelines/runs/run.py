@@ -134,13 +134,7 @@ class Run:
         if self._ray is None:
             from pipelines.engine.ray import RayEngine
 
-            wanted = self.spec.ray
-            self._ray = RayEngine(
-                self.address or wanted.address,
-                actors=max(wanted.actors, self.spec.invert_actors),
-                gpus_per_actor=wanted.gpus_per_actor,
-                object_store_mb=wanted.object_store_mb,
-            )
+            self._ray = RayEngine.of(self.spec, self.address)
         return self._ray
 
     @cached_property

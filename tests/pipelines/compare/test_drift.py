@@ -26,7 +26,7 @@ from pipelines.compare.trial import (
     on_trial,
 )
 from pipelines.compare.two_runs import ComparedRun, Pairs
-from pipelines.evaluation.meter import Edit, Meter
+from pipelines.evaluation.meter import Meter, Sweep
 from schemas.directions.direction_set import Direction, DirectionSet
 from schemas.errors import DataError, DirectionMismatchError, InputError, StoreError, UsageError
 from tests.fakes import FakeGenerator, spaces_of
@@ -249,9 +249,9 @@ def test_trials_do_not_loosen_the_refusal(codes):
     with pytest.raises(DataError, match="to zero"):
         mapped_direction(direction, zero, NEW)
     with pytest.raises(DirectionMismatchError, match=f"{NEW}.*{OLD}.*latentflow transfer"):
-        old_side(codes).meter.edited(codes, [Edit(trial, (1.0,))])
+        old_side(codes).meter.edited(codes, [Sweep(trial, (1.0,))])
     with pytest.raises(DirectionMismatchError, match=f"{OLD}.*{NEW}.*latentflow transfer"):
-        side(NEW, codes, 0, []).meter.edited(codes, [Edit(direction, (1.0,))])
+        side(NEW, codes, 0, []).meter.edited(codes, [Sweep(direction, (1.0,))])
 
 
 # ---- whole runs ----------------------------------------------------------------------------------

@@ -21,7 +21,7 @@ import generators
 from pipelines.engine.blocks import InProcess, WorkActor
 from pipelines.engine.ray import RayEngine
 from pipelines.engine.writer_guard import Guard
-from pipelines.evaluation.meter import Edit
+from pipelines.evaluation.meter import Sweep
 from pipelines.evaluation.pieces import ActorsMeter, Models
 from pipelines.stages.annotate import annotate
 from pipelines.stages.invert import invert
@@ -152,7 +152,7 @@ def test_edits_have_the_bits_of_one_process(setting, engine, tmp_path, rng):
     vector = np.full(codes.shape[1:], 0.1)
     along = Direction("d", "w_plus", vector / np.linalg.norm(vector), None, "planted", 1.0,
                       provenance={"generator_fp": fp})  # fmt: skip
-    edits = [Edit(along, (0.0,), 3), Edit(along, (-1.0, 1.0), 3)]
+    edits = [Sweep(along, (0.0,), 3), Sweep(along, (-1.0, 1.0), 3)]
     for name, works in (("alone", InProcess()), ("ray", engine)):
         with StoreLock(tmp_path / name) as lock:
             ActorsMeter(models, works, lock, tmp_path / f"{name}.pieces").edited(codes, edits)

@@ -11,7 +11,7 @@ from inversion_fixture import CONFIG, adapter, annotator
 
 import generators
 from pipelines.engine.blocks import InProcess
-from pipelines.evaluation.meter import BATCH, Edit, Edited, Meter
+from pipelines.evaluation.meter import BATCH, Edited, Meter, Sweep
 from pipelines.evaluation.pieces import ActorsMeter, Models, pieces_of, read_piece, write_piece
 from schemas.directions.direction_set import Direction
 from schemas.errors import LatentflowError, UsageError
@@ -40,7 +40,7 @@ def codes(rng) -> np.ndarray:
 
 
 @pytest.fixture
-def edits(rng, models) -> list[Edit]:
+def edits(rng, models) -> list[Sweep]:
     vectors = rng.standard_normal((2, *SHAPE))
     first, second = (
         Direction(f"d{i}", "w_plus", v / np.linalg.norm(v), None, "planted", 0.5,
@@ -48,10 +48,10 @@ def edits(rng, models) -> list[Edit]:
         for i, v in enumerate(vectors)
     )  # fmt: skip
     return [
-        Edit(first, (0.0,), 3),
-        Edit(first, (-2.0, 1.0, 2.0), BATCH + 2),
-        Edit(second, (1.0,)),
-        Edit(second, (-1.0,), 4, 4, measured=False),
+        Sweep(first, (0.0,), 3),
+        Sweep(first, (-2.0, 1.0, 2.0), BATCH + 2),
+        Sweep(second, (1.0,)),
+        Sweep(second, (-1.0,), 4, 4, measured=False),
     ]
 
 
