@@ -122,7 +122,8 @@ def specification(schema: Schema) -> str:
     """Every section of the schema as a heading with a table of its keys."""
     parts = [INTRODUCTION]
     for title, text, section in sections(schema):
-        parts.append(f"## {title}\n\n{text}\n\n{table(section, schema)}\n")
+        keys = table(section, schema) if section["properties"] else "No further keys."
+        parts.append(f"## {title}\n\n{text}\n\n{keys}\n")
     return "\n".join(parts)
 
 
@@ -132,6 +133,9 @@ def sections(schema: Schema) -> Iterator[tuple[str, str, Schema]]:
     def walk(path: str, section: Schema) -> Iterator[tuple[str, str, Schema]]:
         yield path or "Top level", cell(section.get("description", "")), section
         for key, value in section["properties"].items():
+            if choices := chosen_by_a_key(value):
+                yield from each_choice(f"{path}.{key}".lstrip("."), value, choices)
+                continue
             inner = target(value, schema)
             if inner is not None:
                 dots = "[]" if value.get("type") == "array" else ""
@@ -140,9 +144,34 @@ def sections(schema: Schema) -> Iterator[tuple[str, str, Schema]]:
     return walk("", schema)
 
 
+def chosen_by_a_key(value: Schema) -> list[Schema]:
+    """The sections, one of which a key of the section chooses."""
+    return [option for option in value.get("oneOf", []) if "properties" in option]
+
+
+def each_choice(
+    path: str, value: Schema, choices: list[Schema]
+) -> Iterator[tuple[str, str, Schema]]:
+    """The keys that all choices have, then for each choice its own."""
+    keys = [
+        {k: v for k, v in choice["properties"].items() if not v.get("deprecated")}
+        for choice in choices
+    ]
+    shared = {k: v for k, v in keys[0].items() if all(k in other for other in keys)}
+    key = next(k for k, v in shared.items() if "const" in v)
+    names = [own[key]["const"] for own in keys]
+    chooses = {**shared[key], "enum": names, "default": value["default"][key]}
+    yield path, cell(value["description"]), {"properties": {**shared, key: chooses}}
+    for name, own, choice in zip(names, keys, choices, strict=True):
+        rest = {k: v for k, v in own.items() if k not in shared}
+        yield f"{path}, {key}: {name}", cell(choice["description"]), {"properties": rest}
+
+
 def target(value: Schema, schema: Schema) -> Schema | None:
     """The section that a key holds, itself, in a list or as an alternative; None for plain keys."""
     for option in [value, value.get("items", {}), *alternatives(value)]:
+        if "properties" in option:
+            return option
         if "$ref" in option:
             return schema["$defs"][option["$ref"].rpartition("/")[2]]
     return None
@@ -173,6 +202,8 @@ def type_of(value: Schema) -> str:
         return " or ".join(f"`{yaml_value(option)}`" for option in value["enum"])
     if "const" in value:
         return f"`{yaml_value(value['const'])}`"
+    if chosen_by_a_key(value):
+        return "section"
     if alternatives(value):
         return " or ".join(type_of(option) for option in alternatives(value))
     if "$ref" in value:

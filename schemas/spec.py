@@ -13,9 +13,12 @@ from typing import Any
 
 import yaml
 from pydantic import BaseModel, ValidationError, create_model
+from pydantic.fields import FieldInfo
 
 from schemas.errors import SpecError
 from schemas.sections.catalog import AnalyseSpec, analyse_model, foreign_keys
+from schemas.sections.invert import InvertSpec
+from schemas.sections.types import SpecModel
 from schemas.spec_models import (
     AnnotateSpec,
     BeamSpec,
@@ -23,7 +26,6 @@ from schemas.spec_models import (
     EvaluateSpec,
     GeneratorSpec,
     HoldoutSpec,
-    InvertSpec,
     RaySpec,
     ReportSpec,
     RunSpec,
@@ -112,11 +114,9 @@ def parse_spec(text: str | bytes, base: str | os.PathLike[str], name: str = "spe
         raise SpecError(_problems(e, data, lines, name)) from e
 
 
-def _fill_in(data: dict[str, Any], model: type[BaseModel]) -> None:
+def _fill_in(data: dict[str, Any], model: type[SpecModel]) -> None:
     """Take out sections and lists without a value, in place, so that they have their defaults."""
-    if model is AnalyseSpec:
-        model = analyse_model(data)
-    for key, field in model.model_fields.items():
+    for key, field in model.fields_for(data).items():
         if key not in data:
             continue
         section = next(_models_in(field.annotation), None)
@@ -235,7 +235,7 @@ def _problems(
     for detail in error.errors():
         where = _existing(detail["loc"], data, detail["type"] == "missing")
         line = _line(where, lines)
-        text = _problem(where, detail)
+        text = _problem(where, detail, data)
         # the members of a union each complain about the same place: the first one will do
         found.setdefault(where, f"line {line}: {text}" if line else text)
     # and the one that got furthest into the place knows it best
@@ -276,18 +276,19 @@ def _dotted(where: Sequence[str | int]) -> str:
     return text
 
 
-def _problem(where: Location, detail: Mapping[str, Any]) -> str:
+def _problem(where: Location, detail: Mapping[str, Any], data: Any) -> str:
     key, kind, value = _dotted(where), detail["type"], detail.get("input")
     context = detail.get("ctx", {})
     if kind == "extra_forbidden":
         last = str(where[-1])
         if last == "trust":
             return f"{key!r} is not a key of a specification: {_trust_value(value)}{_TRUST}"
-        known = list(_fields_at(where[:-1]))
-        return f"unknown key {key!r} (value {_shown(value)}): {suggestion(last, known)}"
+        section = next(_models_in(_annotation_at(where[:-1], data)))
+        cure = section.about_unknown(last, _value_at(where[:-1], data))
+        return f"unknown key {key!r} (value {_shown(value)}): {cure}"
     if kind == "missing":
-        return f"key {key!r} is missing: add it ({_description(where)})"
-    annotation = _annotation_at(where)
+        return f"key {key!r} is missing: add it ({_description(where, data)})"
+    annotation = _annotation_at(where, data)
     if kind == "literal_error" and (choices := _choices(annotation)):
         return f"{key!r} is {_shown(value)}: {suggestion(str(value), choices)}"
     if kind == "value_error":
@@ -304,7 +305,7 @@ def _problem(where: Location, detail: Mapping[str, Any]) -> str:
     if kind == "invalid_key":
         return f"key {value!r} is no text: put it between quotes"
     if kind in ("model_type", "model_attributes_type"):
-        fields = next(_models_in(annotation)).model_fields
+        fields = next(_models_in(annotation)).fields_for(value)
         keys = f"must hold keys of its own ({', '.join(fields)})"
         optional = not any(field.is_required() for field in fields.values())
         rest = ", or nothing, for its defaults" if optional else ""
@@ -315,7 +316,7 @@ def _problem(where: Location, detail: Mapping[str, Any]) -> str:
         if isinstance(value, bool):
             hint += " (YAML reads yes, no, on and off as true and false)"
     text = _FORMS.get(kind, _lower(detail["msg"]))
-    return f"{key!r} is {_shown(value)}: {text}{hint} ({_description(where)})"
+    return f"{key!r} is {_shown(value)}: {text}{hint} ({_description(where, data)})"
 
 
 def _trust_value(value: Any) -> str:
@@ -332,38 +333,47 @@ def _shown(value: Any) -> str:
     return text if len(text) <= 80 else text[:77] + "..."
 
 
-def _description(where: Location) -> str:
+def _description(where: Location, data: Any) -> str:
     for end in range(len(where), 0, -1):
-        field = _fields_at(where[: end - 1]).get(str(where[end - 1]))
+        field = _fields_at(where[: end - 1], data).get(str(where[end - 1]))
         if field is not None and field.description:
             return str(field.description).rstrip(".")
     return "see 'latentflow schema'"
 
 
-def _fields_at(where: Location) -> Mapping[str, Any]:
-    for model in _models_in(_annotation_at(where)):
-        return _fields_of(model, *foreign_keys()) if model is AnalyseSpec else model.model_fields
+def _fields_at(where: Location, data: Any) -> Mapping[str, FieldInfo]:
+    for model in _models_in(_annotation_at(where, data)):
+        return model.fields_for(_value_at(where, data))
     return {}
 
 
-def _fields_of(model: type[BaseModel], *keys: str) -> Mapping[str, Any]:
-    """Fields of a section, with those of other packages' analyses among the keys."""
-    return (analyse_model(keys) if model is AnalyseSpec else model).model_fields
-
-
-def _annotation_at(where: Location) -> Any:
-    """Type annotation of the place ``where`` in the specification."""
+def _annotation_at(where: Location, data: Any) -> Any:
+    """Type annotation of the place ``where`` in the specification ``data``."""
     here: Any = RunSpec
-    for step in where:
-        models = list(_models_in(here))
-        if isinstance(step, str) and models and step in (fields := _fields_of(models[0], step)):
-            here = fields[step].annotation
-        elif isinstance(step, int):
+    for depth, step in enumerate(where):
+        model = next(_models_in(here), None)
+        if isinstance(step, int):
             arguments = [a for a in _flatten(here) if typing.get_origin(a) is list]
             here = typing.get_args(arguments[0])[0] if arguments else None
+            continue
+        fields = {} if model is None else model.fields_for(_value_at(where[:depth], data))
+        field = fields.get(step)
+        if field is None:
+            return None
+        here = field.annotation
+    return here
+
+
+def _value_at(where: Location, data: Any) -> Any:
+    """What stands at the place ``where``; None where nothing does."""
+    for step in where:
+        if isinstance(data, Mapping):
+            data = data.get(step)
+        elif isinstance(data, list) and isinstance(step, int) and step < len(data):
+            data = data[step]
         else:
             return None
-    return here
+    return data
 
 
 def _flatten(annotation: Any) -> Iterator[Any]:
@@ -377,9 +387,9 @@ def _flatten(annotation: Any) -> Iterator[Any]:
         yield from _flatten(typing.get_args(annotation)[0])
 
 
-def _models_in(annotation: Any) -> Iterator[type[BaseModel]]:
+def _models_in(annotation: Any) -> Iterator[type[SpecModel]]:
     for member in _flatten(annotation):
-        if isinstance(member, type) and issubclass(member, BaseModel):
+        if isinstance(member, type) and issubclass(member, SpecModel):
             yield member
 
 

@@ -17,6 +17,7 @@ from pydantic import ConfigDict, Discriminator, Field, SerializeAsAny, Tag, mode
 
 from schemas.sections.catalog import AnalyseSpec
 from schemas.sections.dataset import DatasetSpec
+from schemas.sections.invert import InvertSection, invert_section, methods_without_encoder
 from schemas.sections.types import (
     BUNDLED,
     NAME_PATTERN,
@@ -25,7 +26,6 @@ from schemas.sections.types import (
     Label,
     Names,
     Number,
-    Space,
     SpecModel,
     SpecPath,
     Strings,
@@ -65,75 +65,6 @@ GeneratorSource = Annotated[
     Annotated[SpecPath, Tag("path")] | Annotated[GeneratorSpec, Tag("file")],
     Discriminator(_kind_of_generator),
 ]
-
-
-class InvertSpec(SpecModel):
-    """How images become latent codes."""
-
-    method: Literal["encoder", "optimise", "hybrid"] = Field(
-        default="encoder",
-        description="encoder: one forward pass. optimise: gradient steps from the mean code. "
-        "hybrid: gradient steps from the encoder's code.",
-    )
-    space: Space = Field(default="w_plus", description="Latent space of the stored codes.")
-    steps: Integer = Field(
-        default=100, ge=1, le=100_000, description="Gradient steps of 'optimise' and 'hybrid'."
-    )
-    learning_rate: Number = Field(
-        default=0.05, gt=0, description="Step size of the optimiser (Adam)."
-    )
-    pixel_weight: Number = Field(
-        default=1.0, ge=0, description="Weight of the mean squared pixel error."
-    )
-    feature_weight: Number = Field(default=0.5, ge=0, description="Weight of the feature distance.")
-    noise_mode: Literal["const", "none"] = Field(
-        default="const", description="The generator's noise inputs: its stored buffers, or zeros."
-    )
-    batch_size: Integer = Field(
-        default=32,
-        ge=1,
-        le=8192,
-        description="Images in one forward pass; does not change results beyond rounding.",
-    )
-    block_rows: Integer | None = Field(
-        default=None,
-        description="Rows of a block, a power of two from 64 to 8192. Default: the one that "
-        "brings the largest array's block nearest to 32 MB.",
-    )
-    actors: Integer | None = Field(
-        default=None,
-        ge=1,
-        le=4096,
-        description="Actors that hold generator and encoder. Default: 'ray.actors'.",
-    )
-    threads: Integer = Field(default=1, ge=1, le=1024, description="CPU threads of one actor.")
-    crop: Literal["centre", "stretch"] = Field(
-        default="centre",
-        description="centre: cut the largest centred square, then resize. stretch: "
-        "resize both sides independently.",
-    )
-    max_pixels: Integer = Field(
-        default=1 << 26,
-        ge=1,
-        le=178_956_970,
-        description="Images with more pixels (width x height) are "
-        "quarantined as decompression bombs, on their header.",
-    )
-
-    @model_validator(mode="after")
-    def _consistent(self) -> Self:
-        rows = self.block_rows
-        if rows is not None and (rows & (rows - 1) or not 64 <= rows <= 8192):
-            near = min((1 << k for k in range(6, 14)), key=lambda power: abs(power - rows))
-            raise ValueError(
-                f"'block_rows' must be a power of two from 64 to 8192, got {rows!r}: try {near}"
-            )
-        if self.method != "encoder" and self.pixel_weight == 0 and self.feature_weight == 0:
-            raise ValueError(
-                "'pixel_weight' and 'feature_weight' are both 0, so there is nothing to optimise: "
-                "raise one of them"
-            )
-        return self
 
 
 class AnnotateSpec(SpecModel):
@@ -264,7 +195,7 @@ class RunSpec(SpecModel):
         description="Encoder into the generator's latent space. Default: the one bundled "
         "with a bundled generator.",
     )
-    invert: InvertSpec = Field(default=InvertSpec(), description="Inversion.")
+    invert: InvertSection = Field(default=invert_section(), description="Inversion.")
     annotate: list[AnnotateSpec] = Field(default=[], description="Models that measure images.")
     analyse: SerializeAsAny[AnalyseSpec] = Field(default=AnalyseSpec(), description="Analyses.")
     evaluate: EvaluateSpec = Field(default=EvaluateSpec(), description="Measuring directions.")
@@ -306,15 +237,15 @@ class RunSpec(SpecModel):
             if (section := getattr(self.analyse, key)) is not None:
                 section.check(self)
         if (
-            not self.dataset.sampled
-            and self.invert.method != "optimise"
+            self.invert.needs.encoder
+            and not self.dataset.sampled
             and self.encoder is None
             and not self.generator_path.startswith(BUNDLED)
         ):
             raise ValueError(
                 f"'invert.method' is {self.invert.method!r}, which needs an encoder, and "
                 f"{self.generator_path!r} brings none: name one under 'encoder', or set "
-                "'invert.method' to 'optimise'"
+                f"'invert.method' to {' or '.join(map(repr, methods_without_encoder()))}"
             )
         return self
 

@@ -21,7 +21,7 @@ from generators.families.stylegan2.network import StyleGAN2, StyleGAN2Config
 from pipelines.folder.store_identity import StoreIdentity, identify
 from pipelines.sources.folder import FolderSource
 from schemas.index import DatasetIndex, NewRow
-from schemas.spec_models import InvertSpec
+from schemas.sections.invert import invert_section
 
 RESOLUTION, W_DIM = 16, 8
 CONFIG = StyleGAN2Config(
@@ -48,7 +48,7 @@ class Setting:
         """The store under `root` that inverting with these settings fills."""
         return identify(
             root,
-            InvertSpec(**{"block_rows": 64, "batch_size": 16, **spec}),
+            invert_section({"block_rows": 64, "batch_size": 16, **spec}),
             name="tiny",
             seed=seed,
             generator_uri=self.generator,

@@ -15,16 +15,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 import generators
-from generators.protocols import ModelFacts
+from generators.protocols import GRADIENTS, ModelFacts
 from schemas.class_labels import class_numbers
-from schemas.errors import SpecError, UsageError
+from schemas.errors import PluginError, SpecError, UsageError
 from schemas.index import DatasetIndex
 from schemas.sections.dataset import LABEL, SAMPLED, DatasetSpec
+from schemas.sections.invert import InvertSpec, methods_without_encoder
 from schemas.spec import RunSpec
-from schemas.spec_models import InvertSpec
 from schemas.store.latent_store import ArraySpec, LatentStore, block_rows_for
 from schemas.suggest import suggestion
 from transforms.images.preprocess import PREPROCESS_VERSION
+from transforms.inversion.catalog import method_named
+from transforms.inversion.method import InversionMethod
 
 #: The stage that every store has: its codes.
 INVERT = "invert"
@@ -117,30 +119,33 @@ def identify(
     """
     facts = generators.facts(generator_uri)
     _check_space(facts, spec.space)
+    method = method_named(spec.method)
+    _check_method(spec, method, facts, sampled=dataset is not None and dataset.sampled)
     uri, encoder_fp = None, None
     sampled = dataset is not None and dataset.sampled
-    if spec.method != "optimise" and not sampled:
+    if spec.needs.encoder and not sampled:
         from generators.encoders.files import read_encoder
 
         uri = encoder_uri_of(generator_uri, encoder_uri)
         if uri is None:
             raise UsageError(
                 f"'invert.method' is {spec.method!r}, which needs an encoder, and the generator "
-                f"{generator_uri!r} brings none: name one under 'encoder', or use 'optimise'"
+                f"{generator_uri!r} brings none: name one under 'encoder', or use "
+                f"{' or '.join(map(repr, methods_without_encoder()))}"
             )
         encoder = read_encoder(uri)
         _check_encoder(uri, encoder.spaces, facts, spec.space)
         encoder_fp = encoder.fingerprint
     arrays = (
         ArraySpec("latents", spec.space, facts.space(spec.space).shape, "float32"),
-        *(ArraySpec("quality", quality, (), "float32") for quality in QUALITIES if not sampled),
+        *(() if sampled else _beside(spec, method, facts)),
     )
     block_rows = spec.block_rows or block_rows_for(max(array.row_bytes for array in arrays))
-    method = {**method_of(spec, encoder_fp), "crop": spec.crop}
+    description = method_of(spec, encoder_fp)
     if sampled and dataset is not None:
-        method, seed = sampled_method(spec, dataset), 0
+        description, seed = sampled_method(spec, dataset), 0
     identity = StoreIdentity(
-        "", name, spec, generator_uri, uri, facts, method, seed, block_rows, arrays, dataset
+        "", name, spec, generator_uri, uri, facts, description, seed, block_rows, arrays, dataset
     )
     path = LatentStore.path_for(store_root, name, identity.store_fp)
     return replace(identity, path=path)
@@ -156,6 +161,54 @@ def _check_space(facts: ModelFacts, wanted: str) -> None:
         )
 
 
+def _check_method(
+    spec: InvertSpec, method: InversionMethod, facts: ModelFacts, sampled: bool
+) -> None:
+    """Raise UsageError for a method that this generator gives no codes of the space to."""
+    space = facts.space(spec.space)
+    if sampled:
+        return
+    if spec.needs.gradients and GRADIENTS not in facts.capabilities:
+        raise UsageError(
+            f"'invert.method' is {spec.method!r}, which needs gradients of what the generator "
+            "draws, and this one has none: use 'encoder'"
+        )
+    spaces = method.spaces(facts)
+    if spec.space not in spaces:
+        raise UsageError(
+            f"'invert.space' is {spec.space!r}, and method {spec.method!r} gives codes of "
+            f"{', '.join(map(repr, spaces))} for this generator: name one of these"
+        )
+    given = method.companions(spec, facts)
+    missing = [name for name, c in space.companions.items() if c.required and name not in given]
+    if missing:
+        raise UsageError(
+            f"codes of {spec.space!r} cannot be drawn without {missing!r}, which method "
+            f"{spec.method!r} does not give: use another method or another space"
+        )
+    unknown = [name for name in given if name not in space.companions]
+    if unknown:
+        raise PluginError(
+            f"inversion method {spec.method!r} gives {unknown!r} with codes of {spec.space!r}, "
+            f"which take {list(space.companions)!r}: repair the method"
+        )
+
+
+def _beside(spec: InvertSpec, method: InversionMethod, facts: ModelFacts) -> list[ArraySpec]:
+    """The arrays beside the codes: what belongs to a code, and what is measured of it."""
+    companions = facts.space(spec.space).companions
+    return [
+        *(
+            ArraySpec("companions", f"{spec.space}.{name}", companions[name].shape, "float32")
+            for name in method.companions(spec, facts)
+        ),
+        *(
+            ArraySpec("quality", quality, (), "float32")
+            for quality in (*QUALITIES, *method.qualities(spec))
+        ),
+    ]
+
+
 def _check_encoder(
     uri: str, spaces: Mapping[str, tuple[int, ...]], facts: ModelFacts, wanted: str
 ) -> None:
@@ -163,7 +216,8 @@ def _check_encoder(
     if wanted not in spaces:
         raise UsageError(
             f"'invert.space' is {wanted!r}, and encoder {uri!r} gives codes of {list(spaces)!r}: "
-            "set 'invert.space' to one of these, or 'invert.method' to 'optimise'"
+            "set 'invert.space' to one of these, or 'invert.method' to "
+            f"{' or '.join(map(repr, methods_without_encoder()))}"
         )
     for name in dict.fromkeys([wanted, *spaces]):
         shape = spaces[name]
@@ -221,21 +275,8 @@ def sampled_method(spec: InvertSpec, dataset: DatasetSpec) -> dict[str, Any]:
 def method_of(spec: InvertSpec, encoder_fp: str | None) -> dict[str, Any]:
     """Canonical description of the inversion, as it stands in the store.
 
-    The optimiser's settings are left out where no step is taken, the encoder where none is used,
-    so that changing them makes nothing stale. Batch size and threads change rounding only.
+    What does not change the codes is left out, so that changing it makes nothing stale; so is the
+    encoder where none is used.
     """
-    method: dict[str, Any] = {
-        "method": spec.method,
-        "space": spec.space,
-        "noise_mode": spec.noise_mode,
-    }
-    if spec.method != "encoder":
-        method |= {
-            "steps": spec.steps,
-            "learning_rate": float(spec.learning_rate),
-            "pixel_weight": float(spec.pixel_weight),
-            "feature_weight": float(spec.feature_weight),
-        }
-    if spec.method != "optimise":
-        method["encoder"] = encoder_fp
-    return method
+    method = spec.identity()
+    return {**method, "encoder": encoder_fp} if spec.needs.encoder else method

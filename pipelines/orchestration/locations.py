@@ -31,7 +31,7 @@ def locations(spec: RunSpec) -> dict[str, list[Path]]:
         dataset.append(Path(spec.dataset.factors))
     found = {"dataset": dataset, "generator": generators.files(spec.generator)}
     encoder = encoder_uri_of(spec.generator, spec.encoder)
-    if not spec.dataset.sampled and spec.invert.method != "optimise" and encoder is not None:
+    if spec.invert.needs.encoder and not spec.dataset.sampled and encoder is not None:
         found["encoder"] = _encoder(encoder)
     for model in spec.annotate:
         found[f"annotate/{model.name}"] = _annotator(model.model)

@@ -169,11 +169,14 @@ def _evaluation(spec: RunSpec, index: DatasetIndex) -> Problems:
 
 
 def run_notes(known: Known) -> Iterator[str]:
-    """Numbers of the specification that the data cannot fill, and that are used as far as it can.
+    """Numbers of the specification that the data cannot fill, and that are used as far as it can;
+    and keys without effect.
 
     As ``key: what was asked for, what will be used and why``.
     """
     spec, index = known.spec, known.index
+    for key, value in spec.invert.without_effect().items():
+        yield f"invert.{key}: {value} given, not used by method {spec.invert.method!r}"
     own, rows = spec.evaluate, int(active_rows(index).sum())
     samples = own.samples
     if own.source == "dataset" and samples > rows:

@@ -47,6 +47,7 @@ from schemas.index import ACTIVE, DatasetIndex
 from schemas.spec import RunSpec
 from schemas.store.latent_store import LatentStore
 from schemas.store.reasons import Status
+from transforms.inversion.catalog import method_named
 
 CURRENT, STALE, MISSING = "current", "stale", "missing"
 
@@ -176,8 +177,14 @@ class _Plan:
             stage.notes.append(f"method {spec.invert.method} into {spec.invert.space}")
         if rows:
             size = decimal(rows * sum(array.row_bytes for array in identity.arrays))
-            time = _time(rows, self.rates, "invert")
-            stage.notes.append(f"{rows} rows, about {size} before compression{time}")
+            time = _time(rows, self.rates.get("invert"), "the last run's rate")
+            notes = []
+            if not identity.sampled:
+                cost = method_named(spec.invert.method).cost(spec.invert)
+                time = time or _time(rows, cost.seconds, "the rate that the method gives")
+                measuring = "1 pass through the generator to measure the result"
+                notes.append(f"each image: {cost}; then {measuring}")
+            stage.notes += [f"{rows} rows, about {size} before compression{time}", *notes]
         return stage
 
     def _identity_changes(self, identity: StoreIdentity) -> list[str]:
@@ -204,7 +211,7 @@ class _Plan:
             causes.append(f"{row_spans(np.flatnonzero(gone))} removed")
         noted = {k: v for k, v in self.noted.get("invert", {}).items() if k != "store"}
         if noted:
-            now = invert_inputs(self.spec.invert.max_pixels, self.spec.dataset.sampled)
+            now = invert_inputs(self.spec.invert, self.spec.dataset.sampled)
             causes += changes(noted, now, store.block_rows, new)
         again = sum(len(w.stages[INVERT].retry or ()) for w in wanted.work)
         if again:
@@ -243,7 +250,9 @@ class _Plan:
             if name not in known:
                 part.state = MISSING
                 part.summary = "waits for invert" if self.store is None else part.summary
-                part.summary += _time(self.index.n_rows, self.rates, "annotate")
+                part.summary += _time(
+                    self.index.n_rows, self.rates.get("annotate"), "the last run's rate"
+                )
             elif made:
                 part.state = STALE
                 was = noted.get(name, now[name])
@@ -392,7 +401,6 @@ def _rates(out: Path) -> dict[str, float]:
     return {s["name"]: s["seconds"] / s["rows"] for s in stages if s["rows"] and not s["skipped"]}
 
 
-def _time(rows: int, rates: dict[str, float], stage: str) -> str:
-    if stage not in rates:
-        return ""
-    return f", about {rows * rates[stage] / 60:.1f} min at the last run's rate"
+def _time(rows: int, seconds: float | None, rate: str) -> str:
+    """How long rows take at so many seconds each; empty where that is not known."""
+    return "" if seconds is None else f", about {rows * seconds / 60:.1f} min at {rate}"

@@ -346,7 +346,7 @@ def _invert(state: Run, progress: Any) -> dict[str, Any]:
     )
     state.written()
     state.facts["counts"] = result.counts
-    inputs = invert_inputs(spec.invert.max_pixels, identity.sampled)
+    inputs = invert_inputs(spec.invert, identity.sampled)
     noted = {"store": Path(identity.path).name, **inputs}
     note_lineage(state.out, invert=noted)
     detail = {

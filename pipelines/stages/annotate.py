@@ -255,7 +255,7 @@ class AnnotateWorker:
         """What the generator draws from the block's codes, batch by batch."""
         import torch
 
-        from transforms.invert import render
+        from transforms.inversion.method import render
 
         array = f"latents/{self.task.space}"
         codes, status, reason = read_stage(self.store, array, work.block, INVERT)

@@ -16,7 +16,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from generators.protocols import Code
 from pipelines.engine.blocks import (
     BlockWork,
     Engine,
@@ -30,18 +29,22 @@ from pipelines.engine.blocks import (
     use_threads,
 )
 from pipelines.engine.writer_guard import Guard
-from pipelines.folder.store_identity import INVERT, QUALITIES, StoreIdentity, labels_of
+from pipelines.folder.store_identity import INVERT, StoreIdentity, labels_of, method_of
 from pipelines.sources.base import Source
 from pipelines.sources.block_images import Batch, BlockImages, in_halves
 from pipelines.stages import sample
 from schemas.errors import UsageError
 from schemas.fingerprint import digest
 from schemas.index import DatasetIndex
+from schemas.sections.invert import InvertSpec
 from schemas.store.latent_store import LatentStore
 from schemas.store.lock import StoreLock
 from schemas.store.reasons import Reason, Status
 from transforms.images.metrics import SSIM_WINDOW, mse, psnr_from_mse, ssim
 from transforms.images.preprocess import to_float, to_uint8
+from transforms.inversion.catalog import invert_batch, method_named
+from transforms.inversion.method import STAGE as SEED_STAGE
+from transforms.inversion.method import Images, render, row_generator
 
 #: Raised whenever a code or a quality changes for the same inputs (a golden test notices).
 VERSION = 1
@@ -67,18 +70,24 @@ class InvertPlan:
     fps: list[bytes]
 
 
-def invert_inputs(max_pixels: int, sampled: bool = False) -> dict[str, Any]:
+def invert_inputs(spec: InvertSpec, sampled: bool = False) -> dict[str, Any]:
     """What blocks depend on besides the store's identity and their rows."""
     if sampled:
         return {"version": sample.VERSION}
-    return {"version": VERSION, "max_pixels": max_pixels}
+    return {"version": VERSION, **block_inputs(sampled, spec, None)}
 
 
 def block_inputs(
-    sampled: bool, max_pixels: int, labels: NDArray[np.int64] | None
+    sampled: bool, spec: InvertSpec, labels: NDArray[np.int64] | None
 ) -> dict[str, Any]:
-    """What a block's fingerprint holds besides its rows' identity. labels : of its rows."""
-    found: dict[str, Any] = {} if sampled else {"max_pixels": max_pixels}
+    """What a block's fingerprint holds besides its rows' identity. labels : of its rows.
+
+    A method's first version is left out: blocks of releases that knew no versions stay current.
+    """
+    found: dict[str, Any] = {}
+    if not sampled:
+        version = method_named(spec.method).version
+        found = {"max_pixels": spec.max_pixels, **({"method": version} if version > 1 else {})}
     if labels is not None:
         found["labels"] = digest(np.ascontiguousarray(labels, "<i8").tobytes())
     return found
@@ -92,7 +101,7 @@ def plan_invert(index: DatasetIndex, identity: StoreIdentity) -> InvertPlan:
     fps = []
     for block in range(probe.n_blocks):
         own = None if rows.labels is None else rows.labels[probe.block_slice(block)]
-        settings = block_inputs(identity.sampled, identity.spec.max_pixels, own)
+        settings = block_inputs(identity.sampled, identity.spec, own)
         fps.append(probe.block_fp(INVERT, block, rows.identity(block), version, settings))
     known = 0
     state: StageState | None = None
@@ -146,7 +155,6 @@ class InvertWorker:
 
     def __init__(self, task: InvertTask, guard: Guard) -> None:
         import generators
-        from transforms.invert import Inversion
 
         identity, spec = task.identity, task.identity.spec
         self.task, self.guard = task, guard
@@ -158,15 +166,6 @@ class InvertWorker:
                 f"{self.generator.facts.fingerprint!r}, the store was made for "
                 f"{identity.facts.fingerprint!r}: the file changed during the run; start again"
             )
-        self.inversion = Inversion(
-            spec.method,
-            spec.space,
-            spec.steps,
-            spec.learning_rate,
-            spec.pixel_weight,
-            spec.feature_weight,
-            spec.noise_mode,
-        )
         self.encoder = None
         if identity.encoder_uri is not None:
             from generators.encoders.w_plus import load_encoder
@@ -178,6 +177,12 @@ class InvertWorker:
                     f"{self.encoder.fingerprint!r}, the store was made with "
                     f"{identity.method['encoder']!r}: the file changed during the run; start again"
                 )
+        now = method_of(spec, None if self.encoder is None else self.encoder.fingerprint)
+        if now != identity.method:
+            raise UsageError(
+                f"method {now!r} is not the store's, {identity.method!r}: a file that 'invert' "
+                "names changed during the run; start again"
+            )
         self.store = LatentStore.open(identity.path, "r+")
         self.reader = BlockImages(
             task.source, self.generator.facts.size, spec.crop, spec.max_pixels, spec.threads
@@ -189,9 +194,10 @@ class InvertWorker:
         if self.reader.still_failing(work, INVERT):
             return {"unchanged": True}
         n = len(work)
-        shape = self.generator.facts.space(self.inversion.space).shape
-        codes = np.full((n, *shape), np.nan, np.float32)
-        qualities = {name: np.full(n, np.nan, np.float32) for name in QUALITIES}
+        arrays = {
+            array.path: np.full((n, *array.row_shape), np.nan, np.float32)
+            for array in self.task.identity.arrays
+        }
         status, reason = np.zeros(n, np.uint8), np.zeros(n, np.uint8)
         shrunk = False
         for batch in self.reader.batches(work, self.task.identity.spec.batch_size):
@@ -201,27 +207,26 @@ class InvertWorker:
                 continue
             results, halved = self._invert(work, batch, reason)
             shrunk |= halved
-            for part, (part_codes, part_images, finite) in results:
+            for part, found in results:
                 keep = good[(good >= part.start) & (good < part.stop)]
-                lost = keep[~finite[keep - part.start]]
+                lost = keep[~found.finite[keep - part.start]]
                 reason[batch.start + lost] = Reason.NOT_FINITE
-                keep = keep[finite[keep - part.start]]
-                rows = batch.start + keep
-                codes[rows] = part_codes[keep - part.start]
-                measured = measure(batch.images[keep], part_images[keep - part.start])
+                keep = keep[found.finite[keep - part.start]]
+                rows, at = batch.start + keep, keep - part.start
+                measured = measure(batch.images[keep], found.drawn[at])
                 for name, values in measured.items():
-                    qualities[name][rows] = values
+                    arrays[f"quality/{name}"][rows] = values
+                for path, values in found.arrays.items():
+                    arrays[path][rows] = values[at]
             status[reason != Reason.NONE] = Status.QUARANTINED
-        arrays = {f"latents/{self.inversion.space}": codes}
-        arrays |= {f"quality/{name}": values for name, values in qualities.items()}
         self.guard.check()
         self.store.write_block(INVERT, work.block, arrays, status, reason, stage.fp)
         return {"ok": int((status == Status.OK).sum()), "shrunk": shrunk}
 
     def _invert(
         self, work: BlockWork, batch: Batch, reason: NDArray[np.uint8]
-    ) -> tuple[list[tuple[slice, tuple[NDArray[Any], NDArray[Any], NDArray[Any]]]], bool]:
-        """Codes, drawn images and whether they are finite, for all positions of a batch."""
+    ) -> tuple[list[tuple[slice, Found]], bool]:
+        """What was found for all positions of a batch."""
 
         def give_up(position: int) -> None:
             if position < batch.count and batch.status[position] == Status.OK:
@@ -231,30 +236,48 @@ class InvertWorker:
         compute = partial(self._codes, batch.images, ids)
         return in_halves(compute, slice(0, len(batch.images)), give_up)
 
-    def _codes(
-        self, images: NDArray[np.uint8], image_ids: Sequence[str], rows: slice
-    ) -> tuple[NDArray[np.float32], NDArray[np.uint8], NDArray[np.bool_]]:
+    def _codes(self, images: NDArray[np.uint8], image_ids: Sequence[str], rows: slice) -> Found:
         import torch
 
-        from transforms.invert import STAGE as SEED_STAGE
-        from transforms.invert import invert_batch, render, row_generator
-
-        rngs = None
-        if not self.inversion.encodes:
+        spec = self.task.identity.spec
+        rngs = []
+        if spec.needs.random:
             last = len(image_ids) - 1
             ids = [image_ids[min(i, last)] for i in range(rows.start, rows.stop)]
-            rngs = [
-                row_generator(self.task.identity.seed, SEED_STAGE, image_id) for image_id in ids
-            ]
+            rngs = [row_generator(self.task.identity.seed, SEED_STAGE, id_) for id_ in ids]
         target = torch.from_numpy(to_float(images[rows])).to(self.device)
-        codes = invert_batch(self.generator, target, self.inversion, self.encoder, rngs)
-        usable = torch.isfinite(codes).flatten(1).all(dim=1)
-        codes = torch.where(usable.view(-1, *[1] * (codes.ndim - 1)), codes, 0.0)
-        code = Code(self.inversion.space, codes)
-        drawn = render(self.generator, code, self.inversion.noise_mode)
+        found = invert_batch(Images(target, self.generator, spec, self.encoder, rngs))
+        code, parts = found.code, {f"latents/{spec.space}": found.code.main}
+        parts |= {f"companions/{spec.space}.{k}": v for k, v in code.companions.items()}
+        usable = torch.ones(len(target), dtype=torch.bool, device=self.device)
+        for values in parts.values():
+            usable &= torch.isfinite(values).flatten(1).all(dim=1)
+        code = code.changed(
+            lambda values: torch.where(usable.view(-1, *[1] * (values.ndim - 1)), values, 0.0)
+        )
+        drawn = render(self.generator, code, spec.noise_mode)
         usable &= torch.isfinite(drawn).flatten(1).all(dim=1)
         drawn = torch.where(usable[:, None, None, None], drawn, 0.0)
-        return codes.cpu().numpy(), to_uint8(drawn.cpu().numpy()), usable.cpu().numpy()
+        parts |= {f"quality/{k}": v for k, v in found.qualities.items()}
+        return Found(
+            {path: values.cpu().numpy() for path, values in parts.items()},
+            to_uint8(drawn.cpu().numpy()),
+            usable.cpu().numpy(),
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Found:
+    """What was found for the rows of a batch.
+
+    arrays : path in the store -> (n, ...), but for what is measured of the drawn images
+    drawn : uint8 (n, height, width, 3), of rows that are not finite something
+    finite : bool (n,)
+    """
+
+    arrays: dict[str, NDArray[Any]]
+    drawn: NDArray[np.uint8]
+    finite: NDArray[np.bool_]
 
 
 def measure(images: NDArray[np.uint8], drawn: NDArray[np.uint8]) -> dict[str, NDArray[np.float64]]:

@@ -408,12 +408,11 @@ class _Expected:
         if self._rows is None or self._spec is None:
             return None
         rows = self._store.block_slice(checked.block)
-        max_pixels = self._spec.invert.max_pixels
         if checked.stage == INVERT:
             sampled = self._spec.dataset.sampled
             version = sample.VERSION if sampled else invert.VERSION
             labels = None if self._labels is None else self._labels[rows]
-            extra = invert.block_inputs(sampled, max_pixels, labels)
+            extra = invert.block_inputs(sampled, self._spec.invert, labels)
         elif checked.stage in self._stages:
             codes = self._codes.get(checked.block)
             if codes is None or codes.commit is None or codes.status is None:

@@ -10,11 +10,13 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from pydantic import Field, ModelWrapValidatorHandler, ValidationInfo, create_model, model_validator
+from pydantic.fields import FieldInfo
 
 from schemas.catalog import ATTRIBUTE, Catalog
 from schemas.errors import PluginError
 from schemas.sections.base import AnalysisSection
 from schemas.sections.types import SpecModel
+from schemas.suggest import suggestion
 
 GROUP = "latentflow.analyses"
 """Entry points of other packages' analyses; their `section` is what is used here."""
@@ -59,6 +61,14 @@ class AnalyseSpec(create_model("Sections", __base__=SpecModel, **_fields(OWN))):
             return handler(data)
         found: AnalyseSpec = model.model_validate(data, context=info.context)
         return found
+
+    @classmethod
+    def fields_for(cls, data: Any) -> Mapping[str, FieldInfo]:
+        return analyse_model(data if isinstance(data, Mapping) else ()).model_fields
+
+    @classmethod
+    def about_unknown(cls, key: str, data: Any) -> str:
+        return suggestion(key, list(analyse_model(foreign_keys()).model_fields))
 
 
 def analyse_model(keys: Iterable[str]) -> type[AnalyseSpec]:

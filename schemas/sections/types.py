@@ -5,13 +5,15 @@ from __future__ import annotations
 import os
 import re
 import urllib.parse
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo
+from pydantic.fields import FieldInfo
 
 from schemas.sections.cron import check_cron
+from schemas.suggest import suggestion
 
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
 LABEL_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_-]*$"
@@ -114,3 +116,13 @@ class SpecModel(BaseModel):
     """Base of all sections: unknown keys are errors, values are frozen."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+    @classmethod
+    def fields_for(cls, data: Any) -> Mapping[str, FieldInfo]:
+        """The keys of the section ``data``: more than the model's own where plug-ins bring some."""
+        return cls.model_fields
+
+    @classmethod
+    def about_unknown(cls, key: str, data: Any) -> str:
+        """The cure for a key in the section ``data`` that the model does not know."""
+        return suggestion(key, list(cls.fields_for(data)))

@@ -37,8 +37,9 @@ from schemas.errors import (
     UnsafeCheckpointError,
     UsageError,
 )
+from schemas.sections.invert import invert_section
 from schemas.spec import parse_spec
-from schemas.spec_models import GeneratorSpec, InvertSpec, RunSpec
+from schemas.spec_models import GeneratorSpec, RunSpec
 from schemas.store.latent_store import LatentStore
 from tests.stylegan2_layouts import rosinality_state, tiny
 
@@ -226,7 +227,7 @@ def test_a_store_notes_what_was_assumed(state: State, tmp_path: Path) -> None:
         (GeneratorSpec(path=str(tmp_path / "g.pt"), lr_multiplier=0.01), {"conv_clamp"}),
     ):
         root = tmp_path / str(len(noted))
-        settings = InvertSpec(method="optimise", block_rows=64)
+        settings = invert_section({"method": "optimise", "block_rows": 64})
         identity = identify(root, settings, name="a", seed=0, generator_uri=source)
         identity.create(3)
         assert LatentStore.open(identity.path).attrs["generator_assumed"].keys() == noted
@@ -375,7 +376,7 @@ def test_an_encoder_of_another_generator_is_told_before_a_run(
     with pytest.raises(UsageError, match=r"gives codes of shape \(3, 5\), .* has \(6, 8\)"):
         identify(
             tmp_path,
-            InvertSpec(),
+            invert_section(),
             name="a",
             seed=0,
             generator_uri=str(tmp_path / "g.safetensors"),

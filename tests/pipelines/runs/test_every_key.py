@@ -28,7 +28,7 @@ from tiny_run import (
 from pipelines.runs.plan import plan_stages
 from pipelines.upkeep.gc import collect
 from pipelines.upkeep.verify import verify
-from schemas.spec import RunSpec, load_spec
+from schemas.spec import InvertSpec, RunSpec, load_spec
 
 N = 30
 EVALUATE = {"samples": 2, "strengths": [-1, 1], "holdout": {"fraction": 0.4}}
@@ -169,9 +169,13 @@ REASONS = {
 }  # fmt: skip
 
 
+#: Values by which a section chooses its keys.
+METHOD = {InvertSpec: {"method": "optimise"}}
+
+
 def keys_of(model, where=""):
     """Every key of a model and of its sections; of lists of sections, as of the first one."""
-    for name, field in model.model_fields.items():
+    for name, field in model.fields_for(METHOD.get(model)).items():
         members = [field.annotation, *typing.get_args(field.annotation)]
         inner = [m for m in members if isinstance(m, type) and issubclass(m, BaseModel)]
         listed = typing.get_origin(field.annotation) is list and inner

@@ -38,7 +38,7 @@ from schemas.store.latent_store import LatentStore
 from schemas.store.reasons import Reason
 from transforms.images.annotate import annotate_batch
 from transforms.images.preprocess import to_uint8
-from transforms.invert import render
+from transforms.inversion.method import render
 
 SIZE = (RESOLUTION, RESOLUTION)
 SCORES = ["smile", "glasses"]

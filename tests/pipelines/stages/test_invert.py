@@ -21,21 +21,16 @@ from pipelines.engine.writer_guard import Guard
 from pipelines.sources.block_images import in_halves
 from pipelines.stages.invert import invert, plan_invert
 from schemas.errors import CheckpointError, LockedError, UsageError
+from schemas.sections.invert import invert_section
 from schemas.store.latent_store import LatentStore
 from schemas.store.lock import StoreLock
 from schemas.store.reasons import Reason, Status
 from transforms.images.metrics import psnr, ssim
 from transforms.images.preprocess import to_float, to_uint8
-from transforms.invert import (
-    Inversion,
-    feature_distance,
-    invert_batch,
-    optimise,
-    ramp,
-    render,
-    row_generator,
-    row_losses,
-)
+from transforms.inversion.catalog import invert_batch
+from transforms.inversion.loss import feature_distance, row_losses
+from transforms.inversion.method import Images, render, row_generator
+from transforms.inversion.optimise import optimise, ramp
 
 ID = "00" * 31 + "07"
 
@@ -55,6 +50,12 @@ def planted(generator, n: int, seed: int = 3) -> tuple[torch.Tensor, torch.Tenso
         n, *generator.facts.space("w").shape, generator=draw
     )
     return codes, render(generator, Code("w", codes))
+
+
+def inverted(generator, images, encoder=None, rngs=(), **settings) -> torch.Tensor:
+    """Codes of images by the method of the settings."""
+    section = invert_section(settings)
+    return invert_batch(Images(images, generator, section, encoder, rngs)).code.main
 
 
 def test_row_generator_follows_the_image():
@@ -92,9 +93,9 @@ def test_learning_rate_ramps():
 @pytest.mark.parametrize("space", ["w", "w_plus"])
 def test_optimise_recovers_planted_images(generator, space):
     _, images = planted(generator, 3)
-    inversion = Inversion("optimise", space, steps=60, learning_rate=0.1)
     rngs = [row_generator(0, 1, f"{i:064x}") for i in range(3)]
-    codes = invert_batch(generator, images, inversion, rngs=rngs)
+    settings = {"method": "optimise", "space": space, "steps": 60, "learning_rate": 0.1}
+    codes = inverted(generator, images, rngs=rngs, **settings)
     assert tuple(codes.shape) == (3, *generator.facts.space(space).shape)
     mean = generator.w_avg.expand(3, *generator.facts.space(space).shape)
     before = (render(generator, Code(space, mean)) - images).square().mean()
@@ -104,11 +105,11 @@ def test_optimise_recovers_planted_images(generator, space):
 
 def test_rows_are_optimised_independently(generator):
     _, images = planted(generator, 3)
-    inversion = Inversion("optimise", "w", steps=8)
 
     def run(rows: list[int]) -> torch.Tensor:
         rngs = [row_generator(0, 1, f"{i:064x}") for i in rows]
-        return invert_batch(generator, images[rows], inversion, rngs=rngs)
+        settings = {"method": "optimise", "space": "w", "steps": 8}
+        return inverted(generator, images[rows], rngs=rngs, **settings)
 
     together = run([0, 1, 2])
     torch.testing.assert_close(together[1:2], run([1]), rtol=0, atol=1e-4)
@@ -119,11 +120,11 @@ def test_a_row_that_is_not_a_number_touches_no_other(generator):
     _, images = planted(generator, 2)
     broken = images.clone()
     broken[0] = torch.nan
-    inversion = Inversion("hybrid", "w", steps=4)
-    start = generator.w_avg.expand(2, W_DIM)
-    codes = optimise(generator, broken, start, inversion, None)
+    settings = invert_section({"method": "hybrid", "space": "w", "steps": 4})
+    start = Code("w", generator.w_avg.expand(2, W_DIM))
+    codes = optimise(generator, broken, start, settings).main
     assert torch.isnan(codes[0]).all()
-    fine = optimise(generator, images, start, inversion, None)
+    fine = optimise(generator, images, start, settings).main
     torch.testing.assert_close(codes[1], fine[1])
 
 
@@ -131,13 +132,13 @@ def test_hybrid_never_ends_worse_than_the_encoder(generator, setting):
     encoder = load_encoder(setting.encoder)
     _, images = planted(generator, 4)
     target = [images]
-    encoded = invert_batch(generator, images, Inversion("encoder"), encoder)
+    encoded = inverted(generator, images, encoder)
     torch.testing.assert_close(encoded, encoder.encode(images))
     for rate in (0.05, 50.0):  # the second one diverges
-        inversion = Inversion("hybrid", steps=5, learning_rate=rate, feature_weight=0.0)
-        codes = invert_batch(generator, images, inversion, encoder)
+        settings = {"method": "hybrid", "steps": 5, "learning_rate": rate, "feature_weight": 0.0}
+        codes = inverted(generator, images, encoder, **settings)
         losses = [
-            row_losses(render(generator, Code("w_plus", c)), target, inversion)
+            row_losses(render(generator, Code("w_plus", c)), target, invert_section(settings))
             for c in (codes, encoded)
         ]
         assert (losses[0] <= losses[1] + 1e-6).all()
@@ -147,41 +148,22 @@ def test_encoder_space_and_size_are_brought_to_the_generator(generator, setting)
     plus, w = load_encoder(setting.encoder), load_encoder(setting.encoder, space="w")
     images = torch.from_numpy(to_float(drawn(2, 5)))
     assert w.fingerprint == plus.fingerprint == read_encoder(setting.encoder).fingerprint
-    codes = invert_batch(generator, images, Inversion("encoder", "w"), w)
+    codes = inverted(generator, images, w, space="w")
     torch.testing.assert_close(codes, w.network(images)[0])
-    spread = invert_batch(generator, images, Inversion("encoder", "w_plus"), w)
+    spread = inverted(generator, images, w)
     torch.testing.assert_close(spread[:, 3], codes)
-    mean = invert_batch(generator, images, Inversion("encoder", "w"), plus)
+    mean = inverted(generator, images, plus, space="w")
     torch.testing.assert_close(mean, plus.encode(images).mean(dim=1))
     large = torch.nn.functional.interpolate(images, scale_factor=2)
-    assert invert_batch(generator, large, Inversion(), plus).shape == (
-        2,
-        *generator.facts.space("w_plus").shape,
-    )
-
-
-@pytest.mark.parametrize(
-    "values",
-    [
-        {"method": "guess"},
-        {"space": "s"},
-        {"noise_mode": "random"},
-        {"steps": 0},
-        {"method": "optimise", "pixel_weight": 0, "feature_weight": 0},
-        {"method": "hybrid", "pixel_weight": -1},
-    ],
-)
-def test_settings_that_cannot_be_computed(values):
-    with pytest.raises(UsageError):
-        Inversion(**values)
+    assert inverted(generator, large, plus).shape == (2, *generator.facts.space("w_plus").shape)
 
 
 def test_missing_encoder_and_random_numbers(generator):
     images = torch.zeros(1, 3, RESOLUTION, RESOLUTION)
     with pytest.raises(UsageError, match="encoder"):
-        invert_batch(generator, images, Inversion("hybrid"))
+        inverted(generator, images, method="hybrid")
     with pytest.raises(UsageError, match="rngs"):
-        invert_batch(generator, images, Inversion("optimise"))
+        inverted(generator, images, method="optimise")
 
 
 def test_encoder_files(setting, tmp_path):
@@ -335,16 +317,14 @@ def test_other_errors_are_not_taken_for_memory():
 
 
 def test_codes_that_are_not_finite_are_quarantined(setting, tmp_path, monkeypatch):
-    import transforms.invert as numerics
-
-    original = numerics.invert_batch
+    original = pipeline.invert_batch
 
     def broken(*args, **kwargs):
-        codes = original(*args, **kwargs)
-        codes[1] = torch.inf
-        return codes
+        found = original(*args, **kwargs)
+        found.code.main[1] = torch.inf
+        return found
 
-    monkeypatch.setattr(numerics, "invert_batch", broken)
+    monkeypatch.setattr(pipeline, "invert_batch", broken)
     result = run(setting, tmp_path)
     assert result.counts["reasons"] == {"empty": 1, "not_finite": 10}
     reasons = LatentStore.open(result.store_path).reason("invert")
@@ -406,3 +386,11 @@ def test_golden(setting, tmp_path):
     assert golden["version"] == found["version"]
     for method in ("encoder", "optimise", "hybrid"):
         np.testing.assert_allclose(found[method], golden[method], atol=2e-3, err_msg=method)
+
+
+def test_a_space_that_a_method_gives_no_codes_of(setting, tmp_path):
+    with pytest.raises(UsageError, match="'wplus'.*w_plus"):
+        setting.identity(tmp_path, space="wplus")
+    with pytest.raises(UsageError, match="'encoder' gives codes of 'w', 'w_plus'"):
+        setting.identity(tmp_path, space="z")
+    assert setting.identity(tmp_path, method="optimise", space="z").arrays[0].row_shape == (W_DIM,)

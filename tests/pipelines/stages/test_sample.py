@@ -26,8 +26,8 @@ from pipelines.upkeep.verify import verify
 from schemas.errors import RunInterruptedError, SpecError
 from schemas.index import DatasetIndex, FactorColumn
 from schemas.sections.dataset import DatasetSpec
+from schemas.sections.invert import invert_section
 from schemas.spec import load_spec
-from schemas.spec_models import InvertSpec
 from schemas.store import LatentStore
 from schemas.store.reasons import Reason, Status
 
@@ -74,7 +74,7 @@ def drawn(root, model, spec, index=None, engine=None, **invert_keys):
     """The store of a sampled dataset, made now, and its index."""
     keys = {"block_rows": 64, "space": "w", **invert_keys}
     identity = identify(
-        root, InvertSpec(**keys), name="drawn", seed=5, generator_uri=model, dataset=spec
+        root, invert_section(keys), name="drawn", seed=5, generator_uri=model, dataset=spec
     )
     index = index or indexed(spec, identity.facts.classes)
     source = open_source(spec, identity.facts)
@@ -207,7 +207,9 @@ def test_a_killed_run_goes_on_with_the_same_bytes(models, tmp_path):
         drawn(tmp_path / "cut", models[0], spec, engine=Killed())
     again, _ = drawn(tmp_path / "cut", models[0], spec)
     assert tree(again.path) == tree(whole.path)
-    keys = InvertSpec(block_rows=64, space="w", max_pixels=5)  # nothing of images counts
+    keys = invert_section(
+        {"block_rows": 64, "space": "w", "max_pixels": 5}
+    )  # nothing of images counts
     identity = identify(
         tmp_path / "cut", keys, name="drawn", seed=9, generator_uri=models[0], dataset=spec
     )

@@ -1,0 +1,17 @@
+"""``invert`` with ``method: hybrid``."""
+
+from __future__ import annotations
+
+from schemas.sections.inversion.optimise import OptimiseSpec
+from schemas.sections.invert import Needs
+
+
+class HybridSpec(OptimiseSpec):
+    """Gradient steps from the encoder's code."""
+
+    @property
+    def needs(self) -> Needs:
+        return Needs(encoder=True, gradients=True)
+
+
+PLUGIN = HybridSpec

@@ -1,0 +1,46 @@
+"""``invert`` with ``method: optimise``."""
+
+from __future__ import annotations
+
+from typing import Self
+
+from pydantic import Field, model_validator
+
+from schemas.sections.invert import InvertSpec, Needs
+from schemas.sections.types import Integer, Number
+
+
+class OptimiseSpec(InvertSpec):
+    """Gradient steps from the mean code."""
+
+    steps: Integer = Field(
+        default=100, ge=1, le=100_000, description="Gradient steps, the same number for each image."
+    )
+    learning_rate: Number = Field(
+        default=0.05, gt=0, description="Step size of the optimiser (Adam)."
+    )
+    pixel_weight: Number = Field(
+        default=1.0, ge=0, description="Weight of the mean squared pixel error in the loss."
+    )
+    feature_weight: Number = Field(
+        default=0.5,
+        ge=0,
+        description="Weight of the feature distance in the loss: image gradients compared over a "
+        "pyramid of scales.",
+    )
+
+    @property
+    def needs(self) -> Needs:
+        return Needs(gradients=True, random=True)
+
+    @model_validator(mode="after")
+    def _some_loss(self) -> Self:
+        if self.pixel_weight == 0 and self.feature_weight == 0:
+            raise ValueError(
+                "'pixel_weight' and 'feature_weight' are both 0, so there is nothing to optimise: "
+                "raise one of them"
+            )
+        return self
+
+
+PLUGIN = OptimiseSpec

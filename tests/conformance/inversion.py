@@ -1,0 +1,237 @@
+"""What every inversion method keeps."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any, ClassVar, Literal, get_args, get_origin
+
+import numpy as np
+import pytest
+import torch
+from inversion_fixture import Setting, adapter, make, tree
+from torch import Tensor
+
+from generators.protocols import Code
+from pipelines.engine.blocks import InProcess
+from pipelines.stages.invert import invert
+from schemas.sections.invert import MODEL_FILE, SAME_CODES, UNUSED, invert_section, section_of
+from schemas.store.latent_store import LatentStore
+from schemas.store.reasons import Reason
+from transforms.inversion.catalog import invert_batch, method_named
+from transforms.inversion.method import Images, Inverted, render, row_generator
+
+N = 4
+
+
+class InversionSuite:
+    """Subclass with a name that begins with ``Test`` and set ``method``.
+
+    method : the name of the inversion method
+    settings : keys of 'invert', such as few steps, so that an image takes milliseconds
+    within : the images of codes that are known must be met at least this much better than by the
+        mean code: mean squared error of the result / that of the mean code
+    others : key -> another value, for keys whose type does not tell one
+    """
+
+    method: ClassVar[str]
+    settings: ClassVar[Mapping[str, Any]] = {}
+    within: ClassVar[float] = 0.5
+    others: ClassVar[Mapping[str, Any]] = {}
+
+    # ---- what is inverted
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def folder(cls, tmp_path_factory: pytest.TempPathFactory) -> Setting:
+        """70 images in two blocks; row 3 is an empty file."""
+        return make(tmp_path_factory.mktemp("conformance"), 70)
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def scene(cls) -> Scene:
+        return Scene()
+
+    def section(self, **changed: Any) -> Any:
+        return invert_section({**self.settings, "method": self.method, **changed})
+
+    def invert(self, scene: Scene, pixels: Tensor, rows: list[int], seed: int = 0) -> Inverted:
+        section = self.section()
+        ids = [f"{row:064x}" for row in rows] if section.needs.random else []
+        rngs = [row_generator(seed, 1, image_id) for image_id in ids]
+        encoder = scene.encoder(section.space) if section.needs.encoder else None
+        return invert_batch(Images(pixels[rows], scene.generator, section, encoder, rngs))
+
+    # ---- what must hold
+
+    def test_a_row_does_not_depend_on_those_beside_it(self, scene: Scene) -> None:
+        together = arrays_of(self.invert(scene, scene.pixels, [0, 1, 2, 3]))
+        turned = arrays_of(self.invert(scene, scene.pixels, [3, 2, 1, 0]))
+        alone = arrays_of(self.invert(scene, scene.pixels, [2]))
+        padded = arrays_of(self.invert(scene, scene.pixels, [2, 0, 0, 0]))
+        for name, values in together.items():
+            for other in (turned[name][1:2], alone[name], padded[name][:1]):
+                torch.testing.assert_close(values[2:3], other, rtol=1e-3, atol=1e-3, msg=name)
+
+    def test_the_same_seed_gives_the_same_bits(self, scene: Scene) -> None:
+        first, again = (arrays_of(self.invert(scene, scene.pixels, [0, 1])) for _ in range(2))
+        for name, values in first.items():
+            assert torch.equal(values, again[name]), name
+        other = arrays_of(self.invert(scene, scene.pixels, [0, 1], seed=1))
+        random = self.section().needs.random
+        assert random != torch.equal(first["codes"], other["codes"])
+
+    def test_a_row_that_diverges_is_told_and_touches_no_other(self, scene: Scene) -> None:
+        broken = scene.pixels.clone()
+        broken[1] = torch.nan
+        found, fine = (self.invert(scene, pixels, [0, 1, 2]) for pixels in (broken, scene.pixels))
+        assert not torch.isfinite(found.code.main[1]).all()
+        for name, values in arrays_of(found).items():
+            torch.testing.assert_close(values[[0, 2]], arrays_of(fine)[name][[0, 2]], msg=name)
+
+    def test_what_is_drawn_is_found_again(self, scene: Scene) -> None:
+        found = self.invert(scene, scene.pixels, list(range(N)))
+        errors = scene.error(found.code, self.section())
+        start = scene.error(scene.mean(self.section().space), self.section())
+        assert float(errors.mean()) <= self.within * float(start.mean())
+
+    def test_what_is_announced_is_given(
+        self, scene: Scene, folder: Setting, tmp_path: Path
+    ) -> None:
+        identity = folder.identity(tmp_path, **self.keys())
+        section, method, facts = self.section(), method_named(self.method), identity.facts
+        assert isinstance(section, method.section)
+        assert section.space in method.spaces(facts)
+        announced = {array.path for array in identity.arrays}
+        given = {f"latents/{section.space}", "quality/mse", "quality/psnr", "quality/ssim"}
+        given |= {
+            f"companions/{section.space}.{k}" for k in method.companions(section, scene.generator)
+        }
+        given |= {f"quality/{k}" for k in method.qualities(section)}
+        assert announced == given
+        assert str(method.cost(section))
+
+    def test_an_interrupted_stage_ends_in_the_same_bytes(
+        self, folder: Setting, tmp_path: Path
+    ) -> None:
+        def run(root: Path, blocks: list[int] | None = None) -> Any:
+            identity = folder.identity(tmp_path / root, **self.keys())
+            return invert(folder.index, folder.source, identity, engine=InProcess(), blocks=blocks)
+
+        whole = run(Path("whole"))
+        assert whole.counts["reasons"] == {"empty": 1} and whole.counts["ok"] == 69
+        run(Path("cut"), [1])
+        store = LatentStore.open(folder.identity(tmp_path / "cut", **self.keys()).path, "r+")
+        shard = next(p for p in sorted(Path(store.path, "latents").rglob("c/1/*")) if p.exists())
+        (shard.parent / f"{shard.name}.{'1' * 32}.partial").write_bytes(b"half")
+        store._write_commit("invert", 1, bytes(32))
+        resumed = run(Path("cut"))
+        assert resumed.blocks_done == 2
+        assert tree(whole.store_path) == tree(resumed.store_path)
+
+    def test_a_row_that_diverges_is_quarantined(
+        self, folder: Setting, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        method = method_named(self.method)
+        original = type(method).invert
+
+        def diverging(self: Any, images: Images) -> Inverted:
+            found = original(self, images)
+            found.code.main[2] = torch.nan
+            return found
+
+        monkeypatch.setattr(type(method), "invert", diverging)
+        short = folder.index.__class__(folder.index.table.slice(0, 5), folder.index.factors)
+        identity = folder.identity(tmp_path, **self.keys())
+        result = invert(short, folder.source, identity, engine=InProcess())
+        assert result.counts["reasons"] == {"empty": 1, "not_finite": 1}
+        store = LatentStore.open(result.store_path)
+        assert list(np.flatnonzero(store.reason("invert") == Reason.NOT_FINITE)) == [2]
+        for array in identity.arrays:
+            assert np.isnan(store.array(array.path)[2]).all(), array.path
+
+    def test_the_identity_holds_what_decides_the_codes(
+        self, folder: Setting, tmp_path: Path
+    ) -> None:
+        def fp(**changed: Any) -> str:
+            return folder.identity(tmp_path, **self.keys(**changed)).store_fp
+
+        fields = section_of(self.method).model_fields
+        model = folder.identity(tmp_path, **self.keys()).facts
+        spaces = method_named(self.method).spaces(model)
+        for key, field in fields.items():
+            if key in ("method", "block_rows"):  # the catalog's, and the store's geometry
+                continue
+            free = SAME_CODES in field.metadata or UNUSED in field.metadata
+            assert (fp(**{key: self.another(key, spaces)}) == fp()) == free, key
+
+    # ---- the keys of the section
+
+    def keys(self, **changed: Any) -> dict[str, Any]:
+        return {**self.settings, "method": self.method, **changed}
+
+    def another(self, key: str, spaces: Sequence[str]) -> Any:
+        """A value of a key that is not the one in use."""
+        value, field = getattr(self.section(), key), section_of(self.method).model_fields[key]
+        if key in self.others:
+            return self.others[key]
+        if key == "space":
+            return next((space for space in spaces if space != value), value)
+        choices = [c for c in get_args(field.annotation) if c != value]
+        if get_origin(field.annotation) is Literal:
+            return choices[0]
+        assert MODEL_FILE not in field.metadata, f"name another file for {key!r} under 'others'"
+        if isinstance(value, bool):
+            return not value
+        assert value is None or isinstance(value, int | float), f"give {key!r} under 'others'"
+        return 2 if value is None else value + 1
+
+
+def arrays_of(found: Inverted) -> dict[str, Tensor]:
+    return {"codes": found.code.main, **found.code.companions, **found.qualities}
+
+
+class Scene:
+    """A generator, images that it draws from known codes, and an encoder that is fitted to it."""
+
+    def __init__(self) -> None:
+        self.generator = adapter()
+        self.pixels = render(self.generator, Code("w", self._codes(N, 3)))
+
+    def _codes(self, n: int, seed: int) -> Tensor:
+        draw = torch.Generator().manual_seed(seed)
+        shape = self.generator.facts.space("w").shape
+        return self.generator.w_avg + 0.3 * torch.randn(n, *shape, generator=draw)
+
+    def mean(self, space: str) -> Code:
+        shape = self.generator.facts.space(space).shape
+        return Code(space, self.generator.centre(space).expand(N, *shape))
+
+    def error(self, code: Code, section: Any) -> Tensor:
+        """Mean squared error of every image, (n,)."""
+        drawn = render(self.generator, code, section.noise_mode)
+        return (drawn - self.pixels).square().flatten(1).mean(dim=1)
+
+    @cached_property
+    def _weights(self) -> Tensor:
+        codes = self._codes(512, 4)
+        images = render(self.generator, Code("w", codes)).flatten(1).double()
+        gram = images @ images.T + 1e-3 * torch.eye(len(images))
+        return images.T @ torch.linalg.solve(gram, (codes - self.generator.w_avg).double())
+
+    def encoder(self, space: str) -> Any:
+        return _Fitted(space, self.generator.w_avg, self._weights)
+
+
+class _Fitted:
+    """The ridge regression of w on pixels."""
+
+    fingerprint = "e" * 64
+
+    def __init__(self, space: str, mean: Tensor, weights: Tensor) -> None:
+        self.space, self._mean, self._weights = space, mean, weights
+
+    def encode(self, images: Tensor) -> Tensor:
+        codes = self._mean + (images.flatten(1).double() @ self._weights).float()
+        return codes if self.space == "w" else codes[:, None].expand(-1, 6, -1).contiguous()

@@ -1,0 +1,28 @@
+"""Every inversion method keeps what a plug-in must."""
+
+from __future__ import annotations
+
+from conformance.inversion import InversionSuite
+
+from transforms.inversion.catalog import METHODS
+
+STEPS = {"steps": 12, "learning_rate": 0.1}
+
+
+class TestEncoder(InversionSuite):
+    method = "encoder"
+
+
+class TestOptimise(InversionSuite):
+    method = "optimise"
+    settings = STEPS
+
+
+class TestHybrid(InversionSuite):
+    method = "hybrid"
+    settings = STEPS
+
+
+def test_every_method_is_here() -> None:
+    here = {suite.method for suite in InversionSuite.__subclasses__()}
+    assert set(METHODS.own()) <= here

@@ -1,0 +1,1 @@
+"""Images to latent codes: one file an inversion method, found by `transforms.inversion.catalog`."""

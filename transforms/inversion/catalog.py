@@ -1,0 +1,64 @@
+"""The inversion methods, and how one of them is used."""
+
+from __future__ import annotations
+
+from schemas.catalog import Catalog
+from schemas.errors import PluginError, UsageError
+from schemas.sections.invert import GROUP
+from transforms.inversion.method import Images, InversionMethod, Inverted
+
+METHODS: Catalog[InversionMethod] = Catalog(
+    "inversion method",
+    "transforms.inversion",
+    GROUP,
+    apart=("catalog", "loss", "method"),
+)
+
+
+def method_named(name: str) -> InversionMethod:
+    """The method of a name.
+
+    Raises UsageError for a name that none has, PluginError for one that cannot be used.
+    """
+    found = METHODS.load(name)
+    if not isinstance(found, InversionMethod):
+        raise PluginError(
+            f"inversion method {name!r} is {found!r}, which is no instance of "
+            "'transforms.inversion.method.InversionMethod': repair or remove its package"
+        )
+    return found
+
+
+def invert_batch(images: Images) -> Inverted:
+    """Codes of a batch by the method that its settings name.
+
+    Raises UsageError when the encoder or the random numbers that it needs are missing, PluginError
+    for a result of another form than the method said.
+    """
+    settings, method = images.settings, method_named(images.settings.method)
+    needs, n = settings.needs, len(images)
+    if needs.encoder and images.encoder is None:
+        raise UsageError(
+            f"inversion method {settings.method!r} needs an encoder: name one under 'encoder'"
+        )
+    if needs.random and len(images.rngs) != n:
+        raise UsageError(
+            f"'rngs' has {len(images.rngs)!r} entries for {n!r} images: give one generator of "
+            "random numbers for each row"
+        )
+    found = method.invert(images)
+    facts = images.generator.facts
+    space = facts.space(settings.space)
+    wanted = {space.name: (n, *space.shape)}
+    for name in method.companions(settings, facts):
+        wanted[name] = (n, *space.companions[name].shape)
+    wanted |= {f"quality {name}": (n,) for name in method.qualities(settings)}
+    given = {found.code.space: found.code.main, **found.code.companions}
+    given |= {f"quality {name}": values for name, values in found.qualities.items()}
+    shapes = {name: tuple(values.shape) for name, values in given.items()}
+    if shapes != wanted:
+        raise PluginError(
+            f"inversion method {settings.method!r} gave arrays of shapes {shapes!r}, but said "
+            f"{wanted!r}: repair the method"
+        )
+    return found

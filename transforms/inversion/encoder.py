@@ -1,0 +1,77 @@
+"""Inversion by one pass of the encoder."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from generators.protocols import Code, Encoder, ModelFacts
+from schemas.errors import UsageError
+from schemas.sections.inversion.encoder import EncoderSpec
+from transforms.inversion.method import Cost, Images, InversionMethod, Inverted
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class EncoderInversion(InversionMethod):
+    """The encoder's codes as they are."""
+
+    section = EncoderSpec
+
+    def spaces(self, facts: ModelFacts) -> Sequence[str]:
+        return encoded_spaces(facts)
+
+    def cost(self, settings: Any) -> Cost:
+        return Cost(encoder_passes=1)
+
+    def invert(self, images: Images) -> Inverted:
+        return Inverted(Code(images.settings.space, encoded(images)))
+
+
+def encoded_spaces(facts: ModelFacts) -> tuple[str, ...]:
+    """The spaces that encoders are trained for: the model's default one, and the one whose code
+    each of its layers repeats."""
+    repeated = facts.repeated(facts.default_space)
+    return (facts.default_space,) if repeated is None else (repeated, facts.default_space)
+
+
+def encoded(images: Images) -> Tensor:
+    """The encoder's codes of the images, in the space and shape that is asked for."""
+    space = images.settings.space
+    shape = images.generator.facts.space(space).shape
+    return encode(images.pixels, images.encoder, space, shape)
+
+
+def encode(images: Tensor, encoder: Encoder | None, space: str, shape: tuple[int, ...]) -> Tensor:
+    """The encoder's codes of `images` in `space`, float32 (n, *shape).
+
+    Images are resized to the encoder's own resolution where it has one. Codes of a w encoder are
+    repeated over the layers of w_plus; for space w those of a w_plus encoder are averaged over
+    layers (encoders that know w themselves are loaded with that space).
+    """
+    import torch
+    import torch.nn.functional as F
+
+    if encoder is None:
+        raise UsageError("this method needs an encoder: name one under 'encoder'")
+    side = getattr(encoder, "resolution", images.shape[-1])
+    if side != images.shape[-1]:
+        images = F.interpolate(
+            images, (side, side), mode="bilinear", align_corners=False, antialias=True
+        )
+    with torch.no_grad():
+        codes = encoder.encode(images).float()
+    if codes.ndim == 3 and space == "w":
+        codes = codes.mean(dim=1)
+    elif codes.ndim == 2 and space == "w_plus":
+        codes = codes[:, None].expand(-1, shape[0], -1)
+    if tuple(codes.shape[1:]) != shape:
+        raise UsageError(
+            f"the encoder gives codes of shape {tuple(codes.shape[1:])!r}, space {space!r} of the "
+            f"generator has {shape!r}: use an encoder that was trained for this generator"
+        )
+    return codes.contiguous()
+
+
+PLUGIN = EncoderInversion()

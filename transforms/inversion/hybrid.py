@@ -1,0 +1,35 @@
+"""Inversion by gradient steps from the encoder's code.
+
+As `transforms.inversion.optimise`, but the learning rate is ramped down only, and the code gets no
+noise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from generators.protocols import Code, ModelFacts
+from schemas.sections.inversion.hybrid import HybridSpec
+from transforms.inversion.encoder import encoded, encoded_spaces
+from transforms.inversion.method import Cost, Images, InversionMethod, Inverted
+from transforms.inversion.optimise import optimise
+
+
+class HybridInversion(InversionMethod):
+    """Adam from the encoder's code, without noise."""
+
+    section = HybridSpec
+
+    def spaces(self, facts: ModelFacts) -> Sequence[str]:
+        return encoded_spaces(facts)
+
+    def cost(self, settings: Any) -> Cost:
+        return Cost(1, forward_passes=settings.steps + 1, backward_passes=settings.steps)
+
+    def invert(self, images: Images) -> Inverted:
+        start = Code(images.settings.space, encoded(images))
+        return Inverted(optimise(images.generator, images.pixels, start, images.settings))
+
+
+PLUGIN = HybridInversion()

@@ -1,0 +1,141 @@
+"""What an inversion method is: the base of all, what it is given, and what it gives back.
+
+A method is a plug-in: a module of this folder with its `InversionMethod` under ``PLUGIN``, or an
+entry point of the group ``latentflow.inversions`` in another package. Its settings, and what it
+cannot do without, stand in its section of the specification (`schemas.sections.invert`).
+
+Importing a method must be cheap, for `plan` asks it for its arrays and its cost: torch is imported
+where codes are computed.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+
+from generators.protocols import Code, Encoder, Generator, Labels, ModelFacts
+from schemas.sections.invert import InvertSpec
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+#: Number of this stage in the seeds of its rows; other stages use other numbers.
+STAGE = 1
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What one image takes.
+
+    encoder_passes : through the encoder
+    forward_passes, backward_passes : through the generator
+    seconds : on the machine that it was measured on, where the method knows; None where not
+    """
+
+    encoder_passes: int = 0
+    forward_passes: int = 0
+    backward_passes: int = 0
+    seconds: float | None = None
+
+    def __str__(self) -> str:
+        counted = (
+            (self.encoder_passes, "through the encoder"),
+            (self.forward_passes, "through the generator"),
+            (self.backward_passes, "back through it"),
+        )
+        told = [f"{n} pass{'es' if n != 1 else ''} {where}" for n, where in counted if n]
+        return ", ".join(told) or "no pass through a model"
+
+
+@dataclass(frozen=True, eq=False)
+class Images:
+    """A batch of images, and all that a method may use to find their codes.
+
+    pixels : float32 (n, 3, height, width) in [-1, 1], of the generator's size and on its device
+    settings : the method's section of the specification
+    encoder : of a method that needs one, else None
+    rngs : of a method that needs random numbers, one for each row, else empty; a row's numbers
+        are its own wherever it lies (`row_generator`)
+    """
+
+    pixels: Tensor
+    generator: Generator
+    settings: Any
+    encoder: Encoder | None = None
+    rngs: Sequence[np.random.Generator] = ()
+
+    def __len__(self) -> int:
+        return len(self.pixels)
+
+
+@dataclass(frozen=True, eq=False)
+class Inverted:
+    """Codes of a batch of images.
+
+    code : of the space that is asked for, with its companions; float32, without gradient. A row
+        that diverged is not finite and touches no other: it is quarantined.
+    qualities : what the method measured of each row, by name: float32 (n,); NaN where it did not
+    """
+
+    code: Code
+    qualities: Mapping[str, Tensor] = field(default_factory=dict)
+
+
+class InversionMethod(ABC):
+    """A way from images to codes.
+
+    section : of the specification, with the method's own keys; its ``needs`` tell what the method
+        cannot do without
+    version : raised whenever the method gives other codes for the same settings: stored ones are
+        then stale
+    """
+
+    section: ClassVar[type[InvertSpec]]
+    version: ClassVar[int] = 1
+
+    def spaces(self, facts: ModelFacts) -> Sequence[str]:
+        """The spaces of this generator that the method can give codes of; by default all that a
+        code can be drawn from."""
+        return tuple(name for name, space in facts.spaces.items() if space.injected_into is None)
+
+    def companions(self, settings: Any, facts: ModelFacts) -> Sequence[str]:
+        """Which companions of the space each code comes with; by default none."""
+        return ()
+
+    def qualities(self, settings: Any) -> Sequence[str]:
+        """Names of what the method measures of each row; by default nothing."""
+        return ()
+
+    @abstractmethod
+    def cost(self, settings: Any) -> Cost:
+        """What one image takes with these settings."""
+
+    @abstractmethod
+    def invert(self, images: Images) -> Inverted:
+        """Codes of a batch.
+
+        A row's result must depend on its image, its random numbers and the settings alone: not on
+        the rows beside it. Batches are padded by repeating a row.
+        """
+
+
+def row_generator(seed: int, stage: int, image_id: str) -> np.random.Generator:
+    """The random numbers of one row: ``SeedSequence([seed, stage, *image_id])``.
+
+    image_id : hex digits; taken as 32-bit words, so that the stream follows the image and neither
+        its position nor its batch.
+    """
+    words = np.frombuffer(bytes.fromhex(image_id.ljust(-(-len(image_id) // 8) * 8, "0")), ">u4")
+    return np.random.default_rng(np.random.SeedSequence([seed, stage, *map(int, words)]))
+
+
+def render(generator: Generator, code: Code, noise: str = "const", labels: Labels = None) -> Tensor:
+    """What the generator draws from a code, float32 NCHW, without gradient."""
+    import torch
+
+    with torch.no_grad():
+        return generator.draw(code, labels=labels, noise=noise)
