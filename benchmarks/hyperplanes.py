@@ -22,7 +22,7 @@ from pathlib import Path
 import numpy as np
 
 from transforms.accumulate.blocks import NpyBlocks
-from transforms.svm.fit import HyperplaneOptions, fit_hyperplanes
+from transforms.svm.fit import HyperplaneOptions, HyperplaneSolver, fit_hyperplanes
 
 
 def main() -> int:
@@ -121,7 +121,7 @@ def through_beam(x: np.ndarray, y: np.ndarray, coef: np.ndarray) -> tuple[float,
         np.save(paths["y"], y)
         started = time.perf_counter()
         options = HyperplaneOptions(penalise_intercept=True)
-        found = BeamEngine().fit_hyperplanes(NpyBlocks(paths), options)
+        found = BeamEngine().run(HyperplaneSolver(options), NpyBlocks(paths)).result()
         seconds = time.perf_counter() - started
     gap = np.linalg.norm(found.coef - coef, axis=1) / np.linalg.norm(coef, axis=1)
     return seconds, float(gap.max())

@@ -6,7 +6,7 @@ are U diag(s) V', with cosines, which are exactly orthonormal and centred, for U
 temporary, uncompressed Zarr array. Twice, with column means 0 and 1,000:
 
 floor : reading every block and one bare float64 DSYRK of it, nothing else
-ours : `BeamEngine.fit_pca`, exact and centred
+ours : `transforms.pca.beam.run_pca`, exact and centred
 peer : scikit-learn's IncrementalPCA, partial fits of 10,000 rows, from the same store
 
 Times are medians of interleaved runs in this process; ``peak_mb`` is of a process of its own that
@@ -132,8 +132,9 @@ def ours(path: str, k: int) -> np.ndarray:
     """Components (k, D) through Beam."""
     from transforms.accumulate.sources import ZarrBlocks
     from transforms.beam.engine import BeamEngine
+    from transforms.pca.beam import run_pca
 
-    return BeamEngine().fit_pca(ZarrBlocks({"x": path}, BLOCK_ROWS), k).components
+    return run_pca(BeamEngine(), ZarrBlocks({"x": path}, BLOCK_ROWS), k).components
 
 
 def peer(path: str, k: int) -> np.ndarray:

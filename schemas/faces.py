@@ -39,6 +39,13 @@ MOVED = {
 }
 """Public modules of 0.1.0 by their names of then."""
 
+SPLIT = {
+    "transforms.beam_fit": tuple(
+        f"transforms.{name}.beam" for name in ("pca", "directions", "svm", "hosvd", "nrsfm")
+    ),
+}
+"""Those whose names lie in several modules now."""
+
 
 def face(package: str, names: Mapping[str, Sequence[str]]) -> Callable[[str], Any]:
     """The ``__getattr__`` of a package. names : module of the package -> public names in it."""
@@ -62,20 +69,21 @@ class _OldNames(importlib.abc.MetaPathFinder, importlib.abc.Loader):
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> importlib.machinery.ModuleSpec | None:
-        if fullname not in MOVED:
+        if fullname not in MOVED and fullname not in SPLIT:
             return None
         return importlib.machinery.ModuleSpec(fullname, self)
 
     def exec_module(self, module: ModuleType) -> None:
-        new = MOVED[module.__name__]
+        old = module.__name__
+        new = SPLIT[old] if old in SPLIT else (MOVED[old],)
         warnings.warn(
-            f"module {module.__name__!r} is now {new!r}: import it by that name",
+            f"module {old!r} is now {', '.join(map(repr, new))}: import it by that name",
             DeprecationWarning,
             stacklevel=2,
         )
-        vars(module).update(
-            {k: v for k, v in vars(importlib.import_module(new)).items() if k[:2] != "__"}
-        )
+        for name in new:
+            found = vars(importlib.import_module(name))
+            vars(module).update({k: v for k, v in found.items() if k[:2] != "__"})
 
 
 def find_old_names() -> None:

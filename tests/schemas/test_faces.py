@@ -22,6 +22,16 @@ FACES = (
 )
 
 
+def test_a_module_that_was_split_has_the_names_of_all_its_parts():
+    from transforms.pca.beam import FitPCA
+
+    sys.modules.pop("transforms.beam_fit", None)
+    with pytest.warns(DeprecationWarning, match=r"transforms\.pca\.beam', 'transforms"):
+        from transforms.beam_fit import FitMeanDifferences, FitNRSfM
+        from transforms.beam_fit import FitPCA as Old
+    assert Old is FitPCA and FitNRSfM and FitMeanDifferences
+
+
 @pytest.mark.parametrize("old", faces.MOVED)
 def test_modules_of_earlier_releases_are_found_and_say_where_they_are(
     old: str, monkeypatch: pytest.MonkeyPatch

@@ -1,4 +1,4 @@
-"""Run analyses on a Beam runner and bring their statistics back.
+"""Sums and solvers on a Beam runner, and their statistics brought back.
 
 Workers write each pass's summed statistic to the exchange folder as arrays; the caller reads them
 and steps its own solver through them, so that nothing but arrays ever crosses the boundary.
@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 from uuid import uuid4
 
 import apache_beam as beam
-import numpy as np
 from apache_beam.io.filesystems import FileSystems
 from apache_beam.options.pipeline_options import PipelineOptions
 
@@ -23,30 +22,11 @@ import transforms.beam.workers  # noqa: F401  (registers the handler of worker p
 from schemas.errors import NotConvergedError, UsageError
 from schemas.failures import expected
 from transforms.accumulate.blocks import Accumulator, BlockSource
-from transforms.accumulate.cells import CellGrid
 from transforms.accumulate.passes import PassRequest, S, Seen
 from transforms.accumulate.pinned import DEFAULT_CACHE_BYTES, PINNED
-from transforms.accumulate.requests import (
-    CountsOfCells,
-    JointMoments,
-    MomentsAlong,
-    MomentsOfRows,
-    SumsOfCells,
-)
 from transforms.accumulate.stored import statistic_bytes, statistic_of_bytes
 from transforms.beam.combine import CreateBlocks, SumKeyed
-from transforms.beam.passes import RunPasses, check_one_number
-from transforms.directions.mean_difference import (
-    MeanDifferences,
-    Regressions,
-    solve_mean_differences,
-    solve_regressions,
-)
-from transforms.hosvd.passes import SlabCells
-from transforms.hosvd.solve import HOSVD, HOSVDSolver
-from transforms.nrsfm.fit import NRSfMSolver, ShapeModel
-from transforms.pca.fit import PCA, GramSolver, RandomisedSolver, solve_pca
-from transforms.svm.fit import HyperplaneOptions, Hyperplanes, HyperplaneSolver
+from transforms.beam.passes import RunPasses
 
 
 @dataclass(frozen=True)
@@ -195,68 +175,3 @@ class BeamEngine:
                     seen(solver.request(), total)
                 solver = solver.step(total)
         return solver
-
-    # ---- analyses: sources have the arrays that the requests in transforms.accumulate.requests
-    # name
-
-    def fit_pca(
-        self,
-        source: BlockSource,
-        n_components: int | None = None,
-        solver: GramSolver | RandomisedSolver | None = None,
-    ) -> PCA:
-        """Principal components of array x, by default from its second moment.
-
-        solver : a `RandomisedSolver`, or a `GramSolver` whose source is `RowSlabs`; it has its
-            own n_components, so that giving both raises UsageError
-        """
-        check_one_number(n_components, solver)
-        if solver is not None:
-            return self.run(solver, source).result()
-        return solve_pca(self.sum(source, MomentsOfRows()), n_components)
-
-    def fit_mean_differences(
-        self,
-        source: BlockSource,
-        grid: CellGrid,
-        reference: int | Sequence[int] | None = None,
-        paired: bool = False,
-    ) -> MeanDifferences:
-        """Mean differences of arrays x and cells (of `grid`)."""
-        return solve_mean_differences(self.sum(source, SumsOfCells()), grid, reference, paired)
-
-    def fit_regressions(
-        self, source: BlockSource, n_targets: int, ridge: float = 1e-3
-    ) -> Regressions:
-        """Directions of continuous factors, arrays x and targets (m, T)."""
-        return solve_regressions(self.sum(source, JointMoments()), n_targets, ridge)
-
-    def fit_hyperplanes(
-        self, source: BlockSource, options: HyperplaneOptions | None = None
-    ) -> Hyperplanes:
-        """Hyperplanes of arrays x and y (m, A)."""
-        return self.run(HyperplaneSolver(options or HyperplaneOptions()), source).result()
-
-    def count_cells(self, source: BlockSource, n_cells: int) -> np.ndarray:
-        """Usable rows of each cell, int64 (n_cells,), from array cells."""
-        return self.sum(source, CountsOfCells()).dense(n_cells)[1]
-
-    def fit_hosvd(self, source: SlabCells, standardise: bool = False) -> HOSVD:
-        """Full-rank tensor model of slabs of cell means; `HOSVD.truncate` chooses the ranks."""
-        return self.run(HOSVDSolver(standardise), source).model()
-
-    def fit_nrsfm(
-        self,
-        source: BlockSource,
-        n_shapes: int,
-        front: tuple[int, ...] | None = None,
-        ridge: float | None = None,
-    ) -> ShapeModel:
-        """Shape model of array points (m, 2, L), y up; its `fit` gives the frames' parameters."""
-        return self.run(NRSfMSolver(n_shapes, front, ridge), source).model()
-
-    def measure_sd(self, source: BlockSource, directions: np.ndarray) -> np.ndarray:
-        """Standard deviation (n - 1) of array x along directions (A, ...), float64 (A,)."""
-        moments = self.sum(source, MomentsAlong(directions))
-        moments.check(2)
-        return np.sqrt(moments.second / (moments.count - 1))

@@ -23,6 +23,7 @@ from transforms.accumulate.passes import run_passes
 from transforms.accumulate.sources import ZarrBlocks
 from transforms.accumulate.stored import GroupStatistics, statistic_bytes, statistic_of_bytes
 from transforms.beam.engine import BeamEngine
+from transforms.pca.beam import run_pca
 from transforms.pca.fit import GramSolver, RandomisedSolver, fit_pca, slabs_of
 from transforms.pca.gram import SlabParts
 from transforms.pca.randomised import MomentProducts
@@ -212,7 +213,7 @@ def test_gram_and_randomised_through_beam_give_the_same_bits(x):
     engine = BeamEngine()
     slabs = slabs_of(source, 30, width=8)
     for solver, blocks in ((GramSolver(4), slabs), (RandomisedSolver(30, 4, 12), source)):
-        ours = engine.fit_pca(blocks, solver=solver)
+        ours = run_pca(engine, blocks, solver=solver)
         memory = run_passes(solver, blocks).result()
         for name, value in memory.to_arrays().items():
             np.testing.assert_array_equal(getattr(ours, name), value)
@@ -241,7 +242,7 @@ def test_plain_zarr_arrays(x, tmp_path):
     assert (source.n_rows, source.n_blocks) == (90, 3)
     np.testing.assert_array_equal(source.read(2)[1]["x"], x[80:])
     assert source.read(2)[0].tolist() == list(range(80, 90))
-    assert BeamEngine().fit_pca(source, 2).n_rows == 90
+    assert run_pca(BeamEngine(), source, 2).n_rows == 90
     with pytest.raises(UsageError, match="block_rows"):
         ZarrBlocks({"x": path}, 0)
     with pytest.raises(StoreError, match="no Zarr array"):

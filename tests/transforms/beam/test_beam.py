@@ -26,7 +26,13 @@ from transforms.accumulate.cells import CellSums, grid_cells
 from transforms.accumulate.moments import Moments
 from transforms.accumulate.passes import run_passes
 from transforms.accumulate.pinned import PINNED
-from transforms.accumulate.requests import MomentsOfRows
+from transforms.accumulate.requests import (
+    CountsOfCells,
+    JointMoments,
+    MomentsAlong,
+    MomentsOfRows,
+    SumsOfCells,
+)
 from transforms.accumulate.sources import ColumnBlocks
 from transforms.accumulate.stored import statistic_bytes, statistic_of_bytes
 from transforms.beam.combine import (
@@ -37,21 +43,23 @@ from transforms.beam.combine import (
     block_ranges,
 )
 from transforms.beam.engine import BeamEngine
-from transforms.beam.passes import (
-    FitHOSVD,
-    FitHyperplanes,
-    FitMeanDifferences,
-    FitNRSfM,
-    FitPCA,
-    FitRegressions,
-    RunPasses,
-)
+from transforms.beam.passes import RunPasses
 from transforms.beam.workers import shell_line
-from transforms.directions.mean_difference import fit_regressions, mean_differences
+from transforms.directions.beam import FitMeanDifferences, FitRegressions
+from transforms.directions.mean_difference import (
+    fit_regressions,
+    mean_differences,
+    solve_mean_differences,
+    solve_regressions,
+)
+from transforms.hosvd.beam import FitHOSVD
 from transforms.hosvd.passes import CoreSlabs, ModeGrams, SlabCells
-from transforms.hosvd.solve import hosvd
+from transforms.hosvd.solve import HOSVDSolver, hosvd
+from transforms.nrsfm.beam import FitNRSfM
 from transforms.nrsfm.fit import NRSfMSolver, factorise
+from transforms.pca.beam import FitPCA, run_pca
 from transforms.pca.fit import GramSolver, fit_pca
+from transforms.svm.beam import FitHyperplanes
 from transforms.svm.fit import HyperplaneOptions, HyperplaneSolver, fit_hyperplanes
 from transforms.svm.passes import LabelledMoments
 
@@ -89,7 +97,7 @@ def source_of(data, block_rows, *names, **more):
 @pytest.mark.parametrize("per_group", [False, True])
 def test_pca(data, block_rows, per_group):
     source = source_of(data, block_rows, "x")
-    ours = engine(per_group=per_group).fit_pca(source, 4)
+    ours = run_pca(engine(per_group=per_group), source, 4)
     memory = fit_pca(data["x"], 4, block_rows=block_rows)
     np.testing.assert_array_equal(ours.components, memory.components)
     np.testing.assert_array_equal(ours.explained_variance, memory.explained_variance)
@@ -102,13 +110,13 @@ def test_mean_differences_and_regressions(data, block_rows):
     factors = data["factors"]
     grid = grid_cells(["expression", "person", "view"], factors)
     source = source_of(data, block_rows, "x", "targets", cells=grid.cells)
-    ours = engine().fit_mean_differences(source, grid, reference=0, paired=True)
+    ours = solve_mean_differences(engine().sum(source, SumsOfCells()), grid, 0, True)
     pairs = [factors["person"], factors["view"]]
     memory = mean_differences(
         data["x"], factors["expression"], pair_by=pairs, reference=0, block_rows=block_rows
     )
     np.testing.assert_array_equal(ours.vectors, memory.vectors)
-    slopes = engine().fit_regressions(source, 2)
+    slopes = solve_regressions(engine().sum(source, JointMoments()), 2)
     expected = fit_regressions(data["x"], data["targets"], block_rows=block_rows)
     np.testing.assert_array_equal(slopes.slopes, expected.slopes)
     np.testing.assert_array_equal(slopes.coefficients, expected.coefficients)
@@ -118,7 +126,7 @@ def test_hyperplanes(data):
     block_rows = 100
     source = source_of(data, block_rows, "x", "y")
     options = HyperplaneOptions(tol=0.03)
-    ours = engine(passes_per_pipeline=4).fit_hyperplanes(source, options)
+    ours = engine(passes_per_pipeline=4).run(HyperplaneSolver(options), source).result()
     memory = fit_hyperplanes(data["x"], data["y"], tol=0.03, block_rows=block_rows)
     assert ours.converged.all()
     np.testing.assert_array_equal(ours.coef, memory.coef)
@@ -131,18 +139,18 @@ def test_hosvd_over_slabs(data):
     grid = grid_cells(["person", "expression", "view"], data["factors"])
     source = source_of(data, 23, "x", cells=grid.cells)
     slabs = SlabCells((ColumnBlocks(source, 0, 6), ColumnBlocks(source, 6, 10)), grid.shape)
-    ours = engine().fit_hosvd(slabs)
+    ours = engine().run(HOSVDSolver(), slabs).model()
     means = np.stack([data["x"][grid.cells == c].mean(axis=0, dtype=float) for c in range(200)])
     memory = hosvd(means.T.reshape(10, *grid.shape))
     np.testing.assert_allclose(ours.core, memory.core, atol=1e-9)
     np.testing.assert_allclose(ours.mean, memory.mean, rtol=1e-12)
-    counts = engine().count_cells(source, grid.n_cells)
+    counts = engine().sum(source, CountsOfCells()).dense(grid.n_cells)[1]
     assert (counts == 2).all()
 
 
 def test_nrsfm(data):
     source = source_of(data, 23, "points")
-    ours = engine(passes_per_pipeline=3).fit_nrsfm(source, 0)
+    ours = engine(passes_per_pipeline=3).run(NRSfMSolver(0), source).model()
     memory = factorise(data["points"], 0, block_rows=23)
     np.testing.assert_array_equal(ours.rigid, memory.rigid)
     solver = NRSfMSolver(2, max_rounds=1)
@@ -219,7 +227,8 @@ def test_transforms_stand_in_any_pipeline(data):
 
 def test_sd_along_directions(data):
     directions = np.eye(10)[:3]
-    found = engine().measure_sd(source_of(data, 100, "x"), directions)
+    moments = engine().sum(source_of(data, 100, "x"), MomentsAlong(directions))
+    found = np.sqrt(moments.second / (moments.count - 1))
     np.testing.assert_allclose(found, data["x"].std(axis=0, ddof=1, dtype=float)[:3], rtol=1e-9)
 
 
@@ -228,7 +237,7 @@ def test_a_bad_block_fails_with_its_reason(data):
     y[77, 1] = 5
     source = ArrayBlocks({"x": data["x"], "y": y}, 100)
     with pytest.raises(Exception, match="label 5 of attribute 1"):
-        engine(passes_per_pipeline=1).fit_hyperplanes(source)
+        engine(passes_per_pipeline=1).run(HyperplaneSolver(HyperplaneOptions()), source)
 
 
 def test_too_few_passes_are_an_error(data):
@@ -243,7 +252,7 @@ def test_configuration_is_checked_before_anything_is_attached(data):
         (lambda: SumBlocks(source, MomentsOfRows(), -1), "cache_bytes"),
         (lambda: FitPCA(source, 0), "n_components"),
         (lambda: FitPCA(source, 3, solver=GramSolver(2)), "leave the other out"),
-        (lambda: engine().fit_pca(source, 3, GramSolver(2)), "leave the other out"),
+        (lambda: run_pca(engine(), source, 3, GramSolver(2)), "leave the other out"),
         (lambda: FitRegressions(source, 0), "n_targets"),
         (lambda: RunPasses(source, HyperplaneSolver(HyperplaneOptions()), 0), "n_passes"),
         (lambda: FitNRSfM(source, -1), "n_shapes"),
@@ -382,7 +391,13 @@ import sys, threading, time
 import numpy as np, psutil
 from transforms.beam.engine import BeamEngine
 from transforms.accumulate.blocks import NpyBlocks
-from transforms.accumulate.requests import MomentsOfRows
+from transforms.accumulate.requests import (
+    CountsOfCells,
+    JointMoments,
+    MomentsAlong,
+    MomentsOfRows,
+    SumsOfCells,
+)
 
 def workers():
     below = psutil.Process().children(recursive=True)
