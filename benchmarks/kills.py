@@ -162,8 +162,8 @@ def start(spec: Path, output: str, command: str) -> subprocess.Popen[bytes]:
     given = spec.read_text().replace("output: out", f"output: {output}")
     own = spec.with_name(f"{output}.yaml")
     own.write_text(given)
-    command = [sys.executable, "-m", "pipelines", "run", str(own)]
-    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    line = [sys.executable, "-m", "pipelines", command, str(own)]
+    return subprocess.Popen(line, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
 
 def results(out: Path) -> dict[str, str]:

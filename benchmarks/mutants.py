@@ -203,7 +203,7 @@ def draw(root: Path, n: int, seed: int) -> list[Mutant]:
 # Which tests
 
 
-class Tests:
+class Suite:
     """Test files of a tree, and which of them import a module."""
 
     def __init__(self, root: Path, left_out: Iterable[str] = ()) -> None:
@@ -269,8 +269,9 @@ class Copy:
         names : test files or tests. without : tests that are not run
         """
         command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider"]
-        command += ["-n", "0", *(f"--deselect={test}" for test in without), *names]
+        command += [*(f"--deselect={test}" for test in without), *names]
         env = {**os.environ, "PYTHONPATH": str(self.folder), "CI": "1"}
+        env |= {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "OMP_NUM_THREADS": "1"}
         child = subprocess.Popen(
             command, cwd=self.folder, env=env, text=True, start_new_session=True,
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
@@ -294,7 +295,7 @@ class Copy:
 class Trial:
     """Faults tried one after the other, and what is known of them already."""
 
-    def __init__(self, root: Path, work: Path, tests: Tests, limit: float) -> None:
+    def __init__(self, root: Path, work: Path, tests: Suite, limit: float) -> None:
         self.root, self.work, self.tests, self.limit = root, work, tests, limit
         self.sound: set[str] = set()
         """Tests that pass without a fault."""
@@ -375,7 +376,7 @@ def main() -> int:
             print(i, drawn[i].key)
         return 0
     work = options.work or ROOT / "runs" / f"mutants-{options.seed}.jsonl"
-    trial = Trial(ROOT, work, Tests(ROOT, options.without), options.limit)
+    trial = Trial(ROOT, work, Suite(ROOT, options.without), options.limit)
     with ExitStack() as stack, ThreadPoolExecutor(options.jobs) as pool:
         copies: Queue[Copy] = Queue()
         for _ in range(options.jobs):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -58,12 +60,20 @@ def rng() -> np.random.Generator:
 
 @pytest.fixture(scope="session")
 def small_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Folder with faces/ (3 persons, 150 pictures), small.yaml and out/, the finished run."""
-    root = tmp_path_factory.mktemp("small")
-    write_faces(root / "faces", people=3, seed=4)
-    (root / "small.yaml").write_text(SMALL_SPEC)
-    done = latentflow("run", root / "small.yaml")
-    assert done.returncode == 0, done.stderr
+    """Folder with faces/ (3 persons, 150 pictures), small.yaml and out/, the finished run; one for
+    all workers. For reading only; copy it to change it."""
+    own = tmp_path_factory.getbasetemp()
+    root = (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "small"
+    with root.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not root.exists():
+            making = root.with_suffix(".made")
+            shutil.rmtree(making, ignore_errors=True)  # of a worker that failed
+            write_faces(making / "faces", people=3, seed=4)
+            (making / "small.yaml").write_text(SMALL_SPEC)
+            done = latentflow("run", making / "small.yaml")
+            assert done.returncode == 0, done.stderr
+            making.rename(root)
     return root
 
 
