@@ -14,7 +14,7 @@ PACKAGES = structure.packages(GRAPH)
 
 # Imports that still close a circle. One that is gone must go from here, too.
 OPEN: set[tuple[str, str]] = set()
-OPEN_LONG = {"pipelines.runs.run"}
+OPEN_LONG: set[str] = set()
 """Modules that still have too many lines."""
 MENDED = {name: {t for t in targets if (name, t) not in OPEN} for name, targets in GRAPH.items()}
 
