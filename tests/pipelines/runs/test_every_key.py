@@ -164,8 +164,8 @@ REASONS = {
     "analyse.pca.regress_to": "no run holds codes of two spaces",
     **{f"dataset.{key}": "of rows without images, see tests/pipelines/stages/test_sample.py"
        for key in ("n", "seed", "truncation", "labels")},
-    **{f"analyse.{name}.space": "all analyses of a run read one space, pca's is changed with "
-       "invert.space" for name in BEFORE if name not in ("pca", "nrsfm")},
+    **{f"analyse.{name}.space": "a store of images holds codes of one space, which is read by "
+       "default; pca's is changed with invert.space" for name in BEFORE if name != "pca"},
 }  # fmt: skip
 
 
