@@ -100,8 +100,8 @@ class InvertSpec(SpecModel):
     )
     crop: Literal["centre", "stretch"] = Field(
         default="centre",
-        description="centre: cut the largest centred square, then resize. stretch: "
-        "resize both sides independently.",
+        description="centre: cut the largest centred part of the generator's aspect ratio, then "
+        "resize. stretch: resize both sides independently.",
     )
     max_pixels: Annotated[Integer, SAME_CODES] = Field(
         default=1 << 26,

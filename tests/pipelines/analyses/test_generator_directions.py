@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import warnings
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -15,11 +16,13 @@ from safetensors import safe_open
 import generators
 from generators.families.stylegan2.affine import affine_layers
 from generators.peers.directions import read_directions
-from generators.protocols import Code
+from generators.protocols import Code, Edit
 from pipelines.cli import main
 from pipelines.downstream.directions import export_directions, import_directions
 from pipelines.downstream.finished import FinishedRun
+from pipelines.evaluation.strips import edit_images
 from pipelines.runs.analyse import analyse
+from schemas.directions.direction import unit_direction
 from schemas.directions.direction_set import DirectionSet
 from schemas.errors import DataError, DirectionMismatchError, SpecError, UsageError
 from schemas.index import DatasetIndex, NewRow
@@ -39,6 +42,7 @@ from transforms.directions.style_channels import (
     styleclip,
     styles,
 )
+from transforms.images.preprocess import to_uint8
 
 ROWS, BLOCK = 40, 16
 PLANTED = 5
@@ -274,6 +278,31 @@ def test_specs_of_the_generator_s_analyses_are_checked():
     ]:
         with pytest.raises(SpecError, match=message):
             parse_spec(f"name: a\ndataset: {{path: x}}\nanalyse: {{{text}}}\n", "/")
+
+
+def test_a_direction_of_feature_maps_lies_in_the_set_and_edits(finished, tmp_path):
+    """One of a space that is injected: the run's codes are drawn, and it is added meanwhile."""
+    generator, space = generators.load(finished.run.spec.generator), "features.b8.conv1"
+    codes = Code("w_plus", torch.from_numpy(finished.codes))
+    with torch.no_grad():
+        maps = generator.convert(codes, space).main.numpy()
+    made_for = {"generator_fp": generator.facts.fingerprint}
+    direction = unit_direction("maps", space, maps[0] - maps[1], method="imported", codes=maps,
+                               provenance=made_for)  # fmt: skip
+    held = DirectionSet(generator.facts.fingerprint, "w_plus", [direction])
+    held.save(tmp_path / "set")
+    again = DirectionSet.load(tmp_path / "set")["maps"]
+    assert again.space == space and again.vector.shape == (8, 8, 8)
+    images = edit_images(generator, finished.codes[:2], again, [0.0, 2.0])
+    with torch.no_grad():
+        plain = to_uint8(generator.draw(codes[:2]).numpy())
+        moved = to_uint8(generator.draw(codes[:2], edits=[Edit(direction, 2.0)]).numpy())
+    np.testing.assert_array_equal(images[:, 0], plain)
+    np.testing.assert_array_equal(images[:, 1], moved)
+    assert np.abs(moved.astype(int) - plain).max() > 3
+    with pytest.raises(DirectionMismatchError, match="was made for generator"):
+        other = {"generator_fp": "ab" * 32}
+        edit_images(generator, finished.codes[:2], replace(direction, provenance=other), [1.0])
 
 
 # ---- the channel statistic -----------------------------------------------------------------------

@@ -369,6 +369,18 @@ def test_the_original_is_measured_at_the_models_own_size(tmp_path, crop):
     assert commits["original"] != commits["resized"]
 
 
+def test_originals_of_a_generator_that_is_not_square(tmp_path):
+    """The crop has the generator's ratio: only images of which it is the whole size are alike."""
+    sizes = [(8, 16), (12, 16), (8, 20), (16, 32)]  # width, height
+    rows = [NewRow("0" * 63 + str(i), str(i), *size) for i, size in enumerate(sizes)]
+    path, _ = annotator(tmp_path, "a", "scores", SCORES, size=8)
+    (stage,) = stages_of([AnnotateSpec(name="x", model=path, render=False)])
+    assert stage.view((16, 8)).size == (8, 8)
+    originals = Originals(DatasetIndex.empty().append(rows), 99, (16, 8), "centre")
+    found = ["of" in originals.inputs(stage, slice(i, i + 1)) for i in range(4)]
+    assert found == [False, False, False, True]
+
+
 def test_fingerprints_stay_where_the_measured_values_do(tmp_path):
     """Blocks of images that have the generator's size, and models that see what was inverted."""
     sizes = [(16, 16), (20, 16), (16, 20), (32, 32), (-1, -1)]

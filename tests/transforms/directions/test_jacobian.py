@@ -203,6 +203,8 @@ def test_random_probes_estimate_every_coordinate_s_effect(setting):
 
 
 def test_masks_cover_partial_pixels():
+    wide = rectangle_mask((2, 4), 0.25, 0.0, 0.5, 0.5)[0]
+    assert wide.tolist() == [[0, 1, 0, 0], [0, 0, 0, 0]]
     mask = rectangle_mask((4, 4), 0.125, 0.5, 1.0, 1.0)
     assert mask.shape == (1, 4, 4)
     np.testing.assert_allclose(mask[0, 3], [0.5, 1, 1, 1])

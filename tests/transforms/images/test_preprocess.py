@@ -580,6 +580,22 @@ def test_fit_refuses_what_it_cannot_fit(rgb):
             fit(bad, 8)
 
 
+@pytest.mark.parametrize(("shape", "box"), [
+    ((100, 64), (0, 2, 64, 98)),  # too tall for 48 x 32: 96 of 100 rows
+    ((48, 80), (24, 0, 56, 48)),  # too wide: 32 of 80 columns
+    ((96, 64), (0, 0, 64, 96)),
+])  # fmt: skip
+def test_a_picture_that_is_not_square_is_cropped_to_its_ratio(shape, box):
+    image = np.random.default_rng(0).integers(0, 256, (*shape, 3), np.uint8)
+    expected = Image.fromarray(image).crop(box)
+    kind = Image.Resampling.BOX if expected.height % 48 == 0 == expected.width % 32 else None
+    expected = np.asarray(expected.resize((32, 48), kind or Image.Resampling.LANCZOS))
+    np.testing.assert_array_equal(fit(image, (48, 32)), expected)
+    assert fit(image, (48, 32), "stretch").shape == (48, 32, 3)
+    with pytest.raises(UsageError, match="at least 1 pixel"):
+        fit(image, (48, 0))
+
+
 def test_float_conversion_round_trips_every_level():
     levels = np.arange(256, dtype=np.uint8).reshape(1, 16, 16, 1).repeat(3, 3)
     floats = to_float(levels)
