@@ -5,6 +5,7 @@ import shutil
 
 import numpy as np
 import pytest
+import stores
 from places import GOLDEN
 
 from pipelines.downstream.directions import (
@@ -13,9 +14,11 @@ from pipelines.downstream.directions import (
     import_directions,
 )
 from pipelines.downstream.finished import FinishedRun
+from schemas.directions.direction import unit_direction
 from schemas.directions.direction_set import DirectionSet
 from schemas.errors import UsageError
 from schemas.spec import load_spec
+from schemas.store.latent_store import ArraySpec
 from schemas.store.reasons import Status
 
 
@@ -101,3 +104,27 @@ def test_what_an_import_replaces_and_what_it_refuses(run, tmp_path):
     assert set(run.directions.names()) - {"age"} == set(
         DirectionSet.load(GOLDEN / "run_v1" / "out" / "directions" / "golden-7ed340d87eca").names()
     )
+
+
+def test_components_of_w_are_written_about_the_mean_of_the_finished_rows(tmp_path, rng):
+    arrays = [ArraySpec("latents", "w", (4,))]
+    store = stores.create(tmp_path / "store", arrays=arrays)
+    codes = rng.normal(size=(20, 4)).astype("f4") + 3
+    for block in range(store.n_blocks):
+        rows = store.block_slice(block)
+        flags = stores.flags(rows.stop - rows.start, quarantined=[1])
+        fp = stores.fp_of(store, block)
+        store.write_block("invert", block, {"latents/w": codes[rows]}, *flags, fp)
+    parts = [
+        unit_direction(f"pca.00{i}", "w", rng.normal(size=4), method="pca", sd=i + 1.0)
+        for i in range(2)
+    ]
+    run = FinishedRun(None, None, store, DirectionSet("ab" * 32, "w", parts))
+    ok = np.ones(20, bool)
+    ok[[1, 9, 17]] = False
+    (path,) = export_directions(run, "ganspace", tmp_path / "c.npz")
+    with np.load(path) as file:
+        for name in ("lat_mean", "act_mean"):
+            np.testing.assert_allclose(file[name].ravel(), codes[ok].mean(axis=0), rtol=1e-6)
+        np.testing.assert_allclose(file["lat_stdev"], [1, 2])
+        np.testing.assert_allclose(file["lat_comp"][:, 0], [d.vector for d in parts], rtol=1e-6)

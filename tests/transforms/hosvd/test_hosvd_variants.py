@@ -43,6 +43,12 @@ def test_stacked_models_are_the_styles_own(monkeypatch):
     np.testing.assert_allclose(stacked.relative_error, error / norm, rtol=1e-6)
 
 
+def test_one_mode_is_enough_for_a_stacked_model(rng):
+    tensor = rng.normal(size=(3, 4, 5))  # styles, latent, levels
+    stacked = stacked_hosvd(tensor)
+    np.testing.assert_allclose(stacked.reconstruct(), tensor.reshape(12, 5), atol=1e-12)
+
+
 def test_stacked_directions_at_full_rank_are_group_mean_differences():
     tensor = planted(noise=1.0)
     stacked = stacked_hosvd(tensor.reshape(3, 10, *SHAPE[1:]))
