@@ -12,6 +12,8 @@ import numpy as np
 from pipelines.analyses.figures import Figure
 from pipelines.analyses.known import active_rows
 from pipelines.analyses.measured import Measured
+from pipelines.analyses.spaces import Spaces
+from pipelines.folder.store_identity import labels_of
 from schemas.index import DatasetIndex
 from schemas.sections.base import AnalysisSection
 from schemas.spec import RunSpec
@@ -26,7 +28,8 @@ Own = TypeVar("Own", bound=AnalysisSection)
 class Known:
     """What is known of a run's data before an array is read: with a store, or before there is one.
 
-    spaces : latent space -> shape of a row's code, of the codes that the run holds
+    spaces : latent space -> shape of a row's code, of the codes that the run stores and of those
+        that they can be converted to
     measured : of a kind ("scores", "pose", "landmarks") and of "render" or "image", what the
         annotators measure
     bounded : the activation that holds all scores within 0 to 1, None where they are not, or where
@@ -54,6 +57,14 @@ class Known:
     def code_shape(self, own: AnalysisSection) -> tuple[int, ...]:
         """Shape of a row's code in that space."""
         return self.spaces[self.space(own)]
+
+    def without_labels(self, space: str) -> bool:
+        """Whether codes are converted to a space with class labels that the rows do not have."""
+        spaces = self.spaces
+        if not isinstance(spaces, Spaces) or spaces.facts is None or space in spaces.stored:
+            return False
+        needed = spaces.needs_labels(space)
+        return needed and labels_of(self.spec.dataset, self.index, spaces.facts) is None
 
     def n_rows(self) -> int:
         """Rows that are not removed. Which of them cannot be read is told by inversion."""

@@ -16,7 +16,7 @@ ANALYSES: Catalog[Analysis[Any]] = Catalog(
     "analysis",
     "pipelines.analyses",
     GROUP,
-    apart=("base", "catalog", "figures", "inputs", "known", "labels", "measured"),
+    apart=("base", "catalog", "figures", "inputs", "known", "labels", "measured", "spaces"),
 )
 
 
@@ -53,8 +53,16 @@ def problems_of(known: Known, name: str) -> Iterator[str]:
     space = known.space(own)
     if space not in known.spaces:
         yield (
-            f"'analyse.{name}.space' is {space!r}, but the run's codes are of "
+            f"'analyse.{name}.space' is {space!r}, but the run's codes are of, or converted to, "
             f"{sorted(known.spaces)!r}: name one of these, or leave it out"
         )
         return
+    read = dict.fromkeys((space, *analysis_of(name).select(known, own).spaces))
+    for each in read:
+        if known.without_labels(each):
+            yield (
+                f"'analyse.{name}' reads codes of {each!r}, which the generator makes with class "
+                "labels: name their factor under 'dataset.labels', or read the stored codes"
+            )
+            return
     yield from analysis_of(name).problems(known, own)

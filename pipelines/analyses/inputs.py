@@ -12,6 +12,7 @@ from pipelines.analyses.base import Analysis, Known, Selection
 from pipelines.analyses.known import Columns
 from pipelines.analyses.labels import LabelledBlocks, Labels, Targets
 from pipelines.analyses.measured import Measured
+from pipelines.analyses.spaces import Conversion, conversions
 from pipelines.folder.store_identity import INVERT
 from schemas.directions.direction import Direction, unit_direction
 from schemas.errors import PluginError
@@ -21,6 +22,7 @@ from schemas.names import safe_name, safe_names
 from schemas.sections.base import AnalysisSection
 from schemas.spec import RunSpec
 from schemas.store.latent_store import LatentStore
+from transforms.accumulate.derived import DerivedBlocks, LayersOf
 from transforms.accumulate.passes import Statistics
 from transforms.accumulate.requests import MomentsAlong, MomentsOfRows
 from transforms.accumulate.sources import SelectBlocks, StoreBlocks, codes_of, ok_rows
@@ -61,6 +63,7 @@ class Data:
     fingerprint is of, so that a change of it would go unnoticed.
 
     space : that its section names;  spaces : selected space -> shape of a row's code
+    derived : of selected spaces that are not stored, how their codes are made
     """
 
     analysis: str
@@ -71,6 +74,7 @@ class Data:
     _store: LatentStore
     _index: DatasetIndex
     _spec: RunSpec | None = None
+    derived: Mapping[str, Conversion] = field(default_factory=dict)
 
     @classmethod
     def of(
@@ -84,8 +88,10 @@ class Data:
         """What an analysis with that section reads of a store."""
         selection, space = analysis.select(known, own), known.space(own)
         spaces = {name: known.spaces[name] for name in dict.fromkeys((space, *selection.spaces))}
-        name = analysis.name
-        return cls(name, selection, space, spaces, engine, store, known.index, known.spec)
+        derived = conversions(known, store, spaces)
+        return cls(
+            analysis.name, selection, space, spaces, engine, store, known.index, known.spec, derived
+        )
 
     def _selected(self, what: str, name: str, among: Collection[str]) -> None:
         if name not in among:
@@ -176,8 +182,26 @@ class Data:
             self._selected("measurement", m.array, [m.array for m in self.selection.measured])
             arrays[name] = m.array
             stages[m.stage] = None
-        source = StoreBlocks(self._store.path, tuple(arrays.values()), tuple(stages), layers)
+        source = self._source(tuple(arrays.values()), tuple(stages), layers)
         return SelectBlocks(source, arrays, columns or {}, where, tuple(landmarks))
+
+    def _source(
+        self, arrays: tuple[str, ...], stages: tuple[str, ...], layers: tuple[int, int] | None
+    ) -> StoreBlocks | DerivedBlocks | LayersOf:
+        """The arrays as the store holds them, those of derived spaces made of what it holds."""
+        made = {f"latents/{s}": c for s, c in self.derived.items() if f"latents/{s}" in arrays}
+        if not made:
+            return StoreBlocks(self._store.path, arrays, stages, layers)
+        stored = [a for a in arrays if a not in made]
+        bases = [f"latents/{conversion.way[0]}" for conversion in made.values()]
+        held = tuple(dict.fromkeys([*stored, *bases]))
+        source: StoreBlocks | DerivedBlocks = StoreBlocks(self._store.path, held, stages)
+        for array, conversion in made.items():
+            source = DerivedBlocks(source, f"latents/{conversion.way[0]}", array, conversion)
+        if layers is None:
+            return source
+        cut = {f"latents/{s}": len(self.spaces[s]) == 2 for s in self.spaces}
+        return LayersOf(source, tuple(a for a in arrays if cut.get(a)), layers)
 
     def codes(
         self, layers: tuple[int, int] | None = None, space: str | None = None
@@ -215,11 +239,15 @@ class Data:
 
     def codes_of(self, rows: np.ndarray) -> np.ndarray:
         """Codes float32 (m, *code_shape) of the given rows, in their order."""
-        return codes_of(self._store, self.space, rows)
+        conversion = self.derived.get(self.space)
+        if conversion is None:
+            return codes_of(self._store, self.space, rows)
+        return conversion(codes_of(self._store, conversion.way[0], rows), np.asarray(rows))
 
     def left_out(self) -> dict[str, int]:
         """Rows of the store that analyses do not see, by cause."""
-        return StoreBlocks(self._store.path, (f"latents/{self.space}",), (INVERT,)).left_out()
+        codes = tuple(name for name in self._store.arrays(INVERT) if name.startswith("latents/"))
+        return StoreBlocks(self._store.path, codes, (INVERT,)).left_out()
 
     # ---- what is made
 

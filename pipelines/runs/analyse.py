@@ -12,6 +12,7 @@ from pipelines.analyses.catalog import analysis_of, problems_of, requested
 from pipelines.analyses.inputs import Data, Fitted, measure_sd
 from pipelines.analyses.known import refuse
 from pipelines.engine.saved_sums import SavedStatistics
+from pipelines.engine.scratch import ScratchEngine
 from pipelines.folder.store_identity import INVERT
 from pipelines.runs.lineage import compare_analyses, known_of, unchanged
 from schemas.directions.direction_set import FOREIGN_METHODS, DirectionSet
@@ -66,7 +67,8 @@ def analyse(
             "reasons in 'run.json', and repair or replace the images"
         )
     found = compare_analyses(spec, store, index, path)
-    kept = None if statistics is None else SavedStatistics(engine, statistics)
+    scratch = ScratchEngine.beside(engine, path)
+    kept = None if statistics is None else SavedStatistics(scratch, statistics)
     directions = _existing(path, generator_fp, spec.invert.space)
     report: dict[str, dict[str, Any]] = {}
     chosen = [name for name in requested(spec) if only is None or name in only]
@@ -76,7 +78,10 @@ def analyse(
             report[name] = unchanged(found.held[name])
             continue
         started = time.monotonic()
-        fitted, data = fit_analysis(name, spec, store, index, kept or engine)
+        try:
+            fitted, data = fit_analysis(name, spec, store, index, kept or scratch)
+        finally:
+            scratch.clear()
         unmeasured = [d for d in fitted.directions if d.sd == 0]
         measured = measure_sd(data, unmeasured) if unmeasured else []
         sds = {d.name: sd for d, sd in zip(unmeasured, measured, strict=True)}

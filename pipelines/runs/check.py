@@ -17,6 +17,7 @@ from pipelines.analyses.base import Known
 from pipelines.analyses.catalog import problems_of, requested, requested_sections
 from pipelines.analyses.known import Problems, active_rows, factor_problems, refuse
 from pipelines.analyses.measured import Measured, promised
+from pipelines.analyses.spaces import Spaces
 from pipelines.folder.store_identity import INVERT, StoreIdentity
 from schemas.class_labels import class_numbers
 from schemas.errors import DataError
@@ -33,9 +34,11 @@ DRAWN_WITH = ("space", "noise_mode", "batch_size", "block_rows", "actors", "thre
 """Keys of 'invert' that tell about sampled rows as well."""
 
 
-def held_spaces(spec: RunSpec, identity: StoreIdentity) -> dict[str, tuple[int, ...]]:
-    """Space -> shape of a row's code, of the codes that inversion stores."""
-    return {spec.invert.space: identity.facts.space(spec.invert.space).shape}
+def held_spaces(spec: RunSpec, identity: StoreIdentity) -> Spaces:
+    """Space -> shape of a row's code, of the codes that inversion stores and of those that the
+    generator converts them to."""
+    shape = identity.facts.space(spec.invert.space).shape
+    return Spaces({spec.invert.space: shape}, lambda: identity.facts)
 
 
 def check_run(

@@ -19,6 +19,7 @@ import numpy as np
 from pipelines.analyses.base import Known
 from pipelines.analyses.catalog import analysis_of, requested
 from pipelines.analyses.measured import Measured, measurements
+from pipelines.analyses.spaces import Spaces, conversions, facts_of
 from pipelines.evaluation.files import finished_fingerprint
 from pipelines.folder.checksums import intact, noted
 from pipelines.folder.store_identity import INVERT
@@ -54,7 +55,9 @@ def known_of(spec: RunSpec, store: LatentStore, index: DatasetIndex) -> Known:
     def measured(kind: str, labels: str) -> list[Measured]:
         return measurements(store, spec.annotate, kind, labels)
 
-    return Known(spec, index, shapes, measured)
+    generator_fp = str(store.attrs.get("generator_fp"))
+    spaces = Spaces(shapes, lambda: facts_of(spec.generator, generator_fp))
+    return Known(spec, index, spaces, measured)
 
 
 def analysis_inputs(name: str, spec: RunSpec, store: LatentStore, index: DatasetIndex) -> Inputs:
@@ -73,6 +76,8 @@ def analysis_inputs(name: str, spec: RunSpec, store: LatentStore, index: Dataset
             "them otherwise"
         )
     stages = {INVERT, *(m.stage for m in selected.measured)}
+    read = {known.space(own), *selected.spaces}
+    derived = {name: c.inputs() for name, c in conversions(known, store, sorted(read)).items()}
     return {
         "analysis": name,
         "version": analysis.version,
@@ -80,6 +85,7 @@ def analysis_inputs(name: str, spec: RunSpec, store: LatentStore, index: Dataset
         "factors": {n: index.factor_fp(n) for n in sorted(selected.factors & set(index.factors))},
         "store": store.store_fp,
         "blocks": {stage: store.contents(stage) for stage in sorted(stages)},
+        **({"derived": derived} if derived else {}),
     }
 
 

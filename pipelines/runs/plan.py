@@ -7,6 +7,7 @@ when it was made (`pipelines.runs.lineage`).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +20,7 @@ from rich.text import Text
 from rich.tree import Tree
 
 from pipelines.analyses.catalog import requested
+from pipelines.analyses.spaces import Spaces
 from pipelines.evaluation.files import finished_fingerprint
 from pipelines.folder.checksums import intact
 from pipelines.folder.store_identity import INVERT, StoreIdentity, identify_run
@@ -124,6 +126,8 @@ class _Plan:
         )
         stages = [index, self._invert(identity), self._annotate()]
         analyses = self._analyse()
+        for part in analyses.parts:
+            part.notes += self._derived(part.name, held_spaces(self.spec, identity))
         stages.append(analyses)
         stages.append(self._evaluate(analyses))
         stages.append(self._report(stages))
@@ -306,6 +310,18 @@ class _Plan:
             return Stage(name, STALE, causes=["made by a release that did not note its inputs"])
         block_rows = 1 if self.store is None else self.store.block_rows
         return Stage(name, STALE, causes=changes(was, now, block_rows, self.index.n_rows))
+
+    def _derived(self, name: str, spaces: Spaces) -> Iterator[str]:
+        """What an analysis reads that is not stored."""
+        own = getattr(self.spec.analyse, name)
+        space = None if own is None else own.space
+        if space is None or space in spaces.stored:
+            return
+        size = decimal(int(self.index.active.sum()) * math.prod(spaces[space]) * 4)
+        yield (
+            f"reads codes of {space!r}, made of {spaces.derived[space][0]!r} where they are read; "
+            f"more than one pass keeps up to {size} on disk while it lasts"
+        )
 
     def _expected(self, inputs: Inputs) -> Inputs:
         """Inputs as they will be: blocks that are made first are not known yet."""

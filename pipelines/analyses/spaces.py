@@ -1,0 +1,186 @@
+"""The latent spaces that analyses of a run can read: those stored, and those derived from them.
+
+A space is derived where the generator converts stored codes to it (z -> w -> w_plus -> s). Nothing
+of it is stored: codes are converted where they are read, by `DerivedBlocks`.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+import generators
+from pipelines.folder.store_identity import labels_of
+from schemas.errors import UsageError
+from schemas.fingerprint import digest
+from schemas.store.latent_store import LatentStore
+
+if TYPE_CHECKING:
+    from generators.protocols import Generator, ModelFacts
+    from pipelines.analyses.base import Known
+
+CONVERT_VERSION = 1
+"""Raised whenever a conversion gives another code for the same one."""
+ROWS = 64
+"""Codes that are converted at a time. Fewer are filled up with copies of the last one: what a
+network gives for a row may depend, in its last bits, on how many there are."""
+
+Shape = tuple[int, ...]
+
+
+def ways(facts: ModelFacts, stored: Collection[str]) -> dict[str, tuple[str, ...]]:
+    """Derived space -> the spaces that lead to it: a stored one first, itself last."""
+    found = {}
+    for name in facts.spaces:
+        way = [name]
+        while way[0] not in stored and len(way) <= len(facts.spaces):
+            base = facts.spaces[way[0]].derived_from if way[0] in facts.spaces else None
+            if base is None:
+                break
+            way.insert(0, base)
+        if len(way) > 1 and way[0] in stored:
+            found[name] = tuple(way)
+    return found
+
+
+class Spaces(Mapping[str, Shape]):
+    """Space -> shape of a row's code, of stored spaces and then of derived ones.
+
+    stored : what the store holds, or will hold
+    facts : gives what the generator is, None where it is not the one that the codes are of; only
+        asked for a space that is not stored, for that may mean reading its file
+    """
+
+    def __init__(
+        self, stored: Mapping[str, Shape], facts: Callable[[], ModelFacts | None] = lambda: None
+    ) -> None:
+        self.stored = dict(stored)
+        self._facts = facts
+
+    @cached_property
+    def facts(self) -> ModelFacts | None:
+        """What the generator is."""
+        return self._facts()
+
+    @cached_property
+    def derived(self) -> Mapping[str, tuple[str, ...]]:
+        """Derived space -> the way to it, see `ways`."""
+        return {} if self.facts is None else ways(self.facts, self.stored)
+
+    def __getitem__(self, name: str) -> Shape:
+        if name in self.stored:
+            return self.stored[name]
+        if self.facts is None or name not in self.derived:
+            raise KeyError(name)
+        return self.facts.spaces[name].shape
+
+    def __iter__(self) -> Iterator[str]:
+        return iter([*self.stored, *self.derived])
+
+    def __len__(self) -> int:
+        return len(self.stored) + len(self.derived)
+
+    def needs_labels(self, name: str) -> bool:
+        """Whether codes are converted to this space with a class label."""
+        if name in self.stored or self.facts is None:
+            return False
+        steps = [self.facts.spaces[step] for step in self.derived[name][:-1]]
+        return self.facts.classes > 0 and any(step.conditional for step in steps)
+
+
+@dataclass(frozen=True, eq=False)
+class Conversion:
+    """Codes of one space from stored ones of another, by the generator that they are of.
+
+    generator : where it is read from.  fingerprint : the one that it must have
+    way : the spaces on the way, the stored one first
+    labels : int64 (n_rows of the store,), class numbers where the way needs them
+    """
+
+    generator: generators.Source
+    fingerprint: str
+    way: tuple[str, ...]
+    labels: np.ndarray | None = None
+
+    def inputs(self) -> dict[str, Any]:
+        """What the codes depend on beside the stored ones. Labels are known to their blocks."""
+        return {"way": list(self.way), "version": CONVERT_VERSION, "generator": self.fingerprint}
+
+    @property
+    def key(self) -> str:
+        """Identity of the conversion."""
+        return digest(self.inputs())
+
+    def __call__(self, codes: np.ndarray, rows: np.ndarray) -> np.ndarray:
+        """Codes (m, *shape) of rows (m,) of the store -> float32 (m, *shape of the space)."""
+        import torch
+
+        from generators.protocols import Code
+
+        model, target = _model(self.generator, self.fingerprint), self.way[-1]
+        found = [np.empty((0, *model.facts.space(target).shape), np.float32)]
+        for start in range(0, len(codes), ROWS):
+            part = slice(start, start + ROWS)
+            n = len(codes[part])
+            fill = [*range(start, start + n), *[start + n - 1] * (ROWS - n)]
+            labels = None if self.labels is None else self.labels[rows[fill]]
+            given = torch.from_numpy(np.ascontiguousarray(codes[fill], np.float32))
+            with torch.no_grad():
+                made = model.convert(Code(self.way[0], given), target, labels=labels).main
+            found.append(made.float().cpu().numpy()[:n])
+        return np.concatenate(found)
+
+
+def conversions(known: Known, store: LatentStore, wanted: Collection[str]) -> dict[str, Conversion]:
+    """How the wanted spaces that a store does not hold are made: space -> conversion."""
+    spaces, spec = known.spaces, known.spec
+    if not isinstance(spaces, Spaces) or spaces.stored.keys() >= set(wanted):
+        return {}
+    facts = spaces.facts
+    if facts is None:
+        return {}
+    found = {}
+    for name in wanted:
+        if name in spaces.stored:
+            continue
+        needed = spaces.needs_labels(name)
+        labels = labels_of(spec.dataset, known.index, facts) if needed else None
+        found[name] = Conversion(spec.generator, facts.fingerprint, spaces.derived[name], labels)
+    return found
+
+
+_MODELS: dict[str, Generator] = {}
+_LOADING = threading.Lock()
+
+
+def _model(source: generators.Source, fingerprint: str) -> Generator:
+    """The generator, loaded once a process. Raises UsageError where its file is another one now."""
+    with _LOADING:
+        if fingerprint not in _MODELS:
+            model = generators.load(source)
+            if model.facts.fingerprint != fingerprint:
+                raise UsageError(
+                    f"generator {source!r} has fingerprint {model.facts.fingerprint!r}, the codes "
+                    f"are of {fingerprint!r}: the file changed during the run; start again"
+                )
+            _MODELS.clear()  # one at a time: they are large
+            _MODELS[fingerprint] = model
+        return _MODELS[fingerprint]
+
+
+_FACTS: dict[str, ModelFacts] = {}
+
+
+def facts_of(source: generators.Source, fingerprint: str) -> ModelFacts | None:
+    """What the generator of that fingerprint is; None where the source is another one now."""
+    if fingerprint not in _FACTS:
+        found = generators.facts(source)
+        if found.fingerprint != fingerprint:
+            return None
+        _FACTS[fingerprint] = found
+    return _FACTS[fingerprint]
