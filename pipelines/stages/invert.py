@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from generators.labelled import Labelled
 from pipelines.engine.blocks import (
     BlockWork,
     Engine,
@@ -31,7 +32,7 @@ from pipelines.engine.blocks import (
 from pipelines.engine.writer_guard import Guard
 from pipelines.folder.store_identity import INVERT, StoreIdentity, labels_of, method_of
 from pipelines.sources.base import Source
-from pipelines.sources.block_images import Batch, BlockImages, in_halves
+from pipelines.sources.block_images import Batch, BlockImages, in_halves, padded
 from pipelines.stages import sample
 from schemas.errors import UsageError
 from schemas.fingerprint import digest
@@ -201,6 +202,7 @@ class InvertWorker:
         status, reason = np.zeros(n, np.uint8), np.zeros(n, np.uint8)
         shrunk = False
         for batch in self.reader.batches(work, self.task.identity.spec.batch_size):
+            set_aside_unlabelled(work, batch)
             status[batch.rows], reason[batch.rows] = batch.status, batch.reason
             good = np.flatnonzero(batch.status == Status.OK)
             if not good.size:
@@ -234,9 +236,18 @@ class InvertWorker:
 
         ids = work.image_ids[batch.rows]
         compute = partial(self._codes, batch.images, ids)
+        if work.labels is not None:
+            labels = np.maximum(work.labels[batch.rows], 0)
+            compute = partial(compute, labels=padded(labels, len(batch.images)))
         return in_halves(compute, slice(0, len(batch.images)), give_up)
 
-    def _codes(self, images: NDArray[np.uint8], image_ids: Sequence[str], rows: slice) -> Found:
+    def _codes(
+        self,
+        images: NDArray[np.uint8],
+        image_ids: Sequence[str],
+        rows: slice,
+        labels: NDArray[np.int64] | None = None,
+    ) -> Found:
         import torch
 
         spec = self.task.identity.spec
@@ -245,8 +256,11 @@ class InvertWorker:
             last = len(image_ids) - 1
             ids = [image_ids[min(i, last)] for i in range(rows.start, rows.stop)]
             rngs = [row_generator(self.task.identity.seed, SEED_STAGE, id_) for id_ in ids]
+        generator: Any = self.generator
+        if labels is not None:
+            generator = Labelled(generator, labels[rows])
         target = torch.from_numpy(to_float(images[rows])).to(self.device)
-        found = invert_batch(Images(target, self.generator, spec, self.encoder, rngs))
+        found = invert_batch(Images(target, generator, spec, self.encoder, rngs))
         code, parts = found.code, {f"latents/{spec.space}": found.code.main}
         parts |= {f"companions/{spec.space}.{k}": v for k, v in code.companions.items()}
         usable = torch.ones(len(target), dtype=torch.bool, device=self.device)
@@ -255,7 +269,7 @@ class InvertWorker:
         code = code.changed(
             lambda values: torch.where(usable.view(-1, *[1] * (values.ndim - 1)), values, 0.0)
         )
-        drawn = render(self.generator, code, spec.noise_mode)
+        drawn = render(generator, code, spec.noise_mode)
         usable &= torch.isfinite(drawn).flatten(1).all(dim=1)
         drawn = torch.where(usable[:, None, None, None], drawn, 0.0)
         parts |= {f"quality/{k}": v for k, v in found.qualities.items()}
@@ -278,6 +292,14 @@ class Found:
     arrays: dict[str, NDArray[Any]]
     drawn: NDArray[np.uint8]
     finite: NDArray[np.bool_]
+
+
+def set_aside_unlabelled(work: BlockWork, batch: Batch) -> None:
+    """Quarantine the rows of a batch that have no class, where the generator has classes."""
+    if work.labels is None:
+        return
+    lost = (np.asarray(work.labels[batch.rows]) < 0) & (batch.status == Status.OK)
+    batch.status[lost], batch.reason[lost] = Status.QUARANTINED, Reason.NO_LABEL
 
 
 def measure(images: NDArray[np.uint8], drawn: NDArray[np.uint8]) -> dict[str, NDArray[np.float64]]:

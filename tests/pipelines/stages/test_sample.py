@@ -7,13 +7,15 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from inversion_fixture import CONFIG, tree
+from inversion_fixture import CONFIG, make, tree
 from tiny_run import direct_zarr, run_tiny, spec_of, write_annotators, write_spec
 
 import generators
+from generators.annotators import load_annotator
 from generators.families.stylegan2.adapter import StyleGAN2Adapter
 from generators.families.stylegan2.network import StyleGAN2
-from generators.protocols import ModelFacts
+from generators.protocols import Code, ModelFacts
+from pipelines.downstream.finished import FinishedRun, edit_run
 from pipelines.engine.blocks import InProcess
 from pipelines.folder.store_identity import identify
 from pipelines.runs.plan import plan_stages
@@ -24,12 +26,13 @@ from pipelines.stages.index import update_index
 from pipelines.stages.invert import invert, plan_invert
 from pipelines.upkeep.verify import verify
 from schemas.errors import RunInterruptedError, SpecError
-from schemas.index import DatasetIndex, FactorColumn
+from schemas.index import DatasetIndex, FactorColumn, FactorInfo
 from schemas.sections.dataset import DatasetSpec
 from schemas.sections.invert import invert_section
 from schemas.spec import load_spec
 from schemas.store import LatentStore
 from schemas.store.reasons import Reason, Status
+from transforms.images.preprocess import to_uint8
 
 CLASSES = 3
 
@@ -269,8 +272,6 @@ def test_a_whole_run(models, tmp_path):
     found = verify(tmp_path / "out")
     assert found.ok and not found.notes
     assert [stage.stage for stage in found.stages] == ["invert", "marks@render"]
-    from pipelines.downstream.finished import FinishedRun
-
     run = FinishedRun.of(load_spec(path))
     names = {direction.name for direction in run.directions}
     assert {"mean.label-1", "mean.label-2", "pca.000"} <= names
@@ -297,3 +298,74 @@ def test_what_is_asked_of_images_is_refused(models, tmp_path):
         plan_stages(load_spec(write_spec(tmp_path, spec)))
     for key in ("'encoder'", "'invert.steps'", "'annotate[0].render'", "'analyse.svm.labels'"):
         assert key in str(refused.value)
+
+
+# ---- class labels ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("method", ["encoder", "optimise"])
+def test_images_are_inverted_with_their_class(models, tmp_path, monkeypatch, method):
+    """Of a labelled dataset; a row without a label is set aside, and a changed one made anew."""
+    setting = make(tmp_path, 6)
+    given = np.array([0, 1, -1, 2, 1, 0], np.int16)
+    info = FactorInfo("categorical", "integer", ("0", "1", "2"))
+    index = setting.index.with_factors({"kind": FactorColumn(info, given)})
+    keys = {"method": method, "block_rows": 64, "batch_size": 4}
+    spec = invert_section(keys | ({"steps": 1} if method == "optimise" else {}))
+    seen = []
+
+    def draw(self, code, *, labels=None, draw=StyleGAN2Adapter.draw, **options):
+        seen.append(np.asarray(labels).tolist())
+        return draw(self, code, labels=labels, **options)
+
+    monkeypatch.setattr(StyleGAN2Adapter, "draw", draw)
+
+    def inverted(index, labels="kind"):
+        identity = identify(
+            tmp_path / "stores", spec, name="labelled", seed=0, generator_uri=models[CLASSES],
+            encoder_uri=setting.encoder,
+            dataset=DatasetSpec(path=setting.source.root, labels=labels),
+        )  # fmt: skip
+        return invert(index, setting.source, identity, engine=InProcess()), identity
+
+    result, identity = inverted(index)
+    assert {tuple(labels) for labels in seen} == {(0, 1, 0, 2), (1, 0, 0, 0)}
+    reasons = LatentStore.open(identity.path).reason("invert").tolist()
+    assert reasons == [0, 0, Reason.NO_LABEL, Reason.EMPTY, 0, 0]
+    assert plan_invert(index, identity).work == []
+    other = index.with_factors({"kind": FactorColumn(info, np.roll(given, 1))})
+    assert len(plan_invert(other, identity).work) == 1
+    unlabelled, identity = inverted(index, None)
+    assert identity.path == result.store_path and unlabelled.blocks_done == 1
+
+
+def test_codes_of_z_are_drawn_with_their_class(models, tmp_path):
+    """z is what only a class makes a picture of: renders, strips and samples all have it."""
+    write_annotators(tmp_path)
+    spec = spec_of(
+        tmp_path,
+        dataset={"kind": "sampled", "n": 70, "labels": {0: 1, 2: 2}},
+        generator=models[CLASSES],
+        invert={"block_rows": 64, "space": "z"},
+        annotate=[{"name": "marks", "model": "marks.onnx"}],
+        analyse={"mean_difference": {"factors": ["smile"]}},
+        evaluate={"samples": 2, "strengths": [1], "source": "dataset"},
+    )
+    del spec["encoder"]
+    path = write_spec(tmp_path, spec)
+    assert run_tiny(path, "evaluate").exit_code == 0
+    run = FinishedRun.of(load_spec(path))
+    classes = run.index.categorical("label")[0]
+    model = generators.load(models[CLASSES])
+    numbers = np.array([0, 2])[classes]
+    z = torch.from_numpy(codes(run.store, "z"))
+    with torch.no_grad():
+        pictures = to_uint8(model.draw(Code("z", z), labels=numbers).numpy())
+    measured = load_annotator(str(tmp_path / "marks.onnx")).annotate(pictures)
+    held = run.store.array("annotations/marks@render")[:]
+    np.testing.assert_allclose(held, measured, atol=0.05)
+    strip = next(iter(edit_run(load_spec(path), ["mean.smile"], tmp_path / "s.png", [1], [0, 1])))
+    assert strip.is_file()
+    with pytest.raises(SpecError, match="'dataset.truncation' is 0.5.*of 'z' are not truncated"):
+        changed = spec | {"dataset": spec["dataset"] | {"truncation": 0.5}}
+        plan_stages(load_spec(write_spec(tmp_path, changed)))
