@@ -154,7 +154,7 @@ class ReportSpec(SpecModel):
 
 
 class RaySpec(SpecModel):
-    """Where inversion and annotation run."""
+    """Where inversion, annotation and evaluation run."""
 
     address: str | None = Field(
         default=None, description="Address of a Ray cluster; default: start one on this machine."

@@ -93,7 +93,8 @@ class InvertSpec(SpecModel):
         default=None,
         ge=1,
         le=4096,
-        description="Actors that hold generator and encoder. Default: 'ray.actors'.",
+        description="Actors that invert, and that draw and measure when directions are "
+        "evaluated. Default: 'ray.actors'.",
     )
     threads: Annotated[Integer, SAME_CODES] = Field(
         default=1, ge=1, le=1024, description="CPU threads of one actor."

@@ -14,7 +14,7 @@ from pipelines.engine.blocks import InProcess
 from pipelines.evaluation.meter import BATCH, Edited, Meter, Sweep
 from pipelines.evaluation.pieces import ActorsMeter, Models, pieces_of, read_piece, write_piece
 from schemas.directions.direction_set import Direction
-from schemas.errors import LatentflowError, UsageError
+from schemas.errors import LatentflowError, RunInterruptedError, UsageError
 from schemas.store.lock import StoreLock
 
 SHAPE = (CONFIG.num_ws, CONFIG.w_dim)
@@ -111,6 +111,16 @@ def test_what_a_killed_run_measured_is_not_measured_again(models, codes, edits, 
     once_more = Counting()
     same(measured(models, tmp_path, codes, edits, once_more), found)
     assert not once_more.sent
+
+
+def test_a_run_that_is_asked_to_stop_finishes_the_piece_in_hand(models, codes, edits, tmp_path):
+    with StoreLock(tmp_path / "store") as lock:
+        meter = ActorsMeter(models, InProcess(), lock, tmp_path / "pieces")
+        with pytest.raises(RunInterruptedError, match="1 of 10 pieces made"):
+            meter.edited(codes, edits, lambda done, total: lock.ask_to_stop() if done else None)
+    on = Counting()
+    measured(models, tmp_path, codes, edits, on)
+    assert len(on.sent) == 9
 
 
 def test_damaged_pieces_and_those_of_other_inputs_are_not_used(models, codes, edits, tmp_path):
