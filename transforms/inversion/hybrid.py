@@ -29,7 +29,7 @@ class HybridInversion(InversionMethod):
 
     def invert(self, images: Images) -> Inverted:
         start = Code(images.settings.space, encoded(images))
-        return Inverted(optimise(images.generator, images.pixels, start, images.settings))
+        return Inverted(optimise(images, start, noise=False))
 
 
 PLUGIN = HybridInversion()

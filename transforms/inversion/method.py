@@ -56,6 +56,7 @@ class Images:
     """A batch of images, and all that a method may use to find their codes.
 
     pixels : float32 (n, 3, height, width) in [-1, 1], of the generator's size and on its device
+    generator : where images have class labels, it draws these rows with theirs
     settings : the method's section of the specification
     encoder : of a method that needs one, else None
     rngs : of a method that needs random numbers, one for each row, else empty; a row's numbers

@@ -22,7 +22,7 @@ from schemas.sections.inversion.optimise import OptimiseSpec
 from transforms.inversion.method import Cost, Images, InversionMethod, Inverted
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    pass
 
 NOISE_SCALE = 0.05
 NOISE_RAMP = 0.75
@@ -48,20 +48,13 @@ class Optimisation(InversionMethod):
         generator, pixels, space = images.generator, images.pixels, images.settings.space
         centre = generator.centre(space).detach().to(pixels.device, torch.float32)
         start = Code(space, centre.expand(len(pixels), *generator.facts.space(space).shape))
-        return Inverted(optimise(generator, pixels, start, images.settings, images.rngs))
+        return Inverted(optimise(images, start))
 
 
-def optimise(
-    generator: Generator,
-    images: Tensor,
-    start: Code,
-    settings: Any,
-    rngs: Sequence[np.random.Generator] = (),
-) -> Code:
-    """Adam from `start` towards `images` (n, 3, height, width); noise on the codes where `rngs` are
-    given.
+def optimise(images: Images, start: Code, noise: bool = True) -> Code:
+    """Adam from `start` towards the images; `noise` is added to the codes, of the rows' ``rngs``.
 
-    settings : an `OptimiseSpec`
+    images.settings : an `OptimiseSpec`
 
     Returns each row's best code among the noise-free evaluations, float32 like `start`.
     """
@@ -69,29 +62,32 @@ def optimise(
 
     from transforms.inversion.loss import pyramid, row_losses
 
+    generator, settings = images.generator, images.settings
     first = start.main.detach()
     codes = first.clone().requires_grad_(True)
     best, best_loss = first.clone(), torch.full((len(first),), math.inf, device=first.device)
-    scale = NOISE_SCALE * spread(generator, start.space) if rngs else 0.0
-    target = pyramid(images)
+    scale = NOISE_SCALE * spread(generator, start.space) if noise else 0.0
+    target = pyramid(images.pixels)
     optimiser = torch.optim.Adam([codes], lr=settings.learning_rate, betas=(0.9, 0.999))
     for step in range(settings.steps + 1):
         t = step / settings.steps
-        noise = scale * max(0.0, 1.0 - t / NOISE_RAMP) ** 2
+        sigma = scale * max(0.0, 1.0 - t / NOISE_RAMP) ** 2
         used = codes
-        if noise > 0.0:
-            draws = np.stack([rng.standard_normal(first.shape[1:], np.float32) for rng in rngs])
-            used = codes + torch.from_numpy(draws).to(first.device) * noise
+        if sigma > 0.0:
+            draws = np.stack(
+                [rng.standard_normal(first.shape[1:], np.float32) for rng in images.rngs]
+            )
+            used = codes + torch.from_numpy(draws).to(first.device) * sigma
         last = step == settings.steps
         with torch.set_grad_enabled(not last):
             drawn = generator.draw(start.moved(used), noise=settings.noise_mode)
             losses = row_losses(drawn, target, settings)
-        if noise == 0.0:
+        if sigma == 0.0:
             better = losses.detach() < best_loss  # False where the loss is not a number
             best[better], best_loss[better] = codes.detach()[better], losses.detach()[better]
         if last:
             break
-        optimiser.param_groups[0]["lr"] = settings.learning_rate * ramp(t, bool(rngs))
+        optimiser.param_groups[0]["lr"] = settings.learning_rate * ramp(t, noise)
         optimiser.zero_grad()
         losses.sum().backward()
         optimiser.step()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import textwrap
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ import torch
 from inversion_fixture import RESOLUTION, W_DIM, Setting, adapter, drawn, index_of, make, tree
 from PIL import Image
 from places import GOLDEN
+from plugin_packages import forget, install
 
 import pipelines.stages.invert as pipeline
 from generators.encoders.files import read_encoder
@@ -18,16 +20,19 @@ from generators.encoders.w_plus import load_encoder, save_encoder
 from generators.protocols import Code
 from pipelines.engine.blocks import InProcess
 from pipelines.engine.writer_guard import Guard
+from pipelines.folder.store_identity import method_of
+from pipelines.runs.plan import plan_stages
 from pipelines.sources.block_images import in_halves
 from pipelines.stages.invert import invert, plan_invert
-from schemas.errors import CheckpointError, LockedError, UsageError
+from schemas.errors import CheckpointError, LockedError, PluginError, SpecError, UsageError
 from schemas.sections.invert import invert_section
+from schemas.spec import json_schema, parse_spec
 from schemas.store.latent_store import LatentStore
 from schemas.store.lock import StoreLock
 from schemas.store.reasons import Reason, Status
 from transforms.images.metrics import psnr, ssim
 from transforms.images.preprocess import to_float, to_uint8
-from transforms.inversion.catalog import invert_batch
+from transforms.inversion.catalog import invert_batch, method_named
 from transforms.inversion.loss import feature_distance, row_losses
 from transforms.inversion.method import Images, render, row_generator
 from transforms.inversion.optimise import optimise, ramp
@@ -122,9 +127,9 @@ def test_a_row_that_is_not_a_number_touches_no_other(generator):
     broken[0] = torch.nan
     settings = invert_section({"method": "hybrid", "space": "w", "steps": 4})
     start = Code("w", generator.w_avg.expand(2, W_DIM))
-    codes = optimise(generator, broken, start, settings).main
+    codes = optimise(Images(broken, generator, settings), start, noise=False).main
     assert torch.isnan(codes[0]).all()
-    fine = optimise(generator, images, start, settings).main
+    fine = optimise(Images(images, generator, settings), start, noise=False).main
     torch.testing.assert_close(codes[1], fine[1])
 
 
@@ -394,3 +399,160 @@ def test_a_space_that_a_method_gives_no_codes_of(setting, tmp_path):
     with pytest.raises(UsageError, match="'encoder' gives codes of 'w', 'w_plus'"):
         setting.identity(tmp_path, space="z")
     assert setting.identity(tmp_path, method="optimise", space="z").arrays[0].row_shape == (W_DIM,)
+
+
+def test_the_description_of_a_method_is_that_of_the_first_release():
+    """Stores are named by it: another one would make every store anew."""
+    shared = {"space": "w", "noise_mode": "const", "crop": "centre"}
+    steps = {"steps": 7, "learning_rate": 1.0, "pixel_weight": 1.0, "feature_weight": 0.5}
+    expected = {
+        "encoder": {"method": "encoder", **shared, "encoder": "ab"},
+        "optimise": {"method": "optimise", **shared, **steps},
+        "hybrid": {"method": "hybrid", **shared, **steps, "encoder": "ab"},
+    }
+    for name, description in expected.items():
+        keys = {"method": name, "space": "w", "steps": 7, "learning_rate": 1, "batch_size": 3}
+        assert method_of(invert_section(keys), "ab") == description
+
+
+TOY = """
+from typing import Annotated
+
+import torch
+from pydantic import Field
+
+from generators.protocols import Code
+from schemas.sections.invert import MODEL_FILE, SAME_CODES, InvertSpec, Needs
+from schemas.sections.types import Integer, SpecPath
+from transforms.inversion.method import Cost, InversionMethod, Inverted
+
+
+class DartsSpec(InvertSpec):
+    "Random codes, of which the best is kept."
+
+    darts: Integer = Field(default=8, ge=1, description="Codes that are tried.")
+    board: Annotated[SpecPath | None, MODEL_FILE] = Field(default=None, description="A file.")
+    hurry: Annotated[Integer, SAME_CODES] = Field(default=0, description="Nothing.")
+
+    @property
+    def needs(self):
+        return Needs(random=True)
+
+
+class Darts(InversionMethod):
+    section = DartsSpec
+
+    def spaces(self, facts):
+        return ("w",)
+
+    def qualities(self, settings):
+        return ("darts_error",)
+
+    def cost(self, settings):
+        return Cost(forward_passes=settings.darts, seconds=0.5)
+
+    def invert(self, images):
+        shape = images.generator.facts.space("w").shape
+        centre = images.generator.centre("w")
+        best = torch.zeros(len(images), *shape)
+        error = torch.full((len(images),), torch.inf)
+        for _ in range(images.settings.darts):
+            darts = [torch.from_numpy(rng.standard_normal(shape)) for rng in images.rngs]
+            codes = centre + 0.3 * torch.stack(darts).float()
+            with torch.no_grad():
+                drawn = images.generator.draw(Code("w", codes))
+            now = (drawn - images.pixels).square().flatten(1).mean(dim=1)
+            better = now < error
+            best[better], error[better] = codes[better], now[better]
+        best[~torch.isfinite(error)] = torch.nan
+        return Inverted(Code("w", best), {"darts_error": error})
+
+
+PLUGIN = Darts()
+"""
+
+
+@pytest.fixture
+def darts(tmp_path_factory, monkeypatch):
+    with monkeypatch.context() as patch:
+        folder = tmp_path_factory.mktemp("package")
+        install(folder, patch, "latentflow.inversions", "darts", TOY)
+        yield
+    forget()
+
+
+def test_a_method_of_another_package_is_one_like_any(darts, setting, tmp_path):
+    keys = {"method": "darts", "space": "w", "darts": 3}
+    short = setting.index.__class__(setting.index.table.slice(0, 5), setting.index.factors)
+    result = run(setting, tmp_path, index=short, **keys)
+    store = LatentStore.open(result.store_path)
+    assert result.counts["ok"] == 4 and store.attrs["method"]["darts"] == 3
+    assert np.isfinite(store.array("quality/darts_error")[:][[0, 1, 2, 4]]).all()
+    board = tmp_path / "board"
+    fps = []
+    for data in (b"a", b"a", b"b"):
+        board.write_bytes(data)
+        fps.append(setting.identity(tmp_path, board=str(board), **keys).store_fp)
+    assert fps[0] == fps[1] != fps[2], "a file counts by its bytes"
+    assert setting.identity(tmp_path, hurry=3, **keys).store_fp == result.store_fp
+    choices = json_schema()["properties"]["invert"]["oneOf"]
+    assert "darts" in [choice["properties"]["method"]["const"] for choice in choices]
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("{method: dart}", "'invert.method' is 'dart': did you mean 'darts'"),
+        ("{method: darts, dart: 3}", "unknown key 'invert.dart'.*did you mean 'darts'"),
+        ("{method: darts, darts: 0}", "'invert.darts' is 0.*Codes that are tried"),
+        ("{method: darts, steps: 3}",
+         "'invert.steps'.*of method 'encoder' and 'hybrid' and 'optimise', and .* is 'darts'"),
+        ("{darts: 3}", "'invert.darts'.*of method 'darts', and 'invert.method' is 'encoder'"),
+    ],
+)  # fmt: skip
+def test_keys_of_another_package_are_refused_and_explained_like_ours(darts, text, told):
+    with pytest.raises(SpecError, match=told):
+        parse_spec(f"name: a\ndataset: {{path: b}}\ninvert: {text}\n", "/")
+
+
+def test_a_method_of_another_version_makes_its_blocks_anew(darts, setting, tmp_path, monkeypatch):
+    identity = setting.identity(tmp_path, method="darts", space="w")
+    before = plan_invert(setting.index, identity).fps
+    monkeypatch.setattr(type(method_named("darts")), "version", 2)
+    after = plan_invert(setting.index, identity).fps
+    assert all(a != b for a, b in zip(before, after, strict=True))
+
+
+def test_a_result_of_another_form_than_announced_is_refused(darts, setting, tmp_path, monkeypatch):
+    monkeypatch.setattr(type(method_named("darts")), "qualities", lambda self, settings: ())
+    with pytest.raises(PluginError, match="'darts' gave arrays of shapes.*darts_error"):
+        run(setting, tmp_path, method="darts", space="w", darts=1)
+
+
+def test_keys_without_effect_are_told():
+    section = invert_section({"steps": 7, "pixel_weight": 0, "feature_weight": 0})
+    given = {"steps": 7, "pixel_weight": 0, "feature_weight": 0}
+    assert section.without_effect() == given
+    assert invert_section({"method": "optimise", "steps": 7}).without_effect() == {}
+
+
+def test_a_plan_tells_what_a_method_takes_before_it_runs(darts, setting, tmp_path):
+    def notes(invert: str) -> list[str]:
+        text = f"""
+            name: a
+            dataset: {{path: {setting.source.root}}}
+            generator: {setting.generator}
+            encoder: {setting.encoder}
+            invert: {invert}
+            output: {tmp_path / "out"}
+        """
+        index, stage, *_ = plan_stages(parse_spec(textwrap.dedent(text), "/"))
+        return [*index.notes, *stage.notes]
+
+    told = notes("{method: darts, space: w, darts: 3}")
+    assert any("about 1.2 min at the rate that the method gives" in note for note in told)
+    assert "each image: 3 passes through the generator; then 1 pass" in " ".join(told)
+    told = notes("{steps: 7}")
+    assert "invert.steps: 7 given, not used by method 'encoder'" in told
+    assert "each image: 1 pass through the encoder; then 1 pass" in " ".join(told)
+    assert "50 passes back through it" in " ".join(notes("{method: hybrid, steps: 50}"))
