@@ -32,7 +32,7 @@ __all__ = ["facts", "files", "fingerprint", "like", "load", "read", "resolve", "
 
 def resolve(source: Source) -> Path:
     """File of a generator: of a path, ``file://`` URL, or "bundled:<name>" ("bundled:" alone is
-    "bundled:faces64").
+    "bundled:faces64"; a family may bring others).
 
     Raises UsageError for another scheme, CheckpointError when a bundled model is not there.
     """
@@ -43,10 +43,15 @@ def resolve(source: Source) -> Path:
             raise UsageError(f"bundled generator name {name!r} is not a plain name: use 'faces64'")
         path = BUNDLED / name / "generator.safetensors"
         if not path.is_file():
+            from generators.families.catalog import FAMILIES
             from generators.file_kinds import no_bundled
 
-            have = [f"bundled:{p.parent.name}" for p in BUNDLED.glob("*/generator.safetensors")]
-            raise CheckpointError(no_bundled("generator", text, have))
+            brought = {n: file for family in FAMILIES for n, file in family.bundled.items()}
+            if name in brought:
+                return brought[name]
+            have = [p.parent.name for p in BUNDLED.glob("*/generator.safetensors")]
+            known = [f"bundled:{n}" for n in (*have, *brought)]
+            raise CheckpointError(no_bundled("generator", text, known))
         return path
     if text.startswith("file://"):
         return Path(text.removeprefix("file://"))

@@ -46,9 +46,9 @@ def encoded(images: Images) -> Tensor:
 def encode(images: Tensor, encoder: Encoder | None, space: str, shape: tuple[int, ...]) -> Tensor:
     """The encoder's codes of `images` in `space`, float32 (n, *shape).
 
-    Images are resized to the encoder's own resolution where it has one. Codes of a w encoder are
-    repeated over the layers of w_plus; for space w those of a w_plus encoder are averaged over
-    layers (encoders that know w themselves are loaded with that space).
+    Images are resized to the encoder's own resolution where it has one. Codes without
+    layers are repeated over those of the space; for a space without, codes with layers are averaged
+    over them (encoders that know that space themselves are loaded with it).
     """
     import torch
     import torch.nn.functional as F
@@ -62,10 +62,10 @@ def encode(images: Tensor, encoder: Encoder | None, space: str, shape: tuple[int
         )
     with torch.no_grad():
         codes = encoder.encode(images).float()
-    if codes.ndim == 3 and space == "w":
+    if tuple(codes.shape[2:]) == shape:
         codes = codes.mean(dim=1)
-    elif codes.ndim == 2 and space == "w_plus":
-        codes = codes[:, None].expand(-1, shape[0], -1)
+    elif tuple(codes.shape[1:]) == shape[1:]:
+        codes = codes[:, None].expand(-1, *shape)
     if tuple(codes.shape[1:]) != shape:
         raise UsageError(
             f"the encoder gives codes of shape {tuple(codes.shape[1:])!r}, space {space!r} of the "

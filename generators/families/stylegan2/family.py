@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from generators.families.base import Checkpoint
@@ -21,7 +23,7 @@ class StyleGAN2Family:
 
     name = "stylegan2"
     settings = StyleGAN2Settings
-    bundled: dict[str, Path] = {}
+    bundled: Mapping[str, Path] = MappingProxyType({})
 
     def recognise(self, contents: Any) -> Checkpoint | None:
         """Official networks, rosinality's, and state dicts of either."""

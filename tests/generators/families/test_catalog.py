@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -22,6 +24,7 @@ class Claims:
     """A family that claims whatever it is shown."""
 
     name, settings = "other", NoSettings
+    bundled = MappingProxyType({"others64": Path("others64.bin")})
 
     def __init__(self, error: Exception | None = None) -> None:
         self.error = error
@@ -40,6 +43,9 @@ class Two:
 
     def names(self) -> tuple[str, ...]:
         return ("stylegan2", "other")
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter([self.load(name) for name in self.names()])
 
     def __contains__(self, name: str) -> bool:
         return name in self.names()
@@ -84,6 +90,13 @@ def test_a_family_that_is_broken_or_refuses_stops_no_other(
     monkeypatch.setattr(catalog, "FAMILIES", Two(Claims(UnsafeCheckpointError("runs code"))))
     with pytest.raises(UnsafeCheckpointError):
         read_checkpoint(file)
+
+
+def test_a_family_brings_models_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(catalog, "FAMILIES", Two(Claims()))
+    assert generators.resolve("bundled:others64") == Path("others64.bin")
+    with pytest.raises(CheckpointError, match="bundled:faces64.*bundled:others64"):
+        generators.resolve("bundled:nowhere")
 
 
 def test_a_family_that_is_not_installed_is_told(tmp_path: Path) -> None:
