@@ -9,7 +9,11 @@ setup(
     version="0.1.0",
     description="Dataflow pipeline for dataset-scale latent analysis of image generators",
     python_requires=">=3.11,<3.13",
-    packages=find_packages(include=[p for room in ROOMS for p in (room, f"{room}.*")]),
+    packages=[
+        *find_packages(include=[p for room in ROOMS for p in (room, f"{room}.*")]),
+        "conformance",
+    ],
+    package_dir={"conformance": "tests/conformance"},
     package_data={
         "generators": ["bundled/*/*"],
         "pipelines": ["templates/*", "specs/*"],

@@ -17,6 +17,7 @@ from schemas.directions.direction import Direction, broadcast_layers, check_appl
 from schemas.errors import DirectionMismatchError, UsageError
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
 UNITS = ("sd", "raw")
@@ -72,6 +73,37 @@ def _check_shape(direction: Direction, shape: tuple[int, ...]) -> None:
             f"{direction.space!r} of the generator has {shape!r}; compute it again with this "
             "generator"
         )
+
+
+def class_weights(
+    facts: ModelFacts, labels: Labels, n: int, device: torch.device | str
+) -> Tensor | None:
+    """Labels of `n` codes as weights of the classes, float32 (n, classes); None for a model without
+    classes.
+
+    labels : class numbers, or weights already. Raises UsageError without any, and for classes that
+    the model does not have.
+    """
+    import torch
+
+    classes = facts.classes
+    if not classes:
+        return None
+    if labels is None:
+        raise UsageError(
+            f"codes of a model of {classes!r} classes need labels: give a class number, 0 to "
+            f"{classes - 1!r}, for each row"
+        )
+    given = torch.as_tensor(labels, device=device)
+    if given.shape == (n, classes):
+        return given.float()
+    outside = given.is_floating_point() or bool(((given < 0) | (given >= classes)).any())
+    if given.shape != (n,) or outside:
+        raise UsageError(
+            f"labels have shape {tuple(given.shape)!r} for {n!r} codes of a model of {classes!r} "
+            f"classes: give a class number, 0 to {classes - 1!r}, for each row"
+        )
+    return torch.nn.functional.one_hot(given.long(), classes).float()
 
 
 def check_code(facts: ModelFacts, code: Code) -> None:

@@ -79,9 +79,12 @@ def test_every_example_is_shown_on_a_page():
     marks = [line for page in PAGES for line in page.read_text().splitlines() if "8<" in line]
     shown = [SNIPPET.fullmatch(mark) for mark in marks]
     assert all(shown), marks  # a mark of another form is printed as text
-    files = {path.relative_to(ROOT).as_posix() for path in (ROOT / "examples").glob("*.py")}
-    assert {match[1] for match in shown} == files - {"examples/dagster_screenshot.py"}
-    assert len(marks) == len(files) - 1
+    package = ROOT / "tests" / "plugins"
+    paths = [*(ROOT / "examples").glob("*.py"), *package.glob("*/*.py"), *package.glob("*.toml")]
+    files = {path.relative_to(ROOT).as_posix() for path in paths if path.name != "__init__.py"}
+    files = files - {"examples/dagster_screenshot.py"} | {"tests/plugins/test_woodcut.py"}
+    assert {match[1] for match in shown} == files
+    assert len(marks) == len(files)
 
 
 def test_the_api_page_names_members_that_exist():

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from generators.edits import check_code, edited
+from generators.edits import check_code, class_weights, edited
 from generators.families.base import W_AVG_ESTIMATE, Checkpoint
 from generators.families.stylegan2.config import StyleGAN2Config
 from generators.families.stylegan2.facts import facts_of
@@ -80,10 +80,6 @@ def _hooked(module: torch.nn.Module, hook: Any) -> Iterator[None]:
 
 def _plus(step: Tensor, module: torch.nn.Module, inputs: Any, output: Tensor) -> Tensor:
     return output + step
-
-
-def _outside(labels: Tensor, classes: int) -> bool:
-    return bool(((labels < 0) | (labels >= classes)).any())
 
 
 class StyleGAN2Adapter:
@@ -232,27 +228,8 @@ class StyleGAN2Adapter:
 
     def _mapped(self, z: Tensor, labels: Labels) -> Tensor:
         """w (n, w_dim) of z (n, z_dim)."""
-        return self.network.mapping(z, self._weights_of_classes(labels, len(z)))
-
-    def _weights_of_classes(self, labels: Labels, n: int) -> Tensor | None:
-        """Labels as the mapping network takes them, float32 (n, c_dim)."""
-        c_dim = self.config.c_dim
-        if not c_dim:
-            return None
-        if labels is None:
-            raise UsageError(
-                f"codes of 'z' of a model of {c_dim!r} classes need labels: give a class number, "
-                f"0 to {c_dim - 1!r}, for each row"
-            )
-        given = torch.as_tensor(labels, device=self.device)
-        if given.shape == (n, c_dim):
-            return given.to(self.w_avg.dtype)
-        if given.shape != (n,) or given.is_floating_point() or _outside(given, c_dim):
-            raise UsageError(
-                f"labels have shape {tuple(given.shape)!r} for {n!r} codes of a model of "
-                f"{c_dim!r} classes: give a class number, 0 to {c_dim - 1!r}, for each row"
-            )
-        return torch.nn.functional.one_hot(given.long(), c_dim).to(self.w_avg.dtype)
+        weights = class_weights(self.facts, labels, len(z), self.device)
+        return self.network.mapping(z, None if weights is None else weights.to(self.w_avg))
 
     def draw(
         self,

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from conformance.analysis import AnalysisSuite, CarefulEngine, World
 from pydantic import Field
 
 from pipelines.analyses.base import Analysis, Selection
@@ -22,7 +23,6 @@ from schemas.sections import catalog as sections
 from schemas.sections.base import AnalysisSection
 from schemas.sections.types import Integer
 from schemas.spec import json_schema, parse_spec
-from tests.conformance.analysis import AnalysisSuite, CarefulEngine, World
 from transforms.accumulate.blocks import flatten_rows, statistic_kind
 
 SECTIONS = {

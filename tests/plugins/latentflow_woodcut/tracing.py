@@ -1,0 +1,41 @@
+"""An inversion method for linear prints: the code by least squares, in one step."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import Field
+
+from schemas.sections.invert import InvertSpec
+from schemas.sections.types import Number
+from transforms.inversion.method import Cost, Images, InversionMethod, Inverted
+
+
+class TracingSection(InvertSpec):
+    """Least squares on the print's arctanh."""
+
+    edge: Number = Field(
+        default=0.98, gt=0, lt=1, description="Pixels beyond this are taken for this."
+    )
+
+
+class Tracing(InversionMethod):
+    """The code whose print has the picture's pixels, up to what the edge cuts off."""
+
+    section = TracingSection
+
+    def cost(self, settings: Any) -> Cost:
+        return Cost(forward_passes=1)
+
+    def invert(self, images: Images) -> Inverted:
+        import torch
+
+        press = images.generator
+        flat = press.blocks.flatten(1)
+        edge = float(images.settings.edge)
+        inked = torch.atanh(images.pixels.clamp(-edge, edge)) - press.paper[images.labels]
+        codes = inked.flatten(1) @ torch.linalg.pinv(flat.double()).float()
+        return Inverted(codes)
+
+
+PLUGIN = Tracing()
