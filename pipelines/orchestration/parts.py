@@ -14,7 +14,7 @@ from pathlib import Path
 from pipelines.analyses.catalog import requested
 from pipelines.evaluation.files import finished_fingerprint
 from pipelines.folder.store_identity import INVERT, StoreIdentity, identify_run
-from pipelines.runs.check import measured_by
+from pipelines.runs.check import reads_annotations
 from pipelines.runs.lineage import rows_fp
 from pipelines.runs.plan import CURRENT, plan_stages
 from pipelines.stages.annotate import StageModel, stages_of
@@ -43,9 +43,9 @@ def parts_of(spec: RunSpec) -> list[Part]:
     analyse = tuple(f"analyse/{name}" for name in requested(spec))
     found = [Part("index", "index", ()), Part("invert", "invert", ("index",))]
     found += [Part(name, "annotate", ("invert",)) for name in annotate]
-    for name, measured in measured_by(spec).items():
-        read = tuple(part for part in annotate if part.removeprefix("annotate/") in measured)
-        found.append(Part(f"analyse/{name}", "analyse", ("invert", *read)))
+    for name, measured in reads_annotations(spec).items():
+        read = ("invert", *annotate) if measured else ("invert",)
+        found.append(Part(f"analyse/{name}", "analyse", read))
     found.append(Part("evaluate", "evaluate", ("invert", *annotate, *analyse)))
     found.append(Part("report", "report", ("index", "evaluate")))
     return found

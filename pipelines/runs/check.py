@@ -80,14 +80,19 @@ def known_before(
     return Known(spec, index, spaces, measured, bounded)
 
 
-def measured_by(spec: RunSpec) -> dict[str, set[str]]:
-    """Analysis that is asked for -> annotators that it reads, as far as the index leaves open."""
-    cards = {a.name: read_description(a.model, a.name) for a in spec.annotate}
-    known = known_before(spec, DatasetIndex.empty(), {}, cards)
-    return {
-        analysis.name: {m.annotator for m in analysis.select(known, own).measured}
-        for analysis, own in requested_sections(spec)
-    }
+def reads_annotations(spec: RunSpec) -> dict[str, bool]:
+    """Analysis that is asked for -> whether what annotators measure, or its names, decide it."""
+    found = {}
+    for analysis, own in requested_sections(spec):
+        asked: list[str] = []
+
+        def measured(kind: str, labels: str, asked: list[str] = asked) -> list[Measured]:
+            asked.append(kind)
+            return []
+
+        analysis.select(Known(spec, DatasetIndex.empty(), {}, measured), own)
+        found[analysis.name] = bool(asked)
+    return found
 
 
 def run_problems(
