@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import fcntl
+import io
 import os
 import shutil
 import subprocess
 import sys
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -50,6 +53,20 @@ def latentflow(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
         cwd=ROOT,
         env={**os.environ, "COLUMNS": "200"},
     )
+
+
+def answered(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    """What `latentflow` does, in this process: where the process is not what is tested."""
+    from pipelines.cli import main
+
+    out, err, given = io.StringIO(), io.StringIO(), [str(argument) for argument in arguments]
+    with redirect_stdout(out), redirect_stderr(err), patch.dict(os.environ, COLUMNS="200"):
+        try:
+            main(given)
+            code = 0
+        except SystemExit as end:
+            code = end.code if isinstance(end.code, int) else int(end.code is not None)
+    return subprocess.CompletedProcess(given, code, out.getvalue(), err.getvalue())
 
 
 @pytest.fixture
