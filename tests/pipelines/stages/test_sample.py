@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from inversion_fixture import CONFIG, make, tree
+from places import ROOT
 from tiny_run import direct_zarr, run_tiny, spec_of, write_annotators, write_spec
 
 import generators
@@ -369,3 +370,30 @@ def test_codes_of_z_are_drawn_with_their_class(models, tmp_path):
     with pytest.raises(SpecError, match="'dataset.truncation' is 0.5.*of 'z' are not truncated"):
         changed = spec | {"dataset": spec["dataset"] | {"truncation": 0.5}}
         plan_stages(load_spec(write_spec(tmp_path, changed)))
+
+
+def test_the_example_is_a_specification():
+    spec = load_spec(ROOT / "examples" / "sampled.yaml")
+    assert spec.dataset.sampled and {s.name: s.state for s in plan_stages(spec)} == {
+        "index": "missing", "invert": "missing", "annotate": "missing", "analyse": "missing",
+        "evaluate": "missing", "report": "missing",
+    }  # fmt: skip
+
+
+def test_components_of_w_are_regressed_to_z(models, tmp_path):
+    """GANSpace, from a run that holds z alone: the components move w as their z directions do."""
+    spec = spec_of(
+        tmp_path,
+        dataset={"kind": "sampled", "n": 200},
+        generator=models[0],
+        invert={"block_rows": 64, "space": "z"},
+        annotate=[],
+        analyse={"pca": {"n_components": 3, "space": "w", "regress_to": "z"}},
+    )
+    del spec["encoder"]
+    path = write_spec(tmp_path, spec)
+    assert run_tiny(path, "analyse").exit_code == 0
+    run = FinishedRun.of(load_spec(path))
+    assert run.direction("pca.000").space == "w"
+    arrays, _ = run.directions.load_model("pca")
+    assert any(name.startswith("z_") for name in arrays)
