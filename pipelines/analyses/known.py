@@ -133,6 +133,15 @@ def label_problems(key: str, section: Any, measured: Iterable[Measured]) -> Prob
                 )
 
 
+def style_problems(key: str, space: str) -> Problems:
+    """A space whose codes the affine layers of a style generator do not take."""
+    if space not in ("w", "w_plus"):
+        yield (
+            f"'{key}.space' is {space!r}, but the layers' styles are made of 'w' and 'w_plus': "
+            f"set '{key}.space' to one of these"
+        )
+
+
 def most_problems(key: str, own: Any, most: int, of: str) -> Problems:
     """A number that was given, not a default, and is larger than there is anything for."""
     name = key.rpartition(".")[2]

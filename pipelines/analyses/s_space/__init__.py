@@ -5,7 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from pipelines.analyses.base import Analysis, Known, Selection
-from pipelines.analyses.known import Problems, attribute_problems, threshold_problems
+from pipelines.analyses.known import (
+    Problems,
+    attribute_problems,
+    style_problems,
+    threshold_problems,
+)
 from pipelines.analyses.measured import attributes_of, chosen_measurements
 from schemas.sections.s_space import SSpaceSpec
 
@@ -30,6 +35,7 @@ class SSpace(Analysis[SSpaceSpec]):
     def problems(self, known: Known, own: SSpaceSpec) -> Problems:
         """Attributes that nothing measures."""
         scores = known.measurements("scores")
+        yield from style_problems("analyse.s_space", known.space(own))
         yield from attribute_problems("analyse.s_space.attributes", own.attributes, scores)
         yield from threshold_problems("analyse.s_space.threshold", own.threshold, known.bounded)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from pipelines.analyses.base import Analysis, Known, Selection
-from pipelines.analyses.known import Problems, most_problems
+from pipelines.analyses.known import Problems, most_problems, style_problems
 from schemas.sections.sefa import SefaSpec
 
 if TYPE_CHECKING:
@@ -39,6 +39,7 @@ class Sefa(Analysis[SefaSpec]):
 def sefa_problems(known: Known, own: SefaSpec) -> Problems:
     """Rows of w_plus that are not there; more components than the latent has coordinates."""
     key, shape = "analyse.sefa", known.code_shape(own)
+    yield from style_problems(key, known.space(own))
     if own.layers is not None and len(shape) == 1:
         yield (
             f"'{key}.layers' is {own.layers!r}, but codes of space {known.space(own)!r} have no "

@@ -291,13 +291,14 @@ def test_what_is_asked_of_images_is_refused(models, tmp_path):
         tmp_path,
         dataset={"kind": "sampled", "n": 90},
         generator=models[0],
-        invert={"steps": 3},
+        invert={"crop": "stretch", "space": "z"},
         annotate=[{"name": "marks", "model": "marks.onnx", "render": False}],
-        analyse={"svm": {"labels": "image"}},
+        analyse={"svm": {"labels": "image"}, "sefa": {}, "s_space": {"space": "z"}},
     )
     with pytest.raises(SpecError) as refused:
         plan_stages(load_spec(write_spec(tmp_path, spec)))
-    for key in ("'encoder'", "'invert.steps'", "'annotate[0].render'", "'analyse.svm.labels'"):
+    for key in ("'encoder'", "'invert.crop'", "'annotate[0].render'", "'analyse.svm.labels'",
+                "'analyse.sefa.space'", "'analyse.s_space.space'"):  # fmt: skip
         assert key in str(refused.value)
 
 
