@@ -23,6 +23,7 @@ from schemas.sections.dataset import LABEL, SAMPLED, DatasetSpec
 from schemas.sections.invert import InvertSpec, methods_without_encoder
 from schemas.spec import RunSpec
 from schemas.store.latent_store import ArraySpec, LatentStore, block_rows_for
+from schemas.store.sibling import SiblingStore, apart
 from schemas.suggest import suggestion
 from transforms.images.preprocess import PREPROCESS_VERSION
 from transforms.inversion.catalog import method_named
@@ -47,6 +48,7 @@ class StoreIdentity:
 
     encoder_uri : None where the method needs no encoder.
     dataset : of the rows, where they are sampled or may have class labels
+    large : arrays that lie in a sibling of the store, see `schemas.store.sibling`
     """
 
     path: str
@@ -60,6 +62,7 @@ class StoreIdentity:
     block_rows: int
     arrays: tuple[ArraySpec, ...]
     dataset: DatasetSpec | None = None
+    large: tuple[ArraySpec, ...] = ()
 
     @property
     def sampled(self) -> bool:
@@ -85,8 +88,8 @@ class StoreIdentity:
         return LatentStore.store_fp_of(**self.attrs)
 
     def create(self, n_rows: int) -> LatentStore:
-        """Lay the store out, or open it (and let it grow to ``n_rows``)."""
-        return LatentStore.create(
+        """Lay the store out, or open it (and let it grow to ``n_rows``), with its sibling."""
+        store = LatentStore.create(
             self.path,
             name=self.name,
             generator_fp=self.facts.fingerprint,
@@ -99,6 +102,21 @@ class StoreIdentity:
             preprocess_version=PREPROCESS_VERSION,
             notes={"generator_assumed": dict(self.facts.assumed)} if self.facts.assumed else None,
         )
+        self.beside(store)
+        return store
+
+    def beside(self, store: LatentStore) -> SiblingStore | None:
+        """The store of the large arrays, laid out or opened to write; None without any."""
+        if not self.large:
+            return None
+        return SiblingStore.beside(store, self.spec.space, self.large, stage=INVERT)
+
+    def waiting(self, store: LatentStore) -> set[int]:
+        """Blocks of the store whose large arrays are missing or of other codes."""
+        if not self.large:
+            return set()
+        found = SiblingStore.find(store, self.spec.space, self.large, stage=INVERT)
+        return set(range(store.n_blocks) if found is None else found.waiting(store))
 
 
 def identify(
@@ -140,12 +158,24 @@ def identify(
         ArraySpec("latents", spec.space, facts.space(spec.space).shape, "float32"),
         *(() if sampled else _beside(spec, method, facts)),
     )
-    block_rows = spec.block_rows or block_rows_for(max(array.row_bytes for array in arrays))
+    own, large = apart(arrays)
+    block_rows = spec.block_rows or block_rows_for(max(array.row_bytes for array in own))
     description = method_of(spec, encoder_fp)
     if sampled and dataset is not None:
         description, seed = sampled_method(spec, dataset), 0
     identity = StoreIdentity(
-        "", name, spec, generator_uri, uri, facts, description, seed, block_rows, arrays, dataset
+        "",
+        name,
+        spec,
+        generator_uri,
+        uri,
+        facts,
+        description,
+        seed,
+        block_rows,
+        tuple(own),
+        dataset,
+        tuple(large),
     )
     path = LatentStore.path_for(store_root, name, identity.store_fp)
     return replace(identity, path=path)

@@ -180,7 +180,9 @@ class _Plan:
         else:
             stage.notes.append(f"method {spec.invert.method} into {spec.invert.space}")
         if rows:
-            size = decimal(rows * sum(array.row_bytes for array in identity.arrays))
+            size = decimal(
+                rows * sum(array.row_bytes for array in (*identity.arrays, *identity.large))
+            )
             time = _time(rows, self.rates.get("invert"), "the last run's rate")
             notes = []
             if not identity.sampled:

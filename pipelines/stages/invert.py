@@ -41,6 +41,7 @@ from schemas.sections.invert import InvertSpec
 from schemas.store.latent_store import LatentStore
 from schemas.store.lock import StoreLock
 from schemas.store.reasons import Reason, Status
+from schemas.store.sibling import GrowingBlocks, siblings_of
 from transforms.images.metrics import SSIM_WINDOW, mse, psnr_from_mse, ssim
 from transforms.images.preprocess import to_float, to_uint8
 from transforms.inversion.catalog import invert_batch, method_named
@@ -104,15 +105,17 @@ def plan_invert(index: DatasetIndex, identity: StoreIdentity) -> InvertPlan:
         own = None if rows.labels is None else rows.labels[probe.block_slice(block)]
         settings = block_inputs(identity.sampled, identity.spec, own)
         fps.append(probe.block_fp(INVERT, block, rows.identity(block), version, settings))
-    known = 0
+    known, waiting = 0, set()
     state: StageState | None = None
     if os.path.exists(os.path.join(identity.path, "zarr.json")):
         store = LatentStore.open(identity.path)
         if store.n_rows <= index.n_rows and INVERT in store.stages():
             known, state = store.n_blocks, StageState(store, INVERT)
+            waiting = identity.waiting(store)
     work = []
     for block, fp in enumerate(fps):
-        needs = state.needs(block, fp) if state and block < known else StageWork(fp)
+        there = state is not None and block < known and block not in waiting
+        needs = state.needs(block, fp) if state and there else StageWork(fp)
         if needs is not None:
             work.append(rows.work(block, {INVERT: needs}))
     return InvertPlan(identity.path, identity.store_fp, probe.n_blocks, index.n_rows, work, fps)
@@ -185,6 +188,7 @@ class InvertWorker:
                 "names changed during the run; start again"
             )
         self.store = LatentStore.open(identity.path, "r+")
+        self.beside = identity.beside(self.store)
         self.reader = BlockImages(
             task.source, self.generator.facts.size, spec.crop, spec.max_pixels, spec.threads
         )
@@ -200,6 +204,9 @@ class InvertWorker:
             for array in self.task.identity.arrays
         }
         status, reason = np.zeros(n, np.uint8), np.zeros(n, np.uint8)
+        large = None
+        if self.beside is not None:
+            large = GrowingBlocks(self.beside, self.store, work.block, stage.fp)
         shrunk = False
         for batch in self.reader.batches(work, self.task.identity.spec.batch_size):
             set_aside_unlabelled(work, batch)
@@ -218,10 +225,18 @@ class InvertWorker:
                 measured = measure(batch.images[keep], found.drawn[at])
                 for name, values in measured.items():
                     arrays[f"quality/{name}"][rows] = values
-                for path, values in found.arrays.items():
-                    arrays[path][rows] = values[at]
+                for path in found.arrays.keys() & arrays.keys():
+                    arrays[path][rows] = found.arrays[path][at]
+                if large is not None:
+                    apart = found.arrays.keys() - arrays.keys()
+                    large.put({path: found.arrays[path][at] for path in apart}, rows)
             status[reason != Reason.NONE] = Status.QUARANTINED
+            if large is not None:
+                self.guard.check()
+                large.finish(status[: batch.rows.stop], reason[: batch.rows.stop])
         self.guard.check()
+        if large is not None:
+            large.finish(status, reason)
         self.store.write_block(INVERT, work.block, arrays, status, reason, stage.fp)
         return {"ok": int((status == Status.OK).sum()), "shrunk": shrunk}
 
@@ -370,6 +385,8 @@ def invert(
     try:
         store = identity.create(index.n_rows)
         store.delete_partials()
+        for beside in siblings_of(store, "r+"):
+            beside.delete_partials()
         plan = plan_invert(index, identity)
         placed = replace(identity, path=os.path.abspath(identity.path))
         cuda = engine.gpus_per_actor > 0

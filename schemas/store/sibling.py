@@ -22,7 +22,7 @@ import numpy as np
 
 from schemas.errors import LatentflowError, StoreError
 from schemas.fingerprint import canonical_json
-from schemas.store.handle import Mode, is_local
+from schemas.store.handle import Mode, exists, is_local
 from schemas.store.latent_store import LatentStore
 from schemas.store.layout import (
     BLOCK_BYTES,
@@ -74,11 +74,29 @@ class SiblingStore(LatentStore):
         if not arrays:
             raise StoreError(f"a sibling of {parent.path!r} has no arrays; name at least one")
         identity = identity_of(parent.attrs, space, arrays, stage, parameters or {})
-        folder = parent.path.rstrip("/").rpartition("/")[0]
-        path = cls.path_for(folder, identity["name"], cls.store_fp_of(**identity))
+        path = cls._place(parent, identity)
         del identity["dtype"]  # follows from the arrays
         made = cls.create(path, n_rows=parent.n_rows, arrays=arrays, stages=[stage], **identity)
         return cast(Self, made)
+
+    @classmethod
+    def find(
+        cls,
+        parent: LatentStore,
+        space: str,
+        arrays: Sequence[ArraySpec],
+        *,
+        stage: str,
+        parameters: Mapping[str, Any] | None = None,
+    ) -> Self | None:
+        """The sibling that `beside` would open, to read; None where there is none."""
+        path = cls._place(parent, identity_of(parent.attrs, space, arrays, stage, parameters or {}))
+        return cls.open(path) if exists(path) else None
+
+    @classmethod
+    def _place(cls, parent: LatentStore, identity: Mapping[str, Any]) -> str:
+        folder = parent.path.rstrip("/").rpartition("/")[0]
+        return cls.path_for(folder, identity["name"], cls.store_fp_of(**identity))
 
     @property
     def parent_fp(self) -> str:
