@@ -8,6 +8,7 @@ import os
 import sqlite3
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -192,6 +193,32 @@ def test_cache_works_from_threads(tmp_path, settled):
             thread.join()
         assert cache.misses == 40
     assert results == {i: file_sha256(file) for i, file in enumerate(files)}
+
+
+def test_a_cache_to_be_read_answers_every_thread_and_writes_nothing(tmp_path, settled):
+    path, file = tmp_path / "cache.sqlite", old_file(tmp_path / "a.bin", b"abc")
+    other = old_file(tmp_path / "b.bin", b"abcd")
+    with ContentHashCache(path) as cache:
+        cache.sha256(file)
+    before = path.read_bytes()
+    with ContentHashCache(path, read_only=True) as cache, ThreadPoolExecutor(1) as pool:
+        assert pool.submit(cache.sha256, file).result() == file_sha256(file)
+        assert (cache.hits, cache.misses) == (1, 0)
+        assert cache.sha256(other) == file_sha256(other)
+        assert (cache.hits, cache.misses) == (1, 1)
+    assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize("content", [None, b"", b"not a database, " * 100])
+def test_a_cache_to_be_read_that_is_none_remembers_nothing(tmp_path, settled, content):
+    path, file = tmp_path / "cache.sqlite", old_file(tmp_path / "a.bin", b"abc")
+    if content is not None:
+        path.write_bytes(content)
+    with ContentHashCache(path, read_only=True) as cache:
+        assert cache.sha256(file) == file_sha256(file)
+        assert (cache.hits, cache.misses) == (0, 1)
+    assert path.exists() is (content is not None)
+    assert content is None or path.read_bytes() == content
 
 
 def test_cache_passes_on_missing_files(tmp_path):
