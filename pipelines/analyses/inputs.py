@@ -13,7 +13,7 @@ from pipelines.analyses.known import Columns
 from pipelines.analyses.labels import LabelledBlocks, Labels, Targets
 from pipelines.analyses.measured import Measured
 from pipelines.analyses.spaces import Conversion, conversions
-from pipelines.folder.store_identity import INVERT
+from pipelines.folder.store_identity import INVERT, labels_of
 from schemas.directions.direction import Direction, unit_direction
 from schemas.errors import PluginError
 from schemas.fingerprint import with_nulls
@@ -145,6 +145,17 @@ class Data:
         if self._spec is None:
             raise PluginError(f"analysis {self.analysis!r} needs a generator, and there is none")
         return generators.load(self._spec.generator)
+
+    def labels(self, rows: np.ndarray) -> np.ndarray | None:
+        """Class numbers int64 of some rows, None without; the codes' blocks depend on them, so that
+        they are read with the codes."""
+        import generators
+
+        if self._spec is None:
+            return None
+        facts = generators.facts(self._spec.generator)
+        found = labels_of(self._spec.dataset, self._index, facts)
+        return None if found is None else found[rows]
 
     @property
     def noise_mode(self) -> str:

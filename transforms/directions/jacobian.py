@@ -8,7 +8,7 @@ applied, by three backward passes a vector; `jacobian_gram` forms it where the l
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -43,12 +43,13 @@ def gram_product(draw: Draw, codes: Tensor, vectors: Tensor, mask: Tensor | None
 class JacobianGram:
     """The matrix G, applied to rows float64 (b, D).
 
-    draw : see `Draw`. codes : tensor (n, *row_shape), on the generator's device.
+    draw : see `Draw`; one for all codes, or one for each, such as with its class label.
+    codes : tensor (n, *row_shape), on the generator's device.
     mask : tensor that broadcasts to one drawing, with values from 0 to 1; None for all of it
     batch_size : rows drawn at once
     """
 
-    draw: Draw
+    draw: Draw | Sequence[Draw]
     codes: Tensor
     mask: Tensor | None = None
     batch_size: int = 16
@@ -56,6 +57,10 @@ class JacobianGram:
     def __post_init__(self) -> None:
         if self.codes.ndim < 2 or 0 in self.codes.shape:
             raise DataError(f"codes have shape {tuple(self.codes.shape)!r}; give (n, *row_shape)")
+
+    def draw_of(self, i: int) -> Draw:
+        """How the i-th code is drawn."""
+        return self.draw if callable(self.draw) else self.draw[i]
 
     @property
     def dimension(self) -> int:
@@ -68,13 +73,13 @@ class JacobianGram:
             raise DataError(f"rows have shape {rows.shape!r}; give (b, {self.dimension!r})")
         total = np.zeros(rows.shape)
         shape = self.codes.shape[1:]
-        for code in self.codes:
+        for i, code in enumerate(self.codes):
             for start in range(0, len(rows), self.batch_size):
                 part = slice(start, start + self.batch_size)
                 vectors = torch.from_numpy(rows[part]).to(code.device, code.dtype)
                 vectors = vectors.reshape(-1, *shape)
                 here = code[None].expand(len(vectors), *shape).contiguous()
-                pulled = gram_product(self.draw, here, vectors, self.mask).cpu().double()
+                pulled = gram_product(self.draw_of(i), here, vectors, self.mask).cpu().double()
                 total[part] += pulled.reshape(len(vectors), -1).numpy()
         return total / len(self.codes)
 
@@ -97,12 +102,12 @@ def gram_diagonal(gram: JacobianGram, n_probes: int = 32, seed: int = 0) -> np.n
     """
     random = torch.Generator().manual_seed(seed)
     total = np.zeros(gram.dimension)
-    for code in gram.codes:
+    for i, code in enumerate(gram.codes):
         for start in range(0, n_probes, gram.batch_size):
             n = min(gram.batch_size, n_probes - start)
             with torch.enable_grad():
                 x = code.detach().expand(n, *code.shape).clone().requires_grad_()
-                drawn = gram.draw(x)
+                drawn = gram.draw_of(i)(x)
                 signs = torch.randint(0, 2, drawn.shape, generator=random).to(drawn) * 2 - 1
                 if gram.mask is not None:
                     signs = signs * gram.mask.to(signs)

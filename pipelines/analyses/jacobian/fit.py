@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -30,16 +31,20 @@ def fit_jacobian(data: Data, wanted: JacobianSpec) -> Fitted:
     generator = data.generator()
     codes = torch.from_numpy(data.codes_of(rows[at]))
 
-    def draw(rows: Tensor) -> Tensor:
-        image: Tensor = generator.draw(Code(data.space, rows), noise=data.noise_mode)
+    labels = data.labels(rows[at])
+
+    def draw(label: int | None, rows: Tensor) -> Tensor:
+        own = None if label is None else [label] * len(rows)
+        image: Tensor = generator.draw(Code(data.space, rows), labels=own, noise=data.noise_mode)
         return image
 
+    draws = [partial(draw, None if labels is None else int(labels[i])) for i in range(len(codes))]
     front: Tensor | None = None
     behind: Tensor | None = None
     if wanted.region is not None:
         front = rectangle_mask(generator.facts.size, *wanted.region)
         behind = 1 - front
-    gram = JacobianGram(draw, codes, front)
+    gram = JacobianGram(draws, codes, front)
     background_rank, left = wanted.background_rank, gram.dimension - wanted.n_components
     if behind is not None:
         why = "coordinates that the components leave"

@@ -202,6 +202,15 @@ def test_random_probes_estimate_every_coordinate_s_effect(setting):
     np.testing.assert_allclose(found, expected, rtol=6 * np.sqrt(2 / 192))
 
 
+def test_each_code_may_be_drawn_in_its_own_way(rng):
+    """Two linear drawings: the mean of their J'J."""
+    first, second = (torch.from_numpy(rng.normal(size=(5, 3))) for _ in range(2))
+    draws = [lambda x, m=m: x @ m.T for m in (first, second)]
+    gram = JacobianGram(draws, torch.zeros(2, 3, dtype=torch.float64))
+    expected = (first.T @ first + second.T @ second) / 2
+    np.testing.assert_allclose(jacobian_gram(gram), expected, rtol=1e-12)
+
+
 def test_masks_cover_partial_pixels():
     wide = rectangle_mask((2, 4), 0.25, 0.0, 0.5, 0.5)[0]
     assert wide.tolist() == [[0, 1, 0, 0], [0, 0, 0, 0]]
