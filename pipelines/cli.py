@@ -56,11 +56,19 @@ OldRun = typer.Argument(help="The older run.", metavar="OLD")
 NewRun = typer.Argument(help="The newer run.", metavar="NEW")
 OldGenerator = Annotated[
     str | None,
-    typer.Option(help="The old run's generator, if its specification names another one by now."),
+    typer.Option(
+        help="The old run's generator file, if the one that its specification names has "
+        "changed since."
+    ),
 ]
-NewGenerator = Annotated[str | None, typer.Option(help="The same for the new run.")]
+NewGenerator = Annotated[str | None, typer.Option(help="The new run's generator file, likewise.")]
 Address = Annotated[
-    str | None, typer.Option("--ray-address", help="Ray cluster; default: the spec's, else local.")
+    str | None,
+    typer.Option(
+        "--ray-address",
+        help="Address of a Ray cluster. Default: 'ray.address' of the specification, else a local "
+        "one.",
+    ),
 ]
 
 
@@ -98,13 +106,13 @@ def run_command(
 
 @app.command()
 def index(spec: Spec) -> None:
-    """Index the dataset: hash every file, join factors, report what does not match."""
+    """Index the dataset: hash every file, join the factor table, report what does not match."""
     _run(spec, "index", False, 0.0, None)
 
 
 @app.command()
 def invert(spec: Spec, wait: Wait = 0.0, ray_address: Address = None) -> None:
-    """Index, then invert every image into the latent store."""
+    """Index, then invert every image into the latent store (sampled rows: draw their codes)."""
     _run(spec, "invert", False, wait, ray_address)
 
 
@@ -120,7 +128,7 @@ def annotate(
 def analyse(
     spec: Spec, trust: Trust = False, wait: Wait = 0.0, ray_address: Address = None
 ) -> None:
-    """Index, invert, annotate, then run the analyses: PCA, mean differences, SVM, HOSVD, NRSfM."""
+    """Index, invert, annotate, then run the analyses named under 'analyse'."""
     _run(spec, "analyse", trust, wait, ray_address)
 
 
@@ -128,7 +136,8 @@ def analyse(
 def plan(spec: Spec) -> None:
     """Show what a run would compute, and which changed input makes it necessary.
 
-    Also how many rows it would process and how much disk space they take. Writes nothing.
+    Also what the specification asks for and its data cannot give, and rows, disk space and time of
+    the inversion. Writes nothing.
     """
     from pipelines.runs.plan import plan as plan_run
     from schemas.spec import load_spec
@@ -174,9 +183,11 @@ def gc(
     path: Annotated[
         Path, typer.Argument(help="Run folder or specification.", metavar="RUN_OR_SPEC")
     ],
-    delete: Annotated[bool, typer.Option("--delete", help="Remove; default: only show.")] = False,
+    delete: Annotated[
+        bool, typer.Option("--delete", help="Remove it. Default: only list.")
+    ] = False,
     older_than: Annotated[
-        str, typer.Option(help="Keep what changed more recently than this: '12h', '1d', '0'.")
+        str, typer.Option(help="Keep what changed within this time: '12h', '1d', '0'.")
     ] = "1d",
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     wait: Wait = 0.0,
@@ -194,8 +205,10 @@ def gc(
 
 
 @app.command()
-def report(spec: Spec, out: Annotated[Path | None, _out("Copy to.")] = None) -> None:
-    """Write the HTML report of a finished run again from what it stored."""
+def report(
+    spec: Spec, out: Annotated[Path | None, _out("File to copy the report to.")] = None
+) -> None:
+    """Write the HTML report of a finished run again, from what the run stored."""
     from pipelines.report.page import write_report
     from schemas.spec import load_spec
 
@@ -209,11 +222,19 @@ def report(spec: Spec, out: Annotated[Path | None, _out("Copy to.")] = None) -> 
 @app.command()
 def edit(
     spec: Spec,
-    direction: Annotated[list[str], typer.Option("--direction", "-d", help="Name; may repeat.")],
+    direction: Annotated[
+        list[str], typer.Option("--direction", "-d", help="Name of a direction; may repeat.")
+    ],
     out: Annotated[Path, _out("PNG to write, or folder for several directions.")],
     rows: Annotated[str, typer.Option(help="Rows of the dataset: '0,5,9' or '0-3'.")] = "0-3",
-    strengths: Annotated[str, typer.Option(help="Comma-separated strengths.")] = "-3,-1.5,0,1.5,3",
-    unit: Annotated[str, typer.Option(help="'sd' (standard deviations) or 'raw'.")] = "sd",
+    strengths: Annotated[str, typer.Option(help="Strengths, comma-separated.")] = "-3,-1.5,0,1.5,3",
+    unit: Annotated[
+        str,
+        typer.Option(
+            help="Unit of strength: 'sd' (standard deviations of the codes along the direction) or "
+            "'raw' (length in the latent space)."
+        ),
+    ] = "sd",
     layers: Annotated[
         str | None, typer.Option(help="Layers to edit: '0,5,9' or '0-3'. Default: all.")
     ] = None,
@@ -221,7 +242,7 @@ def edit(
         list[str] | None,
         typer.Option(
             "--keep",
-            help="Direction along which nothing is to change: it is projected out of the edit "
+            help="Direction whose attribute is to stay: it is projected out of the edit "
             "(conditional manipulation); may repeat.",
         ),
     ] = None,
@@ -229,12 +250,13 @@ def edit(
         float | None,
         typer.Option(
             min=0,
-            help="For 'nrsfm.*': reach the same pose and shape by gradients, with this weight on "
-            "the mean squared change of the picture.",
+            help="For 'nrsfm.*': reach the same pose and shape by gradient steps, with this weight "
+            "on the mean squared change of the image.",
         ),
     ] = None,
 ) -> None:
-    """Draw strips: rows edited along a direction of the run's direction set."""
+    """Edit rows along directions of the run's direction set, drawn as strips: a row of images
+    each, strengths from left to right."""
     from pipelines.downstream.finished import edit_run
     from schemas.spec import load_spec
 
@@ -251,18 +273,20 @@ def edit(
 @app.command(cls=WritesFormats)
 def export(
     spec: Spec,
-    out: Annotated[Path, _out("File, or folder for formats that hold one direction a file.")],
+    out: Annotated[Path, _out("File to write, or folder for formats of several files.")],
     kind: Annotated[
         str,
         typer.Option(
             "--as",
-            help="Rows (codes, annotations, factors): 'parquet', 'huggingface' (folder), "
-            "'safetensors' or 'npz'; 'annotations' (Parquet without codes). 'directions' (.npz or "
-            ".safetensors). Or another project's format, of codes or of directions: below.",
+            help="Rows with codes, annotations and factors: 'parquet', 'huggingface' (folder), "
+            "'safetensors' or 'npz'; without codes: 'annotations' (Parquet). Directions: "
+            "'directions' (.npz or .safetensors). Or another project's format, of codes or of "
+            "directions, listed below.",
         ),
     ] = "annotations",
     direction: Annotated[
-        list[str] | None, typer.Option("--direction", "-d", help="Only this one; may repeat.")
+        list[str] | None,
+        typer.Option("--direction", "-d", help="Export this direction only; may repeat."),
     ] = None,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace a file or folder of an earlier export.")
@@ -270,8 +294,8 @@ def export(
 ) -> None:
     """Export rows or directions for other tools.
 
-    Only finished rows are exported; the numbers of rows left out are printed by cause. The target
-    appears under its name only when it is complete.
+    Only finished rows are exported; how many are left out is printed by reason. A file or folder
+    appears under its name only once it is complete.
     """
     from pipelines.downstream.finished import export_run
     from schemas.spec import load_spec
@@ -292,24 +316,34 @@ def import_command(
     file: Annotated[Path, typer.Argument(help="Direction file of another project.")],
     space: Annotated[
         str,
-        typer.Option(help="Its vectors' space: 'w_plus', or 'w' (for every layer of w_plus)."),
+        typer.Option(
+            help="Latent space of its vectors: that of the run's codes, or 'w' for every layer of "
+            "'w_plus'."
+        ),
     ],
     generator: Annotated[
-        str, typer.Option(help="Generator that it was made for: file, bundled name or fingerprint.")
+        str,
+        typer.Option(
+            help="Generator that its directions belong to: checkpoint, 'bundled:<name>' or "
+            "fingerprint."
+        ),
     ],
     name: Annotated[
         str | None,
-        typer.Option(help="Name, or prefix of several. By default that of the file or its keys."),
+        typer.Option(
+            help="Name of the direction, or prefix of several. Default: the keys in the file, else "
+            "its name."
+        ),
     ] = None,
     file_format: Annotated[
         str | None,
-        typer.Option("--format", help="The file's format, where its contents do not tell."),
+        typer.Option("--format", help="Format of the file, where several fit its contents."),
     ] = None,
 ) -> None:
     """Add directions from another project's file to a run's direction set.
 
-    The file (.npy, .npz, .pt, .pkl, .safetensors) is recognised by its contents, and nothing in it
-    is executed. Run the specification again to evaluate.
+    The file is recognised by its contents, and nothing in it is executed. Run the specification
+    again to evaluate the directions.
     """
     import generators
     from pipelines.downstream.directions import import_directions
@@ -375,12 +409,14 @@ def diff(
 def transfer(
     old: Annotated[Path, OldRun],
     new: Annotated[Path, NewRun],
-    direction: Annotated[list[str], typer.Option("--direction", "-d", help="Name; may repeat.")],
+    direction: Annotated[
+        list[str], typer.Option("--direction", "-d", help="Name of a direction; may repeat.")
+    ],
     wait: Wait = 0.0,
 ) -> None:
     """Map directions of an old run into a new run's set, by the images that both runs hold.
 
-    They are called 'transferred.<name>', carry the map's error on images kept back from its fit,
+    They are called 'transferred.<name>', carry the map's error on held-out images,
     and stay when the run is renewed. Run the new specification again to evaluate them.
     """
     from pipelines.compare.transfer import transfer_directions
@@ -391,17 +427,23 @@ def transfer(
         quality = found.quality
         console.print(
             f"{found.name}: by {quality['map']}, map error {quality['map_error']:.3g}, correlation "
-            f"{quality['correlation']:.3f} on {quality['images_held_out']} images kept back",
+            f"{quality['correlation']:.3f} on {quality['images_held_out']} held-out images",
             markup=False, highlight=False,
         )  # fmt: skip
 
 
 @app.command(cls=ReadsFormats)
 def inspect(
-    path: Annotated[Path, typer.Argument(help="Any file or folder of a run or for one.")],
+    path: Annotated[
+        Path,
+        typer.Argument(
+            help="Checkpoint, encoder, annotator, dataset, factor table, direction file, store, "
+            "run folder, ...",
+        ),
+    ],
 ) -> None:
-    """Describe a file or store: shapes, counts, fingerprints, and what takes it. Nothing in it is
-    executed."""
+    """Describe a file or folder: what it is, shapes, counts, fingerprints, and where it is used.
+    Nothing in it is executed."""
     from pipelines.upkeep.inspect import describe
 
     facts = describe(path)
@@ -415,11 +457,16 @@ def inspect(
 def faces(
     out: Annotated[Path, _out("Folder to write.")],
     people: Annotated[
-        int | None, typer.Option(help="Complete design: people x 25 expressions x 2 views.", min=1)
+        int | None,
+        typer.Option(help="Full factorial design: persons x 25 expressions x 2 views.", min=1),
     ] = None,
-    random: Annotated[int | None, typer.Option(help="This many free samples.", min=1)] = None,
-    resolution: Annotated[int, typer.Option(help="Pixels.", min=16, max=1024)] = 64,
-    seed: Annotated[int, typer.Option(help="Other seed, other persons.", min=0)] = 0,
+    random: Annotated[
+        int | None, typer.Option(help="So many faces with random factors instead.", min=1)
+    ] = None,
+    resolution: Annotated[
+        int, typer.Option(help="Height and width of an image in pixels.", min=16, max=1024)
+    ] = 64,
+    seed: Annotated[int, typer.Option(help="Seed of the faces.", min=0)] = 0,
 ) -> None:
     """Write the built-in face set: PNG files, factors.csv, truth.npz."""
     from pipelines.demo.faces import write_faces
@@ -427,7 +474,7 @@ def faces(
 
     with stage_progress(console, "faces") as progress:
         n = write_faces(out, people, random, resolution, seed, progress=progress)
-    console.print(f"{n} pictures in {out}", markup=False)
+    console.print(f"{n} images in {out}", markup=False)
 
 
 @app.command()
@@ -440,8 +487,8 @@ def schema() -> None:
 
 @app.command()
 def demo(
-    out: Annotated[Path, _out("Folder of the demonstration.")] = Path("runs/demo"),
-    people: Annotated[int, typer.Option(help="Persons; 50 pictures each.", min=4)] = 100,
+    out: Annotated[Path, _out("Run folder of the demonstration.")] = Path("runs/demo"),
+    people: Annotated[int, typer.Option(help="Number of persons, 50 images each.", min=4)] = 100,
 ) -> None:
     """Run the whole pipeline on the built-in face set: images, latents, directions, report."""
     from pipelines.demo.demo import run_demo

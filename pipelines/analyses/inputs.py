@@ -319,7 +319,7 @@ def target_of(level: str, factor: str, measured: set[str]) -> str | None:
 
 
 def hold_out(index: Columns, factor: str | None, fraction: float, seed: int) -> np.ndarray:
-    """Bool (n_rows,): rows kept back, whole levels of `factor` where the index has it."""
+    """Bool (n_rows,): held-out rows, whole levels of `factor` where the index has it."""
     rng = np.random.default_rng(np.random.SeedSequence([seed, 17]))
     if factor is not None and factor in index.factors:
         codes = index.categorical(factor)[0]

@@ -197,10 +197,10 @@ def spaces_facts(choice: MapChoice | None, unlinked: str, n_pairs: int) -> dict[
     shown = ", ".join(f"{kind} {error_text(error)}" for kind, error in errors.items())
     text = {
         "identity": "The new space has the axes of the old one",
-        "rotation": "The new space is the old one turned; directions are compared after Procrustes",
-        "linear": "The new space follows from the old one by a linear map; directions are compared "
-        "after it",
-        "unrelated": "No linear map leads from the old space to the new one; cosines say little",
+        "rotation": "The new space is a rotation of the old one (Procrustes); directions are "
+        "compared after it",
+        "linear": "The new space is a linear map of the old one; directions are compared after it",
+        "unrelated": "No linear map takes the old space to the new one; cosines say little",
     }[choice.relation]
     return {
         "images": n_pairs,
@@ -209,7 +209,7 @@ def spaces_facts(choice: MapChoice | None, unlinked: str, n_pairs: int) -> dict[
         "relation": choice.relation,
         "error": choice.error,
         "errors": errors,
-        "text": f"{text} (relative error on {choice.held_out} images kept back: {shown}).",
+        "text": f"{text} (relative error on {choice.held_out} held-out images: {shown}).",
     }
 
 

@@ -25,7 +25,7 @@ STRIP_BUDGET = 8_000_000
 _LADDER = ((88, 3, 96), (82, 3, 72), (78, 2, 64), (72, 1, 64), (60, 1, 48))
 _TONES = {SURVIVES: "good", REFUSED: "bad"}
 _ORDER = {REFUSED: 0, SURVIVES: 2}
-_ERRORS = {"identity": "as they are", "rotation": "turned", "linear": "linear map"}
+_ERRORS = {"identity": "as they are", "rotation": "rotated", "linear": "linear map"}
 
 
 def render_drift(result: Mapping[str, Any], strips: Mapping[str, np.ndarray]) -> str:
@@ -57,7 +57,7 @@ def _tiles(result: Mapping[str, Any]) -> list[tuple[str, str]]:
     ]
     if unknown:
         tiles.append(("not measured", str(unknown)))
-    tiles.append(("confirmed on other samples", f"{agreed} of {of}"))
+    tiles.append(("confirmed on held-out samples", f"{agreed} of {of}"))
     tiles.append(("images in both runs", report_text.count(result["spaces"]["images"])))
     return tiles
 
@@ -112,10 +112,10 @@ def _card(
     facts = [("method", method_name(entry["method"]))]
     if held is not None:
         text = "agree" if held["agrees"] else "disagree"
-        facts.append(("other samples", f"{text} ({percent(held['share'], 0)})"))
+        facts.append(("held-out samples", f"{text} ({percent(held['share'], 0)})"))
     if side is not None:
         change = fixed(side["change"], 2, sign=True)
-        facts.append(("largest other change", f"{plain(side['attribute'])} {change}"))
+        facts.append(("most entangled with", f"{plain(side['attribute'])} {change}"))
     return {
         "anchor": f"direction-{number + 1}",
         "name": entry["name"],

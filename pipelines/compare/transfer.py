@@ -56,7 +56,7 @@ def transfer_directions(
 
     They are called ``transferred.<name>``, have the method "transferred", stay when analyses are
     renewed, and say in ``quality`` how far the map is off: ``map_error``, the relative error on
-    images kept back from its fit, and ``correlation``, between these images' coordinates along the
+    images held out of its fit, and ``correlation``, between these images' coordinates along the
     old direction and along the new one. sd is measured on the new run's codes.
     wait_s : how long to wait for a run that holds the new run's lock.
 
@@ -87,7 +87,7 @@ def transfer_directions(
     if choice.chosen is None:
         raise DataError(
             f"no linear map leads from the old codes to the new ones, the best has a relative "
-            f"error of {choice.error:.2f} on {choice.held_out!r} images kept back; compute the "
+            f"error of {choice.error:.2f} on {choice.held_out!r} held-out images; compute the "
             "directions again by running the new specification"
         )
     mapped = [mapped_direction(d, choice.chosen, new.directions.generator_fp) for d in chosen]

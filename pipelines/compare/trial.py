@@ -44,10 +44,11 @@ class Rule:
 
     def __str__(self) -> str:
         return (
-            f"A direction survives when, at +{self.strength:g} sd in the new model, it moves its "
-            f"own measure by more than {self.sigmas:g} standard errors and by at least "
-            f"{self.share:.0%} of what the new direction of its name does there (of what it did "
-            "in the old model, where the new run has none of that name and target)."
+            f"A direction survives when, at +{self.strength:g} sd in the new model, it changes its "
+            f"target by more than {self.sigmas:g} standard errors and by at least "
+            f"{self.share:.0%} of the effect that the new run's direction of the same name has "
+            "there (of its own effect in the old model, where the new run has none of that name "
+            "and target)."
         )
 
 
@@ -295,11 +296,11 @@ def _own_measure(
     if target is not None and target in some:
         return target, 1.0, ""
     if "old" not in changes:
-        return None, 1.0, "what it did in the old model is not known"
+        return None, 1.0, "its effect in the old model is not known"
     means = _means(changes["old"])
     sizes = {name: abs(m) / scales[name] for name, m in means.items() if scales[name] > 0}
     if not sizes or not max(sizes.values()) > 0:
-        return None, 1.0, "it moved nothing in the old model"
+        return None, 1.0, "it changed nothing in the old model"
     best = max(sizes, key=lambda name: sizes[name])
     return best, float(np.sign(means[best])), ""
 

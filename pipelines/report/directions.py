@@ -105,7 +105,7 @@ def direction_strips(folder: RunFolder) -> dict[str, Any]:
         "unit": unit,
         "not_evaluated": [d.name for d in others],
         "with_strips": bool(strips),
-        "without_strips": folder.absent.get("pictures", "the evaluation holds no pictures"),
+        "without_strips": folder.absent.get("pictures", "the evaluation holds no images"),
     }
 
 
@@ -143,16 +143,17 @@ def _facts(entry: dict[str, Any], strengths: list[float], unit: str) -> list[tup
     if entry.get("target"):
         facts.append(("target", report_text.plain(entry["target"])))
     if is_number(entry.get("rise_fraction")):
-        facts.append((f"rises in, at {last}", report_text.percent(entry["rise_fraction"])))
+        facts.append((f"samples that rise at {last}", report_text.percent(entry["rise_fraction"])))
     if is_number(entry.get("rise_fraction_of_possible")):
-        facts.append(("of those that can", report_text.percent(entry["rise_fraction_of_possible"])))
+        share = report_text.percent(entry["rise_fraction_of_possible"])
+        facts.append(("of those that can rise", share))
     target_change = _mapping(entry.get("mean_change")).get(entry.get("target"))
     if is_number(target_change):
         facts.append(("mean change", report_text.fixed(target_change, 2, sign=True)))
     other = _mapping(entry.get("largest_other"))
     if other.get("attribute") is not None and is_number(other.get("change")):
         change = report_text.fixed(other["change"], 2, sign=True)
-        label = "largest other change" if entry.get("target") else "largest change"
+        label = "most entangled with" if entry.get("target") else "largest change"
         facts.append((label, f"{report_text.plain(other['attribute'])} {change}"))
     for name, value in _mapping(entry.get("spearman")).items():
         if is_number(value) and name == entry.get("target"):

@@ -70,7 +70,7 @@ def _inputs(folder: RunFolder) -> dict[str, Any]:
         gone = folder.index.n_rows - active
         ids = np.array(folder.index.image_ids)[folder.index.active]
         doubles = active - len(np.unique(ids))
-        notes = [(doubles, "with the bytes of another"), (gone, "more removed")]
+        notes = [(doubles, "identical to another"), (gone, "removed")]
         note = ", ".join(f"{report_text.count(n)} {what}" for n, what in notes if n)
         facts.append(("Images", report_text.count(active), note))
     facts.append(("Generator", spec.get("generator", report_text.DASH), ""))
@@ -87,11 +87,7 @@ def _inputs(folder: RunFolder) -> dict[str, Any]:
     return {
         "facts": [(a, report_text.redacted(str(b)), c) for a, b, c in facts],
         "factors": _factors(folder),
-        "indexing": [
-            (report_text.plain(k), report_text.count(v))
-            for k, v in folder.index_report.items()
-            if is_number(v)
-        ],
+        "indexing": report_text.counted(folder.index_report),
         "versions": sorted(_mapping(run.get("versions")).items()),
         "spec": report_text.specification(spec) if spec else "",
     }
@@ -110,7 +106,7 @@ def _factors(folder: RunFolder) -> list[dict[str, Any]]:
             kind, missing = f"{report_text.count(len(categories))} levels", int((codes < 0).sum())
         else:
             known = values[np.isfinite(values)]
-            kind, missing = "number", len(values) - len(known)
+            kind, missing = "continuous", len(values) - len(known)
             listed = "no values"
             if len(known):
                 low, high = (report_text.number(float(f(known))) for f in (np.min, np.max))
@@ -143,11 +139,7 @@ def _stages(folder: RunFolder) -> dict[str, Any]:
                     for k, v in parts
                     if not v.get("skipped")
                 ],
-                "detail": ", ".join(
-                    f"{report_text.plain(k)} {report_text.number(v) if is_number(v) else v}"
-                    for k, v in detail.items()
-                    if isinstance(v, str | int | float) and v != ""
-                ),
+                "detail": report_text.tally(detail),
             }
         )
     return {
@@ -210,7 +202,7 @@ def _reconstruction(folder: RunFolder) -> dict[str, Any]:
     if not pairs and not histograms:
         if folder.store is None:
             raise _why(folder, "store", "there is no latent store")
-        raise AbsentError("the store holds no quality of inverted rows")
+        raise AbsentError("the store holds no reconstruction quality")
     return {"pairs": pairs, "histograms": histograms, "sampled": None}
 
 
@@ -279,7 +271,7 @@ _SECTIONS: tuple[_Builder, ...] = (
     ("left-out", "Rows left out", _left_out),
     ("reconstruction", "Reconstruction", _reconstruction),
     ("directions", "Directions", _evaluated(direction_strips, "directions", "directions")),
-    ("changes", "What each direction changes", _evaluated(matrix, "directions", "directions")),
+    ("changes", "Effect and entanglement", _evaluated(matrix, "directions", "directions")),
     (
         "comparison",
         "HOSVD and mean difference",

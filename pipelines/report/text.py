@@ -5,11 +5,16 @@ from __future__ import annotations
 import json
 import math
 import re
+from collections.abc import Mapping
 from typing import Any, TypeGuard
 
 MINUS, DASH = "\N{MINUS SIGN}", "\N{EN DASH}"
 _THIN = "\N{NARROW NO-BREAK SPACE}"
-_SECRET_KEYS = re.compile(r"(pass(word|wd)?|secret|token|credential|api_?key|access_?key)", re.I)
+_SECRET_KEYS = re.compile(
+    r"(?<![a-z])pass(?![a-z])|password|passwd|passphrase|secret|token|credential|api_?key|"
+    r"access_?key",
+    re.I,
+)
 _USERINFO = re.compile(r"(?<=://)[^/@\s]+@")
 _QUERY = re.compile(r"(\w+://[^\s?#]+)\?[^\s#]+")
 EXIT_MEANINGS = {
@@ -87,6 +92,52 @@ def memory(megabytes: Any) -> str:
 def plain(name: Any) -> str:
     """A name from the data as people read it: underscores become spaces."""
     return str(name).replace("_", " ")
+
+
+#: What a stage counted -> in words; other counts go by their names.
+_COUNTED = {
+    "n_files": "images listed",
+    "n_rows": "rows in the index",
+    "n_active": "active rows",
+    "added": "rows added",
+    "removed": "rows removed",
+    "moved": "rows whose file moved",
+    "unchanged": "rows unchanged",
+    "n_changed": "files changed",
+    "n_duplicates": "groups of identical files",
+    "n_duplicate_rows": "duplicate rows",
+    "n_unreadable": "unreadable images",
+    "n_refused": "files refused",
+    "n_damaged": "damaged shards or folders",
+    "n_left_out": "kinds of files left out",
+    "n_notes": "notes",
+    "blocks_done": "blocks computed",
+    "blocks_skipped": "blocks already complete",
+    "batches_halved_for_memory": "batch size halved for lack of memory",
+    "directions": "directions",
+    "measured": "directions measured",
+    "bytes": "bytes written",
+}
+
+
+def counted(counts: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """(what was counted, how many) of each finite number, in the order of the words above."""
+    known = [key for key in _COUNTED if key in counts]
+    names = [*known, *(key for key in counts if key not in _COUNTED)]
+    return [
+        (_COUNTED.get(key, plain(key)), number(counts[key]))
+        for key in names
+        if is_number(counts[key])
+    ]
+
+
+def tally(detail: Mapping[str, Any]) -> str:
+    """What a stage counted, in one line: "20 blocks computed, 3 rows removed". Nothing is said of
+    zeros, nor of what is false."""
+    found = [f"{amount} {what}" for what, amount in counted({k: v for k, v in detail.items() if v})]
+    found += [_COUNTED.get(k, plain(k)) for k, v in detail.items() if v is True]
+    found += [f"{plain(k)} {v}" for k, v in detail.items() if isinstance(v, str) and v]
+    return ", ".join(found)
 
 
 def moment(text: Any) -> str:

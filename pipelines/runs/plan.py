@@ -167,7 +167,8 @@ class _Plan:
         rows = sum(len(work) for work in wanted.work)
         self.pending[INVERT] = {work.block for work in wanted.work}
         state = MISSING if self.store is None else STALE if rows else CURRENT
-        stage = Stage("invert", state, f"{len(wanted.work)} of {wanted.n_blocks} blocks to make")
+        verb = "draw" if identity.sampled else "invert"
+        stage = Stage("invert", state, f"{len(wanted.work)} of {wanted.n_blocks} blocks to {verb}")
         if self.store is None:
             stage.causes = self._identity_changes(identity)
         elif rows:
@@ -204,7 +205,7 @@ class _Plan:
             return []
         new = identity.attrs
         was = {key: old.get(key) for key in new}
-        return [*changes(was, new, 1, 0), f"the store of before, {last}, stays as it is"]
+        return [*changes(was, new, 1, 0), f"the former store, {last}, is kept"]
 
     def _row_changes(self, store: LatentStore, wanted: InvertPlan) -> list[str]:
         causes = []
@@ -232,7 +233,7 @@ class _Plan:
     def _annotate(self) -> Stage:
         sampled = self.spec.dataset.sampled
         models = stages_of(self.spec.annotate, trust=True, sampled=sampled)
-        stage = Stage("annotate", CURRENT, "" if models else "nothing asked for")
+        stage = Stage("annotate", CURRENT, "" if models else "nothing requested")
         now = annotate_inputs(self.spec.annotate, self.spec.invert.max_pixels, sampled)
         noted = self.noted.get("annotate", {})
         known = () if self.store is None else self.store.stages()
@@ -252,7 +253,7 @@ class _Plan:
             self.pending[name] = made = blocks[name] | self.pending[INVERT]
             n_blocks = self._n_blocks()
             made &= set(range(n_blocks))
-            part = Stage(name, CURRENT, f"{len(made)} of {n_blocks} blocks")
+            part = Stage(name, CURRENT, f"{len(made)} of {n_blocks} blocks to measure")
             if name not in known:
                 part.state = MISSING
                 part.summary = "waits for invert" if self.store is None else part.summary
@@ -288,7 +289,7 @@ class _Plan:
 
     def _analyse(self) -> Stage:
         names = requested(self.spec)
-        stage = Stage("analyse", CURRENT, "" if names else "nothing asked for")
+        stage = Stage("analyse", CURRENT, "" if names else "nothing requested")
         if self.store is None:
             stage.parts = [Stage(name, MISSING, "waits for invert") for name in names]
         else:
@@ -297,7 +298,7 @@ class _Plan:
                 now = self._expected(found.wanted[name])
                 stage.parts.append(self._analysis(name, found.held.get(name), now))
             for name in found.dropped:
-                cause = "no longer asked for: its directions will be taken out"
+                cause = "no longer requested: its directions will be removed"
                 stage.parts.append(Stage(name, STALE, causes=[cause]))
         stage.state = _state_of(stage.parts)
         return stage
@@ -309,7 +310,9 @@ class _Plan:
             return Stage(name, CURRENT)
         was = held.get("inputs")
         if was is None:
-            return Stage(name, STALE, causes=["made by a release that did not note its inputs"])
+            return Stage(
+                name, STALE, causes=["computed by a release that did not record its inputs"]
+            )
         block_rows = 1 if self.store is None else self.store.block_rows
         return Stage(name, STALE, causes=changes(was, now, block_rows, self.index.n_rows))
 
@@ -341,13 +344,13 @@ class _Plan:
 
     def _evaluate(self, analyses: Stage) -> Stage:
         if not analyses.parts:
-            return Stage("evaluate", CURRENT, "no directions asked for")
+            return Stage("evaluate", CURRENT, "no directions requested")
         changed = [part.name for part in analyses.parts if part.state != CURRENT]
         found = read_json(self.out / "evaluation.json")
         if not found:
             return Stage("evaluate", MISSING)
         if self.store is None:
-            return Stage("evaluate", STALE, causes=["the store is another one"])
+            return Stage("evaluate", STALE, causes=["there is no store of these inputs yet"])
         try:
             directions = DirectionSet.load(self._directions())
         except StoreError:
@@ -358,7 +361,7 @@ class _Plan:
             return Stage("evaluate", CURRENT)
         causes = [f"directions of {', '.join(changed)}"] if changed else []
         if finished is None:
-            causes.append("its pictures are missing or of another evaluation")
+            causes.append("its images are missing or of another evaluation")
         was = found.get("inputs")
         if was is not None:
             n_rows, block_rows = self.index.n_rows, self.store.block_rows

@@ -21,7 +21,7 @@ class Hosvd(Analysis[HosvdSpec]):
     name = "hosvd"
     section = HosvdSpec
     version = 2
-    title = "Expression subspace"
+    title = "Tensor model (HOSVD)"
     labels = {"hosvd": "HOSVD"}
 
     def select(self, known: Known, own: HosvdSpec) -> Selection:
@@ -48,7 +48,7 @@ class Hosvd(Analysis[HosvdSpec]):
         return fit_hosvd(data, own)
 
     def figures(self, model: Model) -> list[Figure]:
-        """The levels of the expressions' mode in two dimensions."""
+        """The levels of one mode in two dimensions."""
         return subspace_figures(model)
 
 

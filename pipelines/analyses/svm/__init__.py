@@ -36,7 +36,7 @@ COUNTS = ("rows", "positive", "persons")
 
 
 class Svm(Analysis[SvmSpec]):
-    """A linear hyperplane an attribute, all in one solve, measured on rows kept back."""
+    """A linear hyperplane an attribute, all in one solve, measured on held-out rows."""
 
     name = "svm"
     section = SvmSpec
@@ -45,7 +45,7 @@ class Svm(Analysis[SvmSpec]):
     labels = {"svm": "SVM hyperplane"}
 
     def select(self, known: Known, own: SvmSpec) -> Selection:
-        """Chosen attributes, and which rows are kept back."""
+        """Chosen attributes, and which rows are held out."""
         chosen = chosen_measurements(known.measurements("scores", own.labels), own.attributes)
         holdout = known.spec.evaluate.holdout
         parameters: dict[str, Any] = {
@@ -64,7 +64,7 @@ class Svm(Analysis[SvmSpec]):
         yield from threshold_problems("analyse.svm.threshold", own.threshold, known.bounded)
 
     def notes(self, known: Known, own: SvmSpec) -> Iterator[str]:
-        """Rows kept back that are none, or all."""
+        """Held-out rows that are none, or all."""
         holdout, index = known.spec.evaluate.holdout, known.index
         if own.folds is None and holdout.fraction > 0:
             factor = holdout.factor if holdout.factor in index.factors else None
@@ -85,7 +85,7 @@ class Svm(Analysis[SvmSpec]):
         return fit_hyperplanes(data, own)
 
     def figures(self, model: Model) -> list[Figure]:
-        """Accuracy and area under the ROC curve on the rows kept back."""
+        """Accuracy and area under the ROC curve on held-out rows."""
         entries = [e for e in model.facts.get("held_out") or [] if isinstance(e, dict)]
         if not entries:
             raise NotShownError("no held-out scores of hyperplanes were measured")
@@ -101,8 +101,8 @@ class Svm(Analysis[SvmSpec]):
             rows.append([*cells, Fixed(entry.get("auc")), *(Count(entry.get(k)) for k in keys)])
         return [
             Text(
-                "Linear hyperplanes, fitted without the rows they are scored on here: those of "
-                "held-out persons, or of other held-out levels."
+                "Accuracy and area under the ROC curve of each separating hyperplane on held-out "
+                "rows, whose persons (or levels of the hold-out factor) it was not fitted to."
             ),
             Table(["Attribute", "Accuracy", "", "AUC", *(k.capitalize() for k in keys)], rows),
         ]

@@ -1,4 +1,4 @@
-"""Separating hyperplanes of every measured attribute, with their accuracy on rows kept back."""
+"""Separating hyperplanes of every measured attribute, with their accuracy on held-out rows."""
 
 from __future__ import annotations
 
@@ -144,7 +144,7 @@ def _add(
 
 
 def _measured(found: Validated, i: int) -> dict[str, Any] | None:
-    """Accuracy, auc and row counts of attribute i on the rows kept back, None without any."""
+    """Accuracy, auc and row counts of attribute i on held-out rows, None without any."""
     accuracy, auc = float(found.mean_accuracy[i]), float(found.mean_auc[i])
     if not np.isfinite(accuracy):
         return None

@@ -290,7 +290,7 @@ def test_runs_are_paired_by_image_and_linked_by_the_planted_rotation(runs, compa
     assert choice.fitted + choice.held_out == len(usable)
     for part in choice.chosen.parts:
         np.testing.assert_allclose(part.matrix, runs.turn, atol=1e-5)
-    assert result["spaces"]["relation"] == "rotation" and "turned" in result["spaces"]["text"]
+    assert result["spaces"]["relation"] == "rotation" and "Procrustes" in result["spaces"]["text"]
     assert result["samples"] == {"source": "images of both runs", "evidence": 12, "held_out": 12}
     json.dumps(result)
 

@@ -260,7 +260,7 @@ def test_an_analysis_that_did_not_run_is_named(run):
     shutil.rmtree(run / "directions/faces-0123456789ab/models/hosvd")
     shutil.rmtree(run / "directions/faces-0123456789ab/models/nrsfm")
     page = page_of(run)
-    assert "Expression subspace: 'hosvd' is not among this run's analyses." in page.text
+    assert "Tensor model (HOSVD): 'hosvd' is not among this run's analyses." in page.text
     assert "Landmark shape in 3D: 'nrsfm' is not among this run's analyses." in page.text
 
 
@@ -278,7 +278,7 @@ def test_the_subspace_is_of_the_kept_levels_of_theexpression_mode(run):
         folder.directions.save_model("hosvd", simple, {"levels": levels})
         assert expression_mode(*folder.model("hosvd"))[2] == levels
         folder.directions.save_model("hosvd", {"core": np.zeros(2)}, {"modes": [["person"]]})
-    assert "Expression subspace: the HOSVD has no mode beside the persons" in page_of(run).text
+    assert "Tensor model (HOSVD): the HOSVD has no mode beside the persons" in page_of(run).text
 
 
 def test_errors_against_the_truth_come_from_the_summary(run):
@@ -407,6 +407,19 @@ def test_secrets_do_not_reach_the_page(run):
     page = page_of(run)
     assert "host/bucket" in page.text
     assert "hunter2" not in page.text and "abc123" not in page.text
+
+
+def test_keys_that_only_sound_like_secrets_are_shown(run):
+    edit_json(run / "run.json", lambda v: v["spec"].update(svm={"max_passes": 50, "pass": "hush"}))
+    assert '"max_passes": 50' in page_of(run).text and "hush" not in page_of(run).text
+
+
+def test_counts_of_a_stage_are_in_words(run):
+    detail = {"n_active": 5000, "n_damaged": 2, "removed": 0, "batches_halved_for_memory": False}
+    edit_json(run / "run.json", lambda v: v["stages"][0].update(detail=detail))
+    text = page_of(run).text
+    assert "5\u202f000 active rows, 2 damaged shards or folders" in text
+    assert "n active" not in text and "rows removed" not in text and "halved" not in text
 
 
 @pytest.mark.parametrize(

@@ -184,7 +184,7 @@ def test_the_plan_writes_nothing_and_loads_nothing_heavy(root):
         capture_output=True, text=True, check=True, cwd=ROOT,
     )  # fmt: skip
     assert done.stdout.splitlines()[-1] == "0 []", done.stdout + done.stderr
-    assert "invert: current: 0 of 2 blocks to make" in done.stdout
+    assert "invert: current: 0 of 2 blocks to invert" in done.stdout
     assert tree_digest(root) == digest
     assert {p: p.stat().st_mtime_ns for p in root.rglob("*")} == before
 
@@ -234,7 +234,7 @@ def test_parameters_of_a_solve_read_no_block(root, tmp_path):
     spec = spec_of_run(root)
     del spec["analyse"]["svm"]
     write_spec(root, spec)
-    assert "no longer asked for" in planned(root)["svm"][1]
+    assert "no longer requested" in planned(root)["svm"][1]
     assert not ran(root)["analyse"]["skipped"]
     found = DirectionSet.load(root / "out" / run_json(root)["directions"])
     assert "svm" not in found.model_names() and not [d for d in found if d.method == "svm"]

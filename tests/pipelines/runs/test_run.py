@@ -221,10 +221,10 @@ def test_a_locked_run_is_refused(copy):
 def test_the_plan_says_what_is_current_and_what_is_not(copy):
     current = answered("plan", copy / "small.yaml")
     assert current.returncode == 0, current.stderr
-    assert "0 of 3 blocks to make" in current.stdout and "pca: current" in current.stdout
+    assert "0 of 3 blocks to invert" in current.stdout and "pca: current" in current.stdout
     assert "evaluate: current" in current.stdout
     (copy / "out" / "evaluation.npz").unlink()
-    assert "its pictures are missing" in answered("plan", copy / "small.yaml").stdout
+    assert "its images are missing" in answered("plan", copy / "small.yaml").stdout
     spec = copy / "small.yaml"
     spec.write_text(SMALL_SPEC.replace("block_rows: 64", "block_rows: 128"))
     changed = answered("plan", spec)
