@@ -35,8 +35,8 @@ from schemas.sections.types import (
 class GeneratorSpec(SpecModel):
     """A generator with settings that its file does not state.
 
-    Which settings there are is its family's to say; `latentflow inspect FILE` tells which are
-    assumed. For StyleGAN2: 'lr_multiplier', the learning-rate multiplier of the mapping layers, and
+    The settings depend on its family; `latentflow inspect FILE` shows which are assumed. For
+    StyleGAN2: 'lr_multiplier', the learning-rate multiplier of the mapping layers, and
     'conv_clamp', the clamp of the layers' activations.
     """
 
@@ -46,8 +46,8 @@ class GeneratorSpec(SpecModel):
     path: SpecPath = Field(description="Checkpoint, or 'bundled:<name>'.")
     family: Label | None = Field(
         default=None,
-        description="Family of generators that the file is of, where two claim it, or where no "
-        "other is to be asked.",
+        description="Family of generators that the file belongs to. Default: recognised from its "
+        "contents; needed only where several families claim it.",
     )
 
     @property
@@ -68,7 +68,7 @@ GeneratorSource = Annotated[
 
 
 class AnnotateSpec(SpecModel):
-    """One model that measures images: scores, landmarks or pose."""
+    """One annotator: a model that measures images (scores, landmarks, pose, ...)."""
 
     name: Label = Field(description="Name of the annotations in the store, such as 'attributes'.")
     model: SpecPath = Field(
@@ -77,14 +77,14 @@ class AnnotateSpec(SpecModel):
     )
     render: bool = Field(
         default=True,
-        description="Also measure what the generator draws from the stored code "
-        "(stored as '<name>@render'; directions use these by default).",
+        description="Also measure the render, which is what the generator draws from the stored "
+        "code (stored as '<name>@render'; analyses use these by default).",
     )
     of: Literal["original", "resized"] = Field(
         default="original",
-        description="What is measured of the dataset. original: the image, cropped as in 'invert', "
-        "at the model's own input size. resized: the image as it is inverted, at the generator's "
-        "resolution, as its render is.",
+        description="Which form of the dataset's image is measured. original: cropped as in "
+        "'invert', at the model's own input size. resized: as it is inverted, at the generator's "
+        "resolution, like its render.",
     )
     batch_size: Integer = Field(
         default=64, ge=1, le=8192, description="Images in one forward pass."
@@ -92,28 +92,28 @@ class AnnotateSpec(SpecModel):
 
 
 class HoldoutSpec(SpecModel):
-    """Rows kept back to measure accuracy on."""
+    """Held-out rows, on which accuracy is measured."""
 
     factor: str | None = Field(
         default="person",
-        description="Factor whose levels stay whole on one side. Null, or a dataset "
-        "without this factor: rows are split one by one.",
+        description="Factor none of whose levels is split between fitted and held-out rows. Null, "
+        "or a dataset without this factor: rows are split one by one.",
     )
     fraction: Number = Field(
-        default=0.2, ge=0, lt=1, description="Share of levels (or rows) kept back."
+        default=0.2, ge=0, lt=1, description="Share of levels (or rows) held out."
     )
 
 
 class EvaluateSpec(SpecModel):
-    """How directions are measured on samples of the generator."""
+    """How directions are evaluated: samples are edited, drawn and measured by the annotators."""
 
     samples: Integer = Field(
-        default=200, ge=1, description="Random samples edited along each direction."
+        default=200, ge=1, description="Number of samples edited along each direction."
     )
     source: Literal["dataset", "prior"] = Field(
         default="dataset",
-        description="dataset: codes of random rows, of the rows kept back where they suffice. "
-        "prior: draws from the generator's own z; of a class-conditional one the classes in turn.",
+        description="dataset: codes of random rows, of held-out rows where these suffice. prior: "
+        "draws from the generator's prior; a class-conditional generator's classes take turns.",
     )
     truncation_psi: Number = Field(
         default=1.0, ge=0, le=1, description="Truncation of draws from the prior."
@@ -123,11 +123,11 @@ class EvaluateSpec(SpecModel):
         min_length=1,
         description="Edit strengths in standard deviations.",
     )
-    holdout: HoldoutSpec = Field(default=HoldoutSpec(), description="Rows kept back.")
+    holdout: HoldoutSpec = Field(default=HoldoutSpec(), description="Held-out rows.")
     stratify: Names = Field(
         default=[],
-        description="Categorical factors whose levels, all combinations of them, the samples from "
-        "the dataset hold in the same proportions as the rows that they are drawn from.",
+        description="Categorical factors. Every combination of their levels has the same share of "
+        "the samples as of the rows that these are drawn from.",
     )
     seed: Integer | None = Field(
         default=None, ge=0, description="Seed of the samples. Default: 'seed'."
@@ -149,7 +149,7 @@ class ReportSpec(SpecModel):
     title: str | None = Field(default=None, description="Heading. Default: the run's name.")
     samples: Integer = Field(default=24, ge=1, le=1000, description="Reconstructions to show.")
     strip_rows: Integer = Field(
-        default=3, ge=1, le=100, description="Faces in each direction's strip."
+        default=3, ge=1, le=100, description="Samples in each direction's strip."
     )
 
 
@@ -157,11 +157,14 @@ class RaySpec(SpecModel):
     """Where inversion, annotation and evaluation run."""
 
     address: str | None = Field(
-        default=None, description="Address of a Ray cluster; default: start one on this machine."
+        default=None,
+        description="Address of a Ray cluster. Default: one is started on this machine.",
     )
-    actors: Integer = Field(default=1, ge=1, le=4096, description="Actors of each kind.")
+    actors: Integer = Field(default=1, ge=1, le=4096, description="Number of actors of each stage.")
     gpus_per_actor: Number = Field(
-        default=0.0, ge=0, description="GPUs an actor takes; below 1, several share one; 0 is CPU."
+        default=0.0,
+        ge=0,
+        description="GPUs of an actor; below 1, several actors share one; 0: CPU.",
     )
     object_store_mb: Integer = Field(
         default=512, ge=80, description="Memory of a local Ray's object store, in MB."
@@ -184,42 +187,46 @@ class RunSpec(SpecModel):
     name: Annotated[str, Field(pattern=NAME_PATTERN, max_length=100)] = Field(
         description="Name of the run and of its store: letters, digits, '.', '_' and '-'."
     )
-    dataset: DatasetSpec = Field(description="The images.")
+    dataset: DatasetSpec = Field(description="The images, or sampled rows.")
     generator: GeneratorSource = Field(
         default="bundled:faces64",
-        description="StyleGAN2 checkpoint (.pkl, .pt, .pth, .ckpt, .safetensors) or "
-        "'bundled:<name>'; or a section of 'path' and settings that the file does not state.",
+        description="Checkpoint of a generator (StyleGAN2: .pkl, .pt, .pth, .ckpt, .safetensors) "
+        "or 'bundled:<name>'; or a section of 'path' and settings that the file does not state.",
     )
     encoder: SpecPath | None = Field(
         default=None,
-        description="Encoder into the generator's latent space. Default: the one bundled "
+        description="Encoder from images to the generator's latent space. Default: the one bundled "
         "with a bundled generator.",
     )
-    invert: InvertSection = Field(default=invert_section(), description="Inversion.")
-    annotate: list[AnnotateSpec] = Field(default=[], description="Models that measure images.")
+    invert: InvertSection = Field(
+        default=invert_section(), description="How images become latent codes."
+    )
+    annotate: list[AnnotateSpec] = Field(
+        default=[], description="Annotators: models that measure images."
+    )
     analyse: SerializeAsAny[AnalyseSpec] = Field(default=AnalyseSpec(), description="Analyses.")
-    evaluate: EvaluateSpec = Field(default=EvaluateSpec(), description="Measuring directions.")
+    evaluate: EvaluateSpec = Field(default=EvaluateSpec(), description="Evaluation of directions.")
     report: ReportSpec = Field(default=ReportSpec(), description="The HTML page.")
     ray: RaySpec = Field(default=RaySpec(), description="Ray.")
     beam: BeamSpec = Field(default=BeamSpec(), description="Beam.")
     cache_bytes: Integer = Field(
         default=1 << 30,
         ge=0,
-        description="Bytes of blocks that workers keep in memory between passes.",
+        description="Memory, in bytes, in which workers keep blocks between passes over the data.",
     )
-    seed: Integer = Field(default=0, ge=0, lt=1 << 63, description="Seed of everything random.")
+    seed: Integer = Field(default=0, ge=0, lt=1 << 63, description="Random seed.")
     max_quarantined: Number = Field(
         default=0.05,
         ge=0,
         le=1,
-        description="Share of rows that may be quarantined at inversion before analyses are not "
-        "run. Rows that an annotator cannot measure do not count here.",
+        description="Largest share of rows quarantined at inversion with which analyses are still "
+        "run. Rows that an annotator cannot measure do not count.",
     )
     schedule: Cron | None = Field(
         default=None,
         description="When a scheduler runs this specification, as a cron expression in UTC: "
         "'0 3 * * *' is every night at 3:00. Read by 'dagster dev -m pipelines.definitions'; "
-        "'latentflow run' runs at once. Changes nothing that is computed.",
+        "'latentflow run' runs at once. It does not change any result.",
     )
     output: SpecPath | None = Field(
         default=None,

@@ -22,7 +22,7 @@ class AnalysisSection(SpecModel):
     summary: ClassVar[str] = ""
 
     space: SpaceName | None = Field(
-        default=None, description="Latent space to read. Default: 'invert.space'."
+        default=None, description="Latent space of the codes to analyse. Default: 'invert.space'."
     )
 
     def check(self, spec: Any) -> None:

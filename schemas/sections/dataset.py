@@ -101,27 +101,28 @@ class DatasetSpec(SpecModel):
     n: Integer | None = Field(
         default=None,
         ge=1,
-        description="sampled: number of rows. Raising it appends rows, lowering it removes some.",
+        description="sampled: number of rows. A larger one appends rows, a smaller one removes "
+        "some.",
     )
     seed: Integer = Field(
         default=0,
         ge=0,
         lt=1 << 62,
-        description="sampled: seed of the first row; each row's is one more than that before, and "
-        "decides the row alone.",
+        description="sampled: seed of the first row; each next row has the next seed. A row "
+        "depends on its own seed only.",
     )
     truncation: Number = Field(
         default=1.0,
         gt=0,
         le=1,
-        description="sampled: truncation psi of the draws; 1 draws from the whole prior.",
+        description="sampled: truncation psi; 1 is no truncation.",
     )
     labels: Labels | None = Field(
         default=None,
-        description="Class labels, for a class-conditional generator. Of images: the factor that "
-        "holds each one's class, a number from 0 or a class's name. sampled: 'in turn' (the "
-        "default), one class, a list of classes that take turns, or parts such as {0: 1, 7: 3}; "
-        "they become the factor 'label'.",
+        description="Class labels, for a class-conditional generator. Of images: name of the "
+        "factor that holds each image's class, as a number from 0 or by name. sampled: 'in turn' "
+        "(the default), one class, a list of classes that take turns, or proportions such as "
+        "{0: 1, 7: 3}; the labels become the factor 'label'.",
     )
     pattern: Strings | None = Field(
         default=None,
@@ -152,14 +153,14 @@ class DatasetSpec(SpecModel):
     )
     key: str | None = Field(
         default=None,
-        description="Column of the factor table that names the image, by its path or by the "
+        description="Column of the factor table that identifies the image, by its path or by the "
         "sha256 of its file. Default: the first of image_id, path, file, file_name, filename, uri "
-        "that names any image, else the column that names most.",
+        "in which an image is found, else the column in which most are.",
     )
     missing: Levels = Field(
         default=[],
-        description="Texts that stand for a missing value, beside the usual ones (those of "
-        "pandas: an empty cell, NA, None, null, nan, ...).",
+        description="Texts that mean a missing value, besides the usual ones (those of pandas: an "
+        "empty cell, NA, None, null, nan, ...).",
     )
     literal: Strings = Field(
         default=[],
@@ -168,11 +169,11 @@ class DatasetSpec(SpecModel):
     )
     continuous: Strings = Field(
         default=[],
-        description="Factor columns that are quantities although their values are integers. "
-        "Columns with decimals are continuous, all others categorical by default.",
+        description="Factor columns to take as continuous although their values are integers. By "
+        "default, columns with decimals are continuous, all others categorical.",
     )
     categorical: Strings = Field(
-        default=[], description="Factor columns that are levels although they have decimals."
+        default=[], description="Factor columns to take as categorical although they have decimals."
     )
     ignore: Strings = Field(
         default=[], description="Columns of the factor table to leave out of the index."

@@ -14,7 +14,7 @@ class HosvdSpec(AnalysisSection):
     """Tensor model over declared factors."""
 
     order = 40
-    summary = "Tensor model."
+    summary = "Tensor model over factors (HOSVD)."
 
     modes: list[str | list[str]] = Field(
         description="Factors that span the tensor, one mode each; a list is a composite mode: "
@@ -25,28 +25,28 @@ class HosvdSpec(AnalysisSection):
     )
     missing: Literal["error", "drop_person", "complete"] = Field(
         default="error",
-        description="Empty cells: stop; drop the levels of the first mode that have "
-        "any; or estimate them.",
+        description="What to do where combinations of levels have no row. error: stop. "
+        "drop_person: drop the levels of the first mode that lack any. complete: estimate them.",
     )
     repeats: Literal["mean", "weighted"] = Field(
         default="mean",
-        description="Cells with several rows: their mean, like any other cell; or weighted by "
-        "their number of rows.",
+        description="Combinations of levels with several rows. mean: the rows' mean counts like "
+        "any other. weighted: it is weighted by the number of rows.",
     )
     energy: Number = Field(
         default=0.95, gt=0, le=1, description="Share of each mode's energy that its rank keeps."
     )
     ranks: list[Integer | None] | None = Field(
         default=None,
-        description="Rank of each mode instead of 'energy'; null in the list leaves that "
-        "mode to 'energy'.",
+        description="Rank of each mode, instead of 'energy'; null in the list: this mode's rank "
+        "follows from 'energy'.",
     )
     standardise: bool = Field(
         default=False, description="Scale every latent coordinate to unit standard deviation first."
     )
     stacked: bool = Field(
         default=False,
-        description="Decompose every layer of w_plus apart (stacked style-separated model).",
+        description="Decompose every layer of w_plus separately (stacked style-separated model).",
     )
     pairs: dict[str, list[tuple[Level, Level]]] = Field(
         default={},
@@ -55,14 +55,14 @@ class HosvdSpec(AnalysisSection):
     )
     intensity: dict[str, str] = Field(
         default={},
-        description="Factor -> factor of its intensity, each a mode of its own. The intensity is "
-        "cut to one dimension and the factor's directions point to rising intensity.",
+        description="Factor -> factor of its intensity, each a mode of its own. The intensity mode "
+        "is reduced to rank 1, and the factor's directions point to rising intensity.",
     )
     folds: Integer = Field(
         default=0,
         ge=0,
-        description="Folds over the first mode's levels that choose the ridge penalty of "
-        "parameter fits; 0 does not.",
+        description="Folds of the cross-validation, over the first mode's levels, that chooses the "
+        "ridge penalty of parameter fits; 0: no cross-validation.",
     )
 
     @property

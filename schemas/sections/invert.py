@@ -72,7 +72,7 @@ class InvertSpec(SpecModel):
     """How images become latent codes: the keys of all methods. Made by `invert_section`."""
 
     method: Annotated[str, AfterValidator(_known)] = Field(
-        default="encoder", description="Inversion method; it decides which other keys there are."
+        default="encoder", description="Inversion method; the other keys depend on it."
     )
     space: Space = Field(default="w_plus", description="Latent space of the stored codes.")
     noise_mode: Literal["const", "none"] = Field(
@@ -109,7 +109,7 @@ class InvertSpec(SpecModel):
         ge=1,
         le=178_956_970,
         description="Images with more pixels (width x height) are "
-        "quarantined as decompression bombs, on their header.",
+        "quarantined by their header, as decompression bombs.",
     )
 
     @model_validator(mode="after")

@@ -9,10 +9,11 @@ from schemas.sections.types import Level, Names, Number
 
 
 class MeanDifferenceSpec(AnalysisSection):
-    """Difference of class means, one direction a factor level; regressions of quantities."""
+    """Differences of class means, a direction a level or attribute; regressions of angles and
+    continuous factors."""
 
     order = 20
-    summary = "Class means."
+    summary = "Differences of class means, and linear regressions."
 
     factors: Names | None = Field(
         default=None,
@@ -21,19 +22,19 @@ class MeanDifferenceSpec(AnalysisSection):
     )
     baseline: dict[str, Level] = Field(
         default={},
-        description="Factor -> level the others are compared with (expression: "
-        "neutral). Without one, a level is compared with the mean of the other levels.",
+        description="Factor -> level that the others are compared with, such as {expression: "
+        "neutral}. Without one, a level is compared with the mean of the other levels.",
     )
     pair_by: Names = Field(
         default=[],
         description="Factors within whose combinations levels are compared, such as [person]: "
-        "the mean of per-person differences. Default: rows count once, whoever they show.",
+        "the mean of per-person differences. Default: every row counts once.",
     )
     ridge: Number = Field(
         default=1e-3,
         ge=0,
-        description="Penalty of the predictions of measured angles and continuous factors, as a "
-        "multiple of the mean variance of a coordinate.",
+        description="Ridge penalty of the regressions of measured angles and continuous factors, "
+        "as a multiple of the mean variance of a coordinate.",
     )
 
 

@@ -14,35 +14,38 @@ class NrsfmSpec(AnalysisSection):
     """Non-rigid structure from motion over one model's landmarks."""
 
     order = 50
-    summary = "3D shape of the landmarks."
+    summary = "3D shapes of landmarks (NRSfM)."
 
-    landmarks: str = Field(description="Name of the landmark model under 'annotate'.")
+    landmarks: str = Field(description="Name of the annotator of landmarks under 'annotate'.")
     n_shapes: Integer = Field(
         default=12, ge=0, description="Rank-one basis shapes besides the rigid one."
     )
     labels: Literal["render", "image"] = Field(
-        default="render", description="Landmarks of what the code draws, or of the original image."
+        default="render", description="Landmarks of the code's render, or of the original image."
     )
     temporal: bool = Field(
         default=False,
         description="The rows are one sequence in order, whose shape changes smoothly.",
     )
     zoom: bool = Field(
-        default=False, description="With 'temporal': the camera zooms slowly or comes nearer."
+        default=False,
+        description="With 'temporal': the camera's scale changes slowly (zoom, or distance).",
     )
     robust: bool = Field(
-        default=False, description="Student's t loss instead of squares, against stray landmarks."
+        default=False,
+        description="Student's t loss instead of squared errors, against outlying landmarks.",
     )
     refine: bool = Field(
         default=False,
         description="Refine cameras and shapes jointly (always done with 'robust', or where "
-        "points are missing).",
+        "landmarks are missing).",
     )
     regressor: Number | None = Field(
         default=None,
         ge=0,
-        description="Ridge of a linear regressor from codes to landmark parameters, as a share of "
-        "the codes' variance; it gives directions of pose and shape. Null fits none.",
+        description="Ridge penalty of a linear regressor from codes to pose and shape "
+        "coefficients, as a share of the codes' variance; it gives directions of pose and shape. "
+        "Null: none.",
     )
 
     @model_validator(mode="after")

@@ -17,7 +17,7 @@ class PcaSpec(AnalysisSection):
     summary = "Principal components."
 
     n_components: Integer | None = Field(
-        default=64, ge=1, description="Components to keep; null keeps all there are."
+        default=64, ge=1, description="Number of components to keep; null: all."
     )
     layers: Literal["each"] | list[tuple[Integer, Integer]] | None = Field(
         default=None,
@@ -25,12 +25,13 @@ class PcaSpec(AnalysisSection):
         "[[0, 4], [4, 8]]; null is one PCA over all layers.",
     )
     solver: Literal["auto", "covariance", "gram", "randomised"] = Field(
-        default="auto", description="How to solve; 'auto' takes the cheapest."
+        default="auto", description="Numerical method; 'auto' takes the cheapest."
     )
     n_directions: Integer = Field(
         default=8,
         ge=0,
-        description="Components of each PCA that become directions of the set; the model has all.",
+        description="How many leading components of each PCA become directions; the model keeps "
+        "all.",
     )
     regress_to: Literal["z", "w"] | None = Field(
         default=None,

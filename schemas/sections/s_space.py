@@ -9,15 +9,17 @@ from schemas.sections.types import Names, Number
 
 
 class SSpaceSpec(AnalysisSection):
-    """Single style channels that stand out where an attribute is present (StyleSpace)."""
+    """Single style channels whose values differ where an attribute is present (StyleSpace)."""
 
     order = 80
     summary = "Style channels of attributes."
 
     attributes: Names | None = Field(
-        default=None, description="Annotated attributes to search channels for. Default: all."
+        default=None, description="Annotated attributes to find channels for. Default: all."
     )
-    threshold: Number = Field(default=0.5, description="Scores above it count as present.")
+    threshold: Number = Field(
+        default=0.5, description="An attribute is present where its score is above this."
+    )
 
 
 PLUGIN = SSpaceSpec

@@ -9,16 +9,17 @@ from schemas.sections.types import Integer
 
 
 class SefaSpec(AnalysisSection):
-    """Closed-form directions of the generator's weights (SeFa); reads no codes but their spread."""
+    """Closed-form directions of the generator's weights (SeFa); of the codes only their standard
+    deviation along them is read."""
 
     order = 60
-    summary = "Directions of the weights."
+    summary = "Closed-form directions of the generator's weights (SeFa)."
 
-    n_components: Integer = Field(default=8, ge=1, description="Directions to keep.")
+    n_components: Integer = Field(default=8, ge=1, description="Number of directions to keep.")
     layers: list[Integer] | None = Field(
         default=None,
         min_length=1,
-        description="Rows of w_plus whose layers are factorised and edited. Default: all.",
+        description="Layers of w_plus that are factorised and edited. Default: all.",
     )
 
 

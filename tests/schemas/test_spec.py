@@ -219,7 +219,7 @@ def test_trust_is_not_for_a_file_to_give(where):
         ("analyse: {mean_difference: {baseline: [a]}}", ["entries of the form 'name: value'"]),
         ("7: x", ["key 7 is no text", "between quotes"]),
         ("seed: true", ["'seed' is True", "must be a number"]),
-        ("seed: -1", ["'seed' is -1", "Seed of everything random"]),
+        ("seed: -1", ["'seed' is -1", "Random seed"]),
         ("max_quarantined: 5", ["'max_quarantined' is 5", "less than or equal to 1"]),
         ("analyse: {svm: {c: .nan}}", ["'analyse.svm.c' is nan"]),
         ("analyse: {svm: {c: .inf}}", ["'analyse.svm.c' is inf", "finite"]),

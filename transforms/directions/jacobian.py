@@ -161,7 +161,7 @@ def rectangle_mask(
     bottom."""
     if not (0 <= left < right <= 1 and 0 <= top < bottom <= 1):
         raise UsageError(
-            f"region {[left, top, right, bottom]!r} is not a rectangle in the picture: give left, "
+            f"region {[left, top, right, bottom]!r} is not a rectangle in the image: give left, "
             "top, right, bottom as shares from 0 to 1"
         )
 
