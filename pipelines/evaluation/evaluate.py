@@ -22,6 +22,7 @@ from schemas.errors import DataError
 from schemas.index import DatasetIndex
 from schemas.spec import RunSpec
 from schemas.store.latent_store import LatentStore
+from schemas.store.sibling import companions_of
 from transforms.accumulate.sources import codes_of, ok_rows
 
 
@@ -144,8 +145,14 @@ def _pairs(evaluated: Evaluated, generator: Generator) -> dict[str, np.ndarray]:
     if not shown:
         return {}
     with torch.no_grad():
-        code = Code(spec.space, torch.from_numpy(codes_of(store, spec.space, np.array(shown))))
-        classes = evaluated.classes_of(generator.facts, np.array(shown))
+        rows = np.array(shown)
+        beside = companions_of(store, "invert", spec.space, rows)
+        code = Code(
+            spec.space,
+            torch.from_numpy(codes_of(store, spec.space, rows)),
+            {name: torch.from_numpy(values) for name, values in beside.items()},
+        )
+        classes = evaluated.classes_of(generator.facts, rows)
         images = generator.draw(code, labels=classes, noise=spec.noise_mode)
         drawn = to_uint8(images.cpu().numpy())
     if not originals:

@@ -51,6 +51,7 @@ from schemas.spec_models import AnnotateSpec
 from schemas.store.latent_store import LatentStore
 from schemas.store.lock import StoreLock
 from schemas.store.reasons import TRANSIENT, Reason, Status
+from schemas.store.sibling import companions_of
 from schemas.store.stage_arrays import lay_out_stages
 from transforms.images.annotate import annotate_batch
 from transforms.images.preprocess import DEFAULT_MAX_PIXELS, to_uint8
@@ -271,13 +272,18 @@ class AnnotateWorker:
             if good.any():
                 filled = np.where(np.isnan(codes[rows]), np.float32(0), codes[rows])
                 filled = padded(filled, batch_size)
+                beside = self._beside(work.block, start, good, batch_size)
 
                 def draw(
-                    part: slice, filled: NDArray[Any] = filled, classes: Any = classes
+                    part: slice,
+                    filled: NDArray[Any] = filled,
+                    classes: Any = classes,
+                    beside: Any = beside,
                 ) -> NDArray[np.float32]:
                     own = None if classes is None else classes[part]
                     given = torch.from_numpy(filled[part]).to(self.device)
-                    code = Code(self.task.space, given)
+                    more = {k: torch.from_numpy(v[part]).to(self.device) for k, v in beside.items()}
+                    code = Code(self.task.space, given, more)
                     drawn = render(self.generator, code, self.task.noise_mode, own)
                     values: NDArray[np.float32] = drawn.cpu().numpy()
                     return values
@@ -295,6 +301,18 @@ class AnnotateWorker:
                             flags[position] = Status.QUARANTINED
                             why[position] = Reason.NOT_FINITE
             yield Batch(start, count, {View(size): images}, flags, why)
+
+    def _beside(
+        self, block: int, start: int, good: NDArray[np.bool_], batch_size: int
+    ) -> dict[str, NDArray[Any]]:
+        """What belongs to the codes of a batch, zeros in rows without a code."""
+        rows = self.store.block_slice(block).start + start + np.flatnonzero(good)
+        found = {}
+        for name, values in companions_of(self.store, INVERT, self.task.space, rows).items():
+            whole = np.zeros((len(good), *values.shape[1:]), values.dtype)
+            whole[good] = values
+            found[name] = padded(whole, batch_size)
+        return found
 
     def _measure(self, sheet: _Sheet, batch: Batch) -> bool:
         """Fill a batch into a sheet; whether the batch had to be halved for memory."""

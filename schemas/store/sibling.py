@@ -202,6 +202,27 @@ class SiblingStore(LatentStore):
         }
 
 
+def companions_of(
+    store: LatentStore, stage: str, space: str, rows: np.ndarray
+) -> dict[str, np.ndarray]:
+    """What belongs to the codes of some rows beside their main array: name -> (m, *shape), from the
+    store and its siblings; empty where codes are whole without.
+
+    rows : int64 (m,), OK in the stage. Raises StoreError where any of it is missing or of other
+    codes.
+    """
+    prefix, found = f"{COMPANIONS}/{space}.", {}
+    for path in store.arrays(stage):
+        if path.startswith(prefix):
+            parts = [store._stored(path, slice(row, row + 1)) for row in rows.tolist()]
+            found[path.removeprefix(prefix)] = np.concatenate(parts)
+    for beside in siblings_of(store):
+        if (beside.stage, beside.space) == (stage, space):
+            for path, values in beside.rows(store, rows).items():
+                found[path.removeprefix(prefix)] = values
+    return found
+
+
 class GrowingBlocks:
     """The blocks of a sibling that lie in one block of its parent, written as rows are made.
 

@@ -10,6 +10,7 @@ from digests import tree_files
 from hypothesis import given
 from hypothesis import strategies as st
 from places import GOLDEN
+from stores import ARRAYS as STORE_ARRAYS
 from stores import W_PLUS, create, flags, fp_of, values, write, write_all
 
 from schemas.errors import StoreError, UnalignedWriteError
@@ -22,6 +23,7 @@ from schemas.store.sibling import (
     GrowingBlocks,
     SiblingStore,
     apart,
+    companions_of,
     sibling_block_rows,
     siblings_of,
 )
@@ -119,6 +121,28 @@ def test_rows_are_read_back_and_the_store_is_one_like_any_other(tmp_path):
     for block in range(alone.n_blocks):
         write(alone, block, quarantined=[1] if block == 0 else [])
     assert tree_files(tmp_path / "faces") == tree_files(tmp_path / "alone")
+
+
+def test_what_belongs_to_codes_comes_from_the_store_and_its_sibling(tmp_path):
+    small = ArraySpec("companions", "w_plus.seed", (2,), "int32")
+    other = ArraySpec("companions", "w.seed", (2,), "int32")
+    parent = create(tmp_path / "s", 8, arrays=[*STORE_ARRAYS, small, other])
+    rows, commit = np.arange(8), fp_of(parent, 0)
+    blocks = GrowingBlocks(beside(parent), parent, 0, commit)
+    blocks.put(large(rows), rows)
+    blocks.finish(*flags(8))
+    seeds = np.stack([rows, -rows], axis=1).astype("i4")
+    arrays = {**values(parent, 0), small.path: seeds, other.path: seeds}
+    parent.write_block("invert", 0, arrays, *flags(8), commit)
+    found = companions_of(parent, "invert", "w_plus", np.array([5, 2]))
+    assert found.keys() == {"seed", "delta", "scale"}
+    np.testing.assert_array_equal(found["seed"], seeds[[5, 2]])
+    np.testing.assert_array_equal(found["delta"], large([5, 2])[DELTA.path])
+    parent.write_block("invert", 0, arrays, *flags(8), fp_of(parent, 0, version=2))
+    with pytest.raises(StoreError, match="run the specification again"):
+        companions_of(parent, "invert", "w_plus", np.array([5]))
+    write_all(plain := create(tmp_path / "plain" / "s", 8))
+    assert companions_of(plain, "invert", "w_plus", rows) == {}
 
 
 def test_identity_is_of_parent_space_and_parameters(tmp_path):

@@ -7,15 +7,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from inversion_fixture import make, tree
+from inversion_fixture import annotator, make, tree
 from tiny_run import direct_zarr
 
+from generators.protocols import Code
 from pipelines.engine.blocks import InProcess
+from pipelines.stages.annotate import annotate
 from pipelines.stages.invert import InvertWorker, invert, plan_invert
+from schemas.spec_models import AnnotateSpec
 from schemas.store import sibling
 from schemas.store.latent_store import ArraySpec, LatentStore
 from schemas.store.reasons import Status
 from schemas.store.sibling import siblings_of
+from transforms.inversion.method import render
 
 DELTA = ArraySpec("companions", "w_plus.delta", (3,))
 
@@ -103,3 +107,28 @@ def test_killed_at_any_write_the_next_run_gives_the_same_bytes(
     for a, b in zip(*((i.path, siblings_of(LatentStore.open(i.path))[0].path)
                       for i in (whole, killed)), strict=True):  # fmt: skip
         assert tree(a) == tree(b)
+
+
+def test_renders_are_drawn_with_what_belongs_to_the_codes(setting, tmp_path, monkeypatch):
+    identity = identity_of(setting, tmp_path)
+    run(setting, identity)
+    store, seen = LatentStore.open(identity.path), []
+
+    def watched(generator, code, *options):
+        seen.append(code)
+        return render(generator, Code(code.space, code.main), *options)
+
+    monkeypatch.setattr("transforms.inversion.method.render", watched)
+    model = annotator(setting.root, "bright", "scores", ["bright"])[0]
+    spec = AnnotateSpec(name="bright", model=model, batch_size=16)
+    annotate(
+        setting.index,
+        setting.source,
+        identity.path,
+        [spec],
+        generator_uri=setting.generator,
+        engine=InProcess(),
+    )
+    found = np.concatenate([code.companions["delta"].numpy() for code in seen])[: store.n_rows]
+    codes = np.asarray(store.array("latents/w_plus")[:]).reshape(store.n_rows, -1)[:, :3]
+    np.testing.assert_array_equal(found, np.nan_to_num(codes) * 2)
