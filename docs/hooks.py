@@ -48,7 +48,7 @@ def kind_table() -> str:
     finally:
         sys.path.remove(str(ROOT))
     rows = [(f"`{k.name}`", k.text, k.unit, k.role or "nothing") for k in KINDS]
-    return rows_of(("kind", "measures", "unit", "analyses take it for"), rows)
+    return rows_of(("kind", "measures", "unit", "used for"), rows)
 
 
 def direction_table() -> str:
