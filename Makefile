@@ -1,8 +1,8 @@
 # Two commands do everything on a fresh machine: `make demo` and `make test`.
 PYTHON ?= python3
 BIN := .venv/bin
-LONGEST := engine/test_ray engine/test_interruption runs/test_every_key runs/test_lineage \
-	orchestration/test_orchestrate runs/test_run
+LONGEST := engine/test_ray runs/test_run runs/test_every_key upkeep/test_verify runs/test_lineage \
+	orchestration/test_orchestrate engine/test_interruption
 TESTS := $(LONGEST:%=tests/pipelines/%.py) tests  # the longest files first
 
 .PHONY: demo test types bench models docs clean
