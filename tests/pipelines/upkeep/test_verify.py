@@ -31,6 +31,12 @@ from schemas.store.sibling import GrowingBlocks, SiblingStore
 CODES = "latents/w_plus/c/1/0/0"
 
 
+@pytest.fixture(scope="module", autouse=True)
+def fast():
+    with direct_zarr():
+        yield
+
+
 @pytest.fixture
 def copy(tiny: Path, tmp_path: Path) -> Path:
     """A tiny run that the test may damage."""
