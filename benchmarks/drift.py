@@ -45,7 +45,7 @@ from schemas.directions.direction_set import DirectionSet, unit_direction
 from transforms.accumulate.moments import Moments
 from transforms.directions.mean_difference import fit_regressions, mean_differences
 from transforms.drift.latent_maps import MapChoice, choose_map
-from transforms.drift.reuse import judge
+from transforms.drift.verdict import judge
 from transforms.pca.fit import fit_pca
 
 MODEL = "bundled:faces64"

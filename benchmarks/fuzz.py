@@ -337,7 +337,7 @@ def written(files: Files, main: str, format: str, world: Path) -> Case:
 
 def read(kind: str, case: Case) -> tuple[str, Result]:
     """The worst outcome of the kind's steps, and the error with which it came."""
-    from schemas.failures import expected
+    from schemas.expected_errors import expected
     from transforms.images.quarantine import Quarantine
 
     worst: tuple[str, Result] = (OK, {})

@@ -6,7 +6,7 @@ import numpy as np
 from PIL import Image
 
 import generators
-from pipelines.downstream.finished import FinishedRun
+from pipelines.downstream.finished_run import FinishedRun
 from pipelines.evaluation.strips import edit_images
 from schemas.spec import load_spec
 

@@ -8,7 +8,7 @@ import sys
 
 import xarray as xr
 
-from pipelines.downstream.finished import FinishedRun
+from pipelines.downstream.finished_run import FinishedRun
 from schemas.spec import load_spec
 from schemas.store.reasons import Status
 

@@ -9,7 +9,7 @@ import sys
 import torch
 from torch.utils.data import DataLoader
 
-from pipelines.downstream.finished import FinishedRun
+from pipelines.downstream.finished_run import FinishedRun
 from pipelines.downstream.latent_batches import LatentBatches
 from schemas.spec import load_spec
 

@@ -19,9 +19,9 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from pipelines.options import ReadsFormats, WritesFormats, numbers_of, path_of, rows_of
+from pipelines.cli_options import ReadsFormats, WritesFormats, numbers_of, path_of, rows_of
 from schemas.errors import UsageError
-from schemas.failures import expected
+from schemas.expected_errors import expected
 
 app = typer.Typer(
     name="latentflow",
@@ -257,7 +257,7 @@ def edit(
 ) -> None:
     """Edit rows along directions of the run's direction set, drawn as strips: a row of images
     each, strengths from left to right."""
-    from pipelines.downstream.finished import edit_run
+    from pipelines.downstream.finished_run import edit_run
     from schemas.spec import load_spec
 
     amounts, chosen = numbers_of(strengths, "--strengths"), rows_of(rows, "--rows")
@@ -297,7 +297,7 @@ def export(
     Only finished rows are exported; how many are left out is printed by reason. A file or folder
     appears under its name only once it is complete.
     """
-    from pipelines.downstream.finished import export_run
+    from pipelines.downstream.finished_run import export_run
     from schemas.spec import load_spec
 
     done = export_run(load_spec(spec), kind, out, direction or (), overwrite)
@@ -347,7 +347,7 @@ def import_command(
     """
     import generators
     from pipelines.downstream.directions import import_directions
-    from pipelines.downstream.finished import FinishedRun
+    from pipelines.downstream.finished_run import FinishedRun
     from schemas.spec import load_spec
     from schemas.store.lock import run_lock
 

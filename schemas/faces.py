@@ -22,7 +22,7 @@ MOVED = {
     "generators.encoder": "generators.encoders.w_plus",
     "pipelines.edit": "pipelines.evaluation.strips",
     "pipelines.export": "pipelines.downstream.export",
-    "pipelines.finished": "pipelines.downstream.finished",
+    "pipelines.finished": "pipelines.downstream.finished_run",
     "pipelines.latent_batches": "pipelines.downstream.latent_batches",
     "pipelines.run": "pipelines.runs.run",
     "schemas.direction": "schemas.directions.direction",

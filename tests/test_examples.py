@@ -17,7 +17,7 @@ from places import ROOT
 
 import generators
 from pipelines.cli import main
-from pipelines.downstream.finished import FinishedRun
+from pipelines.downstream.finished_run import FinishedRun
 from schemas.spec import load_spec
 from transforms.images.preprocess import to_uint8
 

@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 
 from generators.annotators.card import ONNX_ENDINGS, TORCHSCRIPT_ENDINGS, AnnotatorCard, read_card
+from generators.annotators.input_output import finish, prepare
 from generators.annotators.model import AnnotatorModel, Prediction, ShapeError
 from generators.annotators.onnx import OnnxAnnotator
-from generators.annotators.rows import finish, prepare
 from generators.file_kinds import is_torchscript, other_kind
 from schemas.errors import CheckpointError, UntrustedError
 

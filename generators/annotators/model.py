@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from generators.annotators.card import AnnotatorCard
-from generators.annotators.rows import (
+from generators.annotators.input_output import (
     finish,
     one_row_each,
     one_score_each,

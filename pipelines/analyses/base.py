@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
 import numpy as np
 
+from pipelines.analyses.checks import active_rows
 from pipelines.analyses.figures import Figure
-from pipelines.analyses.known import active_rows
 from pipelines.analyses.measured import Measured
 from pipelines.analyses.spaces import Spaces
 from pipelines.folder.store_identity import labels_of

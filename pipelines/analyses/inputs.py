@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from pipelines.analyses.base import Analysis, Known, Selection
-from pipelines.analyses.known import Columns
+from pipelines.analyses.checks import Columns
 from pipelines.analyses.labels import LabelledBlocks, Labels, Targets
 from pipelines.analyses.measured import Measured
 from pipelines.analyses.spaces import Conversion, conversions

@@ -25,7 +25,7 @@ from schemas.errors import UsageError
 from transforms.drift.latent_maps import MapChoice
 
 if TYPE_CHECKING:
-    from pipelines.evaluation.pieces import ActorsMeter
+    from pipelines.evaluation.actors_meter import ActorsMeter
 
 SAMPLES = 64
 DIFF_VERSION = 1
@@ -79,7 +79,7 @@ def _codes(
     """Codes and classes of the same samples in both models, and what they are of."""
     import generators
     from pipelines.evaluation.meter import prior_codes
-    from pipelines.samples import sample_rows
+    from pipelines.evaluation.sample_rows import sample_rows
     from transforms.accumulate.sources import codes_of
 
     rows = sample_rows(new.index, pairs.rows, new.spec, samples, stream=29)
@@ -121,7 +121,7 @@ def _meters(
     """What draws and measures on either side, None without the generator, on one engine."""
     from pipelines.engine.blocks import InProcess
     from pipelines.engine.ray import RayEngine
-    from pipelines.evaluation.pieces import ActorsMeter, Models
+    from pipelines.evaluation.actors_meter import ActorsMeter, Models
     from schemas.store.lock import StoreLock
 
     spec = new.spec

@@ -19,7 +19,7 @@ from schemas.directions.direction_set import Direction, DirectionSet
 from schemas.errors import DataError, UsageError
 from transforms.directions.algebra import cosines, principal_angles
 from transforms.drift.latent_maps import LatentMap
-from transforms.drift.reuse import SHARE, SIGMAS, judge, mean_and_error
+from transforms.drift.verdict import SHARE, SIGMAS, judge, mean_and_error
 
 SURVIVES, REFUSED, UNKNOWN = "survives", "must not be reused", "not measured"
 Changes = dict[str, np.ndarray]
@@ -29,7 +29,7 @@ where it could not be measured at both."""
 
 @dataclass(frozen=True)
 class Rule:
-    """How directions are tried and judged; see `transforms.drift.reuse.judge`.
+    """How directions are tried and judged; see `transforms.drift.verdict.judge`.
 
     strength : of the trial, in standard deviations of each direction
     """

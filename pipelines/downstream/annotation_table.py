@@ -32,7 +32,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipelines.downstream.rows import MEASURED, ExportRows, annotation_stages
+from pipelines.downstream.export_rows import MEASURED, ExportRows, annotation_stages
 from pipelines.folder.store_identity import INVERT
 from schemas.atomic import replacing
 from schemas.fingerprint import canonical_json

@@ -35,7 +35,7 @@ import numpy as np
 
 from generators.annotators.kinds.catalog import role_of
 from generators.peers.base import Codes, LatentFormat
-from pipelines.downstream.rows import ExportRows
+from pipelines.downstream.export_rows import ExportRows
 from schemas.atomic import replacing
 from schemas.errors import UsageError
 from schemas.index import CATEGORICAL

@@ -27,7 +27,7 @@ from transforms.accumulate.requests import MomentsAlong, MomentsOfRows
 from transforms.accumulate.sources import SelectBlocks, StoreBlocks
 
 if TYPE_CHECKING:
-    from pipelines.downstream.finished import FinishedRun
+    from pipelines.downstream.finished_run import FinishedRun
     from transforms.accumulate.moments import Moments
 
 

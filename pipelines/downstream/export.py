@@ -25,12 +25,12 @@ from pathlib import Path
 from generators.peers.catalog import latent_formats
 from pipelines.downstream.annotation_table import RowTables, export_annotations, write_parquet
 from pipelines.downstream.arrays import write_latents, write_npz, write_safetensors
-from pipelines.downstream.rows import ExportRows, annotation_stages
+from pipelines.downstream.export_rows import ExportRows, annotation_stages
 from pipelines.downstream.shards import write_shards
 from pipelines.folder.store_identity import INVERT
 from schemas.atomic import delete_partials_of, replacing_folder, write_json
 from schemas.errors import StoreError, UsageError
-from schemas.failures import expected
+from schemas.expected_errors import expected
 from schemas.index import DatasetIndex
 from schemas.store.latent_store import LatentStore
 

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from pipelines.engine.writer_guard import Guard
 from schemas import errors
 from schemas.errors import LatentflowError, RunInterruptedError, is_out_of_memory
-from schemas.failures import expected
+from schemas.expected_errors import expected
 from schemas.index import DatasetIndex
 from schemas.store.latent_store import LatentStore
 from schemas.store.lock import StoreLock
@@ -285,7 +285,7 @@ def use_threads(threads: int, cuda: bool) -> str:
 # The driver's side
 
 
-class Engine(Protocol):
+class BlockEngine(Protocol):
     """What the driver asks of `pipelines.engine.ray.RayEngine`."""
 
     @property
@@ -318,7 +318,7 @@ class InProcess:
         items: Sequence[Mapping[str, Any]],
         actors: int | None = None,
     ) -> Iterator[dict[str, Any]]:
-        """See `Engine`; ``actors`` is not used."""
+        """See `BlockEngine`; ``actors`` is not used."""
         worker = actor(**arguments)
         for item in reversed(items) if self.backwards else items:
             batch = worker({name: np.array([value]) for name, value in item.items()})
@@ -332,7 +332,7 @@ class Prepared:
     prepare : may raise; then nothing is made.
     """
 
-    engine: Engine
+    engine: BlockEngine
     prepare: Callable[[], None]
     done: bool = False
     gpus_per_actor: float = field(init=False)
@@ -347,7 +347,7 @@ class Prepared:
         items: Sequence[Mapping[str, Any]],
         actors: int | None = None,
     ) -> Iterator[dict[str, Any]]:
-        """See `Engine`."""
+        """See `BlockEngine`."""
         if items and not self.done:
             self.prepare()
             self.done = True
@@ -387,7 +387,7 @@ class Done:
 
 
 def run_blocks(
-    engine: Engine,
+    engine: BlockEngine,
     task: Task,
     work: Sequence[Work],
     lock: StoreLock,

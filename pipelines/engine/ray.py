@@ -27,7 +27,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from schemas.errors import LatentflowError, UsageError
-from schemas.failures import expected
+from schemas.expected_errors import expected
 
 if TYPE_CHECKING:
     from schemas.spec import RunSpec

@@ -13,8 +13,8 @@ from generators.protocols import Code, Generator, ModelFacts, labels_in_turn
 from pipelines.engine.blocks import Rows
 from pipelines.evaluation.beside import compare
 from pipelines.evaluation.meter import EditMeter, Effects, evaluate_directions, prior_codes
+from pipelines.evaluation.sample_rows import sample_rows
 from pipelines.folder.store_identity import labels_of
-from pipelines.samples import sample_rows
 from pipelines.sources.base import Source
 from pipelines.sources.block_images import BlockImages
 from schemas.directions.direction_set import DirectionSet

@@ -2,7 +2,7 @@
 
 ``evaluation.json`` holds what was found, ``evaluation.npz`` the pictures. While directions are
 measured, what is done lies in the folder ``evaluation.partial``, so that a run that is interrupted
-or killed need not measure it again; see `pipelines.evaluation.pieces`.
+or killed need not measure it again; see `pipelines.evaluation.actors_meter`.
 """
 
 from __future__ import annotations

@@ -68,7 +68,7 @@ class Edited(NamedTuple):
 
 class EditMeter(Protocol):
     """What draws and measures edits: a `Meter`, here or on actors
-    (`pipelines.evaluation.pieces.ActorsMeter`)."""
+    (`pipelines.evaluation.actors_meter.ActorsMeter`)."""
 
     def names(self, kind: str) -> list[str]:
         """Names of all measured scores ("scores") or angles ("pose")."""

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.analyses.catalog import analysis_of, problems_of, requested
+from pipelines.analyses.checks import refuse
 from pipelines.analyses.inputs import Data, Fitted, measure_sd
-from pipelines.analyses.known import refuse
 from pipelines.engine.saved_sums import SavedStatistics
 from pipelines.engine.scratch import ScratchEngine
 from pipelines.folder.store_identity import INVERT

@@ -15,7 +15,7 @@ from generators.annotators.load import check_trust
 from generators.protocols import ModelFacts
 from pipelines.analyses.base import Known
 from pipelines.analyses.catalog import problems_of, requested, requested_sections
-from pipelines.analyses.known import Problems, active_rows, factor_problems, refuse
+from pipelines.analyses.checks import Problems, active_rows, factor_problems, refuse
 from pipelines.analyses.measured import Measured, promised
 from pipelines.analyses.spaces import Spaces
 from pipelines.folder.store_identity import INVERT, StoreIdentity

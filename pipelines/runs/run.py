@@ -18,14 +18,14 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 
 from pipelines.analyses.catalog import requested
-from pipelines.engine.blocks import Engine, InProcess, Prepared
+from pipelines.engine.blocks import BlockEngine, InProcess, Prepared
 from pipelines.engine.interruption import CheckedEngine, Interruption
 from pipelines.engine.memory import PeakMemory
 from pipelines.engine.progress import stage_progress
 from pipelines.evaluation.files import finished_fingerprint, known_effects, write_evaluation
 from pipelines.folder.checksums import intact, noted, write_noted
 from pipelines.folder.store_identity import StoreIdentity, identify_run, labels_of
-from pipelines.report.missing import failure_lines, quarantine_lines, without_direction_lines
+from pipelines.report.left_out import failure_lines, quarantine_lines, without_direction_lines
 from pipelines.runs.check import check_run, held_spaces
 from pipelines.runs.lineage import (
     compare_analyses,
@@ -138,7 +138,7 @@ class Run:
         return self._ray
 
     @cached_property
-    def engine(self) -> Engine:
+    def engine(self) -> BlockEngine:
         """The Ray engine, which tries the annotators that are run before its first block."""
         last = STAGES.index(self.until) >= STAGES.index("annotate")
         models = [m for m in self.spec.annotate if last and self.wants("annotate", m.name)]
@@ -457,8 +457,8 @@ def _evaluate(state: Run, progress: Any) -> dict[str, Any]:
     fingerprint = digest(inputs)
     if finished_fingerprint(state.out) == fingerprint:
         return {"rows": 0, "skipped": True, "detail": {}}
+    from pipelines.evaluation.actors_meter import ActorsMeter
     from pipelines.evaluation.evaluate import Evaluated, evaluate
-    from pipelines.evaluation.pieces import ActorsMeter
 
     known = known_effects(state.out, inputs)
     alone = spec.single_process and state.address is None  # without the start of Ray, then

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from generators.annotators.rows import resized
+from generators.annotators.input_output import resized
 from pipelines.engine.blocks import BlockWork
 from pipelines.sources.base import Source, read_checked
 from schemas.errors import InputError, is_out_of_memory

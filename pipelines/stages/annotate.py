@@ -22,8 +22,8 @@ from generators.annotators import load_annotator
 from generators.protocols import Code
 from pipelines.downstream.annotation_table import export_annotations
 from pipelines.engine.blocks import (
+    BlockEngine,
     BlockWork,
-    Engine,
     Progress,
     Rows,
     StageState,
@@ -399,7 +399,7 @@ def annotate(
     models: Sequence[AnnotateSpec],
     *,
     generator_uri: generators.Source,
-    engine: Engine,
+    engine: BlockEngine,
     max_pixels: int = DEFAULT_MAX_PIXELS,
     threads: int = 1,
     actors: int | None = None,

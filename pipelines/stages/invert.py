@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 
 from generators.labelled import Labelled
 from pipelines.engine.blocks import (
+    BlockEngine,
     BlockWork,
-    Engine,
     Progress,
     Rows,
     StageState,
@@ -359,7 +359,7 @@ def invert(
     source: Source,
     identity: StoreIdentity,
     *,
-    engine: Engine,
+    engine: BlockEngine,
     progress: Progress | None = None,
     lock: StoreLock | None = None,
     blocks: Container[int] | None = None,

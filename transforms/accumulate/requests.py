@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from transforms.accumulate.blocks import TRANSFORMS, Arrays, flatten_rows
-from transforms.accumulate.cells import CellSums
+from transforms.accumulate.factor_cells import CellSums
 from transforms.accumulate.moments import Moments, join_targets
 
 

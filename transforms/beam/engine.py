@@ -20,7 +20,7 @@ from apache_beam.options.pipeline_options import PipelineOptions
 
 import transforms.beam.workers  # noqa: F401  (registers the handler of worker processes)
 from schemas.errors import NotConvergedError, UsageError
-from schemas.failures import expected
+from schemas.expected_errors import expected
 from transforms.accumulate.blocks import Accumulator, BlockSource
 from transforms.accumulate.passes import PassRequest, S, Seen
 from transforms.accumulate.pinned import DEFAULT_CACHE_BYTES, PINNED

@@ -10,7 +10,7 @@ import apache_beam as beam
 
 from schemas.errors import UsageError
 from transforms.accumulate.blocks import BlockSource
-from transforms.accumulate.cells import CellGrid
+from transforms.accumulate.factor_cells import CellGrid
 from transforms.accumulate.pinned import DEFAULT_CACHE_BYTES
 from transforms.accumulate.requests import JointMoments, SumsOfCells
 from transforms.beam.combine import SumBlocks

@@ -14,7 +14,7 @@ from scipy.linalg import cho_factor, cho_solve
 
 from schemas.errors import DataError, UsageError
 from transforms.accumulate.blocks import DEFAULT_BLOCK_ROWS, ArrayBlocks
-from transforms.accumulate.cells import CellGrid, CellSums, grid_cells, sum_cells
+from transforms.accumulate.factor_cells import CellGrid, CellSums, grid_cells, sum_cells
 from transforms.accumulate.moments import Moments, join_targets, moments_of
 
 

@@ -27,7 +27,7 @@ from scipy.linalg import lu_factor, lu_solve
 
 from schemas.errors import DataError, UsageError
 from transforms.accumulate.blocks import TRANSFORMS, Accumulator, Arrays, BlockSource, Sums
-from transforms.accumulate.cells import most_parameters, too_many_ranks
+from transforms.accumulate.factor_cells import most_parameters, too_many_ranks
 from transforms.accumulate.passes import PassRequest, expect
 from transforms.hosvd.model import choose_ranks
 from transforms.hosvd.passes import (

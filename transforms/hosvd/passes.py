@@ -24,7 +24,7 @@ from transforms.accumulate.blocks import (
     serial_key,
     statistic_kind,
 )
-from transforms.accumulate.cells import CellSums
+from transforms.accumulate.factor_cells import CellSums
 from transforms.accumulate.sources import ColumnBlocks
 from transforms.signs import fix_signs
 

@@ -15,7 +15,7 @@ import numpy as np
 
 from schemas.errors import DataError, UsageError
 from transforms.accumulate.blocks import Accumulator, BlockSource
-from transforms.accumulate.cells import CellGrid, CellSums
+from transforms.accumulate.factor_cells import CellGrid, CellSums
 from transforms.accumulate.passes import PassRequest, expect, run_passes
 from transforms.hosvd.complete import Completion, FilledSlabs, Repeats, cell_weights
 from transforms.hosvd.levels import trajectory_origin

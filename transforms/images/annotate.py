@@ -12,7 +12,7 @@ from generators.protocols import Annotator
 from schemas.store.reasons import Reason
 
 
-class Measured(NamedTuple):
+class AnnotatedBatch(NamedTuple):
     """values : float32 (n, k) or (n, points, 2), NaN where reasons, uint8 (n,), are not 0.
 
     messages : row -> what the model said, of rows on which it failed.
@@ -25,7 +25,7 @@ class Measured(NamedTuple):
 
 def annotate_batch(
     annotator: Annotator, images: NDArray[np.uint8], size: tuple[int, int] | None = None
-) -> Measured:
+) -> AnnotatedBatch:
     """Measure images uint8 (n, h, w, 3).
 
     size : landmarks are in pixels of a picture of this (height, width), by default of the images.
@@ -43,4 +43,4 @@ def annotate_batch(
     finite = np.isfinite(values).all(axis=tuple(range(1, values.ndim)))
     reasons[~finite & (reasons == Reason.NONE)] = Reason.NOT_FINITE
     values[reasons != Reason.NONE] = np.nan
-    return Measured(values, reasons, {} if found is None else found.messages)
+    return AnnotatedBatch(values, reasons, {} if found is None else found.messages)

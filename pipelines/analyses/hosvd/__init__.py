@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from pipelines.analyses.base import Analysis, Known, Model, Selection
+from pipelines.analyses.checks import Problems
 from pipelines.analyses.figures import Figure
+from pipelines.analyses.hosvd.check import hosvd_problems
 from pipelines.analyses.hosvd.figures import subspace_figures
-from pipelines.analyses.hosvd.problems import hosvd_problems
-from pipelines.analyses.known import Problems
 from schemas.sections.hosvd import HosvdSpec
 
 if TYPE_CHECKING:

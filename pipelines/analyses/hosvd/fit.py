@@ -7,13 +7,13 @@ from typing import Any
 
 import numpy as np
 
-from pipelines.analyses.hosvd.problems import cell_problems, pair_problems, tensor_grid
+from pipelines.analyses.checks import Columns, level_code
+from pipelines.analyses.hosvd.check import cell_problems, pair_problems, tensor_grid
 from pipelines.analyses.inputs import Data, Fitted, target_of
-from pipelines.analyses.known import Columns, level_code
 from schemas.errors import DataError
 from schemas.sections.hosvd import HosvdSpec
 from transforms.accumulate.blocks import BlockSource, sum_in_order
-from transforms.accumulate.cells import CellGrid
+from transforms.accumulate.factor_cells import CellGrid
 from transforms.accumulate.requests import CountsOfCells
 from transforms.hosvd.complete import Completion, FilledSlabs, cell_weights
 from transforms.hosvd.levels import apathy_parameters

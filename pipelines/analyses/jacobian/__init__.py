@@ -6,7 +6,7 @@ import math
 from typing import TYPE_CHECKING
 
 from pipelines.analyses.base import Analysis, Known, Selection
-from pipelines.analyses.known import Problems, most_problems
+from pipelines.analyses.checks import Problems, most_problems
 from schemas.sections.jacobian import JacobianSpec
 
 if TYPE_CHECKING:

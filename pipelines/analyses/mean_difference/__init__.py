@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from pipelines.analyses.base import Analysis, Known, Selection
-from pipelines.analyses.known import Problems
-from pipelines.analyses.mean_difference.problems import mean_difference_problems
+from pipelines.analyses.checks import Problems
+from pipelines.analyses.mean_difference.check import mean_difference_problems
 from schemas.index import CATEGORICAL, CONTINUOUS
 from schemas.sections.mean_difference import MeanDifferenceSpec
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from pipelines.analyses.checks import level_code
 from pipelines.analyses.inputs import (
     Data,
     Fitted,
@@ -15,13 +16,12 @@ from pipelines.analyses.inputs import (
     categorical,
     target_of,
 )
-from pipelines.analyses.known import level_code
 from pipelines.analyses.labels import Labels, Targets
 from schemas.errors import DataError
 from schemas.index import CATEGORICAL, CONTINUOUS
 from schemas.sections.mean_difference import MeanDifferenceSpec
 from transforms.accumulate.blocks import PIPELINES, Arrays, BlockSource, Sums
-from transforms.accumulate.cells import grid_cells
+from transforms.accumulate.factor_cells import grid_cells
 from transforms.accumulate.requests import JointMoments, SumsOfCells
 from transforms.directions.mean_difference import solve_mean_differences, solve_regressions
 

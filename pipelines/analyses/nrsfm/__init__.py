@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 from generators.annotators.card import SCHEMES
 from pipelines.analyses.base import Analysis, Known, Model, Selection
+from pipelines.analyses.checks import Problems, label_problems
 from pipelines.analyses.figures import Figure
-from pipelines.analyses.known import Problems, label_problems
 from pipelines.analyses.measured import IBUG68, Measured, scheme_of
 from pipelines.analyses.nrsfm.figures import shape_figures
 from schemas.sections.nrsfm import NrsfmSpec

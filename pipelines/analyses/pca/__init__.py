@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from pipelines.analyses.base import Analysis, Known, Model, Selection
+from pipelines.analyses.checks import Problems
 from pipelines.analyses.figures import Count, Figure, NotShownError, Percent, Shares, Text, Value
-from pipelines.analyses.known import Problems
 from schemas.sections.pca import PcaSpec
 
 if TYPE_CHECKING:

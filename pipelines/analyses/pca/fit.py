@@ -16,7 +16,7 @@ from transforms.pca.latent import LatentComponents, MomentsOfScores, solve_laten
 
 
 @dataclass(frozen=True)
-class Selection:
+class LayerRange:
     """Codes that one PCA is about.
 
     layers : (start, stop), or None for all of them
@@ -35,16 +35,16 @@ class Selection:
 
 def selections(
     layers: Literal["each"] | list[tuple[int, int]] | None, code_shape: tuple[int, ...]
-) -> list[Selection]:
+) -> list[LayerRange]:
     """What 'layers' of the specification asks for, of codes of that shape.
 
     A range of all layers is the PCA over all.
     """
     if layers is None:
-        return [Selection()]
+        return [LayerRange()]
     n_layers = code_shape[0]
     ranges = [(i, i + 1) for i in range(n_layers)] if layers == "each" else layers
-    return [Selection(None if r == (0, n_layers) else r) for r in ranges]
+    return [LayerRange(None if r == (0, n_layers) else r) for r in ranges]
 
 
 def fit_pca(data: Data, wanted: PcaSpec) -> Fitted:
@@ -59,7 +59,7 @@ def fit_pca(data: Data, wanted: PcaSpec) -> Fitted:
 
 
 def _fit_selection(
-    data: Data, wanted: PcaSpec, selection: Selection, n_rows: int, out: Fitted
+    data: Data, wanted: PcaSpec, selection: LayerRange, n_rows: int, out: Fitted
 ) -> None:
     shape = data.code_shape
     if selection.layers is not None:
@@ -105,7 +105,7 @@ def _fit_selection(
 
 
 def _add_directions(
-    data: Data, wanted: PcaSpec, selection: Selection, found: PCA, out: Fitted
+    data: Data, wanted: PcaSpec, selection: LayerRange, found: PCA, out: Fitted
 ) -> None:
     label = f"{selection.name}." if selection.name else ""
     baseline = float(np.mean(found.random_sd)) if found.random_sd is not None else None
@@ -127,7 +127,7 @@ def _add_directions(
         out.directions.append(direction)
 
 
-def _slabs(data: Data, selection: Selection) -> RowSlabs:
+def _slabs(data: Data, selection: LayerRange) -> RowSlabs:
     """All rows, a layer at a time."""
     if len(data.code_shape) == 1:
         return RowSlabs((data.codes(),), (0, data.code_shape[0]))
@@ -137,7 +137,7 @@ def _slabs(data: Data, selection: Selection) -> RowSlabs:
     return RowSlabs(slabs, tuple(width * i for i in range(len(layers) + 1)))
 
 
-def _regress(data: Data, space: str, selection: Selection, found: PCA) -> LatentComponents:
+def _regress(data: Data, space: str, selection: LayerRange, found: PCA) -> LatentComponents:
     """The components as directions of another latent, of `space`, of the same rows."""
     both = data.read({"x": data.space, "targets": space}, layers=selection.layers)
     request = MomentsOfScores(found.mean, found.components)

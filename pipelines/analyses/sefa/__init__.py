@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from pipelines.analyses.base import Analysis, Known, Selection
-from pipelines.analyses.known import Problems, most_problems, style_problems
+from pipelines.analyses.checks import Problems, most_problems, style_problems
 from schemas.sections.sefa import SefaSpec
 
 if TYPE_CHECKING:

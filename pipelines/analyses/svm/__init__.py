@@ -6,6 +6,13 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from pipelines.analyses.base import Analysis, Known, Model, Selection
+from pipelines.analyses.checks import (
+    Problems,
+    attribute_problems,
+    label_problems,
+    present_levels,
+    threshold_problems,
+)
 from pipelines.analyses.figures import (
     Bar,
     Count,
@@ -17,13 +24,6 @@ from pipelines.analyses.figures import (
     Table,
     Text,
     Value,
-)
-from pipelines.analyses.known import (
-    Problems,
-    attribute_problems,
-    label_problems,
-    present_levels,
-    threshold_problems,
 )
 from pipelines.analyses.measured import attributes_of, chosen_measurements
 from schemas.index import CATEGORICAL

@@ -13,7 +13,7 @@ import pytest
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
 from generators.annotators import load_annotator
-from generators.annotators.rows import one_row_each, one_score_each, rows_of_one
+from generators.annotators.input_output import one_row_each, one_score_each, rows_of_one
 from schemas.errors import CheckpointError
 from schemas.store.reasons import Reason
 from transforms.images.annotate import annotate_batch

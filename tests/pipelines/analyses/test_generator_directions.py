@@ -19,7 +19,7 @@ from generators.peers.directions import read_directions
 from generators.protocols import Code, Edit
 from pipelines.cli import main
 from pipelines.downstream.directions import export_directions, import_directions
-from pipelines.downstream.finished import FinishedRun
+from pipelines.downstream.finished_run import FinishedRun
 from pipelines.evaluation.strips import edit_images
 from pipelines.runs.analyse import analyse
 from schemas.directions.direction import unit_direction

@@ -31,7 +31,7 @@ from pipelines.compare.diff import diff, write_diff
 from pipelines.compare.transfer import transfer_directions
 from pipelines.compare.two_runs import ComparedRun
 from pipelines.downstream.export import row_exports
-from pipelines.downstream.finished import FinishedRun, export_run
+from pipelines.downstream.finished_run import FinishedRun, export_run
 from pipelines.runs.analyse import fit_analysis
 from schemas.errors import DataError, LatentflowError, UsageError
 from schemas.index import DatasetIndex

@@ -32,7 +32,7 @@ from schemas.errors import DataError, DirectionMismatchError, InputError, StoreE
 from tests.fakes import FakeGenerator, spaces_of
 from transforms.directions.algebra import principal_angles
 from transforms.drift.latent_maps import AffineMap, LatentMap
-from transforms.drift.reuse import judge, mean_and_error
+from transforms.drift.verdict import judge, mean_and_error
 
 # ---- the rule ------------------------------------------------------------------------------------
 

@@ -11,7 +11,7 @@ from drift_fixture import TwoRuns, two_runs
 from pipelines.cli import main
 from pipelines.compare.transfer import transfer_directions
 from pipelines.compare.two_runs import ComparedRun
-from pipelines.downstream.finished import FinishedRun
+from pipelines.downstream.finished_run import FinishedRun
 from pipelines.runs.analyse import analyse
 from schemas.directions.direction_set import DirectionSet
 from schemas.errors import DataError, LockedError, UsageError

@@ -24,7 +24,7 @@ from pipelines.downstream import annotation_table
 from pipelines.downstream import arrays as export_arrays
 from pipelines.downstream.annotation_table import METADATA_KEY, RowTables
 from pipelines.downstream.export import export_rows, row_exports
-from pipelines.downstream.rows import ExportRows
+from pipelines.downstream.export_rows import ExportRows
 from pipelines.downstream.shards import write_shards
 from schemas.errors import DataError, FileSystemError, StoreError, UsageError
 from schemas.index import DatasetIndex, NewRow, continuous_column, encode_categories
@@ -361,7 +361,7 @@ KILLED = """
 import os, signal, sys
 from pathlib import Path
 from pipelines.downstream.export import export_rows
-from pipelines.downstream.rows import ExportRows
+from pipelines.downstream.export_rows import ExportRows
 from schemas.index import DatasetIndex
 from schemas.store.latent_store import LatentStore
 read = ExportRows.read

@@ -13,7 +13,7 @@ import numpy as np
 
 from pipelines.downstream.annotation_table import RowTables
 from pipelines.downstream.export import export_rows
-from pipelines.downstream.rows import ExportRows
+from pipelines.downstream.export_rows import ExportRows
 from pipelines.downstream.shards import write_shards
 from tests.pipelines.downstream.test_export import KEPT, codes_of, made_index, made_store
 

@@ -13,7 +13,7 @@ from pipelines.downstream.directions import (
     export_directions,
     import_directions,
 )
-from pipelines.downstream.finished import FinishedRun
+from pipelines.downstream.finished_run import FinishedRun
 from schemas.directions.direction import unit_direction
 from schemas.directions.direction_set import DirectionSet
 from schemas.errors import UsageError

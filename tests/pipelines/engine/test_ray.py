@@ -21,8 +21,8 @@ import generators
 from pipelines.engine.blocks import InProcess, WorkActor
 from pipelines.engine.ray import RayEngine
 from pipelines.engine.writer_guard import Guard
+from pipelines.evaluation.actors_meter import ActorsMeter, Models
 from pipelines.evaluation.meter import Sweep
-from pipelines.evaluation.pieces import ActorsMeter, Models
 from pipelines.stages.annotate import annotate
 from pipelines.stages.invert import invert
 from schemas.directions.direction_set import Direction

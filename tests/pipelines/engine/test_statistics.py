@@ -21,7 +21,7 @@ from schemas.errors import DataError
 from schemas.store.latent_store import LatentStore
 from schemas.store.reasons import Reason, Status
 from transforms.accumulate.blocks import ArrayBlocks, Sums
-from transforms.accumulate.cells import grid_cells
+from transforms.accumulate.factor_cells import grid_cells
 from transforms.accumulate.moments import Moments
 from transforms.accumulate.passes import run_passes
 from transforms.accumulate.requests import JointMoments, MomentsAlong, MomentsOfRows, SumsOfCells

@@ -14,7 +14,7 @@ from pipelines.evaluation.meter import (
     prior_codes,
     spearman,
 )
-from pipelines.samples import sample_rows, stratified
+from pipelines.evaluation.sample_rows import sample_rows, stratified
 from schemas.directions.direction_set import Direction, DirectionSet
 from schemas.errors import DataError, UsageError
 from schemas.index import DatasetIndex, NewRow, encode_categories

@@ -10,7 +10,7 @@ import pytest
 from report_fixture import make_run_folder
 
 from generators.peers.directions import write_directions
-from pipelines.downstream.finished import FinishedRun
+from pipelines.downstream.finished_run import FinishedRun
 from schemas.directions.direction_set import (
     Direction,
     DirectionSet,

@@ -14,7 +14,7 @@ import pytest
 from places import GOLDEN
 from tiny_run import run_tiny
 
-from pipelines.downstream.finished import FinishedRun
+from pipelines.downstream.finished_run import FinishedRun
 from pipelines.engine.saved_sums import sealed
 from pipelines.folder.run_folder import RunFolder
 from pipelines.runs.plan import CURRENT, plan_stages

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 import pipelines.runs.run
 from pipelines.cli import app
 from pipelines.compare.two_runs import ComparedRun
-from pipelines.downstream.finished import FinishedRun, edit_run, export_run
+from pipelines.downstream.finished_run import FinishedRun, edit_run, export_run
 from pipelines.upkeep.gc import collect
 from pipelines.upkeep.inspect import describe
 from pipelines.upkeep.verify import verify

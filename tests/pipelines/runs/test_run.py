@@ -12,7 +12,7 @@ import pytest
 from conftest import SMALL_SPEC, answered, latentflow
 from digests import tree_digest
 
-from pipelines.downstream.finished import FinishedRun
+from pipelines.downstream.finished_run import FinishedRun
 from pipelines.evaluation.files import known_effects, write_evaluation
 from pipelines.evaluation.meter import Meter
 from pipelines.runs.run import run

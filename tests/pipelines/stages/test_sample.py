@@ -16,7 +16,7 @@ from generators.annotators import load_annotator
 from generators.families.stylegan2.adapter import StyleGAN2Adapter
 from generators.families.stylegan2.network import StyleGAN2
 from generators.protocols import Code, ModelFacts
-from pipelines.downstream.finished import FinishedRun, edit_run
+from pipelines.downstream.finished_run import FinishedRun, edit_run
 from pipelines.engine.blocks import InProcess
 from pipelines.folder.store_identity import identify
 from pipelines.runs.plan import plan_stages

@@ -22,7 +22,7 @@ from schemas.errors import (
     UsageError,
 )
 from transforms.accumulate.blocks import ArrayBlocks, NpyBlocks, Sums, sum_blocks
-from transforms.accumulate.cells import CellSums, grid_cells
+from transforms.accumulate.factor_cells import CellSums, grid_cells
 from transforms.accumulate.moments import Moments
 from transforms.accumulate.passes import run_passes
 from transforms.accumulate.pinned import PINNED

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from schemas.errors import DataError, UsageError
-from transforms.accumulate.cells import CellSums, grid_cells
+from transforms.accumulate.factor_cells import CellSums, grid_cells
 from transforms.directions.mean_difference import fit_regressions, mean_differences
 
 

@@ -6,7 +6,7 @@ from tensors import SHAPE, centred, planted
 
 from schemas.errors import DataError, UsageError
 from transforms.accumulate.blocks import ArrayBlocks
-from transforms.accumulate.cells import CellSums, grid_cells, sum_cells
+from transforms.accumulate.factor_cells import CellSums, grid_cells, sum_cells
 from transforms.accumulate.passes import run_passes
 from transforms.accumulate.sources import ColumnBlocks
 from transforms.directions.mean_difference import mean_differences

@@ -8,7 +8,7 @@ from tensors import SHAPE, centred, planted, with_holes
 
 from schemas.errors import DataError, UsageError
 from transforms.accumulate.blocks import ArrayBlocks, Sums
-from transforms.accumulate.cells import grid_cells
+from transforms.accumulate.factor_cells import grid_cells
 from transforms.accumulate.passes import run_passes
 from transforms.accumulate.sources import ColumnBlocks
 from transforms.beam.engine import BeamEngine
@@ -171,9 +171,8 @@ def test_passes_settle_and_are_told():
 
 
 def test_too_many_parameters_are_left_out(monkeypatch):
-    from transforms.accumulate import cells
 
-    monkeypatch.setattr(cells, "MOST_PARAMETERS", 12)
+    monkeypatch.setattr(factor_cells, "MOST_PARAMETERS", 12)
     holes, absent = with_holes(planted(noise=0.5), 0.15, seed=4)
     weights = cell_weights(~absent)
     done = run_passes(Completion(weights, energy=1), TensorSlabs(holes))

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipelines.analyses.base import Known
-from pipelines.analyses.known import (
+from pipelines.analyses.checks import (
     Columns,
     Problems,
     active_rows,
@@ -18,7 +18,7 @@ from schemas.errors import DataError
 from schemas.index import CATEGORICAL, CONTINUOUS
 from schemas.sections.mean_difference import MeanDifferenceSpec
 from schemas.suggest import suggestion
-from transforms.accumulate.cells import grid_cells
+from transforms.accumulate.factor_cells import grid_cells
 
 
 def mean_difference_problems(known: Known, own: MeanDifferenceSpec) -> Problems:

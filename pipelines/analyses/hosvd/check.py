@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipelines.analyses.base import Known
-from pipelines.analyses.known import (
+from pipelines.analyses.checks import (
     Columns,
     Problems,
     active_rows,
@@ -18,7 +18,7 @@ from schemas.errors import DataError
 from schemas.sections.hosvd import HosvdSpec
 from schemas.sections.types import level_named
 from schemas.suggest import suggestion
-from transforms.accumulate.cells import CellGrid, grid_cells, too_many_ranks
+from transforms.accumulate.factor_cells import CellGrid, grid_cells, too_many_ranks
 
 
 def tensor_grid(index: Columns, own: HosvdSpec) -> CellGrid:

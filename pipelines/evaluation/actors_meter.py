@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 import generators
 from generators.annotators.card import AnnotatorCard, read_card
 from generators.annotators.kinds.catalog import role_of
-from pipelines.engine.blocks import Engine, run_blocks, use_threads
+from pipelines.engine.blocks import BlockEngine, run_blocks, use_threads
 from pipelines.engine.writer_guard import Guard
 from pipelines.evaluation.files import SO_FAR
 from pipelines.evaluation.meter import (
@@ -244,7 +244,7 @@ class ActorsMeter:
     """
 
     models: Models
-    engine: Engine
+    engine: BlockEngine
     lock: StoreLock
     folder: Path
     actors: int | None = None
@@ -256,7 +256,7 @@ class ActorsMeter:
         cls,
         spec: RunSpec,
         directions: DirectionSet,
-        engine: Engine,
+        engine: BlockEngine,
         lock: StoreLock | None,
         out: Path,
         trust: bool,

@@ -13,7 +13,7 @@ from digests import tree_digest
 from tiny_run import run_tiny
 
 from pipelines import cli
-from pipelines.options import MAX_ROWS, numbers_of, rows_of
+from pipelines.cli_options import MAX_ROWS, numbers_of, rows_of
 from schemas import atomic, fingerprint
 from schemas.errors import (
     CheckpointError,
@@ -23,7 +23,7 @@ from schemas.errors import (
     StoreError,
     UsageError,
 )
-from schemas.failures import expected
+from schemas.expected_errors import expected
 from schemas.fingerprint import ContentHashCache, file_sha256
 from schemas.store.latent_store import LatentStore
 

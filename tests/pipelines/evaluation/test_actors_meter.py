@@ -11,8 +11,14 @@ from inversion_fixture import CONFIG, adapter, annotator
 
 import generators
 from pipelines.engine.blocks import InProcess
+from pipelines.evaluation.actors_meter import (
+    ActorsMeter,
+    Models,
+    pieces_of,
+    read_piece,
+    write_piece,
+)
 from pipelines.evaluation.meter import BATCH, Edited, Meter, Sweep
-from pipelines.evaluation.pieces import ActorsMeter, Models, pieces_of, read_piece, write_piece
 from schemas.directions.direction_set import Direction
 from schemas.errors import LatentflowError, RunInterruptedError, UsageError
 from schemas.store.lock import StoreLock
@@ -167,7 +173,7 @@ def test_changed_models_and_lost_pieces_are_told(models, codes, edits, tmp_path,
     stale = replace(models, generator_fp="0" * 64)
     with pytest.raises(UsageError, match="the file changed; start again"):
         measured(stale, tmp_path, codes, edits)
-    monkeypatch.setattr("pipelines.evaluation.pieces.write_piece", lambda *a: None)
+    monkeypatch.setattr("pipelines.evaluation.actors_meter.write_piece", lambda *a: None)
     with pytest.raises(LatentflowError, match="all actors must see this folder"):
         measured(models, tmp_path, codes, edits[:1])
 
