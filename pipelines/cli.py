@@ -19,8 +19,22 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from pipelines.cli_options import ReadsFormats, WritesFormats, numbers_of, path_of, rows_of
-from schemas.errors import UsageError
+from pipelines.cli_options import (
+    Address,
+    NewGenerator,
+    NewRun,
+    OldGenerator,
+    OldRun,
+    ReadsFormats,
+    Spec,
+    Trust,
+    Wait,
+    WritesFormats,
+    numbers_of,
+    rows_of,
+    usage_error,
+    written,
+)
 from schemas.expected_errors import expected
 
 app = typer.Typer(
@@ -33,43 +47,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 console = Console(stderr=True)
-
-
-def _out(text: str) -> Any:
-    """Option that names a file or folder to write."""
-    return typer.Option(help=text, parser=path_of, metavar="PATH")
-
-
-Spec = Annotated[
-    Path, typer.Argument(help="Run specification (YAML); see 'latentflow schema'.", metavar="SPEC")
-]
-Trust = Annotated[
-    bool,
-    typer.Option(
-        "--trust", help="Allow TorchScript annotators, which can run code from their file."
-    ),
-]
-Wait = Annotated[
-    float, typer.Option("--wait", help="Seconds to wait for another run's lock.", min=0)
-]
-OldRun = typer.Argument(help="The older run.", metavar="OLD")
-NewRun = typer.Argument(help="The newer run.", metavar="NEW")
-OldGenerator = Annotated[
-    str | None,
-    typer.Option(
-        help="The old run's generator file, if the one that its specification names has "
-        "changed since."
-    ),
-]
-NewGenerator = Annotated[str | None, typer.Option(help="The new run's generator file, likewise.")]
-Address = Annotated[
-    str | None,
-    typer.Option(
-        "--ray-address",
-        help="Address of a Ray cluster. Default: 'ray.address' of the specification, else a local "
-        "one.",
-    ),
-]
 
 
 def _run(spec: Path, until: str, trust: bool, wait: float, address: str | None) -> None:
@@ -206,7 +183,7 @@ def gc(
 
 @app.command()
 def report(
-    spec: Spec, out: Annotated[Path | None, _out("File to copy the report to.")] = None
+    spec: Spec, out: Annotated[Path | None, written("File to copy the report to.")] = None
 ) -> None:
     """Write the HTML report of a finished run again, from what the run stored."""
     from pipelines.report.page import write_report
@@ -225,7 +202,7 @@ def edit(
     direction: Annotated[
         list[str], typer.Option("--direction", "-d", help="Name of a direction; may repeat.")
     ],
-    out: Annotated[Path, _out("PNG to write, or folder for several directions.")],
+    out: Annotated[Path, written("PNG to write, or folder for several directions.")],
     rows: Annotated[str, typer.Option(help="Rows of the dataset: '0,5,9' or '0-3'.")] = "0-3",
     strengths: Annotated[str, typer.Option(help="Strengths, comma-separated.")] = "-3,-1.5,0,1.5,3",
     unit: Annotated[
@@ -273,7 +250,7 @@ def edit(
 @app.command(cls=WritesFormats)
 def export(
     spec: Spec,
-    out: Annotated[Path, _out("File to write, or folder for formats of several files.")],
+    out: Annotated[Path, written("File to write, or folder for formats of several files.")],
     kind: Annotated[
         str,
         typer.Option(
@@ -368,7 +345,7 @@ def import_command(
 def diff(
     old: Annotated[Path, OldRun],
     new: Annotated[Path, NewRun],
-    out: Annotated[Path | None, _out("Folder for drift.json and drift.html.")] = None,
+    out: Annotated[Path | None, written("Folder for drift.json and drift.html.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, not a table.")] = False,
     samples: Annotated[int, typer.Option(help="Samples edited along each direction.", min=8)] = 64,
     strength: Annotated[
@@ -455,7 +432,7 @@ def inspect(
 
 @app.command()
 def faces(
-    out: Annotated[Path, _out("Folder to write.")],
+    out: Annotated[Path, written("Folder to write.")],
     people: Annotated[
         int | None,
         typer.Option(help="Full factorial design: persons x 25 expressions x 2 views.", min=1),
@@ -487,7 +464,7 @@ def schema() -> None:
 
 @app.command()
 def demo(
-    out: Annotated[Path, _out("Run folder of the demonstration.")] = Path("runs/demo"),
+    out: Annotated[Path, written("Run folder of the demonstration.")] = Path("runs/demo"),
     people: Annotated[int, typer.Option(help="Number of persons, 50 images each.", min=4)] = 100,
 ) -> None:
     """Run the whole pipeline on the built-in face set: images, latents, directions, report."""
@@ -514,20 +491,9 @@ def main(arguments: list[str] | None = None) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
     except Exception as e:
-        told = _usage(e) or expected(e)
+        told = usage_error(e) or expected(e)
         if told is None:
             raise
         console.print(f"error ({told.kind}): {told}", markup=False, highlight=False, soft_wrap=True)
         sys.exit(told.exit_code)
     sys.exit(code if isinstance(code, int) else 0)
-
-
-def _usage(error: Exception) -> UsageError | None:
-    """An error of typer's, which tells what is wrong with the command line."""
-    said = getattr(error, "format_message", None)
-    if said is None:
-        return None
-    context = getattr(error, "ctx", None)
-    command = "latentflow" if context is None else context.command_path
-    what = " ".join(said().split()).rstrip(".") or "give a command"
-    return UsageError(f"{what}: see '{command} --help'")

@@ -1,11 +1,13 @@
-"""Values of command line options: paths and lists; and help that lists what is installed."""
+"""Options that commands share, their values (paths and lists), and help that lists what is
+installed."""
 
 from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+import typer
 import typer.core
 
 from schemas.errors import UsageError
@@ -68,6 +70,43 @@ def path_of(text: str | Path) -> Path:
         raise UsageError(f"{str(text)!r} is no path to write to: {e}") from e
 
 
+def written(text: str) -> Any:
+    """Option that names a file or folder to write."""
+    return typer.Option(help=text, parser=path_of, metavar="PATH")
+
+
+Spec = Annotated[
+    Path, typer.Argument(help="Run specification (YAML); see 'latentflow schema'.", metavar="SPEC")
+]
+Trust = Annotated[
+    bool,
+    typer.Option(
+        "--trust", help="Allow TorchScript annotators, which can run code from their file."
+    ),
+]
+Wait = Annotated[
+    float, typer.Option("--wait", help="Seconds to wait for another run's lock.", min=0)
+]
+OldRun = typer.Argument(help="The older run.", metavar="OLD")
+NewRun = typer.Argument(help="The newer run.", metavar="NEW")
+OldGenerator = Annotated[
+    str | None,
+    typer.Option(
+        help="The old run's generator file, if the one that its specification names has "
+        "changed since."
+    ),
+]
+NewGenerator = Annotated[str | None, typer.Option(help="The new run's generator file, likewise.")]
+Address = Annotated[
+    str | None,
+    typer.Option(
+        "--ray-address",
+        help="Address of a Ray cluster. Default: 'ray.address' of the specification, else a local "
+        "one.",
+    ),
+]
+
+
 def numbers_of(text: str, option: str) -> list[float]:
     """Finite numbers with commas between them. Raises UsageError for anything else."""
     try:
@@ -95,3 +134,14 @@ def rows_of(text: str, option: str) -> list[int]:
     except ValueError as e:
         raise UsageError(f"{option} is {text!r}: give numbers like '0,5,9' or '0-3'") from e
     return rows
+
+
+def usage_error(error: Exception) -> UsageError | None:
+    """An error of typer's, which tells what is wrong with the command line."""
+    said = getattr(error, "format_message", None)
+    if said is None:
+        return None
+    context = getattr(error, "ctx", None)
+    command = "latentflow" if context is None else context.command_path
+    what = " ".join(said().split()).rstrip(".") or "give a command"
+    return UsageError(f"{what}: see '{command} --help'")

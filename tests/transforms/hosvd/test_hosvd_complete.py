@@ -171,6 +171,7 @@ def test_passes_settle_and_are_told():
 
 
 def test_too_many_parameters_are_left_out(monkeypatch):
+    from transforms.accumulate import factor_cells
 
     monkeypatch.setattr(factor_cells, "MOST_PARAMETERS", 12)
     holes, absent = with_holes(planted(noise=0.5), 0.15, seed=4)
