@@ -6,6 +6,7 @@ from typing import Any
 
 from pydantic import Field
 
+from generators.protocols import Code
 from schemas.sections.invert import InvertSpec
 from schemas.sections.types import Number
 from transforms.inversion.method import Cost, Images, InversionMethod, Inverted
@@ -30,12 +31,12 @@ class Tracing(InversionMethod):
     def invert(self, images: Images) -> Inverted:
         import torch
 
-        press = images.generator
-        flat = press.blocks.flatten(1)
+        press, space = images.generator, images.settings.space
         edge = float(images.settings.edge)
-        inked = torch.atanh(images.pixels.clamp(-edge, edge)) - press.paper[images.labels]
-        codes = inked.flatten(1) @ torch.linalg.pinv(flat.double()).float()
-        return Inverted(codes)
+        start = Code(space, press.centre(space).expand(len(images), -1))
+        inked = torch.atanh(images.pixels.clamp(-edge, edge)) - torch.atanh(press.draw(start))
+        blocks = press.blocks.flatten(1).double()
+        return Inverted(start.moved(inked.flatten(1) @ torch.linalg.pinv(blocks).float()))
 
 
 PLUGIN = Tracing()
