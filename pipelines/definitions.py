@@ -73,7 +73,7 @@ def load_specs(files: list[Path]) -> list[RunSpec]:
         if spec.name in specs:
             problems.append(
                 f"{str(origin[spec.name])!r} and {str(file)!r} both have the name {spec.name!r}: "
-                "rename one, as assets are told apart by it"
+                "rename one, as it identifies the assets"
             )
         specs[spec.name], origin[spec.name] = spec, file
     if problems:

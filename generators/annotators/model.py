@@ -241,7 +241,7 @@ class AnnotatorModel(ABC):
         again = self._measure(self._works)
         if not _agree(again.values, alone.values[works[:1]]):
             raise CheckpointError(
-                f"annotator {self.card.path!r} gives other numbers for the same picture each time: "
+                f"annotator {self.card.path!r} gives other numbers for the same image each time: "
                 "export it without random nodes, in evaluation mode"
             )
         self._note_flat()

@@ -143,7 +143,7 @@ def _check_axes(card: AnnotatorCard, shape: Sequence[int | str | None]) -> bool:
             pairs = zip(rest, card.size, strict=True)
             cures.append(f"'size' to {[side if free[i] else given[i] for i, side in pairs]!r}")
         break
-    cure = f"set {' and '.join(cures)}" if cures else "export it for pictures of three channels"
+    cure = f"set {' and '.join(cures)}" if cures else "export it for images of three channels"
     raise CheckpointError(
         f"annotator {card.path!r} takes {list(shape)!r}, its description gives "
         f"{['n', *sides[card.layout]]!r} ({card.layout}): {cure}"

@@ -43,7 +43,7 @@ def run_demo(out: Path, people: int, console: Console) -> int:
         with stage_progress(console, "faces") as progress:
             n = write_faces(out / "faces", people=people, seed=FACES_SEED, progress=progress)
         write_json(marker, wanted)
-        console.print(f"faces: {n} pictures, {time.monotonic() - started:.1f} s")
+        console.print(f"faces: {n} images, {time.monotonic() - started:.1f} s")
     template = importlib.resources.files("pipelines") / "specs" / "demo.yaml"
     spec_path = out / "demo.yaml"
     write_bytes(spec_path, template.read_bytes())

@@ -195,7 +195,7 @@ class EditWorker:
 
         def give_up(position: int) -> None:
             raise LatentflowError(
-                f"one code's {len(edit.strengths)!r} pictures do not fit into memory: let fewer "
+                f"one code's {len(edit.strengths)!r} images do not fit into memory: let fewer "
                 "actors share it, and run again"
             )
 

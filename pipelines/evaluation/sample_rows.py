@@ -1,4 +1,4 @@
-"""Which rows directions are measured on: at random, of those kept back where they suffice."""
+"""Which rows directions are measured on: random ones, held-out ones where these suffice."""
 
 from __future__ import annotations
 

@@ -80,7 +80,7 @@ def edit_images(
     if len(codes) * len(amounts) > MAX_CELLS:
         raise UsageError(
             f"{len(codes)!r} codes at {len(amounts)!r} strengths are more than {MAX_CELLS!r} "
-            "pictures; draw several strips"
+            "images; draw several strips"
         )
     if refine is None:
         edits = Edits(direction, amounts, unit, layers, options or {})

@@ -128,9 +128,9 @@ def _description(spec: RunSpec, part: Part) -> str:
     return {
         "index": "Index of the dataset: one row an image, with its hash and factors.",
         "invert": f"Latents in {spec.invert.space}, by the method {spec.invert.method!r}.",
-        "annotate": f"Measurements by {name!r} of the images and of what their latents draw.",
+        "annotate": f"Measurements by {name!r} of the images and of their reconstructions.",
         "analyse": f"Directions and fitted models of {name!r}.",
-        "evaluate": "What each direction does to samples, measured on the drawn pictures.",
+        "evaluate": "Effect and entanglement of each direction, measured on edited samples.",
         "report": "The HTML page.",
     }[part.stage]
 

@@ -269,7 +269,7 @@ class _Plan:
                 part.causes = changes(was, now[name], 1, 0)
                 if made & self.pending[INVERT]:
                     rows = self._rows(made & self.pending[INVERT])
-                    part.causes.append(f"{rows} are inverted anew")
+                    part.causes.append(f"{rows} are inverted again")
                 if not part.causes:
                     part.causes.append(f"{self._rows(made)} were not finished")
             stage.parts.append(part)

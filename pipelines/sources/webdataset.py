@@ -289,7 +289,7 @@ def _table_of_contents(path: Path) -> Contents:
                     links[name] = (info.name, target)
                     members[name] = Member(info.name, 0, 0)  # keeps its place; resolved below
                 elif info.issparse():
-                    refused.append((info.name, "a sparse file is not read: pack it anew"))
+                    refused.append((info.name, "a sparse file is not read: pack it again"))
                 elif info.isreg():
                     members[unique(info.name)] = Member(info.name, info.offset_data, info.size)
             problem = _rest(path, tar.offset)
@@ -322,7 +322,7 @@ def _rest(path: Path, end: int) -> str | None:
             if chunk.strip(b"\0"):
                 return (
                     "the shard goes on behind its end mark, and that part is not read: tars that "
-                    "were put together with 'cat' must be packed anew, or given one by one"
+                    "were put together with 'cat' must be packed again, or given one by one"
                 )
     return None
 

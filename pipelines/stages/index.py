@@ -339,7 +339,7 @@ def _nothing(dataset: DatasetSpec, listing: Listing, n_before: int) -> str:
         return (
             f"{text}, where the index has {n_before}: is its disk mounted, or has it moved? "
             "Correct 'dataset.path' or 'dataset.pattern', or remove the run's index.parquet to "
-            "begin anew"
+            "start over"
         )
     kinds: dict[str, list[str]] = {}
     for ending in sorted(listing.skipped.keys() & KIND_OF_ENDING.keys()):

@@ -152,8 +152,8 @@ def _referred(root: Path, spec: RunSpec | None) -> tuple[set[str], set[str]]:
     last one that finished, and the ones that the specifications write to now."""
     if (root / "run.json").exists() and not intact(root, "run.json"):
         raise StoreError(
-            f"'run.json' of {str(root)!r} is not what the last run wrote, so what it needs cannot "
-            "be told: run the specification again"
+            f"'run.json' of {str(root)!r} is not what the last run wrote, so what it refers to is "
+            "unknown: run the specification again"
         )
     facts = read_json(root / "run.json")
     last = facts.get("last_finished")
@@ -166,8 +166,8 @@ def _referred(root: Path, spec: RunSpec | None) -> tuple[set[str], set[str]]:
             wanted.append(RunSpec.model_validate(facts.get("spec")))
         except ValidationError as e:
             raise StoreError(
-                f"run folder {str(root)!r} has no readable 'run.json', so what it needs cannot be "
-                "told: give its specification, or run it first"
+                f"run folder {str(root)!r} has no readable 'run.json', so what it refers to is "
+                "unknown: give its specification, or run it first"
             ) from e
     for one in wanted:
         name = Path(identify_run(one, root).path).name

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 def show_verification(found: Verification, console: Console) -> None:
     """What was checked, what is wrong with it and what cures it, for people."""
     table = Table(box=None)
-    for heading in ("stage", "blocks", "good", "waiting", "damaged", "mismatched", "fingerprints"):
+    for heading in ("stage", "blocks", "good", "pending", "damaged", "mismatched", "fingerprints"):
         table.add_column(heading)
     for stage in found.stages:
         counts = (stage.blocks, stage.good, stage.waiting)
@@ -40,14 +40,14 @@ def show_verification(found: Verification, console: Console) -> None:
         text = f"{problem.where}: {problem.what}; {problem.cure}"
         console.print(text, markup=False, soft_wrap=True, highlight=False)
     for part in found.repaired:
-        console.print(f"taken out: {part}", markup=False, soft_wrap=True, highlight=False)
+        console.print(f"removed: {part}", markup=False, soft_wrap=True, highlight=False)
     wrong = len(found.problems)
     verdict = "all is well" if found.ok else f"{wrong} problem{'s' if wrong > 1 else ''}"
     console.print(f"{verdict}, {decimal(found.bytes_read)} read", markup=False)
 
 
 def show_collection(found: Collection, console: Console) -> None:
-    """What goes, or went, and what is spared, for people."""
+    """What can be removed, or was, and what is kept, for people."""
     table = Table(box=None)
     for heading in ("artefact", "kind", "size", "age", ""):
         table.add_column(heading, overflow="fold")
@@ -56,7 +56,7 @@ def show_collection(found: Collection, console: Console) -> None:
         table.add_row(escape(artefact.path), artefact.kind, decimal(artefact.bytes),
                       _age(artefact.age_s), escape(state))  # fmt: skip
     for artefact in found.young:
-        state = "spared: too young" + (f"; {artefact.note}" if artefact.note else "")
+        state = "kept: changed recently" + (f"; {artefact.note}" if artefact.note else "")
         table.add_row(escape(artefact.path), artefact.kind, decimal(artefact.bytes),
                       _age(artefact.age_s), escape(state))  # fmt: skip
     if found.removable or found.young:

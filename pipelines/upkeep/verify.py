@@ -220,7 +220,7 @@ def _sums(run: Path, found: Verification, repair: bool) -> None:
     if unsealed:
         found.notes.append(
             f"{len(unsealed)} saved sums are of an earlier release, without a digest: they are not "
-            "used and are made again when they are asked for"
+            "used, and are summed again when an analysis needs them"
         )
 
 
@@ -232,7 +232,9 @@ def _index(places: _Places, found: Verification) -> DatasetIndex | None:
     try:
         index = DatasetIndex.load(path)
     except LatentflowError as e:
-        cure = "put a copy of the index back; without one, every row is made anew: delete it and "
+        cure = (
+            "put a copy of the index back; without one, every row is computed again: delete it and "
+        )
         found.problems.append(Problem("index", str(e), cure + RUN_AGAIN))
         return None
     found.bytes_read += path.stat().st_size

@@ -222,8 +222,8 @@ class DatasetSpec(SpecModel):
             )
         if not self.sampled and not isinstance(self.labels, str | None):
             raise ValueError(
-                f"'labels' is {self.labels!r}, and those of images stand in a factor: name that "
-                "factor, or set 'kind: sampled'"
+                f"'labels' is {self.labels!r}, but classes of images are read from a factor: name "
+                "that factor, or set 'kind: sampled'"
             )
 
     @property

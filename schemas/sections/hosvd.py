@@ -77,7 +77,7 @@ class HosvdSpec(AnalysisSection):
             raise ValueError("'modes' must name at least one factor in every mode")
         twice = sorted({n for n in names if names.count(n) > 1})
         if twice:
-            raise ValueError(f"factors {twice!r} stand in more than one mode: keep each once")
+            raise ValueError(f"factors {twice!r} are in more than one mode: keep each once")
         if self.ranks is not None and len(self.ranks) != len(self.modes):
             raise ValueError(
                 f"'ranks' has {len(self.ranks)} entries for {len(self.modes)} modes: "

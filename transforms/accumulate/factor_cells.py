@@ -135,7 +135,7 @@ def grid_cells(
         if name not in factors:
             raise UsageError(f"factor {name!r} is not one of {sorted(factors)!r}: correct the mode")
         if flat.count(name) > 1:
-            raise UsageError(f"factor {name!r} stands in {named!r} twice: keep one")
+            raise UsageError(f"factor {name!r} is twice in {named!r}: keep one")
     codes = {name: np.asarray(factors[name]) for name in flat}
     for name, values in codes.items():
         if not np.issubdtype(values.dtype, np.integer):

@@ -176,7 +176,7 @@ class SelectBlocks:
     def __post_init__(self) -> None:
         twice = sorted(set(self.arrays) & set(self.columns))
         if twice:
-            raise UsageError(f"names {twice!r} stand for an array and a column: rename one")
+            raise UsageError(f"names {twice!r} are both an array's and a column's: rename one")
         lengths = {len(column) for column in self.columns.values()}
         lengths |= set() if self.where is None else {len(self.where)}
         if len(lengths) > 1:

@@ -8,7 +8,7 @@ Schoenemann 1966), and A any matrix (least squares).
 
 All are functions of the centred joint moments of rows [x, y]
 (`transforms.accumulate.moments.Moments`), which add up over blocks: the fit's errors, and errors on
-rows kept back, need no second pass. An error that follows from moments is known to about 1e-8 of
+held-out rows, need no second pass. An error that follows from moments is known to about 1e-8 of
 the deviation, not to 1e-16.
 """
 
@@ -207,7 +207,7 @@ def map_error(parts: Sequence[AffineMap], moments: Sequence[Moments]) -> float:
 class MapChoice:
     """What links two spaces.
 
-    maps : kind -> map; errors : kind -> relative error on rows kept back from the fit
+    maps : kind -> map; errors : kind -> relative error on held-out rows
     relation : the simplest kind whose error is at most `ENOUGH`, or `FACTOR` times the best one's;
         "unrelated" where that is `UNRELATED` or more
     fitted, held_out : numbers of rows

@@ -129,7 +129,7 @@ def checked(
     """A checkpoint of these tensors: names, types, shapes and values against the configuration."""
     if config.img_channels not in CHANNELS:
         raise CheckpointError(
-            f"generator draws pictures of {config.img_channels!r} channels, only 1 (grey) and 3 "
+            f"generator draws images of {config.img_channels!r} channels, only 1 (grey) and 3 "
             "(RGB) are implemented: of RGB and further channels keep the first three rows of every "
             "'torgb.weight' and 'torgb.bias'"
         )

@@ -41,8 +41,8 @@ def hosvd_problems(known: Known, own: HosvdSpec) -> Problems:
         wrong += [*unknown, *absent]
     if own.stacked and len(known.code_shape(own)) == 1:
         wrong.append(
-            f"'{key}.stacked' decomposes layers apart, and codes of space {known.space(own)!r} "
-            "have none: leave it out, or invert into 'w_plus'"
+            f"'{key}.stacked' decomposes layers separately, and codes of {known.space(own)!r} have "
+            "none: leave it out, or invert into 'w_plus'"
         )
     if wrong:
         yield from wrong

@@ -232,7 +232,7 @@ def test_outputs_that_are_no_arrays(tmp_path):
 
 def test_noise_inside_a_model_is_refused(tmp_path):
     post = [node("RandomNormalLike", "rows", "noise"), node("Add", "rows noise", "out")]
-    with pytest.raises(CheckpointError, match="other numbers for the same picture"):
+    with pytest.raises(CheckpointError, match="other numbers for the same image"):
         load_annotator(model(tmp_path, *post))
 
 

@@ -165,7 +165,7 @@ def test_short_memory_halves_a_piece(models, codes, edits, tmp_path, monkeypatch
             np.testing.assert_allclose(a.values[name], b.values[name], atol=1e-4)
         assert np.abs(a.pictures.astype(int) - b.pictures).max(initial=0) <= 1
     most[0] = 0
-    with pytest.raises(LatentflowError, match="3 pictures do not fit into memory"):
+    with pytest.raises(LatentflowError, match="3 images do not fit into memory"):
         measured(models, tmp_path / "none", codes, edits[1:2])
 
 

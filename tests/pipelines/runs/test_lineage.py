@@ -250,7 +250,7 @@ def test_added_removed_and_changed_images(root, tmp_path):
     found = planned(root)
     assert "rows 90-96 added" in found["index"][1] and "rows 90-96 added" in found["invert"][1]
     assert found["pca"] == ("stale", "invert: 1 of 2 blocks (rows 64-96)")
-    assert "rows 64-96 are inverted anew" in found["marks"][1]
+    assert "rows 64-96 are inverted again" in found["marks"][1]
     stages = ran(root)
     assert stages["invert"]["detail"]["blocks_done"] == 1
     assert stages["annotate"]["detail"]["blocks_done"] == 1
