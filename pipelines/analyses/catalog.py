@@ -16,7 +16,7 @@ ANALYSES: Catalog[Analysis[Any]] = Catalog(
     "analysis",
     "pipelines.analyses",
     GROUP,
-    apart=("base", "catalog", "figures", "inputs", "known", "labels", "measured", "spaces"),
+    apart=("base", "catalog", "checks", "figures", "inputs", "labels", "measured", "spaces"),
 )
 
 
