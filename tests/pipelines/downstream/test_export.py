@@ -200,6 +200,8 @@ def test_npz_is_read_by_numpy(made, tmp_path):
 
 def test_safetensors_is_read_by_its_library(made, tmp_path):
     export_rows(*made, "safetensors", tmp_path / "rows.safetensors")
+    head = int.from_bytes((tmp_path / "rows.safetensors").read_bytes()[:8], "little")
+    assert head % 8 == 0  # arrays begin at a multiple of their items' size, as the format asks
     with safe_open(tmp_path / "rows.safetensors", "np") as file:
         facts = json.loads(file.metadata()["facts"])
         check_arrays({name: file.get_tensor(name) for name in file.keys()}, facts)

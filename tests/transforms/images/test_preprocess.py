@@ -592,6 +592,7 @@ def test_a_picture_that_is_not_square_is_cropped_to_its_ratio(shape, box):
     expected = np.asarray(expected.resize((32, 48), kind or Image.Resampling.LANCZOS))
     np.testing.assert_array_equal(fit(image, (48, 32)), expected)
     assert fit(image, (48, 32), "stretch").shape == (48, 32, 3)
+    assert fit(image, (48, 1), "stretch").shape == (48, 1, 3)
     with pytest.raises(UsageError, match="at least 1 pixel"):
         fit(image, (48, 0))
 
