@@ -264,3 +264,12 @@ def test_right_classes_pass():
         "        return p | 'read' >> beam.Map(f) | f'sum {self.n}' >> beam.CombineGlobally(g)\n"
     )
     assert wrong_classes(ast.parse(source)) == []
+
+
+@pytest.mark.parametrize(
+    "path", sorted((ROOT / "tests" / "conformance").glob("*.py")), ids=lambda p: p.stem
+)
+def test_installed_suites_need_nothing_that_is_not_installed(path):
+    beside = {p.stem for p in (ROOT / "tests").glob("*.py")}
+    names = {name.split(".")[0] for _, name in imported(ast.parse(path.read_text()))}
+    assert names & beside == set()
