@@ -132,9 +132,9 @@ def import_directions(
     name : of a single direction, or prefix of several.
     file_format : the file's format, where its contents do not tell.
 
-    The standard deviation, the unit of strength, is measured on the run's codes. A file that is
-    imported again replaces the directions of the first time, and one that is given a name those
-    that were imported under it; those of analyses are not replaced.
+    The standard deviation, the unit of strength, is measured on the run's codes. A file of the same
+    contents that is imported again replaces the directions of the first time, and one that is given
+    a name those that were imported under it; those of analyses are not replaced.
 
     Raises UsageError for another space, for a name that an analysis uses, and where another file's
     directions have the names that this one's would get; DirectionMismatchError for another
@@ -168,13 +168,15 @@ def import_directions(
         raise UsageError(
             f"the run's analyses already made directions {both!r}: choose another name with --name"
         )
+    contents = {d.name: d.provenance["source_sha256"] for d in found}
     for held in run.directions if name is None else ():
         source = held.provenance.get("source")
-        if held.name in {d.name for d in found} and source != path.name:
+        if held.name in contents and held.provenance.get("source_sha256") != contents[held.name]:
             origin = f"imported from {source!r}" if source else f"{held.method} from another run"
             raise UsageError(
-                f"direction {held.name!r} was {origin} before, and that of {path.name!r} would "
-                "replace it: give another name with --name, or the same to replace it"
+                f"direction {held.name!r} was {origin} before, and that of {str(path)!r}, a file "
+                "of other contents, would replace it: give another name with --name, or the same "
+                "to replace it"
             )
     along = _moments(run, MomentsAlong(np.stack([d.vector.ravel() for d in found])))
     deviations = np.sqrt(along.second.ravel() / max(along.count - 1, 1))

@@ -88,8 +88,13 @@ def test_what_an_import_replaces_and_what_it_refuses(run, tmp_path):
     fp = run.directions.generator_fp
     path, _ = boundary(tmp_path, "age.npy", 1)
     import_directions(run, path, "w", fp)
-    other, vector = boundary(tmp_path, "age.npy", 2)
-    assert import_directions(run, other, "w", fp) == ["age"]  # the same file, read again
+    other, vector = boundary(tmp_path / "other", "age.npy", 2)
+    with pytest.raises(UsageError, match="'age' was imported from 'age.npy' before.*--name"):
+        import_directions(run, other, "w", fp)
+    copy, first = boundary(tmp_path / "copy", "age.npy", 1)
+    assert import_directions(run, copy, "w", fp) == ["age"]  # the same contents, read again
+    np.testing.assert_allclose(run.directions["age"].vector, first, atol=1e-12)
+    assert import_directions(run, other, "w", fp, name="age") == ["age"]
     np.testing.assert_allclose(run.directions["age"].vector, vector, atol=1e-12)
     elsewhere, third = boundary(tmp_path / "more", "other.npy", 3)
     assert import_directions(run, elsewhere, "w", fp, name="age") == ["age"]
