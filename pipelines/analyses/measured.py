@@ -23,8 +23,8 @@ RENDER = "@render"
 
 @dataclass(frozen=True, eq=False)
 class Measured:
-    """A measurement in the store: array, its stage, and what it is taken for as ``kind``, a
-    `generators.annotators.kinds.base.Role`.
+    """A measurement in the store: array, its stage, and what it is taken for as ``kind``, a role of
+    `generators.annotators.kinds.base.AnnotatorKind`.
 
     names : of its columns, no two of a run alike. own : the same as the annotator calls them.
     """
@@ -105,7 +105,8 @@ def measurements(
                 continue
             attrs: dict[str, Any] = dict(store.array(match[1]).attrs)
             marks = match[1].startswith("landmarks/")
-            own = "landmarks" if marks else role_of(str(attrs.get("kind"))) or ""
+            known = not marks and "kind" in attrs
+            own = "landmarks" if marks else (role_of(str(attrs["kind"])) if known else None) or ""
             found.append((entry.name, *match, own, tuple(attrs.get("names", ()))))
             break
     return _of_kind(kind, found)

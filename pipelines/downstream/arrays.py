@@ -35,6 +35,7 @@ import numpy as np
 
 from generators.annotators.kinds.catalog import role_of
 from generators.peers.base import Codes, LatentFormat
+from pipelines.analyses.measured import NAMED
 from pipelines.downstream.export_rows import ExportRows
 from schemas.atomic import replacing
 from schemas.errors import UsageError
@@ -175,7 +176,7 @@ def _write_scores(rows: ExportRows, file_name: str, folder: Path) -> None:
         if array.startswith("annotations/"):
             stored = rows.store.array(array)
             attrs: Mapping[str, Any] = stored.attrs
-            if "kind" in attrs and role_of(str(attrs["kind"])) is None:
+            if "kind" in attrs and role_of(str(attrs["kind"])) not in NAMED:
                 continue  # an embedding's elements are no scores of anything
             labels = attrs.get("names", range(stored.shape[1]))
             scores = np.concatenate(list(rows.chunks(array)))

@@ -8,14 +8,9 @@ A module of this folder, or of another package (entry points of the group
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import numpy as np
-
-Role = Literal["scores", "pose", "landmarks"]
-"""What analyses and the evaluation take numbers for: scores of attributes, from which labels are
-made and whose rise is measured; angles, which directions turn; points, from which shapes are made.
-"""
 
 
 class Described(Protocol):
@@ -49,16 +44,20 @@ class Described(Protocol):
 class AnnotatorKind:
     """A kind; subclass it, and give what differs.
 
-    name : what descriptions call it. text : what it measures, for the documentation. role : what
-    analyses take its numbers for, None for nothing: they are stored and exported. unit : of the
-    stored numbers. group : of the store that holds them, "annotations" for (n, len(names)) or
-    "landmarks" for (n, len(names), 2). keys : of descriptions that only this kind may set to
-    something else than their default.
+    name : what descriptions call it. text : what it measures, for the documentation.
+    role : what analyses and the evaluation take its numbers for: "scores" of attributes, from which
+    labels are made and whose rise is measured; "pose", angles in degrees, which directions turn;
+    "landmarks", points, from which shapes are made; or a word of another package, for analyses that
+    ask for it. None for nothing: they are stored and exported.
+    unit : of the stored numbers.
+    group : of the store that holds them, "annotations" for (n, len(names)) or "landmarks" for
+    (n, len(names), 2). keys : of descriptions that only this kind may set to something else than
+    their default.
     """
 
     name: str
     text: str = ""
-    role: Role | None = None
+    role: str | None = None
     unit: str = ""
     group: str = "annotations"
     keys: frozenset[str] = frozenset()

@@ -13,11 +13,18 @@ from plugin_packages import forget, install
 from generators.annotators import load_annotator
 from generators.annotators.card import read_card, read_description
 from generators.annotators.kinds.catalog import KINDS, role_of
-from pipelines.analyses.measured import promised
-from pipelines.evaluation.meter import attributes
+from pipelines.analyses.base import Known
+from pipelines.analyses.catalog import analysis_of
+from pipelines.analyses.measured import measurements, promised
+from pipelines.downstream.export import export_rows
+from pipelines.evaluation.meter import Meter, attributes
 from pipelines.stages.annotate_stages import stages_of
-from schemas.errors import CheckpointError
+from schemas.errors import CheckpointError, UsageError
+from schemas.index import DatasetIndex, NewRow
+from schemas.spec import RunSpec
 from schemas.spec_models import AnnotateSpec
+from schemas.store.latent_store import ArraySpec
+from tests import stores
 from tests.generators.annotators.test_annotator_models import expected, model, pictures
 
 
@@ -154,6 +161,44 @@ class TestAnotherPackagesKind(AnnotatorSuite):
         assert source.names == ("a", "b")
         assert attributes([card]) == [(card, ("a", "b"))]
         assert next(iter(stages_of([entry]))).spec().attrs["units"] == "kelvin"
+
+    def test_a_store_of_it_is_read_as_its_role_says_and_not_without_its_package(
+        self, file, tmp_path, monkeypatch
+    ):
+        store = stores.create(tmp_path / "store", 8)
+        facts = {"kind": "warmth", "names": ["a", "b"]}
+        store.add_arrays("m", [ArraySpec("annotations", "m", (2,), attrs=facts)])
+        stores.write(store, 0)
+        scores = {"annotations/m": np.arange(16.0).reshape(8, 2).astype("f4")}
+        store.write_block("m", 0, scores, *stores.flags(8), stores.fp_of(store, 0, "m"))
+        index = DatasetIndex.empty().append([NewRow(f"{i:02x}" * 32, f"{i}") for i in range(8)])
+        annotate = [AnnotateSpec(name="m", model=file)]
+        spec = RunSpec(
+            name="r",
+            dataset={"kind": "folder", "path": "x"},
+            generator="bundled:faces64",
+            output="x",
+            analyse={"svm": {}, "mean_difference": {}, "s_space": {}},
+        )
+
+        def measured(kind, labels):
+            return measurements(store, annotate, kind, labels)
+
+        known = Known(spec, index, {"w_plus": (3, 4)}, measured)
+        for name in ("svm", "mean_difference", "s_space"):
+            chosen = analysis_of(name).select(known, getattr(spec.analyse, name))
+            assert [m.names for m in chosen.measured] == [("a", "b")], name
+        meter = Meter(None, [load_annotator(file)], "w_plus")
+        assert (meter.names("scores"), meter.names("pose")) == (["a", "b"], [])
+        export_rows(store, index, "interfacegan_latents", tmp_path / "i")
+        np.testing.assert_array_equal(np.load(tmp_path / "i" / "m.b_scores.npy")[:, 0] % 2, 1)
+        monkeypatch.undo()
+        forget()
+        with pytest.raises(UsageError, match="'warmth' are in use, which is not installed here"):
+            measurements(store, annotate, "scores")
+        with pytest.raises(UsageError, match="install the package that brings it"):
+            export_rows(store, index, "interfacegan_latents", tmp_path / "again")
+        assert not (tmp_path / "again").exists()
 
     def test_its_options_are_checked_by_itself(self, file):
         self.changed(file, options={"one": 1})
