@@ -324,7 +324,7 @@ def drawn(meter: Meter, codes: np.ndarray) -> np.ndarray:
 
 
 def linked(old: np.ndarray, new: np.ndarray) -> MapChoice:
-    """The map between two models' codes of the same faces; a fifth is kept back."""
+    """The map between two models' codes of the same faces; a fifth is held out."""
     held = np.arange(len(old)) % 5 == 0
     parts = [
         [

@@ -176,7 +176,7 @@ def forget(world: World) -> None:
 
 
 def parameters(world: World) -> None:
-    """Another parameter of an analysis, or of the rows kept back."""
+    """Another parameter of an analysis, or of the held-out rows."""
     choices: list[tuple[str, str, list[Any]]] = [
         ("pca", "n_components", [4, 5, 6, None]),
         ("pca", "layers", [None, "each"]),

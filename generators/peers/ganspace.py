@@ -129,7 +129,7 @@ class Shipped(DirectionFormat):
 
     name = "ganspace_pca"
     files = ".pt"
-    contents = "dict: comp (k, 1, dim), mean (1, dim), std (k,); rows not unit"
+    contents = "dict: comp (k, 1, dim), mean (1, dim), std (k,); rows are not unit vectors"
     mean = True
 
     def recognise(self, value: Any) -> bool:

@@ -31,7 +31,7 @@ class Boundary(DirectionFormat):
 
     name = "interfacegan"
     files = ".npy"
-    contents = "float (1, dim), unit; also LowRankGAN, stylegan3-editing"
+    contents = "float (1, dim), a unit vector; also LowRankGAN, stylegan3-editing"
     evidence = None
     suffix = "_boundary.npy"
 

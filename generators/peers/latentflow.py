@@ -17,7 +17,7 @@ class Exported(DirectionFormat):
 
     name = "latentflow"
     files = ".npz, .safetensors"
-    contents = "our own export: vectors by name, and facts"
+    contents = "latentflow's own export: vectors by name, and their attributes"
     evidence = Evidence.ITS_WORD
 
     def recognise(self, value: Any) -> bool:

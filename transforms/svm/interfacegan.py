@@ -20,7 +20,7 @@ class Boundary:
     """One attribute's boundary.
 
     normal : float64 (D,), unit, toward high scores;  intercept : of the unit normal
-    validation_accuracy : of the rows kept back from the extremes;  NaN without any
+    validation_accuracy : of the extremes held out;  NaN without any
     remaining_accuracy : of all rows that are not extreme, labelled by whether their score is in
         the upper half of the range;  NaN without any
     n_train, n_validation, n_remaining : rows

@@ -39,7 +39,7 @@ def assign_folds(
     """Fold of each row, int64 (n_rows,): at random, whole groups together.
 
     groups : integers (n_rows,), such as codes of a person factor; rows with a negative one get
-        fold -1 and are never kept back. Groups are dealt largest first to the smallest fold.
+        fold -1 and are never held out. Groups are dealt largest first to the smallest fold.
     """
     if n_folds < 2:
         raise UsageError(f"n_folds is {n_folds!r}: give at least 2")
@@ -137,11 +137,11 @@ class Validated:
     """What K folds tell about hyperplanes of A attributes at one C.
 
     c : the C;  model : `Hyperplanes` fitted on all rows
-    accuracy, auc : float64 (K, A), of the rows kept back; NaN where these lack a class (auc) or
+    accuracy, auc : float64 (K, A), of held-out rows; NaN where these lack a class (auc) or
         rows (accuracy), or where the others do. The area under the ROC curve counts pairs
         within one of 4096 bins of the score as half: off by 1e-4 at most in practice
-    n_rows : int64 (K, 2, A), rows kept back, negatives then positives
-    margins : int64 (2, A, 64), histogram of y (x.w + b) over the rows kept back, by class, on
+    n_rows : int64 (K, 2, A), held-out rows, negatives then positives
+    margins : int64 (2, A, 64), histogram of y (x.w + b) over held-out rows, by class, on
         `MARGIN_EDGES`; values beyond the ends count in the outer bins
     converged : bool (K, A), of the folds' own fits
     """
@@ -156,7 +156,7 @@ class Validated:
 
     @property
     def mean_accuracy(self) -> np.ndarray:
-        """Share of all rows kept back that are on their side, (A,); NaN without any."""
+        """Share of all held-out rows that are on their side, (A,); NaN without any."""
         usable = np.isfinite(self.accuracy)
         rows = np.where(usable, self.n_rows.sum(axis=1), 0)
         correct = (np.where(usable, self.accuracy, 0) * rows).sum(axis=0)
@@ -272,7 +272,7 @@ def cross_validate(
 
     x : (n, D) or (n, ...), flattened;  y : (n,) or (n, A), values -1, 0 (unlabelled) or 1
     path : ascending values of C, each solved from the solution of the one before
-    groups : integers (n,), rows of one group are kept back together (a person's, say)
+    groups : integers (n,), rows of one group are held out together (a person's, say)
     seed : of the folds;  options : of `HyperplaneOptions`
 
     Attributes with one class only have NaN everywhere. Raises DataError when all are so.

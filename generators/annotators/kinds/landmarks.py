@@ -11,7 +11,7 @@ class Landmarks(AnnotatorKind):
     """Two numbers a name, stored in pixels of the image: x right, y down."""
 
     name = "landmarks"
-    text = "points of the face, two numbers a name"
+    text = "points of the face, x and y for each point named"
     role = "landmarks"
     unit = "pixels"
     group = "landmarks"

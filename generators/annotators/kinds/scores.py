@@ -11,7 +11,7 @@ class Scores(AnnotatorKind):
     """One number a name; higher is more of it."""
 
     name = "scores"
-    text = "a number a name; higher is more of it"
+    text = "one score for each attribute named; higher is more of it"
     role = "scores"
     unit = "score"
     keys = frozenset({"activation"})
