@@ -324,8 +324,8 @@ class _Plan:
             return
         size = decimal(int(self.index.active.sum()) * math.prod(spaces[space]) * 4)
         yield (
-            f"reads codes of {space!r}, made of {spaces.derived[space][0]!r} where they are read; "
-            f"more than one pass keeps up to {size} on disk while it lasts"
+            f"reads codes of {space!r}, converted from {spaces.derived[space][0]!r}; where they "
+            f"are read more than once, up to {size} of them lie on disk until the analysis ends"
         )
 
     def _expected(self, inputs: Inputs) -> Inputs:

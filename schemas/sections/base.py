@@ -22,7 +22,9 @@ class AnalysisSection(SpecModel):
     summary: ClassVar[str] = ""
 
     space: SpaceName | None = Field(
-        default=None, description="Latent space of the codes to analyse. Default: 'invert.space'."
+        default=None,
+        description="Latent space of the codes to analyse: 'invert.space' (the default), or one "
+        "that the stored codes convert to, such as 'w' from 'z'.",
     )
 
     def check(self, spec: Any) -> None:

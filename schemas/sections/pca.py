@@ -35,8 +35,9 @@ class PcaSpec(AnalysisSection):
     )
     regress_to: Literal["z", "w"] | None = Field(
         default=None,
-        description="Latent of the same store that each component is regressed back to (GANSpace). "
-        "A store of inverted images holds codes of 'invert.space' alone.",
+        description="Latent space in which each component is also given, by regression (GANSpace): "
+        "that of the stored codes, or one that they convert to. For z, store z: sampled rows with "
+        "'invert.space: z', and 'space: w' here.",
     )
 
     @model_validator(mode="after")

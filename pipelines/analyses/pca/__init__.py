@@ -37,7 +37,7 @@ class Pca(Analysis[PcaSpec]):
         yield from pca_problems(known, own)
         if own.regress_to is not None and own.regress_to not in known.spaces:
             yield (
-                f"'analyse.pca.regress_to' is {own.regress_to!r}, but the run holds codes of "
+                f"'analyse.pca.regress_to' is {own.regress_to!r}, but the run has codes of "
                 f"{sorted(known.spaces)!r} alone: leave it out"
             )
 

@@ -198,7 +198,7 @@ def test_one_set_holds_directions_of_several_spaces_each_measured_in_its_own(dra
     again = drawn.analyse()
     assert all(entry["skipped"] for entry in again.values())
     stages = {s.name: s for stage in plan_stages(drawn.spec) for s in stage}
-    assert stages["pca"].state == "current" and "made of 'z'" in stages["pca"].notes[0]
+    assert stages["pca"].state == "current" and "converted from 'z'" in stages["pca"].notes[0]
 
 
 def test_lineage_names_the_way_and_stored_spaces_keep_their_fingerprints(drawn):
