@@ -67,9 +67,9 @@ def in_space_of(
 
 
 def _check_shape(direction: Direction, shape: tuple[int, ...]) -> None:
-    if direction.vector.shape != shape:
+    if direction.shape != shape:
         raise DirectionMismatchError(
-            f"direction {direction.name!r} has shape {direction.vector.shape!r}, space "
+            f"direction {direction.name!r} has shape {direction.shape!r}, space "
             f"{direction.space!r} of the generator has {shape!r}; compute it again with this "
             "generator"
         )

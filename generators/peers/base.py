@@ -214,12 +214,12 @@ def space_of(text: Any) -> str | None:
 
 def of_axes(direction: Direction, axes: int, what: str) -> np.ndarray:
     """The vector, which must have this many axes: 1, 2 (layers) or 4 (steps of h)."""
-    if direction.vector.ndim != axes:
+    if len(direction.shape) != axes:
         fits = {1: "'interfacegan' or 'anycost'", 2: "'e4e' or 'idinvert'", 4: "'h_jacobian'"}
         raise DirectionMismatchError(
-            f"direction {direction.name!r} has shape {direction.vector.shape!r} and does not fit "
+            f"direction {direction.name!r} has shape {direction.shape!r} and does not fit "
             f"into a file of format {what!r}, whose vectors have {axes!r} axes; use "
-            f"{fits.get(direction.vector.ndim, 'DirectionSet.save')}"
+            f"{fits.get(len(direction.shape), 'DirectionSet.save')}"
         )
     return direction.vector
 

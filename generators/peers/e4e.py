@@ -41,7 +41,7 @@ class Tensor(DirectionFormat):
 
     def write(self, directions: Sequence[Direction], mean: np.ndarray | None) -> bytes:
         direction = one_of(directions, self.name)
-        vector = of_axes(direction, min(direction.vector.ndim, 2), self.name)
+        vector = of_axes(direction, min(len(direction.shape), 2), self.name)
         return torch_file(vector[None].astype("<f4"))
 
 

@@ -90,7 +90,7 @@ class Exported(DirectionFormat):
     def write(self, directions: Sequence[Direction], mean: np.ndarray | None) -> bytes:
         direction = one_of(directions, self.name)
         sd, layers = direction.sd, direction.layers
-        vector = of_axes(direction, min(direction.vector.ndim, 2), self.name)
+        vector = of_axes(direction, min(len(direction.shape), 2), self.name)
         if vector.ndim == 2:
             layers = list(range(len(vector))) if layers is None else layers
             same = np.array_equal(layers, range(layers[0], layers[-1] + 1))

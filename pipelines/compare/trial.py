@@ -153,7 +153,7 @@ def mapped_direction(direction: Direction, link: LatentMap, generator_fp: str) -
     if not length > 0:
         raise DataError(f"the map takes direction {direction.name!r} to zero; compute it again")
     trial = on_trial(direction, generator_fp)
-    layers = direction.layers if vector.shape == direction.vector.shape else None
+    layers = direction.layers if vector.shape == direction.shape else None
     if layers is not None and np.any(np.delete(vector, layers, axis=0)):
         layers = None
     return dataclasses.replace(
@@ -208,7 +208,7 @@ def _asked(
     fp = renewed.generator_fp
     again = renewed[direction.name] if direction.name in renewed else None
     shape = in_new.side.codes.shape[1:]
-    fits = direction.space == renewed.space and direction.vector.shape == shape
+    fits = direction.space == renewed.space and direction.shape == shape
     target = direction.provenance.get("target")
     entry: dict[str, Any] = {
         "name": direction.name,
@@ -257,11 +257,11 @@ def _entry(
     """A direction's entry with what its trials changed, and the verdict."""
     in_old, in_new = trials
     shape = in_new.side.codes.shape[1:]
-    if direction.space != renewed.space or direction.vector.shape != shape:
+    if direction.space != renewed.space or direction.shape != shape:
         return {
             **entry,
             "verdict": REFUSED,
-            "reason": f"is of space {direction.space!r} {direction.vector.shape!r}, codes are now "
+            "reason": f"is of space {direction.space!r} {direction.shape!r}, codes are now "
             f"of {renewed.space!r} {tuple(shape)!r}",
         }
     again = renewed[direction.name] if direction.name in renewed else None

@@ -55,7 +55,7 @@ def export_directions(
     if suffix is None:
         check_target(out, folder=False, overwrite=overwrite)
         mean = None
-        if formats[kind].mean and all(d.vector.ndim == 1 for d in chosen):
+        if formats[kind].mean and all(len(d.shape) == 1 for d in chosen):
             mean = _moments(run, MomentsOfRows(diagonal=True)).mean
         with written(out):
             write_directions(chosen, out, kind, mean=mean)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+
 from schemas.directions.direction import Direction
 
 
@@ -24,7 +26,7 @@ def compare(directions: Mapping[str, Direction], ranks: Mapping[str, Any]) -> li
                     "name": name.removeprefix("hosvd."),
                     "hosvd": name,
                     "mean_difference": other.name,
-                    "cosine": float((direction.vector * other.vector).sum()),
+                    "cosine": float((direction.vector * other.vector).sum(dtype=np.float64)),
                     "ranks": dict(ranks),
                 }
             )

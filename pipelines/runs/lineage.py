@@ -158,7 +158,7 @@ def evaluation_inputs(
             d.name: digest(
                 [
                     [d.name, d.method, d.space, d.sd, d.layers, d.provenance.get("target")],
-                    np.ascontiguousarray(d.vector).tobytes(),
+                    d.vector_sha256 if d.single else np.ascontiguousarray(d.vector).tobytes(),
                 ]
             )
             for d in directions

@@ -15,13 +15,15 @@ from schemas.directions.direction import FOREIGN_METHODS, Direction
 from schemas.directions.direction_set import (
     DIRECTIONS_LAYOUT_VERSION,
     KIND,
+    LARGE_LAYOUT_VERSION,
     array_layout,
     chunks_of,
     content_of,
-    direction_dims,
+    direction_layout,
     model_dims,
     spaces_of,
 )
+from schemas.directions.large import DIGEST, digest_of
 from schemas.errors import LatentflowError
 from schemas.store.handle import (
     METADATA,
@@ -69,7 +71,7 @@ def check_directions(path: str | os.PathLike[str]) -> SetCheck:
     try:
         group = open_group(path)
         attrs = dict(group.attrs)
-        check_layout(attrs, KIND, DIRECTIONS_LAYOUT_VERSION, os.fspath(path))
+        check_layout(attrs, KIND, LARGE_LAYOUT_VERSION, os.fspath(path))
         if not attrs.get("complete"):
             found.unreadable = "it is half-written"
             return found
@@ -102,8 +104,13 @@ def check_directions(path: str | os.PathLike[str]) -> SetCheck:
         vector = _read(array, problems)
         if vector is None:
             continue
+        sha256 = facts.get(DIGEST)
+        if sha256 is not None and digest_of(vector) != sha256:
+            problems.append("its values are not those that were saved")
+            continue
         try:
-            held = Direction(name=name, vector=vector, **facts)
+            own = {key: value for key, value in facts.items() if key != DIGEST}
+            held = Direction(name=name, vector=vector, **own)
         except (LatentflowError, TypeError, ValueError) as e:
             problems.append(str(e))
             continue
@@ -111,11 +118,12 @@ def check_directions(path: str | os.PathLike[str]) -> SetCheck:
         if made_for is not None and made_for != attrs.get("generator_fp"):
             generators.add(str(made_for))
         found.space_of[name] = held.space
-        layout = array_layout(vector, direction_dims(held.space, vector))
+        layout = direction_layout(held.space, vector)
         problems += metadata_problem(group, f"directions/{name}", layout.metadata(facts))
         if name not in contents and ("contents" in attrs or unknown):
             problems.append("the set has no checksum of it")
-        if name in contents and content_of(facts, {"": vector}) != contents[name]:
+        arrays = {} if sha256 is not None else {"": vector}
+        if name in contents and content_of(facts, arrays) != contents[name]:
             problems.append("its attributes are not those that were saved")
     if generators:
         text = f"of its directions {sorted(generators)!r}"

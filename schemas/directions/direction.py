@@ -14,11 +14,12 @@ from typing import Any
 
 import numpy as np
 
+from schemas.directions.large import StoredVector, digest_of, has_steps, is_large
 from schemas.errors import DataError, DirectionMismatchError, UsageError
 from schemas.fingerprint import canonical_json
 from schemas.store.layout import check_name
 
-UNIT_TOLERANCE = 1e-9
+UNIT_TOLERANCE = {"float64": 1e-9, "float32": 1e-6}
 SIGN_TOLERANCE = 1e-6
 FOREIGN_METHODS = ("imported", "transferred")
 """Methods of directions that no analysis of the run makes; they stay when analyses are renewed."""
@@ -30,7 +31,8 @@ class Direction:
 
     name : letters, digits, '_', '-', '.'.
     space : the latent space, such as "w" or "w_plus".
-    vector : float64 (*row_shape), Frobenius norm 1, zero in layers it does not apply to.
+    vector : float64 (*row_shape), Frobenius norm 1, zero in layers it does not apply to. One above
+        1 MB may be float32; of a saved set it is, and is read from there whenever it is asked for.
     layers : layers it applies to, None for all (or for spaces without layers).
     method : how it was found, such as "pca", "svm", "mean_difference", "hosvd", "imported".
     sd : standard deviation of the projection of the fit's rows on ``vector``, in units of the
@@ -57,40 +59,68 @@ class Direction:
 
     def __post_init__(self) -> None:
         check_name(self.name, "direction")
-        vector = np.array(self.vector, dtype=np.float64, order="C")
-        norm = float(np.linalg.norm(vector))
-        if not abs(norm - 1.0) <= UNIT_TOLERANCE:
-            raise DataError(
-                f"direction {self.name!r} has norm {norm!r}, not 1; make it with unit_direction"
-            )
+        vector = self.held
+        if not isinstance(vector, StoredVector):
+            given = np.asarray(vector)
+            single = given.dtype == np.float32 and is_large(given.shape)
+            vector = np.array(given, np.float32 if single else np.float64, order="C")
+            norm = float(np.linalg.norm(np.asarray(vector, np.float64)))
+            if not abs(norm - 1.0) <= UNIT_TOLERANCE[vector.dtype.name]:
+                raise DataError(
+                    f"direction {self.name!r} has norm {norm!r}, not 1; make it with unit_direction"
+                )
+            vector.setflags(write=False)
+            object.__setattr__(self, "vector", vector)
         if not (math.isfinite(self.sd) and self.sd >= 0):
             raise DataError(
                 f"direction {self.name!r} has sd {self.sd!r}; it must be finite and not negative"
             )
         if self.layers is not None:
-            if vector.ndim != 2:
+            if not has_steps(vector.shape):
                 raise DataError(
                     f"direction {self.name!r} names layers {self.layers!r}, but its vector has "
                     f"shape {vector.shape!r} and no layer axis; pass layers=None"
                 )
             layers = _check_layers(self.layers, vector.shape[0], self.name)
-            if np.any(vector[[i for i in range(vector.shape[0]) if i not in layers]]):
+            outside = [i for i in range(vector.shape[0]) if i not in layers]
+            if isinstance(vector, np.ndarray) and np.any(vector[outside]):
                 raise DataError(
                     f"direction {self.name!r} is not zero outside its layers {layers!r}; "
                     "make it with unit_direction"
                 )
             object.__setattr__(self, "layers", layers)
         canonical_json([self.quality, self.provenance])
-        vector.setflags(write=False)
-        object.__setattr__(self, "vector", vector)
         object.__setattr__(self, "sd", float(self.sd))
         if self.intercept is not None:
             object.__setattr__(self, "intercept", float(self.intercept))
 
+    @property
+    def held(self) -> np.ndarray | StoredVector:
+        """The vector, or where it lies."""
+        found: np.ndarray | StoredVector = self.__dict__["held_vector"]
+        return found
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of the vector; reads none."""
+        return tuple(self.held.shape)
+
+    @property
+    def single(self) -> bool:
+        """Whether the vector is float32, as those above 1 MB are made."""
+        held = self.held
+        return isinstance(held, StoredVector) or held.dtype == np.float32
+
+    @property
+    def vector_sha256(self) -> str:
+        """sha256 of the vector, see `schemas.directions.large.digest_of`; reads none."""
+        held = self.held
+        return held.sha256 if isinstance(held, StoredVector) else digest_of(held)
+
     def project(self, codes: np.ndarray) -> np.ndarray:
         """<vector, code> for codes (n, *row_shape): float64 (n,)."""
         _check_shape(codes, self)
-        rows = np.asarray(codes, dtype=np.float64).reshape(len(codes), self.vector.size)
+        rows = np.asarray(codes, dtype=np.float64).reshape(len(codes), math.prod(self.shape))
         return np.asarray(rows @ self.vector.ravel())
 
     def margin(self, codes: np.ndarray) -> np.ndarray:
@@ -104,6 +134,26 @@ class Direction:
                 "use project"
             )
         return self.project(codes) + self.intercept
+
+
+class _Vector:
+    """A direction's vector: held, or read from its set whenever it is asked for."""
+
+    def __get__(self, direction: Direction | None, owner: type) -> Any:
+        if direction is None:
+            return self
+        held = direction.held
+        if not isinstance(held, StoredVector):
+            return held
+        vector = held.read()
+        vector.setflags(write=False)
+        return vector
+
+    def __set__(self, direction: Direction, value: np.ndarray | StoredVector) -> None:
+        direction.__dict__["held_vector"] = value
+
+
+Direction.vector = _Vector()  # type: ignore[assignment]
 
 
 def _check_layers(layers: Iterable[int], n_layers: int, name: str) -> list[int]:
@@ -122,7 +172,7 @@ def _check_layers(layers: Iterable[int], n_layers: int, name: str) -> list[int]:
 
 
 def _check_shape(codes: np.ndarray, direction: Direction) -> None:
-    shape, own = np.shape(codes)[1:], direction.vector.shape
+    shape, own = np.shape(codes)[1:], direction.shape
     if shape != own:
         cure = "use codes of the generator and space that it was made for"
         if len(shape) == 2 and shape[1:] == own:
@@ -147,7 +197,8 @@ def unit_direction(
     converged: bool | None = None,
     provenance: Mapping[str, Any] | None = None,
 ) -> Direction:
-    """A Direction from a vector of any length: zeroed outside ``layers``, scaled to norm 1.
+    """A Direction from a vector of any length: zeroed outside ``layers``, scaled to norm 1. One
+    above 1 MB is float32, as sets hold it.
 
     intercept : of <vector, code> + b with the vector as given; it is scaled along.
     sd, codes : the standard deviation along the unit vector, or the fit's rows (n, *row_shape)
@@ -160,7 +211,7 @@ def unit_direction(
     vector = np.array(vector, dtype=np.float64)
     chosen: list[int] | None = None
     if layers is not None:
-        chosen = _check_layers(layers, vector.shape[0] if vector.ndim == 2 else 0, name)
+        chosen = _check_layers(layers, vector.shape[0] if has_steps(vector.shape) else 0, name)
         vector[[i for i in range(vector.shape[0]) if i not in chosen]] = 0.0
     largest = float(np.max(np.abs(vector), initial=0.0))
     if not (math.isfinite(largest) and largest > 0):
@@ -169,10 +220,11 @@ def unit_direction(
             "that is not zero"
         )
     norm = largest * float(np.linalg.norm(vector / largest))
+    unit = vector / norm
     direction = Direction(
         name=name,
         space=space,
-        vector=vector / norm,
+        vector=unit.astype(np.float32) if is_large(unit.shape) else unit,
         layers=chosen,
         method=method,
         sd=0.0 if sd is None else sd,
@@ -200,9 +252,9 @@ def broadcast_layers(
     With k layers the vector is divided by sqrt(k) and sd multiplied by it, so that an edit by the
     same strength moves every layer as it moved w. Recorded in the provenance.
     """
-    if direction.vector.ndim != 1:
+    if len(direction.shape) != 1:
         raise DirectionMismatchError(
-            f"direction {direction.name!r} has shape {direction.vector.shape!r} and cannot be "
+            f"direction {direction.name!r} has shape {direction.shape!r} and cannot be "
             f"broadcast over {n_layers!r} layers; it needs one axis"
         )
     chosen = _check_layers(range(n_layers) if layers is None else layers, n_layers, direction.name)
@@ -225,7 +277,7 @@ def check_applies(direction: Direction, generator_fp: str, space: str) -> None:
     """Raise DirectionMismatchError unless the direction was made for this generator and space."""
     if direction.space != space:
         cure = f"use codes of {direction.space!r}"
-        if direction.vector.ndim == 1:
+        if len(direction.shape) == 1:
             cure += ", or, where a code holds one of these in each layer, broadcast_layers"
         raise DirectionMismatchError(
             f"direction {direction.name!r} was made in space {direction.space!r}, not {space!r}; "
@@ -298,7 +350,8 @@ def within_layers(direction: Direction, layers: Iterable[int] | None) -> np.ndar
     """
     vector = np.array(direction.vector)
     if layers is not None:
-        chosen = _check_layers(layers, vector.shape[0] if vector.ndim == 2 else 0, direction.name)
+        n_layers = vector.shape[0] if has_steps(vector.shape) else 0
+        chosen = _check_layers(layers, n_layers, direction.name)
         vector[[i for i in range(vector.shape[0]) if i not in chosen]] = 0.0
     return vector
 

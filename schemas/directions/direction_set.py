@@ -2,7 +2,8 @@
 
 DESIGN section 2, "Direction set". A set is one Zarr group:
 
-    directions/<name>            float64, the vector, everything else about it in its attributes
+    directions/<name>            float64, the vector, everything else about it in its attributes;
+                                 above 1 MB float32, one chunk a step, read where it is used
     models/<analysis>/<array>    fitted models and saved statistics beside the directions
 
 Every direction names its space in its attributes. The set's attribute ``space`` is that of the
@@ -31,6 +32,14 @@ from schemas.directions.direction import (
     fix_sign,
     unit_direction,
 )
+from schemas.directions.large import (
+    DIGEST,
+    NOT_SAVED,
+    REPAIR,
+    StoredVector,
+    digest_of,
+    step_chunks,
+)
 from schemas.errors import DataError, DirectionMismatchError, StoreError, UsageError
 from schemas.fingerprint import canonical_json
 from schemas.store.handle import damage_told, members, open_group
@@ -49,11 +58,11 @@ __all__ = [
 ]
 
 DIRECTIONS_LAYOUT_VERSION = 1
+LARGE_LAYOUT_VERSION = 2
+"""Of sets that hold vectors as float32."""
 KIND = "direction_set"
 _MODEL_CHUNK_BYTES = 32 * 2**20
-_NOT_SAVED = "its values or attributes are not those that were saved"
 _RENEW = "delete it and run again; what was imported must be imported again"
-_REPAIR = "take it out with 'latentflow verify RUN --repair', then run or import it again"
 
 
 class DirectionSet:
@@ -91,11 +100,11 @@ class DirectionSet:
             direction = dataclasses.replace(direction, provenance=provenance)
         check_applies(direction, self.generator_fp, direction.space)
         for other in self.of_space(direction.space):
-            if other.name != direction.name and other.vector.shape != direction.vector.shape:
+            if other.name != direction.name and other.shape != direction.shape:
                 raise DirectionMismatchError(
                     f"direction {direction.name!r} of space {direction.space!r} has shape "
-                    f"{direction.vector.shape!r}, but {other.name!r} of that space has "
-                    f"{other.vector.shape!r}; keep them apart"
+                    f"{direction.shape!r}, but {other.name!r} of that space has "
+                    f"{other.shape!r}; keep them apart"
                 )
         self._directions[direction.name] = direction
 
@@ -135,20 +144,22 @@ class DirectionSet:
 
         The same set gives the same bytes. A set whose saving was cut short is refused by
         ``load``; saving it again repairs it. Directions that are stored already are not touched.
+        Vectors above 1 MB are no longer held: they are read from there.
         """
         group = open_group(path, "a")
         old = dict(group.attrs)
         if old:
-            check_layout(old, KIND, DIRECTIONS_LAYOUT_VERSION, os.fspath(path))
+            check_layout(old, KIND, LARGE_LAYOUT_VERSION, os.fspath(path))
             self._check_same(old, path)
+        single = any(d.single for d in self)
         attrs: dict[str, Any] = {
             "kind": KIND,
-            "layout_version": DIRECTIONS_LAYOUT_VERSION,
+            "layout_version": LARGE_LAYOUT_VERSION if single else DIRECTIONS_LAYOUT_VERSION,
             "generator_fp": self.generator_fp,
             "space": self.space,
             **({"spaces": self.spaces()} if len(self.spaces()) > 1 else {}),
             "names": self.names(),
-            "contents": {d.name: content_of(_attrs_of(d), {"": d.vector}) for d in self},
+            "contents": {d.name: _content_of(d) for d in self},
         }
         group.attrs.put({**attrs, "complete": False})
         folder = _subgroup(group, "directions")
@@ -157,15 +168,18 @@ class DirectionSet:
         for direction in self:
             if _holds(folder, direction):  # a kill now must not cost what is there already
                 continue
-            _write_array(
-                folder,
-                direction.name,
-                direction.vector,
-                direction_dims(direction.space, direction.vector),
-                _attrs_of(direction),
-            )
+            vector = direction.vector
+            layout = direction_layout(direction.space, vector)
+            _write_array(folder, direction.name, vector, layout, _attrs_of(direction))
         group.attrs.put({**attrs, "complete": True})
         self.path = os.fspath(path)
+        for direction in [d for d in self if d.single]:
+            lies = StoredVector.of(
+                self.path, direction.name, direction.shape, direction.vector_sha256
+            )
+            self._directions[direction.name] = dataclasses.replace(
+                direction, vector=cast("np.ndarray", lies)
+            )
 
     def _check_same(self, attrs: Mapping[str, Any], path: str | os.PathLike[str]) -> None:
         mine = (self.generator_fp, self.space)
@@ -192,8 +206,8 @@ class DirectionSet:
             contents = dict(cast("dict[str, str]", attrs.get("contents", {})))
             names = [str(name) for name in cast("list[str]", attrs["names"])]
         for name in names:
-            with damage_told(f"direction {name!r} of {os.fspath(path)!r}", _REPAIR):
-                found.add(_read_direction(group, name, contents.get(name)))
+            with damage_told(f"direction {name!r} of {os.fspath(path)!r}", REPAIR):
+                found.add(_read_direction(os.fspath(path), group, name, contents.get(name)))
         if found.spaces() != spaces:
             raise StoreError(
                 f"the direction set at {os.fspath(path)!r} lists the spaces {spaces!r}, its "
@@ -216,8 +230,9 @@ class DirectionSet:
         found = []
         for name in members(folder):
             try:
-                direction = _read_direction(group, name, cast("dict[str, str]", contents).get(name))
-            except (TypeError, ValueError, RuntimeError, DataError):
+                content = cast("dict[str, str]", contents).get(name)
+                direction = _read_direction(os.fspath(path), group, name, content)
+            except (TypeError, ValueError, RuntimeError, DataError, StoreError):
                 continue  # the one that was being written
             if direction.method in FOREIGN_METHODS:
                 found.append(direction)
@@ -248,7 +263,7 @@ class DirectionSet:
             del folder[key]
         for key in sorted(arrays):
             value = np.asarray(arrays[key])
-            _write_array(folder, key, value, model_dims(key, value), {})
+            _write_array(folder, key, value, array_layout(value, model_dims(key, value)), {})
         folder.attrs.put({**state, "complete": True})
 
     def load_model(self, name: str) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
@@ -258,18 +273,18 @@ class DirectionSet:
         was saved.
         """
         folder = self._model(name)
-        with damage_told(f"model {name!r} of {self.path!r}", _REPAIR):
+        with damage_told(f"model {name!r} of {self.path!r}", REPAIR):
             arrays = {key: _whole(cast("zarr.Array[Any]", folder[key])) for key in members(folder)}
             attrs = dict(cast("dict[str, Any]", folder.attrs["attrs"]))
             saved = folder.attrs.get("content")
             if saved is not None and content_of(attrs, arrays) != saved:
-                raise ValueError(_NOT_SAVED)
+                raise ValueError(NOT_SAVED)
         return arrays, attrs
 
     def model_facts(self, name: str) -> dict[str, Any]:
         """Attributes of ``models/<name>`` without its arrays; errors as of `load_model`."""
         folder = self._model(name)
-        with damage_told(f"model {name!r} of {self.path!r}", _REPAIR):
+        with damage_told(f"model {name!r} of {self.path!r}", REPAIR):
             return dict(cast("dict[str, Any]", folder.attrs["attrs"]))
 
     def delete_model(self, name: str) -> None:
@@ -283,7 +298,7 @@ class DirectionSet:
 
     def _model(self, name: str) -> zarr.Group:
         group = _open(self._saved())
-        with damage_told(f"model {name!r} of {self.path!r}", _REPAIR):
+        with damage_told(f"model {name!r} of {self.path!r}", REPAIR):
             folder = open_group(group, name=f"models/{name}") if f"models/{name}" in group else None
         if folder is None or not folder.attrs.get("complete"):
             raise StoreError(
@@ -296,7 +311,7 @@ class DirectionSet:
         """Names of the completely written models, sorted."""
         group = _open(self._saved())
         found = []
-        with damage_told(f"the direction set at {self.path!r}", _REPAIR):
+        with damage_told(f"the direction set at {self.path!r}", REPAIR):
             for name in members(group, "models") if "models" in group else ():
                 if group[f"models/{name}"].attrs.get("complete"):
                     found.append(name)
@@ -341,6 +356,8 @@ def chunks_of(array: zarr.Array[Any]) -> list[int]:
     than any array of this shape is written in: its metadata are damaged."""
     counts = [-(-length // chunk) for length, chunk in zip(array.shape, array.chunks, strict=True)]
     size = math.prod(array.shape) * array.dtype.itemsize
+    if DIGEST in array.attrs and array.chunks == step_chunks(array.shape):
+        return counts
     if math.prod(counts) > 1 + 2 * size // _MODEL_CHUNK_BYTES:
         raise ValueError(f"its shape {array.shape!r} is not that of its chunks {array.chunks!r}")
     return counts
@@ -351,20 +368,35 @@ def _whole(array: zarr.Array[Any]) -> np.ndarray:
     return np.asarray(array[...])
 
 
-def _read_direction(group: zarr.Group, name: str, content: str | None) -> Direction:
-    """A stored direction. Raises ValueError where its content is another one."""
+def _read_direction(path: str, group: zarr.Group, name: str, content: str | None) -> Direction:
+    """A stored direction; one above 1 MB without its vector, where a content tells what it is.
+
+    Raises ValueError where its content is another one."""
     array = group[f"directions/{name}"]
     if not isinstance(array, zarr.Array):
         raise ValueError("it is not an array")
-    facts, vector = cast("dict[str, Any]", dict(array.attrs)), _whole(array)
+    facts = cast("dict[str, Any]", dict(array.attrs))
+    if DIGEST in facts:
+        if content is not None and content_of(facts, {}) != content:
+            raise ValueError(NOT_SAVED)
+        lies = StoredVector.of(path, name, array.shape, str(facts.pop(DIGEST)))
+        if content is None:
+            lies.read()
+        return Direction(name=name, vector=cast("np.ndarray", lies), **facts)
+    vector = _whole(array)
     if content is not None and content_of(facts, {"": vector}) != content:
-        raise ValueError(_NOT_SAVED)
+        raise ValueError(NOT_SAVED)
     return Direction(name=name, vector=vector, **facts)
 
 
 def _attrs_of(direction: Direction) -> dict[str, Any]:
     fields = (f.name for f in dataclasses.fields(direction) if f.name not in ("name", "vector"))
-    return {name: getattr(direction, name) for name in fields}
+    attrs = {name: getattr(direction, name) for name in fields}
+    return {**attrs, DIGEST: direction.vector_sha256} if direction.single else attrs
+
+
+def _content_of(direction: Direction) -> str:
+    return content_of(_attrs_of(direction), {} if direction.single else {"": direction.vector})
 
 
 def _holds(folder: zarr.Group, direction: Direction) -> bool:
@@ -373,10 +405,14 @@ def _holds(folder: zarr.Group, direction: Direction) -> bool:
         array = folder.get(direction.name)
         if not isinstance(array, zarr.Array):
             return False
-        stored = content_of(dict(array.attrs), {"": _whole(array)})
+        facts = dict(array.attrs)
+        single = DIGEST in facts
+        if single and digest_of(_whole(array)) != facts[DIGEST]:
+            return False
+        stored = content_of(facts, {} if single else {"": _whole(array)})
     except (TypeError, ValueError, RuntimeError):
         return False
-    return stored == content_of(_attrs_of(direction), {"": direction.vector})
+    return stored == _content_of(direction)
 
 
 def _open(path: str | os.PathLike[str]) -> zarr.Group:
@@ -389,7 +425,7 @@ def _open(path: str | os.PathLike[str]) -> zarr.Group:
         raise StoreError(
             f"{os.fspath(path)!r} is no readable direction set ({e}); check the path"
         ) from e
-    check_layout(attrs, KIND, DIRECTIONS_LAYOUT_VERSION, os.fspath(path))
+    check_layout(attrs, KIND, LARGE_LAYOUT_VERSION, os.fspath(path))
     return group
 
 
@@ -404,14 +440,14 @@ def _write_array(
     group: zarr.Group,
     name: str,
     value: np.ndarray,
-    dims: tuple[str, ...],
+    layout: Layout,
     attributes: dict[str, Any],
 ) -> None:
     """Write an array anew."""
     if name in group:
         del group[name]
     key = f"{group.path}/{name}" if group.path else name
-    array_layout(value, dims).create(group.store, key, attributes=attributes)[...] = value
+    layout.create(group.store, key, attributes=attributes)[...] = value
 
 
 def array_layout(value: np.ndarray, dims: tuple[str, ...]) -> Layout:
@@ -425,9 +461,11 @@ def array_layout(value: np.ndarray, dims: tuple[str, ...]) -> Layout:
     return Layout(value.shape, chunk, chunk, value.dtype.name, fill, dims)
 
 
-def direction_dims(space: str, value: np.ndarray) -> tuple[str, ...]:
-    """Names of a direction's axes."""
-    return default_dims("directions", space, value.ndim)[1:]
+def direction_layout(space: str, value: np.ndarray) -> Layout:
+    """How a direction's vector lies in a set: float32 in one chunk a step."""
+    layout = array_layout(value, default_dims("directions", space, value.ndim)[1:])
+    chunk = step_chunks(value.shape) if value.dtype == np.float32 else None
+    return layout if chunk is None else dataclasses.replace(layout, shard=chunk, inner=chunk)
 
 
 def model_dims(key: str, value: np.ndarray) -> tuple[str, ...]:

@@ -22,6 +22,7 @@ from schemas.directions.check import check_directions, drop_damaged
 from schemas.directions.direction_set import (
     DIRECTIONS_LAYOUT_VERSION,
     FOREIGN_METHODS,
+    LARGE_LAYOUT_VERSION,
     Direction,
     DirectionSet,
     apply,
@@ -379,7 +380,7 @@ def test_loading_what_is_not_a_set(tmp_path):
     make_set().save(tmp_path / "d")
     file = tmp_path / "d/zarr.json"
     node = json.loads(file.read_text())
-    node["attributes"]["layout_version"] = DIRECTIONS_LAYOUT_VERSION + 1
+    node["attributes"]["layout_version"] = LARGE_LAYOUT_VERSION + 1
     file.write_text(json.dumps(node))
     with pytest.raises(NewerLayoutError, match="install a newer"):
         DirectionSet.load(tmp_path / "d")

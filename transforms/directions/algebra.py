@@ -147,7 +147,7 @@ def keeping(
     only = direction.layers
     if layers is not None:
         only = [i for i in layers if only is None or i in only]
-    mask = np.ones_like(direction.vector)
+    mask = np.ones(direction.shape)
     if only is not None:
         mask[:] = 0
         mask[only] = 1
@@ -170,10 +170,10 @@ def _alike(directions: Sequence[Direction]) -> None:
     """Raise DirectionMismatchError for directions of several spaces or generators."""
     first, *others = directions
     for other in others:
-        if (other.space, other.vector.shape) != (first.space, first.vector.shape):
+        if (other.space, other.shape) != (first.space, first.shape):
             raise DirectionMismatchError(
                 f"directions {first.name!r} and {other.name!r} are of spaces {first.space!r} "
-                f"{first.vector.shape!r} and {other.space!r} {other.vector.shape!r}; combine "
+                f"{first.shape!r} and {other.space!r} {other.shape!r}; combine "
                 "directions of one space, broadcasting those of w with broadcast_layers"
             )
         made_for = [d.provenance.get("generator_fp") for d in (first, other)]
