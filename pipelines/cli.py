@@ -21,10 +21,13 @@ from rich.console import Console
 
 from pipelines.cli_options import (
     Address,
+    Keep,
+    Mask,
     NewGenerator,
     NewRun,
     OldGenerator,
     OldRun,
+    PictureWeight,
     ReadsFormats,
     Spec,
     Trust,
@@ -215,22 +218,9 @@ def edit(
     layers: Annotated[
         str | None, typer.Option(help="Layers to edit: '0,5,9' or '0-3'. Default: all.")
     ] = None,
-    keep: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--keep",
-            help="Direction whose attribute is to stay: it is projected out of the edit "
-            "(conditional manipulation); may repeat.",
-        ),
-    ] = None,
-    picture_weight: Annotated[
-        float | None,
-        typer.Option(
-            min=0,
-            help="For 'nrsfm.*': reach the same pose and shape by gradient steps, with this weight "
-            "on the mean squared change of the image.",
-        ),
-    ] = None,
+    mask: Mask = None,
+    keep: Keep = None,
+    picture_weight: PictureWeight = None,
 ) -> None:
     """Edit rows along directions of the run's direction set, drawn as strips: a row of images
     each, strengths from left to right."""
@@ -241,7 +231,7 @@ def edit(
     only = None if layers is None else rows_of(layers, "--layers")
     loaded = load_spec(spec)
     strips = edit_run(
-        loaded, direction, out, chosen, amounts, unit, only, picture_weight, keep or ()
+        loaded, direction, out, chosen, amounts, unit, only, picture_weight, keep or (), mask
     )
     for path in strips:
         console.print(f"strip: {path}", markup=False)

@@ -16,6 +16,31 @@ from schemas.errors import UsageError
 MAX_ROWS = 4096
 
 
+Mask = Annotated[
+    Path | None,
+    typer.Option(
+        help="For directions of feature maps: image that says where to edit, white all, black not. "
+        "It is resized to the maps."
+    ),
+]
+Keep = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--keep",
+        help="Direction whose attribute is to stay: it is projected out of the edit "
+        "(conditional manipulation); may repeat.",
+    ),
+]
+PictureWeight = Annotated[
+    float | None,
+    typer.Option(
+        min=0,
+        help="For 'nrsfm.*': reach the same pose and shape by gradient steps, with this weight "
+        "on the mean squared change of the image.",
+    ),
+]
+
+
 class _ListsFormats(typer.core.TyperCommand):
     """A command whose help ends with the file formats that are installed. They are loaded when the
     help is asked for, so that no other command waits for them."""

@@ -156,18 +156,20 @@ def edit_run(
     layers: Sequence[int] | None = None,
     picture_weight: float | None = None,
     keep: Sequence[str] = (),
+    mask: Path | None = None,
 ) -> Iterator[Path]:
     """Draw a strip of these rows along each direction, and yield its path.
 
     out : PNG file, or of several directions the folder. unit, layers : see `draw_strips`
     picture_weight : see `GradientEdit`, which then finds the codes; for "nrsfm.*" in all layers
     keep : directions along which nothing is to change, see `transforms.directions.algebra.keeping`
+    mask : image of where to edit, for directions of feature maps, see `read_mask`
 
     Raises UsageError for unknown directions and rows, for a file that is to hold several strips,
     and where a picture weight does not fit.
     """
     import generators
-    from pipelines.evaluation.strips import draw_strips
+    from pipelines.evaluation.strips import draw_strips, read_mask
 
     if len(names) > 1 and (out.suffix.lower() in IMAGE_ENDINGS or out.is_file()):
         raise UsageError(
@@ -188,13 +190,16 @@ def edit_run(
         found = [keeping(direction, kept, layers) for direction in found]
     generator = generators.load(spec.generator)
     labels = labels_of(spec.dataset, finished.index, generator.facts)
+    options: list[dict[str, Any]] = [{} for _ in found]
+    if mask is not None:
+        options = [{"mask": read_mask(mask, d, generator.facts)} for d in found]
     refine, facts = None, {}
     if picture_weight is not None:
         from pipelines.evaluation.gradient_strips import GradientEdit
 
         refine = GradientEdit.of(generator, finished.directions, picture_weight)
         facts = {"picture_weight": picture_weight}
-    for direction in found:
+    for direction, own in zip(found, options, strict=True):
         path = out if len(found) == 1 else out / f"{direction.name}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         yield draw_strips(
@@ -207,6 +212,7 @@ def edit_run(
             space=finished.directions.space,
             labels=[f"row {row}" for row in rows],
             layers=layers,
+            options=own,
             refine=refine,
             facts=facts | {k: direction.provenance[k] for k in ("keep", "left") if keep},
             classes=None if labels is None else labels[list(rows)],

@@ -17,10 +17,11 @@ from generators.edits import fitted_to, in_space_of
 from generators.protocols import Code, Edit
 from schemas.atomic import write_bytes
 from schemas.directions.direction_set import Direction, apply
-from schemas.errors import DataError, DirectionMismatchError, UsageError
+from schemas.directions.large import digest_of
+from schemas.errors import DataError, DirectionMismatchError, InputError, UsageError
 
 if TYPE_CHECKING:
-    from generators.protocols import Generator
+    from generators.protocols import Generator, ModelFacts
 
 #: Cells are enlarged by a whole factor to at least this many pixels.
 MIN_CELL = 96
@@ -132,6 +133,28 @@ def drawn(
         yield to_uint8(images)
 
 
+def read_mask(path: Path, direction: Direction, facts: ModelFacts) -> np.ndarray:
+    """The option "mask" of an edit from an image of any size: float32 (height, width) of the
+    direction's feature maps, white 1, black 0.
+
+    Raises UsageError for a direction of a space without that option, InputError for no image.
+    """
+    space = facts.spaces.get(direction.space)
+    if space is None or "mask" not in space.options:
+        having = [s.name for s in facts.spaces.values() if "mask" in s.options]
+        raise UsageError(
+            f"direction {direction.name!r} is of space {direction.space!r}, where edits take no "
+            f"mask (they do in {having!r}): leave --mask out, or use a direction of such a space"
+        )
+    height, width = space.shape[-2:]
+    try:
+        with Image.open(path) as image:
+            small = image.convert("L").resize((width, height), Image.Resampling.BOX)
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as e:
+        raise InputError(f"mask {str(path)!r} is no readable image ({e}): give a PNG") from e
+    return np.asarray(small, np.float32) / 255
+
+
 def draw_strips(
     generator: Generator,
     codes: np.ndarray,
@@ -177,7 +200,7 @@ def draw_strips(
     picture = strip_grid(images, strengths, labels, unit=unit, title=direction.name)
     drawn = {**_facts(generator, direction, strengths, unit, space), **(facts or {})}
     if options:
-        drawn["options"] = {name: np.asarray(value).tolist() for name, value in options.items()}
+        drawn["options"] = {name: _told(np.asarray(value)) for name, value in options.items()}
     if layers is not None:
         drawn["layers"] = sorted({int(layer) for layer in layers})
     write_bytes(path, _png(picture, drawn))
@@ -249,6 +272,12 @@ def strength_label(strength: float, unit: str = "sd") -> str:
         return "0"
     sign = "+" if strength > 0 else "\N{MINUS SIGN}"
     return f"{sign}{abs(strength):g}" + (" sd" if unit == "sd" else "")
+
+
+def _told(value: np.ndarray) -> Any:
+    return (
+        value.tolist() if value.size <= 16 else {"shape": value.shape, "sha256": digest_of(value)}
+    )
 
 
 def _strengths(strengths: Sequence[float]) -> np.ndarray:

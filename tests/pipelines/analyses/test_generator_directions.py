@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 import zarr
+from PIL import Image
 from safetensors import safe_open
 
 import generators
@@ -19,12 +20,12 @@ from generators.peers.directions import read_directions
 from generators.protocols import Code, Edit
 from pipelines.cli import main
 from pipelines.downstream.directions import export_directions, import_directions
-from pipelines.downstream.finished_run import FinishedRun
-from pipelines.evaluation.strips import edit_images
+from pipelines.downstream.finished_run import FinishedRun, edit_run
+from pipelines.evaluation.strips import edit_images, read_mask
 from pipelines.runs.analyse import analyse
 from schemas.directions.direction import unit_direction
 from schemas.directions.direction_set import DirectionSet
-from schemas.errors import DataError, DirectionMismatchError, SpecError, UsageError
+from schemas.errors import DataError, DirectionMismatchError, InputError, SpecError, UsageError
 from schemas.index import DatasetIndex, NewRow
 from schemas.spec import parse_spec
 from schemas.store.latent_store import ArraySpec, LatentStore
@@ -280,7 +281,7 @@ def test_specs_of_the_generator_s_analyses_are_checked():
             parse_spec(f"name: a\ndataset: {{path: x}}\nanalyse: {{{text}}}\n", "/")
 
 
-def test_a_direction_of_feature_maps_lies_in_the_set_and_edits(finished, tmp_path):
+def test_a_direction_of_feature_maps_lies_in_the_set_and_edits(finished, tmp_path, monkeypatch):
     """One of a space that is injected: the run's codes are drawn, and it is added meanwhile."""
     generator, space = generators.load(finished.run.spec.generator), "features.b8.conv1"
     codes = Code("w_plus", torch.from_numpy(finished.codes))
@@ -300,6 +301,24 @@ def test_a_direction_of_feature_maps_lies_in_the_set_and_edits(finished, tmp_pat
     np.testing.assert_array_equal(images[:, 0], plain)
     np.testing.assert_array_equal(images[:, 1], moved)
     assert np.abs(moved.astype(int) - plain).max() > 3
+    spec, left = finished.run.spec, np.zeros((16, 16), np.uint8)
+    left[:, :8] = 255
+    Image.fromarray(left).save(tmp_path / "mask.png")
+    mask = read_mask(tmp_path / "mask.png", again, generator.facts)
+    assert mask.shape == (8, 8) and (mask[:, :4] == 1).all() and not mask[:, 4:].any()
+    run = replace(finished.run, directions=held)
+    with monkeypatch.context() as patch:
+        patch.setattr(FinishedRun, "of", lambda spec: run)
+        args = ([0, 1], [0.0, 2.0])
+        (strip,) = edit_run(spec, ["maps"], tmp_path / "s.png", *args, mask=tmp_path / "mask.png")
+        text = json.loads(Image.open(strip).text["latentflow"])
+        assert text["options"]["mask"]["shape"] == [8, 8]
+        (whole,) = edit_run(spec, ["maps"], tmp_path / "w.png", *args)
+        assert not np.array_equal(np.asarray(Image.open(strip)), np.asarray(Image.open(whole)))
+    with pytest.raises(InputError, match="no readable image"):
+        read_mask(tmp_path / "none.png", again, generator.facts)
+    with pytest.raises(UsageError, match="edits take no mask"):
+        read_mask(tmp_path / "mask.png", replace(again, space="w_plus"), generator.facts)
     with pytest.raises(DirectionMismatchError, match="was made for generator"):
         other = {"generator_fp": "ab" * 32}
         edit_images(generator, finished.codes[:2], replace(direction, provenance=other), [1.0])
