@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+import generators
 from generators.peers.catalog import direction_formats
 from generators.peers.directions import other_space, read_directions, write_directions
 from generators.tensor_files import safetensors_bytes
@@ -127,12 +128,14 @@ def import_directions(
 ) -> list[str]:
     """Read a file of any known format into the run's direction set; returns the names.
 
-    space, generator_fp : what the file was made for, a claim. The space is the run's, or "w" for
+    space, generator_fp : what the file was made for, a claim. The space is the run's, one that is
+        injected where its codes are drawn, or "w" for
         vectors to be used in every layer of a w_plus run.
     name : of a single direction, or prefix of several.
     file_format : the file's format, where its contents do not tell.
 
-    The standard deviation, the unit of strength, is measured on the run's codes. A file of the same
+    The standard deviation, the unit of strength, is measured on the run's codes; that of a
+    direction of a space that is injected (feature maps) is the file's own. A file of the same
     contents that is imported again replaces the directions of the first time, and one that is given
     a name those that were imported under it; those of analyses are not replaced.
 
@@ -141,7 +144,8 @@ def import_directions(
     generator.
     """
     own = run.directions.space
-    if space != own and (space, own) != ("w", "w_plus"):
+    injected = _injected(run, space)
+    if injected is None and space != own and (space, own) != ("w", "w_plus"):
         raise UsageError(
             f"the run stores codes of space {own!r}, on which directions are measured, and the "
             f"file's are of {space!r}: {other_space(space)}"
@@ -154,11 +158,11 @@ def import_directions(
         )
     found = read_directions(
         path,
-        space=own,
+        space=own if injected is None else space,
         made_in=space,
         generator_fp=generator_fp,
-        sd=0.0,
-        row_shape=run.store.array(f"latents/{own}").shape[1:],
+        sd=0.0 if injected is None else None,
+        row_shape=injected or run.store.array(f"latents/{own}").shape[1:],
         name=name,
         file_format=file_format,
     )
@@ -178,12 +182,22 @@ def import_directions(
                 "of other contents, would replace it: give another name with --name, or the same "
                 "to replace it"
             )
-    along = _moments(run, MomentsAlong(np.stack([d.vector.ravel() for d in found])))
-    deviations = np.sqrt(along.second.ravel() / max(along.count - 1, 1))
+    deviations = np.array([d.sd for d in found])
+    if injected is None:
+        along = _moments(run, MomentsAlong(np.stack([d.vector.ravel() for d in found])))
+        deviations = np.sqrt(along.second.ravel() / max(along.count - 1, 1))
     for direction, sd in zip(found, deviations, strict=True):
         run.directions.replace(dataclasses.replace(direction, sd=float(sd)))
     run.directions.save(str(run.directions.path))
     return [d.name for d in found]
+
+
+def _injected(run: FinishedRun, space: str) -> tuple[int, ...] | None:
+    """Shape of a space that is injected while the run's codes are drawn, None for any other."""
+    if space in (run.directions.space, "w"):
+        return None
+    found = generators.facts(run.spec.generator).spaces.get(space)
+    return found.shape if found and found.injected_into == run.directions.space else None
 
 
 def _moments(run: FinishedRun, request: MomentsOfRows | MomentsAlong) -> Moments:

@@ -19,7 +19,11 @@ from generators.families.stylegan2.affine import affine_layers
 from generators.peers.directions import read_directions
 from generators.protocols import Code, Edit
 from pipelines.cli import main
-from pipelines.downstream.directions import export_directions, import_directions
+from pipelines.downstream.directions import (
+    export_all_directions,
+    export_directions,
+    import_directions,
+)
 from pipelines.downstream.finished_run import FinishedRun, edit_run
 from pipelines.evaluation.strips import edit_images, read_mask
 from pipelines.runs.analyse import analyse
@@ -315,6 +319,16 @@ def test_a_direction_of_feature_maps_lies_in_the_set_and_edits(finished, tmp_pat
         assert text["options"]["mask"]["shape"] == [8, 8]
         (whole,) = edit_run(spec, ["maps"], tmp_path / "w.png", *args)
         assert not np.array_equal(np.asarray(Image.open(strip)), np.asarray(Image.open(whole)))
+    (file,) = export_all_directions(run, tmp_path / "maps.npz")
+    fp = generator.facts.fingerprint
+    assert import_directions(run, file, space, fp, "back") == ["back"]
+    back = DirectionSet.load(tmp_path / "set")["back"]
+    np.testing.assert_allclose(back.vector, again.vector, atol=1e-12)
+    assert (back.space, back.sd) == (space, again.sd)
+    with pytest.raises(DirectionMismatchError, match="made in space 'features.b8.conv1'"):
+        import_directions(run, file, "features.b8.conv0", fp, "other")
+    with pytest.raises(DirectionMismatchError, match="import it into a run of that generator"):
+        import_directions(run, file, space, "ab" * 32, "other")
     with pytest.raises(InputError, match="no readable image"):
         read_mask(tmp_path / "none.png", again, generator.facts)
     with pytest.raises(UsageError, match="edits take no mask"):
