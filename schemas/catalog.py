@@ -13,7 +13,7 @@ import importlib.metadata
 import pkgutil
 from collections.abc import Container, Iterator
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from schemas.errors import PluginError, UsageError
 from schemas.suggest import suggestion
@@ -56,12 +56,14 @@ class Catalog(Generic[P]):
         for those of other packages alone
     group : of the entry points of other packages; each gives the plug-in itself
     apart : modules of the folder that are none
+    base : what a plug-in must be an instance of; None where its user looks at it
     """
 
     kind: str
     package: str | None
     group: str
     apart: Container[str] = ("base", "catalog")
+    base: type[Any] | None = None
 
     def own(self) -> tuple[str, ...]:
         """Names of those in our folder, in alphabetical order. Imports none of them."""
@@ -89,7 +91,8 @@ class Catalog(Generic[P]):
     def load(self, name: str) -> P:
         """The plug-in of a name.
 
-        Raises UsageError for a name that none has, PluginError for one that cannot be imported.
+        Raises UsageError for a name that none has, PluginError for one that cannot be imported, or
+        is something else.
         """
         if name in self.own():
             plugin: P = getattr(importlib.import_module(f"{self.package}.{name}"), ATTRIBUTE)
@@ -100,15 +103,21 @@ class Catalog(Generic[P]):
             raise UsageError(f"{self.kind} {name!r} is not known: {cure}")
         try:
             foreign: P = point.load()
-        except Exception as e:
+        except (Exception, SystemExit) as e:
             raise PluginError(
                 f"{self.kind} {name!r} of package {_package(point)!r} cannot be imported "
                 f"({type(e).__name__}: {e}): repair or remove that package"
             ) from e
+        base = self.base
+        if base is not None and (isinstance(foreign, type) or not isinstance(foreign, base)):
+            raise PluginError(
+                f"{self.kind} {name!r} of package {_package(point)!r} is {foreign!r}: its entry "
+                f"point must give an instance of '{base.__module__}.{base.__qualname__}'"
+            )
         return foreign
 
     def __iter__(self) -> Iterator[P]:
-        """All that can be imported; those that cannot are told by `broken` and stop no other."""
+        """All that can be used; those that cannot are told by `broken` and stop no other."""
         for name in self.names():
             try:
                 yield self.load(name)
@@ -116,7 +125,7 @@ class Catalog(Generic[P]):
                 continue
 
     def broken(self) -> dict[str, str]:
-        """Plug-ins that cannot be imported: name -> what is wrong."""
+        """Plug-ins that cannot be used: name -> what is wrong."""
         found = {}
         for name in self.names():
             try:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -59,6 +59,7 @@ class Checkpoint:
         return tensors_fingerprint(architecture, tensors)
 
 
+@runtime_checkable
 class GeneratorFamily(Protocol):
     """Generators that are read and drawn alike. The module that defines one imports no torch.
 

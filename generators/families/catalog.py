@@ -9,7 +9,7 @@ from schemas.catalog import Catalog
 from schemas.errors import CheckpointError, PluginError, UnsafeCheckpointError
 
 FAMILIES: Catalog[GeneratorFamily] = Catalog(
-    "generator family", "generators.families", "latentflow.generators"
+    "generator family", "generators.families", "latentflow.generators", base=GeneratorFamily
 )
 
 
@@ -42,9 +42,13 @@ def recognised(contents: Any, family: str | None = None) -> Checkpoint:
             refusals.append(e)
         except PluginError as e:
             broken.append(str(e))
+        except Exception as e:  # another package's mistake, which must not stop the other families
+            broken.append(f"generator family {name!r} fails on it ({type(e).__name__}: {e})")
         else:
-            if found is not None:
+            if isinstance(found, Checkpoint):
                 claims[name] = found
+            elif found is not None:
+                broken.append(f"generator family {name!r} takes it for {found!r}, no Checkpoint")
     if len(claims) > 1:
         raise CheckpointError(
             f"file is claimed by the generator families {list(claims)!r}: name the right one, "

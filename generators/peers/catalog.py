@@ -20,6 +20,7 @@ PEERS: Catalog[Peer] = Catalog(
     "generators.peers",
     "latentflow.peers",
     apart=("base", "catalog", "directions", "latents", "models"),
+    base=Peer,
 )
 
 Format = TypeVar("Format", DirectionFormat, LatentFormat)

@@ -17,6 +17,7 @@ ANALYSES: Catalog[Analysis[Any]] = Catalog(
     "pipelines.analyses",
     GROUP,
     apart=("base", "catalog", "checks", "figures", "inputs", "labels", "measured", "spaces"),
+    base=Analysis,
 )
 
 
@@ -37,12 +38,12 @@ def requested_sections(spec: RunSpec) -> Iterator[tuple[Analysis[Any], AnalysisS
 
 
 def analysis_of(name: str) -> Analysis[Any]:
-    """The analysis of a name. PluginError for one of another package that is none."""
+    """The analysis of a name. PluginError for one of another package that is called otherwise."""
     found = ANALYSES.load(name)
-    if not isinstance(found, Analysis) or found.name != name:
+    if found.name != name:
         raise PluginError(
-            f"analysis {name!r} is {found!r}: its entry point must give an instance of a subclass "
-            "of 'pipelines.analyses.base.Analysis' of that name"
+            f"analysis {name!r} of another package has the name {found.name!r}: its entry point "
+            "must have that name"
         )
     return found
 

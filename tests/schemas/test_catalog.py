@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import sys
 from collections.abc import Iterator
@@ -28,7 +29,8 @@ def shapes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Catalog[
     _forget()
     yield Catalog("shape", "shapes", "shapes.test")
     _forget()
-    for name in [name for name in sys.modules if name.partition(".")[0] == "shapes"]:
+    ours = ("shapes", "disc_package")
+    for name in [name for name in sys.modules if name.partition(".")[0] in ours]:
         del sys.modules[name]
 
 
@@ -61,6 +63,20 @@ def test_a_plugin_that_cannot_be_imported_is_told_and_stops_no_other(shapes: Cat
     assert list(shapes.broken()) == ["torn"]
     with pytest.raises(PluginError, match=r"'torn' of package 'torn_package'.*nothing_of_that_nam"):
         shapes.load("torn")
+
+
+@pytest.mark.parametrize("text", ["PLUGIN = 42\n", "PLUGIN = str\n"])
+def test_what_is_no_plugin_of_the_kind_stops_no_other(
+    shapes: Catalog[str], tmp_path: Path, text: str
+) -> None:
+    _package(tmp_path, "disc", "shapes.test", text)
+    _package(tmp_path, "exit", "shapes.test", "raise SystemExit(3)\n")
+    _forget()
+    checked = dataclasses.replace(shapes, base=str)
+    assert list(checked) == ["ball", "cube", "cone"]
+    assert list(checked.broken()) == ["disc", "exit", "torn"]
+    with pytest.raises(PluginError, match=r"'disc' of package 'disc_package' is .*'builtins.str'"):
+        checked.load("disc")
 
 
 def test_an_unknown_name_is_refused_with_the_one_like_it(shapes: Catalog[str]) -> None:

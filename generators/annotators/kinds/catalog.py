@@ -7,7 +7,7 @@ from schemas.catalog import Catalog
 from schemas.errors import UsageError
 
 KINDS: Catalog[AnnotatorKind] = Catalog(
-    "annotator kind", "generators.annotators.kinds", "latentflow.annotators"
+    "annotator kind", "generators.annotators.kinds", "latentflow.annotators", base=AnnotatorKind
 )
 
 

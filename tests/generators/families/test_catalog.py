@@ -26,13 +26,13 @@ class Claims:
     name, settings = "other", NoSettings
     bundled = MappingProxyType({"others64": Path("others64.bin")})
 
-    def __init__(self, error: Exception | None = None) -> None:
-        self.error = error
+    def __init__(self, claim: Any = None) -> None:
+        self.claim = claim
 
-    def recognise(self, contents: Any) -> Checkpoint | None:
-        if self.error:
-            raise self.error
-        return Checkpoint({"family": "other"}, {"a": np.zeros(1, np.float32)})
+    def recognise(self, contents: Any) -> Any:
+        if isinstance(self.claim, Exception):
+            raise self.claim
+        return self.claim or Checkpoint({"family": "other"}, {"a": np.zeros(1, np.float32)})
 
 
 class Two:
@@ -87,6 +87,11 @@ def test_a_family_that_is_broken_or_refuses_stops_no_other(
         with pytest.raises(CheckpointError, match="none of them a StyleGAN2") as caught:
             read_checkpoint(tmp_path / "none.pt")
         assert ("package 'p' cannot be imported" in str(caught.value)) == (other is broken)
+    for other, told in ((Claims(KeyError("odd")), "KeyError: 'odd'"), (Claims("yes"), "'yes'")):
+        monkeypatch.setattr(catalog, "FAMILIES", Two(other))
+        assert read_checkpoint(file).family == "stylegan2"
+        with pytest.raises(CheckpointError, match=f"generator family 'other' .*{told}"):
+            read_checkpoint(tmp_path / "none.pt", family="other")
     monkeypatch.setattr(catalog, "FAMILIES", Two(Claims(UnsafeCheckpointError("runs code"))))
     with pytest.raises(UnsafeCheckpointError):
         read_checkpoint(file)
