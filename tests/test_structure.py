@@ -33,6 +33,12 @@ def test_no_crowded_folder():
     assert {folder: n for folder, n in sizes.items() if n > structure.MODULES} == {}
 
 
+def test_no_two_test_modules_have_one_name():
+    """pytest imports them by their names alone, and reads none of them where two have one."""
+    names = [path.name for path in TESTS.rglob("test_*.py")]
+    assert sorted(n for n in set(names) if names.count(n) > 1) == []
+
+
 def test_no_endless_module():
     lengths = structure.lengths(PATHS)
     assert {name: n for name, n in lengths.items() if n > structure.LINES} == {}
