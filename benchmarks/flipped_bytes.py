@@ -135,7 +135,8 @@ def main() -> int:
     parser.add_argument("--smoke", action="store_true", help="one byte of one file of each kind")
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()
-    from tiny_run import direct_zarr, make_tiny, run_tiny
+    from direct_zarr import direct_zarr
+    from tiny_run import make_tiny, run_tiny
 
     with tempfile.TemporaryDirectory(prefix="flipped-") as folder:
         root = Path(folder)

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import fcntl
-import io
 import os
-import shutil
-import subprocess
-import sys
-from contextlib import redirect_stderr, redirect_stdout
+from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
-from unittest.mock import patch
 
 import numpy as np
 import pytest
+from command_line import latentflow
+from direct_zarr import direct_zarr
 from hypothesis import settings
-from places import ROOT
+from places import shared
 
 from pipelines.demo.faces import write_faces
 
@@ -43,30 +40,12 @@ output: out
 """
 
 
-def latentflow(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    """Run the command line in a process of its own."""
-    return subprocess.run(
-        [sys.executable, "-m", "pipelines", *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd=ROOT,
-        env={**os.environ, "COLUMNS": "200"},
-    )
-
-
-def answered(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    """What `latentflow` does, in this process: where the process is not what is tested."""
-    from pipelines.cli import main
-
-    out, err, given = io.StringIO(), io.StringIO(), [str(argument) for argument in arguments]
-    with redirect_stdout(out), redirect_stderr(err), patch.dict(os.environ, COLUMNS="200"):
-        try:
-            main(given)
-            code = 0
-        except SystemExit as end:
-            code = end.code if isinstance(end.code, int) else int(end.code is not None)
-    return subprocess.CompletedProcess(given, code, out.getvalue(), err.getvalue())
+@pytest.fixture(autouse=True, scope="module")
+def fast_zarr(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Tests in this process access zarr without its event loop, but where that is what they test:
+    in modules marked with zarr_loop. Processes that tests start have it."""
+    with nullcontext() if request.node.get_closest_marker("zarr_loop") else direct_zarr():
+        yield
 
 
 @pytest.fixture
@@ -79,19 +58,14 @@ def rng() -> np.random.Generator:
 def small_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder with faces/ (3 persons, 150 pictures), small.yaml and out/, the finished run; one for
     all workers. For reading only; copy it to change it."""
-    own = tmp_path_factory.getbasetemp()
-    root = (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "small"
-    with root.with_suffix(".lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not root.exists():
-            making = root.with_suffix(".made")
-            shutil.rmtree(making, ignore_errors=True)  # of a worker that failed
-            write_faces(making / "faces", people=3, seed=4)
-            (making / "small.yaml").write_text(SMALL_SPEC)
-            done = latentflow("run", making / "small.yaml")
-            assert done.returncode == 0, done.stderr
-            making.rename(root)
-    return root
+
+    def make(root: Path) -> None:
+        write_faces(root / "faces", people=3, seed=4)
+        (root / "small.yaml").write_text(SMALL_SPEC)
+        done = latentflow("run", root / "small.yaml")
+        assert done.returncode == 0, done.stderr
+
+    return shared(tmp_path_factory, "small", make)
 
 
 @pytest.fixture(scope="session")

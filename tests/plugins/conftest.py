@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from places import shared
 from plugin_packages import forget
 
 HERE = Path(__file__).parent
@@ -17,12 +18,15 @@ HERE = Path(__file__).parent
 @pytest.fixture(scope="session")
 def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder with the installed package and its entry points."""
-    target = tmp_path_factory.mktemp("installed")
-    source = tmp_path_factory.mktemp("source")
+    return shared(tmp_path_factory, "installed", install)
+
+
+def install(target: Path) -> None:
+    source = target.with_suffix(".source")
     names = [p for p in HERE.rglob("*") if p.suffix in (".py", ".toml") and "test" not in p.stem]
     for path in names:  # pip builds inside the source's folder
         copy = source / path.relative_to(HERE)
-        copy.parent.mkdir(exist_ok=True)
+        copy.parent.mkdir(exist_ok=True, parents=True)
         copy.write_bytes(path.read_bytes())
     subprocess.run(
         [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index"]
@@ -30,7 +34,6 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
         check=True,
         env={**os.environ, "PIP_DISABLE_PIP_VERSION_CHECK": "1"},
     )
-    return target
 
 
 @pytest.fixture(scope="session", autouse=True)

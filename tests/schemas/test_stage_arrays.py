@@ -7,7 +7,6 @@ import pytest
 import stores
 import zarr
 from digests import tree_files
-from tiny_run import direct_zarr
 
 from schemas.errors import StoreError
 from schemas.store.latent_store import ArraySpec, LatentStore
@@ -21,12 +20,6 @@ def scores(stage, n=2, **attrs):
 
 def points(stage, n=5):
     return ArraySpec("landmarks", stage, (n, 2))
-
-
-@pytest.fixture(autouse=True)
-def fast():
-    with direct_zarr():
-        yield
 
 
 def both(make, *sizes):

@@ -36,6 +36,8 @@ from schemas.store.check import strangers
 from schemas.store.latent_store import LAYOUT_VERSION, ArraySpec, LatentStore, block_rows_for
 from schemas.store.layout import read_small
 
+pytestmark = pytest.mark.zarr_loop
+
 # ---- block arithmetic ---------------------------------------------------------------------------
 
 

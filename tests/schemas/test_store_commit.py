@@ -27,6 +27,8 @@ from zarr.core.attributes import Attributes
 
 from schemas.store.latent_store import LatentStore
 
+pytestmark = pytest.mark.zarr_loop
+
 
 def test_the_same_writes_give_the_same_bytes(tmp_path):
     for name, order in (("a", [0, 1, 2]), ("b", [2, 0, 1])):

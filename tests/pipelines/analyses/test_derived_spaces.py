@@ -10,7 +10,6 @@ import pytest
 import torch
 from in_process import InProcess
 from inversion_fixture import CONFIG
-from tiny_run import direct_zarr
 
 import generators
 from generators.families.stylegan2.adapter import StyleGAN2Adapter
@@ -56,12 +55,6 @@ def models(tmp_path_factory):
     return {classes: str(root / f"{classes}.safetensors") for classes in (0, CLASSES)}
 
 
-@pytest.fixture(autouse=True)
-def fast():
-    with direct_zarr():
-        yield
-
-
 class Drawn:
     """A run of rows drawn into a space, without its analyses."""
 
@@ -96,8 +89,7 @@ class Drawn:
 
 @pytest.fixture(scope="module")
 def drawn(models, tmp_path_factory):
-    with direct_zarr():
-        return Drawn(tmp_path_factory.mktemp("drawn"), models[0])
+    return Drawn(tmp_path_factory.mktemp("drawn"), models[0])
 
 
 def test_the_ways_from_each_space_are_those_of_the_model(models):

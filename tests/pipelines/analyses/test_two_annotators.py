@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import stores
 from in_process import InProcess
-from tiny_run import direct_zarr
 
 from pipelines.analyses.measured import Measured, told_apart
 from pipelines.evaluation.meter import Meter, evaluate_directions
@@ -39,24 +38,23 @@ def made(tmp_path_factory):
         "one": (codes[:, 0, :2] + rng.normal(size=(N, 2)) > 0) * 1.0,
         "other": (codes[:, 2, :2] + rng.normal(size=(N, 2)) > 0) * 1.0,
     }
-    with direct_zarr():
-        store = stores.create(tmp_path_factory.mktemp("two") / "store", N, block_rows=64)
-        for name, names in NAMES.items():
-            attrs = {"names": names, "kind": "scores"}
+    store = stores.create(tmp_path_factory.mktemp("two") / "store", N, block_rows=64)
+    for name, names in NAMES.items():
+        attrs = {"names": names, "kind": "scores"}
+        stage = f"{name}@render"
+        store.add_arrays(stage, [ArraySpec("annotations", stage, (2,), attrs=attrs)])
+    for block in range(store.n_blocks):
+        rows = store.block_slice(block)
+        n = rows.stop - rows.start
+        arrays = {stores.W_PLUS: codes[rows], stores.PSNR: np.zeros(n)}
+        arrays[stores.COUNT] = np.zeros(n, np.int32)
+        store.write_block("invert", block, arrays, *stores.flags(n), stores.fp_of(store, block))
+        for name, values in scores.items():
             stage = f"{name}@render"
-            store.add_arrays(stage, [ArraySpec("annotations", stage, (2,), attrs=attrs)])
-        for block in range(store.n_blocks):
-            rows = store.block_slice(block)
-            n = rows.stop - rows.start
-            arrays = {stores.W_PLUS: codes[rows], stores.PSNR: np.zeros(n)}
-            arrays[stores.COUNT] = np.zeros(n, np.int32)
-            store.write_block("invert", block, arrays, *stores.flags(n), stores.fp_of(store, block))
-            for name, values in scores.items():
-                stage = f"{name}@render"
-                late = np.flatnonzero(np.arange(rows.start, rows.stop) >= 100).tolist()
-                flags = stores.flags(n, quarantined=late if name == "other" else [])
-                given = {f"annotations/{stage}": values[rows].astype("f4")}
-                store.write_block(stage, block, given, *flags, stores.fp_of(store, block, stage))
+            late = np.flatnonzero(np.arange(rows.start, rows.stop) >= 100).tolist()
+            flags = stores.flags(n, quarantined=late if name == "other" else [])
+            given = {f"annotations/{stage}": values[rows].astype("f4")}
+            store.write_block(stage, block, given, *flags, stores.fp_of(store, block, stage))
     return store, codes, scores
 
 
@@ -64,9 +62,8 @@ def fit(made, name, section, annotate=ONE + OTHER):
     store = made[0]
     index = DatasetIndex.empty().append([NewRow(f"{i:064d}", f"{i}.png") for i in range(N)])
     spec = parse_spec(f"{SPEC}{annotate}analyse:\n  {name}: {section}\n", "/")
-    with direct_zarr():
-        fitted, _ = fit_analysis(name, spec, store, index, InProcess())
-        return fitted, analysis_inputs(name, spec, store, index)
+    fitted, _ = fit_analysis(name, spec, store, index, InProcess())
+    return fitted, analysis_inputs(name, spec, store, index)
 
 
 def test_the_stored_hyperplanes_have_a_row_for_every_attribute_of_both(made):

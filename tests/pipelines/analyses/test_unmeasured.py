@@ -16,7 +16,6 @@ import pytest
 from in_process import InProcess
 from rich.console import Console
 from tiny_run import (
-    direct_zarr,
     factors_of,
     make_tiny,
     run_tiny,
@@ -211,12 +210,6 @@ def worlds(stores):
 
 
 each_kind = pytest.mark.parametrize("kind", [k for k in KINDS if k not in ONLY_SOLVED])
-
-
-@pytest.fixture(autouse=True, scope="module")
-def fast():
-    with direct_zarr():
-        yield
 
 
 def finite(value, where="$"):

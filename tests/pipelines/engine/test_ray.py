@@ -40,7 +40,7 @@ pytestmark = [
 
 @pytest.fixture(scope="module")
 def setting(tmp_path_factory) -> Setting:
-    setting = make(tmp_path_factory.mktemp("ray"), 400)
+    setting = make(tmp_path_factory.mktemp("ray"), 260)
     annotator(setting.root, "attributes", "scores", ["smile", "glasses"])
     return setting
 
@@ -60,7 +60,7 @@ def engine():
 
 
 def run(setting: Setting, root: Path, engine, progress=None, **spec):
-    given = {"method": "hybrid", "steps": 6, **spec}
+    given = {"method": "hybrid", "steps": 2, **spec}
     return invert(
         setting.index,
         setting.source,
@@ -138,7 +138,7 @@ def test_actors_write_the_bytes_of_one_process_even_when_one_is_killed(setting, 
 
     together = run(setting, tmp_path / "ray", engine, progress=kill)
     assert killed and together.counts == alone.counts
-    assert together.blocks_done == 7 and not together.shrunk
+    assert together.blocks_done == 5 and not together.shrunk
     marks(setting, together.store_path, engine)
     assert tree(together.store_path) == tree(alone.store_path)
     assert not list((tmp_path / "ray").glob("*.lock"))
@@ -167,7 +167,7 @@ def test_an_actors_error_arrives_as_it_was(setting, engine, tmp_path, monkeypatc
     with pytest.raises(CheckpointError, match="missing.safetensors") as caught:
         run(broken, tmp_path, engine)
     assert type(caught.value) is CheckpointError
-    assert run(setting, tmp_path, InProcess()).counts["ok"] == 399
+    assert run(setting, tmp_path, InProcess()).counts["ok"] == 259
     items = [{"block": 0, "work": "not json"}]
     with StoreLock(tmp_path / "store") as lock:
         arguments = {"task": None, "guard": Guard.of(lock)}

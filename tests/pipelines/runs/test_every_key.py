@@ -16,7 +16,6 @@ import pytest
 from inversion_fixture import annotator
 from pydantic import BaseModel
 from tiny_run import (
-    direct_zarr,
     factors_of,
     make_tiny,
     run_tiny,
@@ -218,8 +217,8 @@ def make(root):
 
 @pytest.fixture(scope="module", autouse=True)
 def fast():
-    """Without zarr's loop, and without matplotlib's text of figures that nothing here reads."""
-    with direct_zarr(), patch("pipelines.report.plots.inline_svg", lambda figure, alt: alt):
+    """Without matplotlib's text of figures that nothing here reads."""
+    with patch("pipelines.report.plots.inline_svg", lambda figure, alt: alt):
         yield
 
 

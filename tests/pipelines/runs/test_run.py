@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import SMALL_SPEC, answered, latentflow
+from command_line import answered, latentflow
 from digests import tree_digest
+from tiny_run import in_process
 
 from pipelines.downstream.finished_run import FinishedRun
 from pipelines.evaluation.files import known_effects, write_evaluation
@@ -132,7 +133,8 @@ def test_bad_images_are_quarantined_and_the_exit_code_tells(copy):
     images = sorted((copy / "faces" / "images").iterdir())
     images[3].write_bytes(b"")
     images[70].write_bytes(images[70].read_bytes()[:200])
-    done = latentflow("invert", copy / "small.yaml")
+    with in_process():
+        done = answered("invert", copy / "small.yaml")
     assert done.returncode == 3, done.stderr
     counts = facts(copy)["counts"]
     assert counts["quarantined"] == 2 and counts["removed"] == 2
@@ -142,7 +144,8 @@ def test_bad_images_are_quarantined_and_the_exit_code_tells(copy):
 def test_too_many_bad_images_stop_before_the_analyses(copy):
     for image in sorted((copy / "faces" / "images").iterdir())[:30]:
         image.write_bytes(b"no image")
-    done = latentflow("run", copy / "small.yaml")
+    with in_process():
+        done = answered("run", copy / "small.yaml")
     assert done.returncode == 4 and "max_quarantined" in done.stderr
     assert facts(copy)["exit_code"] == 4
     assert [s["name"] for s in facts(copy)["stages"]] == ["index", "invert", "annotate"]
@@ -226,7 +229,7 @@ def test_the_plan_says_what_is_current_and_what_is_not(copy):
     (copy / "out" / "evaluation.npz").unlink()
     assert "its images are missing" in answered("plan", copy / "small.yaml").stdout
     spec = copy / "small.yaml"
-    spec.write_text(SMALL_SPEC.replace("block_rows: 64", "block_rows: 128"))
+    spec.write_text(spec.read_text().replace("block_rows: 64", "block_rows: 128"))
     changed = answered("plan", spec)
     assert "missing: 2 of 2 blocks" in changed.stdout
     assert not [p for p in (copy / "out" / "stores").iterdir() if "zarr" in p.name]

@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 from inversion_fixture import annotator, make, tree
-from tiny_run import direct_zarr
 
 from generators.protocols import Code
 from pipelines.engine.blocks import InProcess
@@ -37,8 +36,6 @@ def with_delta(monkeypatch):
 
     monkeypatch.setattr(InvertWorker, "_codes", with_more)
     monkeypatch.setattr(sibling, "BLOCK_BYTES", 16 * DELTA.row_bytes)
-    with direct_zarr():
-        yield
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ import pytest
 import torch
 from inversion_fixture import CONFIG, make, tree
 from places import ROOT
-from tiny_run import direct_zarr, run_tiny, spec_of, write_annotators, write_spec
+from tiny_run import run_tiny, spec_of, write_annotators, write_spec
 
 import generators
 from generators.annotators import load_annotator
@@ -52,12 +52,6 @@ def models(tmp_path_factory):
     for classes in (0, CLASSES):
         generators.save_safetensors(network(classes), root / f"{classes}.safetensors")
     return {classes: str(root / f"{classes}.safetensors") for classes in (0, CLASSES)}
-
-
-@pytest.fixture(autouse=True)
-def fast():
-    with direct_zarr():
-        yield
 
 
 def dataset(n, **more):
@@ -136,7 +130,7 @@ def test_labels_that_change_make_other_rows():
         ({"kind": "sampled"}, 0, "'dataset.n' is missing"),
         ({"kind": "sampled", "n": 3, "path": "x"}, 0, "'path' needs 'kind: folder'"),
         ({"path": "x", "truncation": 0.5}, 0, "'truncation' needs 'kind: sampled', got 'folder'"),
-        ({"path": "x", "labels": [1, 2]}, 0, "'labels' is .* of images stand in a factor"),
+        ({"path": "x", "labels": [1, 2]}, 0, "'labels' is .* of images are read from a factor"),
         ({}, 0, "'dataset.path' is missing"),
         ({"kind": "sample", "n": 3}, 0, "did you mean 'sampled'"),
         ({"kind": "sampled", "n": 3, "labels": [1, 1]}, 3, "more than once"),

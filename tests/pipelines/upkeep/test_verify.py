@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import zarr
 from digests import tree_digest
-from tiny_run import direct_zarr, run_tiny
+from tiny_run import run_tiny
 
 from benchmarks.flipped_bytes import flip
 from pipelines.cli import main
@@ -29,12 +29,6 @@ from schemas.store.reasons import Status
 from schemas.store.sibling import GrowingBlocks, SiblingStore
 
 CODES = "latents/w_plus/c/1/0/0"
-
-
-@pytest.fixture(scope="module", autouse=True)
-def fast():
-    with direct_zarr():
-        yield
 
 
 @pytest.fixture
@@ -240,8 +234,7 @@ def test_a_damaged_direction_or_model_is_named_and_made_again(copy, harm):
 
 @pytest.mark.parametrize("seed", range(2))
 def test_no_byte_changes_unnoticed(copy, seed):
-    with direct_zarr():
-        found = flip(copy, seed, smoke=True, limit=5)
+    found = flip(copy, seed, smoke=True, limit=5)
     assert found["tried"] >= 4 and not found["missed"]
 
 

@@ -7,6 +7,7 @@ from conformance.inversion import InversionSuite
 from transforms.inversion.catalog import METHODS
 
 STEPS = {"steps": 12, "learning_rate": 0.1}
+FEW = {"steps": 2}
 
 
 class TestEncoder(InversionSuite):
@@ -16,11 +17,13 @@ class TestEncoder(InversionSuite):
 class TestOptimise(InversionSuite):
     method = "optimise"
     settings = STEPS
+    quick = FEW
 
 
 class TestHybrid(InversionSuite):
     method = "hybrid"
     settings = STEPS
+    quick = FEW
 
 
 def test_every_method_is_here() -> None:
