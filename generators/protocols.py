@@ -228,9 +228,13 @@ class Generator(Protocol):
         labels: Labels = None,
         truncation: float | None = None,
         cutoff: int | None = None,
+        noise: str = "const",
     ) -> Code:
         """Codes of another space that draw the same images (with truncation: ones nearer the
         centre, in the first `cutoff` layers).
+
+        noise : as of `draw`, for activations, which are recorded while drawing. It is given only
+            where the target is injected.
 
         Raises UsageError where no way leads from one space to the other.
         """

@@ -298,9 +298,10 @@ def _problem(where: Location, detail: Mapping[str, Any], data: Any) -> str:
             f"{within}{text}" if isinstance(value, dict) else f"{key!r} is {_shown(value)}: {text}"
         )
     if kind == "string_pattern_mismatch":
+        marks = "'_', '-' and '.'" if "." in str(context.get("pattern")) else "'_' and '-'"
         return (
-            f"{key!r} is {_shown(value)}: use letters, digits and '_', '-' only, "
-            "beginning with a letter or digit"
+            f"{key!r} is {_shown(value)}: use letters, digits, {marks} only, beginning with a "
+            "letter or digit"
         )
     if kind == "invalid_key":
         return f"key {value!r} is no text: put it between quotes"

@@ -58,6 +58,15 @@ class Known:
         """Shape of a row's code in that space."""
         return self.spaces[self.space(own)]
 
+    def layered(self, space: str) -> bool:
+        """Whether the first axis of a space's codes counts layers."""
+        spaces = self.spaces
+        return spaces.layered(space) if isinstance(spaces, Spaces) else len(spaces[space]) == 2
+
+    def recorded(self, space: str) -> bool:
+        """Whether codes of a space are recorded while stored ones are drawn."""
+        return isinstance(self.spaces, Spaces) and self.spaces.recorded(space)
+
     def without_labels(self, space: str) -> bool:
         """Whether codes are converted to a space with class labels that the rows do not have."""
         spaces = self.spaces

@@ -21,6 +21,10 @@ from schemas.suggest import suggestion
 
 Problems = Iterator[str]
 
+REGRESSED_FEATURES = 1 << 14
+"""Most coordinates of codes that are regressed on: their whole second moment is summed, 2 GB of
+so many."""
+
 
 class Columns(Protocol):
     """Columns of an index: the index, or the part of it that an analysis reads."""

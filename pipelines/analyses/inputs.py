@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,7 +13,7 @@ from pipelines.analyses.base import Analysis, Known, Selection
 from pipelines.analyses.checks import Columns
 from pipelines.analyses.labels import LabelledBlocks, Labels, Targets
 from pipelines.analyses.measured import Measured
-from pipelines.analyses.spaces import Conversion, conversions
+from pipelines.analyses.spaces import Conversion, conversions, rows_within
 from pipelines.folder.store_identity import INVERT, labels_of
 from schemas.directions.direction import Direction, unit_direction
 from schemas.errors import PluginError
@@ -22,13 +23,15 @@ from schemas.names import safe_name, safe_names
 from schemas.sections.base import AnalysisSection
 from schemas.spec import RunSpec
 from schemas.store.latent_store import LatentStore
-from transforms.accumulate.derived import DerivedBlocks, LayersOf
+from transforms.accumulate.derived import DerivedBlocks, LayersOf, PartsOfBlocks
 from transforms.accumulate.passes import Statistics
 from transforms.accumulate.requests import MomentsAlong, MomentsOfRows
 from transforms.accumulate.sources import SelectBlocks, StoreBlocks, codes_of, ok_rows
 
 MOMENT_FEATURES = 2048
 """Codes of up to this many coordinates are summed as their whole second moment."""
+PART_BYTES = 256 * 2**20
+"""Activations of a block that would be larger are recorded in parts of up to this size."""
 
 
 @dataclass(eq=False)
@@ -64,6 +67,7 @@ class Data:
 
     space : that its section names;  spaces : selected space -> shape of a row's code
     derived : of selected spaces that are not stored, how their codes are made
+    layered : selected spaces, of those with two axes or more, whose first axis counts layers
     """
 
     analysis: str
@@ -75,6 +79,7 @@ class Data:
     _index: DatasetIndex
     _spec: RunSpec | None = None
     derived: Mapping[str, Conversion] = field(default_factory=dict)
+    layered: frozenset[str] = frozenset()
 
     @classmethod
     def of(
@@ -88,9 +93,17 @@ class Data:
         """What an analysis with that section reads of a store."""
         selection, space = analysis.select(known, own), known.space(own)
         spaces = {name: known.spaces[name] for name in dict.fromkeys((space, *selection.spaces))}
-        derived = conversions(known, store, spaces)
         return cls(
-            analysis.name, selection, space, spaces, engine, store, known.index, known.spec, derived
+            analysis.name,
+            selection,
+            space,
+            spaces,
+            engine,
+            store,
+            known.index,
+            known.spec,
+            conversions(known, store, spaces),
+            frozenset(name for name in spaces if known.layered(name)),
         )
 
     def _selected(self, what: str, name: str, among: Collection[str]) -> None:
@@ -169,6 +182,16 @@ class Data:
         """Shape of a row's code in the section's space."""
         return self.spaces[self.space]
 
+    @property
+    def n_layers(self) -> int:
+        """Layers of a code in the section's space, 0 where it has none."""
+        return self.code_shape[0] if self.space in self.layered else 0
+
+    @property
+    def width(self) -> int:
+        """Coordinates of a layer of a code, or of all of a code without layers."""
+        return math.prod(self.code_shape[1:] if self.n_layers else self.code_shape)
+
     def read(
         self,
         spaces: Mapping[str, str],
@@ -198,21 +221,27 @@ class Data:
 
     def _source(
         self, arrays: tuple[str, ...], stages: tuple[str, ...], layers: tuple[int, int] | None
-    ) -> StoreBlocks | DerivedBlocks | LayersOf:
+    ) -> StoreBlocks | PartsOfBlocks | DerivedBlocks | LayersOf:
         """The arrays as the store holds them, those of derived spaces made of what it holds."""
         made = {f"latents/{s}": c for s, c in self.derived.items() if f"latents/{s}" in arrays}
-        if not made:
+        cut = tuple(a for a in arrays if a.removeprefix("latents/") in self.layered)
+        of_store = all(len(self.spaces[a.removeprefix("latents/")]) == 2 for a in cut)
+        if not made and (layers is None or of_store):
             return StoreBlocks(self._store.path, arrays, stages, layers)
         stored = [a for a in arrays if a not in made]
         bases = [f"latents/{conversion.way[0]}" for conversion in made.values()]
         held = tuple(dict.fromkeys([*stored, *bases]))
-        source: StoreBlocks | DerivedBlocks = StoreBlocks(self._store.path, held, stages)
+        source: StoreBlocks | PartsOfBlocks | DerivedBlocks
+        source = StoreBlocks(self._store.path, held, stages)
+        drawn = [self.spaces[c.way[-1]] for c in made.values() if c.noise is not None]
+        rows = min((rows_within(PART_BYTES, shape) for shape in drawn), default=None)
+        if rows is not None and rows < self._store.block_rows:
+            source = PartsOfBlocks(source, rows, -(-self._store.block_rows // rows))
         for array, conversion in made.items():
             source = DerivedBlocks(source, f"latents/{conversion.way[0]}", array, conversion)
         if layers is None:
             return source
-        cut = {f"latents/{s}": len(self.spaces[s]) == 2 for s in self.spaces}
-        return LayersOf(source, tuple(a for a in arrays if cut.get(a)), layers)
+        return LayersOf(source, cut, layers)
 
     def codes(
         self, layers: tuple[int, int] | None = None, space: str | None = None
@@ -237,11 +266,11 @@ class Data:
 
     def slabs(self, columns: Mapping[str, np.ndarray]) -> list[SelectBlocks]:
         """One source a layer of the codes (or one in all), with columns of all rows joined."""
-        if len(self.code_shape) == 1:
+        if not self.n_layers:
             return [self.read({"x": self.space}, columns=columns)]
         return [
             self.read({"x": self.space}, layers=(i, i + 1), columns=columns)
-            for i in range(self.code_shape[0])
+            for i in range(self.n_layers)
         ]
 
     def ok_rows(self) -> np.ndarray:

@@ -1,11 +1,14 @@
 """The latent spaces that analyses of a run can read: those stored, and those derived from them.
 
-A space is derived where the generator converts stored codes to it (z -> w -> w_plus -> s). Nothing
-of it is stored: codes are converted where they are read, by `DerivedBlocks`.
+A space is derived where the generator converts stored codes to it (z -> w -> w_plus -> s). What a
+layer puts out while codes are drawn (activations, `Space.injected_into`) is derived likewise, by a
+conversion whose last step draws. Nothing of such a space is stored: codes are converted where they
+are read, by `DerivedBlocks`.
 """
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
@@ -15,10 +18,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 import generators
-from pipelines.folder.store_identity import labels_of
+from pipelines.folder.store_identity import INVERT, labels_of
 from schemas.errors import UsageError
 from schemas.fingerprint import digest
 from schemas.store.latent_store import LatentStore
+from schemas.store.sibling import companions_of
 
 if TYPE_CHECKING:
     from generators.protocols import Generator, ModelFacts
@@ -29,6 +33,8 @@ CONVERT_VERSION = 1
 ROWS = 64
 """Codes that are converted at a time. Fewer are filled up with copies of the last one: what a
 network gives for a row may depend, in its last bits, on how many there are."""
+DRAWN_BYTES = 64 * 2**20
+"""Of large activations fewer codes are drawn at a time: as many as put out up to this."""
 
 Shape = tuple[int, ...]
 
@@ -39,7 +45,8 @@ def ways(facts: ModelFacts, stored: Collection[str]) -> dict[str, tuple[str, ...
     for name in facts.spaces:
         way = [name]
         while way[0] not in stored and len(way) <= len(facts.spaces):
-            base = facts.spaces[way[0]].derived_from if way[0] in facts.spaces else None
+            space = facts.spaces.get(way[0])
+            base = None if space is None else space.derived_from or space.injected_into
             if base is None:
                 break
             way.insert(0, base)
@@ -85,6 +92,17 @@ class Spaces(Mapping[str, Shape]):
     def __len__(self) -> int:
         return len(self.stored) + len(self.derived)
 
+    def layered(self, name: str) -> bool:
+        """Whether the first axis of this space's codes counts layers."""
+        if len(self[name]) < 2 or self.facts is None or name not in self.facts.spaces:
+            return len(self[name]) == 2
+        return self.facts.spaces[name].layered
+
+    def recorded(self, name: str) -> bool:
+        """Whether codes of this space are what a layer puts out while stored ones are drawn."""
+        derived = name not in self.stored and self.facts is not None
+        return derived and self.facts.spaces[name].injected_into is not None  # type: ignore[union-attr]
+
     def needs_labels(self, name: str) -> bool:
         """Whether codes are converted to this space with a class label."""
         if name in self.stored or self.facts is None:
@@ -100,16 +118,24 @@ class Conversion:
     generator : where it is read from.  fingerprint : the one that it must have
     way : the spaces on the way, the stored one first
     labels : int64 (n_rows of the store,), class numbers where the way needs them
+    noise : of what is recorded while drawing, as of `Generator.draw`; None where nothing is drawn
+    store : path of the store, where codes are read with what belongs to them beside their main
+        array
     """
 
     generator: generators.Source
     fingerprint: str
     way: tuple[str, ...]
     labels: np.ndarray | None = None
+    noise: str | None = None
+    store: str | None = None
 
     def inputs(self) -> dict[str, Any]:
-        """What the codes depend on beside the stored ones. Labels are known to their blocks."""
-        return {"way": list(self.way), "version": CONVERT_VERSION, "generator": self.fingerprint}
+        """What the codes depend on beside the stored ones. Labels, and what belongs to the codes,
+        are known to their blocks."""
+        drawn = {} if self.noise is None else {"noise": self.noise, "precision": "float32"}
+        way, version = list(self.way), CONVERT_VERSION
+        return {"way": way, "version": version, "generator": self.fingerprint, **drawn}
 
     @property
     def key(self) -> str:
@@ -123,17 +149,36 @@ class Conversion:
         from generators.protocols import Code
 
         model, target = _model(self.generator, self.fingerprint), self.way[-1]
-        found = [np.empty((0, *model.facts.space(target).shape), np.float32)]
-        for start in range(0, len(codes), ROWS):
-            part = slice(start, start + ROWS)
+        shape = model.facts.space(target).shape
+        at_once, drawn = ROWS, dict[str, Any]()
+        if self.noise is not None:
+            at_once, drawn = min(ROWS, rows_within(DRAWN_BYTES, shape)), {"noise": self.noise}
+        found = np.empty((len(codes), *shape), np.float32)
+        for start in range(0, len(codes), at_once):
+            part = slice(start, start + at_once)
             n = len(codes[part])
-            fill = [*range(start, start + n), *[start + n - 1] * (ROWS - n)]
+            fill = [*range(start, start + n), *[start + n - 1] * (at_once - n)]
             labels = None if self.labels is None else self.labels[rows[fill]]
+            beside = self._beside(rows[part], at_once)
             given = torch.from_numpy(np.ascontiguousarray(codes[fill], np.float32))
+            code = Code(self.way[0], given, {k: torch.from_numpy(v) for k, v in beside.items()})
             with torch.no_grad():
-                made = model.convert(Code(self.way[0], given), target, labels=labels).main
-            found.append(made.float().cpu().numpy()[:n])
-        return np.concatenate(found)
+                made = model.convert(code, target, labels=labels, **drawn).main
+            found[part] = made[:n].float().cpu().numpy()
+        return found
+
+    def _beside(self, rows: np.ndarray, at_once: int) -> dict[str, np.ndarray]:
+        """What belongs to the codes of some rows, filled up as they are."""
+        if self.store is None:
+            return {}
+        found = companions_of(LatentStore.open(self.store), INVERT, self.way[0], rows)
+        fill = np.minimum(np.arange(at_once), len(rows) - 1)
+        return {name: values[fill] for name, values in found.items()}
+
+
+def rows_within(size: int, shape: Shape) -> int:
+    """Rows of float32 (*shape) that take up to `size` bytes: a power of two, at least 1."""
+    return 1 << max(size // (4 * math.prod(shape)), 1).bit_length() - 1
 
 
 def conversions(known: Known, store: LatentStore, wanted: Collection[str]) -> dict[str, Conversion]:
@@ -148,9 +193,12 @@ def conversions(known: Known, store: LatentStore, wanted: Collection[str]) -> di
     for name in wanted:
         if name in spaces.stored:
             continue
-        needed = spaces.needs_labels(name)
+        needed, way = spaces.needs_labels(name), spaces.derived[name]
         labels = labels_of(spec.dataset, known.index, facts) if needed else None
-        found[name] = Conversion(spec.generator, facts.fingerprint, spaces.derived[name], labels)
+        noise = spec.invert.noise_mode if spaces.recorded(name) else None
+        required = any(c.required for c in facts.spaces[way[0]].companions.values())
+        beside = store.path if noise is not None or required else None
+        found[name] = Conversion(spec.generator, facts.fingerprint, way, labels, noise, beside)
     return found
 
 

@@ -322,10 +322,14 @@ class _Plan:
         space = None if own is None else own.space
         if space is None or space in spaces.stored:
             return
-        size = decimal(int(self.index.active.sum()) * math.prod(spaces[space]) * 4)
+        rows = int(self.index.active.sum())
+        size, of = decimal(rows * math.prod(spaces[space]) * 4), spaces.derived[space][0]
+        how = f"converted from {of!r}"
+        if spaces.recorded(space):
+            how = f"recorded while codes of {of!r} are drawn, {rows} rows for each single sum"
         yield (
-            f"reads codes of {space!r}, converted from {spaces.derived[space][0]!r}; where they "
-            f"are read more than once, up to {size} of them lie on disk until the analysis ends"
+            f"reads codes of {space!r}, {how}; where they are read more than once, up to {size} "
+            "of them lie on disk until the analysis ends"
         )
 
     def _expected(self, inputs: Inputs) -> Inputs:

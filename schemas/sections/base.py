@@ -6,9 +6,9 @@ from typing import Annotated, Any, ClassVar
 
 from pydantic import Field
 
-from schemas.sections.types import LABEL_PATTERN, SpecModel
+from schemas.sections.types import NAME_PATTERN, SpecModel
 
-SpaceName = Annotated[str, Field(pattern=LABEL_PATTERN)]
+SpaceName = Annotated[str, Field(pattern=NAME_PATTERN)]
 
 
 class AnalysisSection(SpecModel):
@@ -23,8 +23,9 @@ class AnalysisSection(SpecModel):
 
     space: SpaceName | None = Field(
         default=None,
-        description="Latent space of the codes to analyse: 'invert.space' (the default), or one "
-        "that the stored codes convert to, such as 'w' from 'z'.",
+        description="Space of the codes to analyse: 'invert.space' (the default), one that the "
+        "stored codes convert to, such as 'w' from 'z', or a layer whose activations are recorded "
+        "while they are drawn, such as 'features.b16.conv1'.",
     )
 
     def check(self, spec: Any) -> None:

@@ -160,13 +160,15 @@ class ArraySpec:
 
 
 def block_rows_for(row_bytes: int) -> int:
-    """Rows in a block: the power of two in 64..8192 whose block is nearest to 32 MiB.
+    """Rows in a block: the power of two in 64..8192 whose block is nearest to 32 MiB; from 1 where
+    a row is above 256 KiB.
 
     row_bytes : bytes of one row of the store's largest array. A tie takes the smaller block.
     """
     if row_bytes < 1:
         raise StoreError(f"row_bytes is {row_bytes!r}; a row must hold at least one byte")
-    candidates = [MIN_BLOCK_ROWS << k for k in range(8)]  # 64 .. 8192
+    least = 1 if row_bytes > MAX_ROW_BYTES else MIN_BLOCK_ROWS
+    candidates = [1 << k for k in range(14) if 1 << k >= least]  # .. 8192
     return min(candidates, key=lambda rows: (abs(rows * row_bytes - BLOCK_BYTES), rows))
 
 

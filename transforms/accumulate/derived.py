@@ -107,6 +107,52 @@ class DerivedBlocks:
 
 
 @dataclass(frozen=True)
+class PartsOfBlocks:
+    """A source whose blocks are cut into parts, each a block of its own: of what is made of a part
+    there is less at a time.
+
+    rows : row numbers of a part.  parts : of each block
+    """
+
+    source: PartSource
+    rows: int
+    parts: int
+
+    @property
+    def key(self) -> str:
+        """The source's key and the cut."""
+        return digest([self.source.key, self.rows, self.parts])
+
+    def part_key(self, blocks: range) -> str:
+        """The source's, and which parts of its blocks these are."""
+        first, last = blocks.start // self.parts, (blocks.stop - 1) // self.parts
+        within = [block - first * self.parts for block in (blocks.start, blocks.stop)]
+        return digest([self.source.part_key(range(first, last + 1)), self.rows, within])
+
+    def row_range(self, blocks: range) -> slice:
+        """Row numbers that these parts can hold."""
+        return slice(self._rows(blocks.start).start, self._rows(blocks.stop - 1).stop)
+
+    def _rows(self, block: int) -> slice:
+        whole, part = divmod(block, self.parts)
+        rows = self.source.row_range(range(whole, whole + 1))
+        starts = (rows.start + at * self.rows for at in (part, part + 1))
+        return slice(*(min(start, rows.stop) for start in starts))
+
+    @property
+    def n_blocks(self) -> int:
+        """Parts of all blocks of the source."""
+        return self.source.n_blocks * self.parts
+
+    def read(self, block: int) -> tuple[np.ndarray, Arrays]:
+        """Row numbers and arrays of the part."""
+        rows, arrays = self.source.read(block // self.parts)
+        own = self._rows(block)
+        part = slice(*np.searchsorted(rows, (own.start, own.stop)))
+        return rows[part], {name: array[part] for name, array in arrays.items()}
+
+
+@dataclass(frozen=True)
 class LayersOf:
     """A source with some layers only of some of its arrays (m, layers, ...).
 

@@ -185,6 +185,7 @@ class StyleGAN2Adapter:
         labels: Labels = None,
         truncation: float | None = None,
         cutoff: int | None = None,
+        noise: str = "const",
     ) -> Code:
         """Codes along z -> w -> w_plus -> s -> features, never back. Truncation:
         ``w_avg + psi (w - w_avg)``, in the first `cutoff` layers of w_plus."""
@@ -192,7 +193,7 @@ class StyleGAN2Adapter:
         injected = self.facts.space(target).injected_into
         if injected and code.space != target:
             styles = self.convert(code, "s", labels=labels, truncation=truncation, cutoff=cutoff)
-            return Code(target, self._recorded(styles, target.removeprefix(FEATURES)))
+            return Code(target, self._recorded(styles, target.removeprefix(FEATURES), noise))
         way = [*WAY[WAY.index(code.space) :]] if code.space in WAY else [code.space]
         if target not in way:
             raise UsageError(
@@ -261,7 +262,7 @@ class StyleGAN2Adapter:
             )
         return mask
 
-    def _recorded(self, styles: Code, layer: str) -> Tensor:
+    def _recorded(self, styles: Code, layer: str, noise: str) -> Tensor:
         """What a layer puts out while codes of s are drawn, (n, channels, height, width)."""
         found: list[Tensor] = []
 
@@ -270,7 +271,7 @@ class StyleGAN2Adapter:
             raise _Recorded
 
         with suppress(_Recorded), _hooked(self.network.synthesis.get_submodule(layer), stop):
-            self._synthesised(styles, "const", None)
+            self._synthesised(styles, noise, None)
         return found[0].contiguous()
 
     # ---- what only StyleGAN2 has

@@ -39,7 +39,7 @@ def hosvd_problems(known: Known, own: HosvdSpec) -> Problems:
         unknown = list(factor_problems(f"{key}.where", [factor], index))
         absent = () if unknown else level_problems(f"{key}.where", factor, levels, index)
         wrong += [*unknown, *absent]
-    if own.stacked and len(known.code_shape(own)) == 1:
+    if own.stacked and not known.layered(known.space(own)):
         wrong.append(
             f"'{key}.stacked' decomposes layers separately, and codes of {known.space(own)!r} have "
             "none: leave it out, or invert into 'w_plus'"

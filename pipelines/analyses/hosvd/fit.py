@@ -69,7 +69,7 @@ class Tensor:
         """(slabs, filled where asked for; each slab's layer; facts of the filling)."""
         wanted, missing = self.wanted, bool((self.counts == 0).any())
         layers = self.data.slabs({"cells": self.grid.cells})
-        parts = split_slabs(layers, self.data.code_shape[-1], self.grid.n_cells)
+        parts = split_slabs(layers, self.data.width, self.grid.n_cells)
         styles = tuple(np.repeat(range(len(layers)), len(parts) // len(layers)).tolist())
         source: BlockSource = SlabCells(parts, self.grid.shape, partial=missing)
         if not missing and wanted.repeats == "mean":

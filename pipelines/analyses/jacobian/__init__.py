@@ -41,6 +41,12 @@ def jacobian_problems(known: Known, own: JacobianSpec) -> Problems:
     """More codes than rows; more directions than a code has coordinates."""
     key, n_rows = "analyse.jacobian", known.n_rows()
     dimension = math.prod(known.code_shape(own))
+    if known.recorded(known.space(own)):
+        yield (
+            f"'{key}.space' is {known.space(own)!r}, which is recorded while codes are drawn, and "
+            "nothing is drawn of it alone: leave it out, or name a space of codes"
+        )
+        return
     yield from most_problems(f"{key}.samples", own, n_rows, "rows")
     yield from most_problems(f"{key}.n_components", own, dimension, "coordinates of a code")
     if own.region is None:

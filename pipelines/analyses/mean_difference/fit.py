@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
 
-from pipelines.analyses.checks import level_code
+from pipelines.analyses.checks import REGRESSED_FEATURES, level_code
 from pipelines.analyses.inputs import (
     Data,
     Fitted,
@@ -201,6 +202,12 @@ def _regressions(
     facts: dict[str, str],
     out: Fitted,
 ) -> None:
+    width = math.prod(data.code_shape)
+    if width > REGRESSED_FEATURES:
+        raise DataError(
+            f"a code of space {data.space!r} has {width} coordinates, and a regression solves for "
+            f"at most {REGRESSED_FEATURES}"
+        )
     joint = data.engine.sum(source, JointMoments())
     found = solve_regressions(joint, len(names), wanted.ridge)
     called = out.names_for([f"linear.{name}" for name in names])

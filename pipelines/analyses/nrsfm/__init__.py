@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 from generators.annotators.card import SCHEMES
 from pipelines.analyses.base import Analysis, Known, Model, Selection
-from pipelines.analyses.checks import Problems, label_problems
+from pipelines.analyses.checks import REGRESSED_FEATURES, Problems, label_problems
 from pipelines.analyses.figures import Figure
 from pipelines.analyses.measured import IBUG68, Measured, scheme_of
 from pipelines.analyses.nrsfm.figures import shape_figures
@@ -84,6 +85,13 @@ def nrsfm_problems(known: Known, own: NrsfmSpec) -> Problems:
         return
     chosen = [m for m in every if m.annotator == own.landmarks]
     yield from label_problems(f"{key}.labels", own, chosen)
+    width = math.prod(known.code_shape(own))
+    if own.regressor is not None and width > REGRESSED_FEATURES:
+        yield (
+            f"'{key}.space' is {known.space(own)!r} of {width!r} coordinates, and the regressor "
+            f"solves for at most {REGRESSED_FEATURES!r}: name another space, or set 'regressor' to "
+            "null"
+        )
     n_points = len(chosen[0].names)
     if n_points < LANDMARKS_NEEDED or n_rows < FRAMES_NEEDED:
         yield (

@@ -79,10 +79,13 @@ class Pca(Analysis[PcaSpec]):
 
 
 def layer_problems(
-    layers: Literal["each"] | list[tuple[int, int]] | None, code_shape: tuple[int, ...]
+    layers: Literal["each"] | list[tuple[int, int]] | None,
+    code_shape: tuple[int, ...],
+    layered: bool,
 ) -> Problems:
-    """Ranges of layers that codes of that shape do not have."""
-    if layers is not None and len(code_shape) < 2:
+    """Ranges of layers that codes of that shape do not have. layered : their first axis counts
+    layers"""
+    if layers is not None and not layered:
         yield (
             f"'analyse.pca.layers' is {layers!r}, but codes of shape {code_shape!r} have no "
             "layers: leave it out, or invert into 'w_plus'"
@@ -99,7 +102,7 @@ def layer_problems(
 def pca_problems(known: Known, own: PcaSpec) -> Problems:
     """Layers that are not there; more components than rows or coordinates."""
     shape = known.code_shape(own)
-    wrong = list(layer_problems(own.layers, shape))
+    wrong = list(layer_problems(own.layers, shape, known.layered(known.space(own))))
     if wrong:
         yield from wrong
         return

@@ -129,10 +129,10 @@ def _add_directions(
 
 def _slabs(data: Data, selection: LayerRange) -> RowSlabs:
     """All rows, a layer at a time."""
-    if len(data.code_shape) == 1:
-        return RowSlabs((data.codes(),), (0, data.code_shape[0]))
-    layers = range(*(selection.layers or (0, data.code_shape[0])))
-    width = math.prod(data.code_shape[1:])
+    width = data.width
+    if not data.n_layers:
+        return RowSlabs((data.codes(),), (0, width))
+    layers = range(*(selection.layers or (0, data.n_layers)))
     slabs = tuple(data.codes((i, i + 1)) for i in layers)
     return RowSlabs(slabs, tuple(width * i for i in range(len(layers) + 1)))
 

@@ -35,7 +35,7 @@ def fit_s_space(data: Data, wanted: SSpaceSpec) -> Fitted:
     affine = affine_layers(data.generator())
     layers = tuple(StyleLayer(a.ws_index, a.weight, a.bias) for a in affine)
     measured = data.measurements("scores")
-    rows_of_w = data.code_shape[0] if len(data.code_shape) > 1 else 0
+    rows_of_w = data.n_layers
     request = ChannelsOfLabels(layers, rows_of_w)
     out = Fitted()
     found: list[tuple[list[str], Channels]] = []

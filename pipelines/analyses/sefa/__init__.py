@@ -40,7 +40,7 @@ def sefa_problems(known: Known, own: SefaSpec) -> Problems:
     """Rows of w_plus that are not there; more components than the latent has coordinates."""
     key, shape = "analyse.sefa", known.code_shape(own)
     yield from style_problems(key, known.space(own))
-    if own.layers is not None and len(shape) == 1:
+    if own.layers is not None and not known.layered(known.space(own)):
         yield (
             f"'{key}.layers' is {own.layers!r}, but codes of space {known.space(own)!r} have no "
             "layers: leave it out, or invert into 'w_plus'"

@@ -94,13 +94,21 @@ def drawn(models, tmp_path_factory):
 
 def test_the_ways_from_each_space_are_those_of_the_model(models):
     facts = generators.facts(models[0])
+    maps = [name for name in facts.spaces if name.startswith("features.")]
+    assert len(maps) == 5
+
+    def recorded(*way):
+        return {name: (*way, name) for name in maps}
+
     assert ways(facts, ["z"]) == {"w": ("z", "w"), "w_plus": ("z", "w", "w_plus"),
-                                  "s": ("z", "w", "w_plus", "s")}  # fmt: skip
-    assert ways(facts, ["w_plus"]) == {"s": ("w_plus", "s")}
+                                  "s": ("z", "w", "w_plus", "s"),
+                                  **recorded("z", "w", "w_plus")}  # fmt: skip
+    assert ways(facts, ["w_plus"]) == {"s": ("w_plus", "s"), **recorded("w_plus")}
     assert ways(facts, ["s"]) == {} == ways(facts, [])
     spaces = Spaces({"w": (CONFIG.w_dim,)}, lambda: facts)
-    assert list(spaces) == ["w", "w_plus", "s"] and spaces["s"] == facts.space("s").shape
-    assert "z" not in spaces and len(spaces) == 3
+    assert list(spaces) == ["w", "w_plus", "s", *maps]
+    assert spaces["s"] == facts.space("s").shape
+    assert "z" not in spaces and len(spaces) == 8
     asked = Spaces({"w": (4,)}, lambda: pytest.fail("the file was read"))
     assert "w" in asked and asked["w"] == (4,)
     assert list(Spaces({"w": (4,)})) == ["w"]

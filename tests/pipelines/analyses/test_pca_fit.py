@@ -116,7 +116,9 @@ def test_each_layer_and_what_is_refused(store):
     assert found.arrays["layer02_components"].shape == (6, 6)
     with pytest.raises(UsageError, match="4 layers"):
         fit_store(*inputs_of(store, layers=[(2, 5)]))
-    known = SimpleNamespace(code_shape=lambda own: (512,))
+    known = SimpleNamespace(
+        code_shape=lambda own: (512,), space=lambda own: "w", layered=lambda space: False
+    )
     (told,) = PLUGIN.problems(known, PcaSpec(layers="each"))
     assert "no layers" in told
     for wrong in ([(3, 1)], [], [(0, 1), (0, 1)], "all"):
