@@ -29,9 +29,9 @@ annotate:
   - {name: landmarks, model: "bundled:faces64/landmarks"}
   - {name: pose, model: "bundled:faces64/pose"}
 analyse:
-  pca: {n_components: 16}
+  pca: {n_components: 16, n_directions: 2}
   mean_difference: {factors: [expression, glasses], baseline: {expression: neutral, glasses: "no"}}
-  svm:
+  svm: {attributes: [happiness, glasses]}
   hosvd: {modes: [person, [expression, intensity], view]}
   nrsfm: {landmarks: landmarks, n_shapes: 4}
 evaluate: {samples: 12, strengths: [-2, 2], holdout: {fraction: 0.34}}
