@@ -17,6 +17,7 @@ from types import ModuleType
 from typing import Any
 
 MOVED = {
+    "generators.checkpoints": "generators.model_file",
     "generators.direction_files": "generators.peers.directions",
     "generators.direction_writers": "generators.peers.directions",
     "generators.encoder": "generators.encoders.w_plus",
