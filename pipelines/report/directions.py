@@ -103,6 +103,7 @@ def direction_strips(folder: RunFolder) -> dict[str, Any]:
         "samples": report_text.count(folder.evaluation.get("samples")),
         "strengths": [strength_label(s, unit="") for s in strengths],
         "unit": unit,
+        "scored": any(card["scores"] for cards in groups.values() for card in cards),
         "not_evaluated": [d.name for d in others],
         "with_strips": bool(strips),
         "without_strips": folder.absent.get("pictures", "the evaluation holds no images"),

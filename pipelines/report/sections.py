@@ -63,7 +63,10 @@ def _inputs(folder: RunFolder) -> dict[str, Any]:
     run, spec = folder.run, _mapping(folder.run.get("spec"))
     dataset, invert = _mapping(spec.get("dataset")), _mapping(spec.get("invert"))
     facts: list[tuple[str, Any, str]] = []
-    if dataset:
+    sampled = dataset.get("kind") == "sampled"
+    if sampled:
+        facts.append(("Dataset", "drawn from the generator's prior", "sampled"))
+    elif dataset:
         facts.append(("Dataset", dataset.get("path", ""), str(dataset.get("kind", ""))))
     if folder.index is not None:
         active = int(folder.index.active.sum())
@@ -72,11 +75,13 @@ def _inputs(folder: RunFolder) -> dict[str, Any]:
         doubles = active - len(np.unique(ids))
         notes = [(doubles, "identical to another"), (gone, "removed")]
         note = ", ".join(f"{report_text.count(n)} {what}" for n, what in notes if n)
-        facts.append(("Images", report_text.count(active), note))
+        facts.append(("Rows" if sampled else "Images", report_text.count(active), note))
     facts.append(("Generator", spec.get("generator", report_text.DASH), ""))
     if run.get("generator_fp"):
         facts.append(("Generator fingerprint", run["generator_fp"], "fingerprint"))
-    if invert:
+    if sampled and invert.get("space"):
+        facts.append(("Latent space", invert["space"], ""))
+    elif invert:
         how = ", ".join(str(invert[k]) for k in ("method", "space") if invert.get(k))
         facts.append(("Inversion", how, ""))
     if folder.store is not None:
@@ -257,6 +262,13 @@ def _evaluated(build: Callable[[RunFolder], dict[str, Any]], key: str, what: str
     return section
 
 
+def _changes(folder: RunFolder) -> dict[str, Any]:
+    found = matrix(folder)
+    if not found["columns"]:
+        raise AbsentError("no annotator measures what directions change")
+    return found
+
+
 def _mapping(value: Any) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
@@ -271,7 +283,7 @@ _SECTIONS: tuple[_Builder, ...] = (
     ("left-out", "Rows left out", _left_out),
     ("reconstruction", "Reconstruction", _reconstruction),
     ("directions", "Directions", _evaluated(direction_strips, "directions", "directions")),
-    ("changes", "Effect and entanglement", _evaluated(matrix, "directions", "directions")),
+    ("changes", "Effect and entanglement", _evaluated(_changes, "directions", "directions")),
     (
         "comparison",
         "HOSVD and mean difference",

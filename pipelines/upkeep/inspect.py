@@ -192,7 +192,8 @@ def _directions(path: Path) -> dict[str, Any]:
     }
     for direction in found:
         target = direction.provenance.get("target") or "-"
-        facts[direction.name] = f"{direction.method}, sd {direction.sd:.4g}, target {target}"
+        space = f", space {direction.space}" if direction.space != found.space else ""
+        facts[direction.name] = f"{direction.method}, sd {direction.sd:.4g}, target {target}{space}"
     return facts
 
 

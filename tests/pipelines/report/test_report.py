@@ -233,6 +233,30 @@ def test_without_evaluation_its_sections_say_why(run):
     assert not [i for i in page.all("img") if "edited along" in i["alt"]]
 
 
+def test_a_sampled_run_is_told_as_one(run):
+    def sampled(value):
+        value["spec"]["dataset"] = {"kind": "sampled", "n": 5, "path": None}
+
+    edit_json(run / "run.json", sampled)
+    text = page_of(run).text
+    assert "Datasetdrawn from the generator's priorsampled" in text
+    assert "Latent spacew_plus" in text and "Inversion" not in text
+
+
+def test_without_annotators_nothing_is_said_of_scores(run):
+    def unmeasured(value):
+        value |= {"attributes": [], "pose": []}
+        for entry in value["directions"]:
+            entry |= {"scores": {}, "pose": {}}
+
+    assert "Beside each strip" in page_of(run).text
+    edit_json(run / "evaluation.json", unmeasured)
+    page = page_of(run)
+    assert "directions" in sections(page) and "changes" not in sections(page)
+    assert "no annotator measures what directions change" in page.text
+    assert "Beside each strip" not in page.text
+
+
 def test_without_store_and_directions(run):
     shutil.rmtree(run / "stores")
     edit_json(run / "run.json", lambda value: value.pop("directions"))

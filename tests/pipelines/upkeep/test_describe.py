@@ -17,6 +17,7 @@ from generators.annotators.card import resolve_uri
 from generators.encoders.files import encoder_path
 from pipelines.cli import app
 from pipelines.upkeep.inspect import describe
+from schemas.directions import Direction, DirectionSet
 from schemas.errors import CheckpointError, InputError
 
 FACES = generators.BUNDLED / "faces64"
@@ -97,6 +98,16 @@ def test_of_a_folder_of_stores_one_is_named(tmp_path):
 def test_columns_of_a_table_and_shapes_of_directions_are_shown(files):
     assert describe(files / "table.csv")["columns"] == "Größe, file"
     assert describe(files / "named.npz")["  smile"] == "float64 (10, 64)"
+
+
+def test_a_direction_of_another_space_than_its_set_tells_its_own(tmp_path):
+    found = DirectionSet(generator_fp="a" * 64, space="w")
+    for space in ("w", "z"):
+        vector = np.full(4, 0.5)
+        found.add(Direction(f"pca.{space}", space, vector, None, "pca", 1.0))
+    found.save(tmp_path / "set")
+    facts = describe(tmp_path / "set")
+    assert facts["pca.z"].endswith(", space z") and "space" not in facts["pca.w"]
 
 
 def test_long_values_are_printed_whole_in_a_narrow_pipe(monkeypatch):
