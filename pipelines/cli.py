@@ -8,6 +8,7 @@ signal stops at once).
 
 from __future__ import annotations
 
+import atexit
 import gc as garbage
 import json
 import logging
@@ -465,9 +466,8 @@ def demo(
 
 def main(arguments: list[str] | None = None) -> None:
     """Entry point of the console script: one line for an error, its exit code, no traceback."""
-    garbage.set_threshold(
-        50_000
-    )  # imports and tables make objects that stay: collecting finds nothing
+    garbage.set_threshold(50_000)  # imports and tables make objects that stay
+    atexit.register(garbage.freeze)  # and need not be looked through at the end
     logging.getLogger().setLevel(logging.ERROR)
     logging.getLogger("apache_beam").setLevel(logging.CRITICAL)  # its errors are raised as well
     try:

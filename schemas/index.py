@@ -174,7 +174,13 @@ class DatasetIndex:
 
     def equals(self, other: DatasetIndex) -> bool:
         """Same rows, factors and containers; missing values (NaN) are equal to each other."""
-        return self.to_bytes() == other.to_bytes()
+        mine, theirs = self.table, other.table
+        same = (self.factors, self.containers) == (other.factors, other.containers)
+        return (
+            same
+            and mine.schema.equals(theirs.schema)
+            and all(_values(mine, name) == _values(theirs, name) for name in mine.column_names)
+        )
 
     # -- reading -----------------------------------------------------------------------------
 
@@ -359,15 +365,9 @@ def encode_categories(
     """
     categories = list(known.categories) if known else []
     codes_of = {category: code for code, category in enumerate(categories)}
-    codes = np.full(len(values), MISSING_CODE, dtype=np.int64)
-    for i, value in enumerate(values):
-        if value is None:
-            continue
-        code = codes_of.get(value)
-        if code is None:
-            code = codes_of[value] = len(categories)
-            categories.append(value)
-        codes[i] = code
+    new = [value for value in dict.fromkeys(values) if value not in codes_of and value is not None]
+    codes_of |= {category: len(categories) + i for i, category in enumerate(new)}
+    categories += new
     if len(categories) > MAX_CATEGORIES:
         raise InputError(
             f"{len(categories)} categories are more than the {MAX_CATEGORIES} a factor may have: "
@@ -376,7 +376,8 @@ def encode_categories(
         )
     merged = value_type if known is None or known.type == value_type else "string"
     info = FactorInfo(CATEGORICAL, merged, tuple(categories))
-    return FactorColumn(info, codes.astype(np.int16))
+    codes = [MISSING_CODE if value is None else codes_of[value] for value in values]
+    return FactorColumn(info, np.array(codes, dtype=np.int16))
 
 
 def continuous_column(values: Sequence[float]) -> FactorColumn:
@@ -420,6 +421,12 @@ def _array(values: NDArray[Any], kind: pa.DataType) -> pa.Array:
 def _strings(table: pa.Table, name: str) -> list[str]:
     values: list[str] = table.column(name).to_pylist()
     return values
+
+
+def _values(table: pa.Table, name: str) -> list[str] | bytes:
+    """A column, to compare: numbers as their bytes, for NaN is not equal to itself."""
+    texts = pa.types.is_string(table.schema.field(name).type)
+    return _strings(table, name) if texts else _numbers(table, name).tobytes()
 
 
 def _check_column(name: str, column: FactorColumn, known: FactorInfo | None, n_rows: int) -> None:

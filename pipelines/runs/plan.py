@@ -109,6 +109,7 @@ class _Plan:
         self.rates = _rates(self.out)
         self.index = DatasetIndex.empty()
         self.store: LatentStore | None = None
+        self.directions: DirectionSet | None = None
         self.listed: dict[str, Any] = {}
         self.size = (0, 0)
         self.pending: dict[str, set[int]] = {}
@@ -294,6 +295,7 @@ class _Plan:
             stage.parts = [Stage(name, MISSING, "waits for invert") for name in names]
         else:
             found = compare_analyses(self.spec, self.store, self.index, self._directions())
+            self.directions = found.directions
             for name in names:
                 now = self._expected(found.wanted[name])
                 stage.parts.append(self._analysis(name, found.held.get(name), now))
@@ -356,7 +358,7 @@ class _Plan:
         if self.store is None:
             return Stage("evaluate", STALE, causes=["there is no store of these inputs yet"])
         try:
-            directions = DirectionSet.load(self._directions())
+            directions = self.directions or DirectionSet.load(self._directions())
         except StoreError:
             return Stage("evaluate", STALE, causes=["there is no direction set"])
         now = self._expected(evaluation_inputs(self.spec, self.store, self.index, directions))

@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
@@ -50,9 +51,12 @@ _DECIMAL_COMMA = re.compile(r"[+-]?(\d{1,3}(\.\d{3})+|\d+)?(,\d+)?([eE][+-]?\d+)
 _ROW_NUMBERS = re.compile(r"(Unnamed: \d+(\.\d+)*|__index_level_\d+__)?")
 """Names that pandas gives to the row numbers that it writes beside a table."""
 
+_DIFFERENT_TEXTS = pa.dictionary(pa.int32(), pa.string())
+
 _JSON_FORMS = "write a list of objects, one object a line, or an object of objects, one an image"
 
 Cell = str | int | float | bool | None
+_NUMBERS = (bool, int, float)
 
 
 @dataclass
@@ -150,12 +154,14 @@ def cells_of(values: Iterable[Any]) -> list[Cell]:
     """Cells of one column; equal texts become one object."""
     known: dict[str, str] = {}
     return [
-        v if v is None or isinstance(v, bool | int | float) else known.setdefault(t := _text(v), t)
+        v if v is None or isinstance(v, _NUMBERS) else known.setdefault(t := _text(v), t)
         for v in values
     ]
 
 
 def _text(value: Any) -> str:
+    if isinstance(value, str):
+        return value.strip()
     if isinstance(value, datetime.datetime | datetime.date):
         return value.isoformat()
     return str(float(value) if isinstance(value, decimal.Decimal) else value).strip()
@@ -281,7 +287,7 @@ def _split_at(
         autogenerate_column_names=True,  # the header, whose names may be doubled, is the first row
     )
     with pacsv.open_csv(pa.BufferReader(data), read, parse) as reader:
-        types = {name: pa.string() for name in reader.schema.names}
+        types = {name: _DIFFERENT_TEXTS for name in reader.schema.names}
     bad.rows.clear()
     convert = pacsv.ConvertOptions(column_types=types, strings_can_be_null=False)
     columns = pacsv.read_csv(pa.BufferReader(data), read, parse, convert).columns
@@ -293,10 +299,11 @@ def _split_at(
 
 def _texts_of(column: Any) -> list[Cell]:
     """`cells_of` an Arrow column of texts, each different one looked at once."""
-    texts = column.to_pylist()
-    different = list(set(texts))
-    cell_of = dict(zip(different, cells_of(different), strict=True))
-    return [cell_of[text] for text in texts]
+    cells: list[Cell] = []
+    for chunk in column.chunks:
+        different = cells_of(chunk.dictionary.to_pylist())
+        cells += [different[i] for i in np.from_dlpack(chunk.indices).tolist()]
+    return cells
 
 
 class _BadRows:
@@ -350,6 +357,8 @@ def _with_points(
     Between semicolons a comma is a decimal comma; else "1,234" may be a thousand, and is refused.
     """
     texts = {c for c in cells if isinstance(c, str) and c}
+    if not any("," in t for t in texts):
+        return cells
     numbers = {t for t in texts if _DECIMAL_COMMA.fullmatch(t) and t.strip("+-,.")}
     commas = {t for t in numbers if "," in t}
     if not commas or 2 * len(numbers) <= len(texts):

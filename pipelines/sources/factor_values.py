@@ -186,8 +186,13 @@ def _type(values: Sequence[Cell]) -> str:
 def number_of(value: Cell) -> float | None:
     """The number that a cell holds, None for a text or a boolean."""
     if type(value) is str:
-        return float(value) if _DECIMAL.fullmatch(value) else None
+        return _number_in(value)
     return None if value is None or isinstance(value, bool) else float(value)
+
+
+@functools.lru_cache(maxsize=4096)
+def _number_in(text: str) -> float | None:
+    return float(text) if _DECIMAL.fullmatch(text) else None
 
 
 @functools.lru_cache(maxsize=4096, typed=True)

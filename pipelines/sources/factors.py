@@ -108,7 +108,8 @@ def join(
     categories are only ever appended. When the table names an image twice with other values, or
     names none of the images at all, InputError.
     """
-    images = Images(index.uris, list(keys), index.image_ids, index.active.tolist(), root)
+    active_rows = index.active
+    images = Images(index.uris, list(keys), index.image_ids, active_rows.tolist(), root)
     match = find_key(table, images, dataset.key)
     notes = [*table.notes, *match.notes]
     identifying = {match.column, IMAGE_ID, *KEY_COLUMNS}
@@ -136,7 +137,7 @@ def join(
         unmatched_rows=unmatched,
         unmatched_table=match.unused,
         skipped_columns=skipped,
-        missing={name: _n_missing(column, index.active) for name, column in typed.items()},
+        missing={name: _n_missing(column, active_rows) for name, column in typed.items()},
         notes=notes,
     )
     return _with(index, typed, dataset), report

@@ -87,7 +87,7 @@ def inside(root: str | Path, relative: str) -> Path:
         )
     path = below = os.path.join(root, relative)
     while len(below) > len(str(root)) and not os.path.islink(below):
-        below = os.path.dirname(below)
+        below = below[: below.rfind("/")]
     if len(below) > len(str(root)):
         real = os.path.realpath(path)
         if not real.startswith(os.path.join(root, "")):

@@ -115,7 +115,7 @@ Space = Annotated[str, Field(pattern=NAME_PATTERN)]
 class SpecModel(BaseModel):
     """Base of all sections: unknown keys are errors, values are frozen."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
     @classmethod
     def fields_for(cls, data: Any) -> Mapping[str, FieldInfo]:

@@ -48,6 +48,12 @@ class CellGrid:
         """Number of cells, present or not."""
         return int(np.prod(self.shape, dtype=np.int64))
 
+    @property
+    def filled(self) -> np.ndarray:
+        """int64: the cells that have a row, ascending."""
+        cells = np.sort(self.cells[self.cells >= 0])  # np.unique would import numpy.ma
+        return cells[np.diff(cells, prepend=-1) > 0]
+
     def mode_index(self, mode: Mode) -> int:
         """Position of a mode, by its factor or factors."""
         names = (mode,) if isinstance(mode, str) else tuple(mode)

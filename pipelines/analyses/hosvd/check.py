@@ -56,7 +56,7 @@ def hosvd_problems(known: Known, own: HosvdSpec) -> Problems:
         )
         return
     yield from pair_problems(index, grid, own)
-    filled = np.unique(grid.cells[grid.cells >= 0])
+    filled = grid.filled
     yield from cell_problems(index, grid, filled, own.missing)
     n_first = grid.shape[0]
     if own.missing == "drop_person":

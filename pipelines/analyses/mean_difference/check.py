@@ -90,8 +90,7 @@ def _pair_problems(known: Known, own: MeanDifferenceSpec, factor: str) -> Proble
     except DataError:  # no row has all of them
         paired = False
     else:
-        filled = np.unique(grid.cells[grid.cells >= 0])
-        paired = bool((np.bincount(filled % grid.shape[1]) > 1).any())
+        paired = bool((np.bincount(grid.filled % grid.shape[1]) > 1).any())
     if not paired and own.factors is not None:
         yield (
             f"'analyse.mean_difference.pair_by' compares levels within {others!r}, and within none "

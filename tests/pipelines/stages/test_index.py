@@ -65,6 +65,25 @@ def table(path, header, *rows):
 # -- the table itself ------------------------------------------------------------------------
 
 
+def test_indices_are_equal_by_every_value_factor_and_container():
+    def index(values, uri="a.png"):
+        info = FactorInfo("continuous", "float")
+        column = FactorColumn(info, np.array(values, np.float64))
+        rows = [NewRow("0" * 64, uri), NewRow("1" * 64, "b.png")]
+        return DatasetIndex.empty().append(rows).with_factors({"yaw": column})
+
+    one = index([0.0, np.nan])
+    assert one.equals(index([0.0, np.nan]))
+    others = [
+        index([0.5, np.nan]),
+        index([0.0, 1.0]),
+        index([-0.0, np.nan]),
+        index([0, np.nan], "c.png"),
+    ]
+    others += [one.remove([1]), one.with_containers({"a.zip": "2" * 64}), DatasetIndex.empty()]
+    assert not any(one.equals(other) for other in others)
+
+
 def test_folder_becomes_rows_in_natural_order(folder, tmp_path):
     index, report = build_index(spec_of(folder), tmp_path / "index.parquet")
     assert index.uris == STORED_ORDER
