@@ -39,7 +39,8 @@ from generators.families.stylegan2.adapter import StyleGAN2Adapter
 from pipelines.compare.diff import spaces_facts, summarise, write_diff
 from pipelines.compare.trial import SURVIVES, Rule, Side, compare, on_trial
 from pipelines.engine.memory import PeakMemory
-from pipelines.evaluation.meter import Meter
+from pipelines.evaluation.meter import Meter, Sweep
+from pipelines.evaluation.samples import Samples
 from pipelines.evaluation.strips import edit_images
 from schemas.directions.direction_set import DirectionSet, unit_direction
 from transforms.accumulate.moments import Moments
@@ -148,7 +149,9 @@ def measure(size: Size, out: Path | None) -> dict[str, Any]:
         new = fitted(model, pictures, annotators, size)
         started = time.perf_counter()
         choice = linked(old["fit"], new["fit"])
-        sides = [Side(s["directions"], s["samples"], s["meter"]) for s in (old, new)]
+        sides = [
+            Side(s["directions"], Samples(SPACE, s["samples"]), s["meter"]) for s in (old, new)
+        ]
         rule = Rule()
         found = compare(*sides, choice.chosen, rule, strip_rows=3 if out else 1)
         call_s += time.perf_counter() - started
@@ -279,7 +282,7 @@ def fitted(
     model: Model, pictures: dict[str, np.ndarray], annotators: list[Any], size: Size
 ) -> dict[str, Any]:
     """Codes of all pictures, and the directions of what the codes draw."""
-    meter = Meter(model.generator, annotators, SPACE)
+    meter = Meter(model.generator, annotators)
     codes = {name: model.codes(images) for name, images in pictures.items()}
     return {**codes, "meter": meter, "directions": directions_of(model, meter, codes["fit"], size)}
 
@@ -351,7 +354,8 @@ def truth_of(
         sides["reference"] = (old, before)
     changes = {}
     for name, (side, direction) in sides.items():
-        _, values = side["meter"].edit(side["truth"], direction, [0.0, rule.strength])
+        sweep = Sweep(direction, (0.0, rule.strength))
+        values, _ = side["meter"].edit(Samples(SPACE, side["truth"]), sweep, 0)
         changes[name] = values[measure][:, 1] - values[measure][:, 0]
     if entry["reference"] == "old":  # the sense in which it moved its measure
         sign = np.sign(changes["reference"].mean())

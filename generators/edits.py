@@ -42,6 +42,16 @@ def fitted_to(facts: ModelFacts, direction: Direction, space: str) -> Direction:
     return direction
 
 
+def moves_to(facts: ModelFacts, direction: Direction, space: str) -> str | None:
+    """The space that codes of ``space`` are converted to before they are edited along the
+    direction; None where it fits them as they are."""
+    own = facts.spaces.get(direction.space)
+    target = direction.space if own is None else own.injected_into or own.name
+    if own is None or target == space or facts.repeated(space) == direction.space:
+        return None
+    return target
+
+
 def in_space_of(
     generator: Generator, code: Code, direction: Direction, labels: Labels = None
 ) -> Code:
@@ -52,9 +62,8 @@ def in_space_of(
     codes are not converted to.
     """
     facts = generator.facts
-    own = facts.spaces.get(direction.space)
-    target = direction.space if own is None else own.injected_into or own.name
-    if own is None or target == code.space or facts.repeated(code.space) == direction.space:
+    target = moves_to(facts, direction, code.space)
+    if target is None:
         return code
     check_applies(direction, facts.fingerprint, direction.space)
     try:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class Labelled:
-    """A generator that draws and converts rows with ``labels`` where none are given.
+    """A generator that draws, converts and centres rows with ``labels`` where none are given.
 
     labels : int64 (n,), the class number of every row of the codes that it will be given
     """
@@ -25,6 +25,11 @@ class Labelled:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.generator, name)
+
+    def centre(self, space: str, labels: Labels = None) -> Tensor:
+        """See `generators.protocols.Generator.centre`: of each row's class, where the model has
+        one."""
+        return self.generator.centre(space, self.labels if labels is None else labels)
 
     def convert(self, code: Code, target: str, *, labels: Labels = None, **options: Any) -> Code:
         """See `generators.protocols.Generator.convert`."""

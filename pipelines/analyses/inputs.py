@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 
+import generators
+from generators.protocols import Code
 from pipelines.analyses.base import Analysis, Known, Selection
 from pipelines.analyses.checks import Columns
 from pipelines.analyses.labels import LabelledBlocks, Labels, Targets
@@ -27,6 +29,7 @@ from transforms.accumulate.derived import DerivedBlocks, LayersOf, PartsOfBlocks
 from transforms.accumulate.passes import Statistics
 from transforms.accumulate.requests import MomentsAlong, MomentsOfRows
 from transforms.accumulate.sources import SelectBlocks, StoreBlocks, codes_of, ok_rows
+from transforms.inversion.stored import stored_code
 
 MOMENT_FEATURES = 2048
 """Codes of up to this many coordinates are summed as their whole second moment."""
@@ -153,8 +156,6 @@ class Data:
 
     def generator(self) -> Any:
         """The run's generator: codes of a store are of one, whose fingerprint is the store's."""
-        import generators
-
         if self._spec is None:
             raise PluginError(f"analysis {self.analysis!r} needs a generator, and there is none")
         return generators.load(self._spec.generator)
@@ -162,8 +163,6 @@ class Data:
     def labels(self, rows: np.ndarray) -> np.ndarray | None:
         """Class numbers int64 of some rows, None without; the codes' blocks depend on them, so that
         they are read with the codes."""
-        import generators
-
         if self._spec is None:
             return None
         facts = generators.facts(self._spec.generator)
@@ -283,6 +282,17 @@ class Data:
         if conversion is None:
             return codes_of(self._store, self.space, rows)
         return conversion(codes_of(self._store, conversion.way[0], rows), np.asarray(rows))
+
+    def code_of(self, rows: np.ndarray) -> Code:
+        """`codes_of` with all that belongs to them, to be drawn."""
+        conversion = self.derived.get(self.space)
+        if conversion is not None:
+            codes = codes_of(self._store, conversion.way[0], rows)
+            return conversion.code_of(self._store, codes, np.asarray(rows))
+        if self._spec is None:
+            raise PluginError(f"analysis {self.analysis!r} needs a generator, and there is none")
+        facts = generators.facts(self._spec.generator)
+        return stored_code(self._store, facts.space(self.space), np.asarray(rows))
 
     def left_out(self) -> dict[str, int]:
         """Rows of the store that analyses do not see, by cause."""

@@ -18,14 +18,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 import generators
-from pipelines.folder.store_identity import INVERT, labels_of
+from pipelines.folder.store_identity import labels_of
 from schemas.errors import UsageError
 from schemas.fingerprint import digest
 from schemas.store.latent_store import LatentStore
-from schemas.store.sibling import companions_of
+from transforms.inversion.stored import stored_code
 
 if TYPE_CHECKING:
-    from generators.protocols import Generator, ModelFacts
+    from generators.protocols import Code, Generator, ModelFacts
     from pipelines.analyses.base import Known
 
 CONVERT_VERSION = 1
@@ -144,36 +144,53 @@ class Conversion:
 
     def __call__(self, codes: np.ndarray, rows: np.ndarray) -> np.ndarray:
         """Codes (m, *shape) of rows (m,) of the store -> float32 (m, *shape of the space)."""
+        shape = _model(self.generator, self.fingerprint).facts.space(self.way[-1]).shape
+        found = np.empty((len(codes), *shape), np.float32)
+        for part, made in self._made(codes, rows, self.store):
+            found[part] = made.main.float().cpu().numpy()
+        return found
+
+    def code_of(self, store: LatentStore, codes: np.ndarray, rows: np.ndarray) -> Code:
+        """The codes with all that belongs to them in their space, to be drawn; on the CPU.
+
+        codes, rows : at least one, of the store.
+        """
+        import torch
+
+        from generators.protocols import Code
+
+        made = [code.to("cpu") for _, code in self._made(codes, rows, store.path)]
+        main = torch.cat([code.main.float() for code in made])
+        names = made[0].companions
+        beside = {name: torch.cat([code.companions[name] for code in made]) for name in names}
+        return Code(self.way[-1], main, beside)
+
+    def _made(
+        self, codes: np.ndarray, rows: np.ndarray, store: str | None
+    ) -> Iterator[tuple[slice, Code]]:
+        """Some rows at a time. store : see the field."""
         import torch
 
         from generators.protocols import Code
 
         model, target = _model(self.generator, self.fingerprint), self.way[-1]
-        shape = model.facts.space(target).shape
         at_once, drawn = ROWS, dict[str, Any]()
         if self.noise is not None:
+            shape = model.facts.space(target).shape
             at_once, drawn = min(ROWS, rows_within(DRAWN_BYTES, shape)), {"noise": self.noise}
-        found = np.empty((len(codes), *shape), np.float32)
         for start in range(0, len(codes), at_once):
             part = slice(start, start + at_once)
             n = len(codes[part])
             fill = [*range(start, start + n), *[start + n - 1] * (at_once - n)]
             labels = None if self.labels is None else self.labels[rows[fill]]
-            beside = self._beside(rows[part], at_once)
             given = torch.from_numpy(np.ascontiguousarray(codes[fill], np.float32))
-            code = Code(self.way[0], given, {k: torch.from_numpy(v) for k, v in beside.items()})
+            code = Code(self.way[0], given)
+            if store is not None:
+                space = model.facts.space(self.way[0])
+                code = stored_code(LatentStore.open(store), space, rows[fill]).moved(given)
             with torch.no_grad():
-                made = model.convert(code, target, labels=labels, **drawn).main
-            found[part] = made[:n].float().cpu().numpy()
-        return found
-
-    def _beside(self, rows: np.ndarray, at_once: int) -> dict[str, np.ndarray]:
-        """What belongs to the codes of some rows, filled up as they are."""
-        if self.store is None:
-            return {}
-        found = companions_of(LatentStore.open(self.store), INVERT, self.way[0], rows)
-        fill = np.minimum(np.arange(at_once), len(rows) - 1)
-        return {name: values[fill] for name, values in found.items()}
+                made = model.convert(code, target, labels=labels, **drawn)
+            yield part, made[:n]
 
 
 def rows_within(size: int, shape: Shape) -> int:

@@ -13,15 +13,17 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from generators.protocols import labels_in_turn
 from pipelines.compare.page import render_drift
 from pipelines.compare.texts import error_text, row_of
 from pipelines.compare.trial import REFUSED, SURVIVES, Drift, Rule, Side, compare
 from pipelines.compare.two_runs import ComparedRun, Pairs
+from pipelines.evaluation.sample_rows import sample_rows
+from pipelines.evaluation.samples import Samples
 from pipelines.folder.store_identity import labels_of
 from pipelines.report.text import plain
 from schemas.atomic import write_bytes, write_json
 from schemas.errors import UsageError
+from transforms.accumulate.sources import codes_of
 from transforms.drift.latent_maps import MapChoice
 
 if TYPE_CHECKING:
@@ -60,11 +62,11 @@ def diff(
     pairs = Pairs.of(old, new)
     choice, unlinked = pairs.link()
     link = None if choice is None else choice.chosen
-    codes, labels, source = _codes(old, new, pairs, samples)
+    both, source = _samples(old, new, pairs, samples)
     with _meters(old, new, trust, out) as meters:
         left, right = (
-            Side(run.directions, own, meter, classes)
-            for run, own, meter, classes in zip((old, new), codes, meters, labels, strict=True)
+            Side(run.directions, own, meter)
+            for run, own, meter in zip((old, new), both, meters, strict=True)
         )
         sides = left, right
         found = compare(*sides, link, rule, strip_rows=strip_rows, progress=progress)
@@ -73,20 +75,16 @@ def diff(
     return result, found.strips
 
 
-def _codes(
+def _samples(
     old: ComparedRun, new: ComparedRun, pairs: Pairs, samples: int
-) -> tuple[list[np.ndarray], list[np.ndarray | None], str]:
-    """Codes and classes of the same samples in both models, and what they are of."""
+) -> tuple[list[Samples], str]:
+    """The same samples in both models, and what they are of."""
     import generators
-    from pipelines.evaluation.meter import prior_codes
-    from pipelines.evaluation.sample_rows import sample_rows
-    from transforms.accumulate.sources import codes_of
 
     rows = sample_rows(new.index, pairs.rows, new.spec, samples, stream=29)
     if len(rows) >= min(samples, 8):
         both = ((old, pairs.partner[rows]), (new, rows))
-        codes = [codes_of(run.store, run.space, at) for run, at in both]
-        return codes, [_labels(run, at) for run, at in both], "images of both runs"
+        return [_stored(run, at) for run, at in both], "images of both runs"
     if old.generator_uri is None or new.generator_uri is None:
         raise UsageError(
             f"the runs share {len(rows)!r} images, and a generator is missing to sample from: "
@@ -95,23 +93,23 @@ def _codes(
         )
     seed, psi = new.spec.evaluate_seed, new.spec.evaluate.truncation_psi
     drawing = [generators.load(uri) for uri in (old.generator_uri, new.generator_uri)]
-    codes = [
-        prior_codes(model, run.space, samples, seed, psi)
+    draws = [
+        Samples.of_prior(model, run.space, samples, seed, psi)
         for model, run in zip(drawing, (old, new), strict=True)
     ]
-    seeds = range(seed, seed + samples)
-    turns = [labels_in_turn(model.facts.classes, seeds) for model in drawing]
-    labels = [None if turn is None else np.array(turn) for turn in turns]
-    return codes, labels, "draws from both priors with the same seeds"
+    return draws, "draws from both priors with the same seeds"
 
 
-def _labels(run: ComparedRun, rows: np.ndarray) -> np.ndarray | None:
+def _stored(run: ComparedRun, rows: np.ndarray) -> Samples:
+    """Rows of a run; without its generator their codes alone, for nothing is drawn then."""
     import generators
 
     if run.generator_uri is None:
-        return None
-    found = labels_of(run.spec.dataset, run.index, generators.facts(run.generator_uri))
-    return None if found is None else found[rows]
+        return Samples(run.space, codes_of(run.store, run.space, rows))
+    facts = generators.facts(run.generator_uri)
+    labels = labels_of(run.spec.dataset, run.index, facts)
+    classes = None if labels is None else labels[rows]
+    return Samples.stored(run.store, facts.space(run.space), rows, classes)
 
 
 @contextmanager
@@ -138,7 +136,7 @@ def _meters(
                 meters.append(None)
                 continue
             fp = run.directions.generator_fp
-            models = Models(run.generator_uri, fp, run.space, annotators, trust)
+            models = Models(run.generator_uri, fp, annotators, trust)
             folder, actors = out / f"drift.{name}.partial", spec.invert_actors
             meters.append(ActorsMeter(models, engine, lock, folder, actors, spec.invert.threads))
         yield meters

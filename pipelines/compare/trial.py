@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from pipelines.evaluation.meter import Edited, EditMeter, Progress, Sweep, mean_of, no_progress
+from pipelines.evaluation.samples import Samples
 from schemas.directions.direction_set import Direction, DirectionSet
 from schemas.errors import DataError, UsageError
 from transforms.directions.algebra import cosines, principal_angles
@@ -54,17 +55,20 @@ class Rule:
 
 @dataclass(frozen=True, eq=False)
 class Side:
-    """A model with its directions and the samples' codes.
+    """A model with its directions and the samples.
 
-    codes : float32 (samples, *row_shape), of the same samples on both sides
+    samples : the same on both sides, each in this model's codes
     meter : draws with this model and measures; None where the model is not available
-    classes : class number of every sample, int64 (samples,), of a class-conditional model
     """
 
     directions: DirectionSet
-    codes: np.ndarray
+    samples: Samples
     meter: EditMeter | None
-    classes: np.ndarray | None = None
+
+    @property
+    def codes(self) -> np.ndarray:
+        """float32 (samples, *row_shape)."""
+        return self.samples.codes
 
     def names(self, kind: str) -> list[str]:
         """Names of the measured scores ("scores") or angles ("pose")."""
@@ -112,7 +116,7 @@ class _Trials:
             edits.append(Sweep(direction, (strength,), rows))
             edits.append(Sweep(direction, (-strength,), rows, rows, measured=False))
         side, meter = self.side, self.side.meter
-        self._still, *found = meter.edited(side.codes, edits, progress, side.classes)
+        self._still, *found = meter.edited(side.samples, edits, progress)
         self._found = list(zip(found[::2], found[1::2], strict=True))
 
     def result(self, number: int) -> tuple[Changes, np.ndarray]:

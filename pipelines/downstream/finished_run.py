@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from pipelines.downstream.export import Exported, export_rows, row_exports
+from pipelines.evaluation.samples import Samples
 from pipelines.folder.run_folder import RunFolder
 from pipelines.folder.store_identity import labels_of
 from pipelines.sources.paths import IMAGE_ENDINGS
@@ -20,8 +21,11 @@ from schemas.index import DatasetIndex
 from schemas.spec import RunSpec
 from schemas.store.latent_store import LatentStore
 from schemas.store.reasons import Reason, Status, describe
-from transforms.accumulate.sources import SelectBlocks, StoreBlocks
+from transforms.accumulate.sources import SelectBlocks, StoreBlocks, codes_of
 from transforms.directions.algebra import keeping
+
+if TYPE_CHECKING:
+    from generators.protocols import ModelFacts
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,6 +59,21 @@ class FinishedRun:
 
         Raises UsageError for rows the store does not have, DataError for those without a code.
         """
+        self._check_rows(rows)
+        return codes_of(self.store, self.directions.space, np.asarray(rows, np.int64))
+
+    def samples(self, rows: Sequence[int], facts: ModelFacts) -> Samples:
+        """`codes` with all that they are drawn with: companions and classes.
+
+        facts : of the run's generator. Raises StoreError too, where the store lacks what the codes
+        cannot be drawn without.
+        """
+        self._check_rows(rows)
+        at, labels = np.asarray(rows, np.int64), labels_of(self.spec.dataset, self.index, facts)
+        classes = None if labels is None else labels[at]
+        return Samples.stored(self.store, facts.space(self.directions.space), at, classes)
+
+    def _check_rows(self, rows: Sequence[int]) -> None:
         status, reason = self.store.status("invert"), self.store.reason("invert")
         for row in rows:
             if not 0 <= row < self.store.n_rows:
@@ -65,8 +84,6 @@ class FinishedRun:
                     Status.REMOVED: "its image is not in the dataset any more; choose another row",
                 }.get(status[row]) or f"{describe(Reason(int(reason[row])))}; choose another row"
                 raise DataError(f"row {row!r} ({self.index.uris[row]!r}) has no code: {why}")
-        array = self.store.array(f"latents/{self.directions.space}")
-        return np.stack([np.asarray(array[row]) for row in rows])
 
     def blocks(
         self, arrays: Sequence[str] = (), factors: Sequence[str] = (), where: Any = None
@@ -177,7 +194,8 @@ def edit_run(
             "folder for them, or give one direction"
         )
     finished = FinishedRun.of(spec)
-    codes, found = finished.codes(rows), [finished.direction(name) for name in names]
+    finished._check_rows(rows)
+    found = [finished.direction(name) for name in names]
     others = [name for name in names if not name.startswith("nrsfm.")]
     if picture_weight is not None and (others or layers is not None or keep):
         raise UsageError(
@@ -189,7 +207,7 @@ def edit_run(
         kept = [finished.direction(name) for name in keep]
         found = [keeping(direction, kept, layers) for direction in found]
     generator = generators.load(spec.generator)
-    labels = labels_of(spec.dataset, finished.index, generator.facts)
+    samples = finished.samples(rows, generator.facts)
     options: list[dict[str, Any]] = [{} for _ in found]
     if mask is not None:
         options = [{"mask": read_mask(mask, d, generator.facts)} for d in found]
@@ -204,16 +222,14 @@ def edit_run(
         path.parent.mkdir(parents=True, exist_ok=True)
         yield draw_strips(
             generator,
-            codes,
+            samples,
             direction,
             strengths,
             unit,
             path,
-            space=finished.directions.space,
             labels=[f"row {row}" for row in rows],
             layers=layers,
             options=own,
             refine=refine,
             facts=facts | {k: direction.provenance[k] for k in ("keep", "left") if keep},
-            classes=None if labels is None else labels[list(rows)],
         )

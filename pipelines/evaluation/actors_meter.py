@@ -34,6 +34,7 @@ from pipelines.evaluation.meter import (
     attributes,
     no_progress,
 )
+from pipelines.evaluation.samples import Samples
 from pipelines.sources.block_images import in_halves
 from schemas.atomic import is_partial, replacing
 from schemas.directions.direction_set import DirectionSet
@@ -56,7 +57,6 @@ class Models:
 
     generator: generators.Source
     generator_fp: str
-    space: str
     annotators: tuple[tuple[str, str | None], ...] = ()
     trust: bool = False
 
@@ -84,7 +84,7 @@ class Models:
                     f"{source!r} has fingerprint {found!r}, the run began with "
                     f"{expected!r}: the file changed; start again"
                 )
-        return Meter(model, loaded, self.space)
+        return Meter(model, loaded)
 
 
 @dataclass(frozen=True)
@@ -120,31 +120,25 @@ class Piece:
         return cls(edit, start, stop, str(batch["key"][0]), pictures)
 
 
-def pieces_of(
-    models: Models, codes: np.ndarray, edits: Sequence[Sweep], classes: np.ndarray | None = None
-) -> list[Piece]:
+def pieces_of(models: Models, samples: Samples, edits: Sequence[Sweep]) -> list[Piece]:
     """The work list, edit by edit, in ranges of `BATCH` codes."""
     common = [
         VERSION,
         models.generator_fp,
-        models.space,
+        samples.space,
         [[card.name, card.fingerprint] for card in models.cards],
         BATCH,
-        list(codes.shape),
+        list(samples.codes.shape),
     ]
     ranges = {}
-    for start in range(0, len(codes), BATCH):
-        part = np.ascontiguousarray(codes[start : start + BATCH], "<f4")
-        held = [part.tobytes()]
-        if classes is not None:
-            held.append(np.ascontiguousarray(classes[start : start + BATCH], "<i8").tobytes())
-        ranges[start] = digest([*common, *held])
+    for start in range(0, len(samples), BATCH):
+        ranges[start] = digest([*common, *samples[start : start + BATCH].identity()])
     pieces = []
     for number, edit in enumerate(edits):
         d = edit.direction
         own = [d.space, d.sd, d.layers, list(edit.strengths), edit.measured]
         moved = digest([*own, np.ascontiguousarray(d.vector, "<f8").tobytes()])
-        end = edit.count(len(codes))
+        end = edit.count(len(samples))
         for start in range(0, end, BATCH):
             stop = min(start + BATCH, end)
             key = digest([ranges[start], moved, stop - start, shown(edit, start, stop)])
@@ -162,12 +156,11 @@ class EditTask:
     """How an actor draws and measures; see `pipelines.engine.blocks.Task`."""
 
     models: Models
-    codes: np.ndarray
+    samples: Samples
     edits: tuple[Sweep, ...]
     folder: str
     threads: int = 1
     cuda: bool = False
-    classes: np.ndarray | None = None
 
     def build(self, guard: Guard) -> EditWorker:
         """Load the models."""
@@ -184,14 +177,11 @@ class EditWorker:
 
     def process(self, work: Piece) -> dict[str, Any]:
         """Measure a piece and write it; see `pipelines.engine.blocks.Worker`."""
-        edit, codes = self.task.edits[work.edit], self.task.codes[work.start : work.stop]
-        classes = self.task.classes
-        classes = None if classes is None else classes[work.start : work.stop]
+        edit, samples = self.task.edits[work.edit], self.task.samples[work.start : work.stop]
         kept = shown(edit, work.start, work.stop)
 
         def measure(rows: slice) -> Edited:
-            own = None if classes is None else classes[rows]
-            return self.meter.edit(codes[rows], edit, max(kept - rows.start, 0), own)
+            return self.meter.edit(samples[rows], edit, max(kept - rows.start, 0))
 
         def give_up(position: int) -> None:
             raise LatentflowError(
@@ -199,7 +189,7 @@ class EditWorker:
                 "actors share it, and run again"
             )
 
-        parts, shrunk = in_halves(measure, slice(0, len(codes)), give_up)
+        parts, shrunk = in_halves(measure, slice(0, len(samples)), give_up)
         found = joined([part for _, part in parts])
         self.guard.check()
         write_piece(Path(self.task.folder), work.key, found)
@@ -261,15 +251,14 @@ class ActorsMeter:
         out: Path,
         trust: bool,
     ) -> Self:
-        """Of the run in ``out``, for codes of its directions' space, with its inversion's actors.
+        """Of the run in ``out``, with its inversion's actors.
 
         Raises RuntimeError without a lock.
         """
         if lock is None:
             raise RuntimeError("edits are measured under the lock of the run's store: take it")
         annotators = tuple((a.model, a.name) for a in spec.annotate)
-        fp, space = directions.generator_fp, directions.space
-        models = Models(spec.generator, fp, space, annotators, trust)
+        models = Models(spec.generator, directions.generator_fp, annotators, trust)
         return cls(models, engine, lock, out / SO_FAR, spec.invert_actors, spec.invert.threads)
 
     def names(self, kind: str) -> list[str]:
@@ -279,26 +268,24 @@ class ActorsMeter:
 
     def edited(
         self,
-        codes: np.ndarray,
+        samples: Samples,
         edits: Sequence[Sweep],
         progress: Progress = no_progress,
-        classes: np.ndarray | None = None,
     ) -> list[Edited]:
         """See `pipelines.evaluation.meter.EditMeter`. progress : in pictures.
 
         Raises what `pipelines.engine.blocks.run_blocks` raises.
         """
-        pieces = pieces_of(self.models, codes, edits, classes)
+        pieces = pieces_of(self.models, samples, edits)
         self._forget({piece.key for piece in pieces})
         missing = [p for p in pieces if self._read(p.key) is None]
         task = EditTask(
             self.models,
-            codes,
+            samples,
             tuple(edits),
             str(self.folder.absolute()),
             self.threads,
             self.engine.gpus_per_actor > 0,
-            classes,
         )
         run_blocks(
             self.engine,

@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 
 import generators
-from generators.protocols import Code, Generator, ModelFacts, labels_in_turn
+from generators.protocols import Generator, ModelFacts
 from pipelines.engine.blocks import Rows
 from pipelines.evaluation.beside import compare
-from pipelines.evaluation.meter import EditMeter, Effects, evaluate_directions, prior_codes
+from pipelines.evaluation.meter import EditMeter, Effects, evaluate_directions
 from pipelines.evaluation.sample_rows import sample_rows
+from pipelines.evaluation.samples import Samples
 from pipelines.folder.store_identity import labels_of
 from pipelines.sources.base import Source
 from pipelines.sources.block_images import BlockImages
@@ -22,8 +23,8 @@ from schemas.errors import DataError
 from schemas.index import DatasetIndex
 from schemas.spec import RunSpec
 from schemas.store.latent_store import LatentStore
-from schemas.store.sibling import companions_of
-from transforms.accumulate.sources import codes_of, ok_rows
+from transforms.accumulate.sources import ok_rows
+from transforms.inversion.stored import stored_code
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,17 +56,17 @@ def evaluate(
     """
     spec, store = evaluated.spec, evaluated.store
     generator = generators.load(spec.generator)
-    codes, classes = _samples(evaluated, generator, directions.space)
+    samples = _samples(evaluated, generator, directions.space)
     strengths = sorted({float(s) for s in spec.evaluate.strengths} | {0.0})
     effects = evaluate_directions(
-        meter, directions, codes, strengths, spec.report.strip_rows, progress, known, classes
+        meter, directions, samples, strengths, spec.report.strip_rows, progress, known
     )
     models = {n: directions.load_model(n)[1] for n in directions.model_names()}
     hosvd = models.get("hosvd", {})
     modes = ["/".join(m) for m in hosvd.get("modes", [])]
     ranks = dict(zip(modes, hosvd.get("ranks", []), strict=True))
     found = {
-        "samples": len(codes),
+        "samples": len(samples),
         "source": spec.evaluate.source,
         "strengths": strengths,
         "unit": "sd",
@@ -83,16 +84,11 @@ def evaluate(
     return found, pictures | _pairs(evaluated, generator)
 
 
-def _samples(
-    evaluated: Evaluated, generator: Generator, space: str
-) -> tuple[np.ndarray, np.ndarray | None]:
-    """Codes to edit, and their classes: draws from the prior, or random rows (held-out ones where
-    there are any)."""
+def _samples(evaluated: Evaluated, generator: Generator, space: str) -> Samples:
+    """What is edited: draws from the prior, or random rows (held-out ones where there are any)."""
     wanted, seed = evaluated.spec.evaluate, evaluated.spec.evaluate_seed
     if wanted.source == "prior":
-        codes = prior_codes(generator, space, wanted.samples, seed, wanted.truncation_psi)
-        turns = labels_in_turn(generator.facts.classes, range(seed, seed + wanted.samples))
-        return codes, None if turns is None else np.array(turns)
+        return Samples.of_prior(generator, space, wanted.samples, seed, wanted.truncation_psi)
     rows = ok_rows(evaluated.store)
     if not len(rows):
         raise DataError(
@@ -101,7 +97,9 @@ def _samples(
         )
     chosen = sample_rows(evaluated.index, rows, evaluated.spec, wanted.samples, stream=23)
     rows = np.sort(chosen)
-    return codes_of(evaluated.store, space, rows), evaluated.classes_of(generator.facts, rows)
+    facts = generator.facts
+    classes = evaluated.classes_of(facts, rows)
+    return Samples.stored(evaluated.store, facts.space(space), rows, classes)
 
 
 def _reconstruction(store: LatentStore) -> dict[str, float]:
@@ -146,12 +144,7 @@ def _pairs(evaluated: Evaluated, generator: Generator) -> dict[str, np.ndarray]:
         return {}
     with torch.no_grad():
         rows = np.array(shown)
-        beside = companions_of(store, "invert", spec.space, rows)
-        code = Code(
-            spec.space,
-            torch.from_numpy(codes_of(store, spec.space, rows)),
-            {name: torch.from_numpy(values) for name, values in beside.items()},
-        )
+        code = stored_code(store, generator.facts.space(spec.space), rows)
         classes = evaluated.classes_of(generator.facts, rows)
         images = generator.draw(code, labels=classes, noise=spec.noise_mode)
         drawn = to_uint8(images.cpu().numpy())

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from generators.protocols import Code
+from pipelines.evaluation.samples import Samples
 from schemas.directions.direction_set import DirectionSet
 from schemas.errors import UsageError
 
@@ -27,7 +28,6 @@ class GradientEdit:
     """
 
     generator: Generator
-    space: str
     mean: np.ndarray
     weights: np.ndarray
     intercept: np.ndarray
@@ -48,7 +48,6 @@ class GradientEdit:
         scale = np.nanstd(arrays["parameters"], axis=0)
         return cls(
             generator,
-            directions.space,
             arrays["regressor_mean"],
             arrays["regressor_weights"],
             arrays["regressor_intercept"],
@@ -56,19 +55,24 @@ class GradientEdit:
             weight,
         )
 
-    def __call__(self, codes: np.ndarray, edited: np.ndarray) -> np.ndarray:
-        """Codes (rows, strengths, ...) from the analytic edits `edited` of codes (rows, ...)."""
+    def __call__(self, samples: Samples, edited: np.ndarray) -> np.ndarray:
+        """Codes (rows, strengths, ...) from the analytic edits `edited` of the samples."""
         from generators.gradient_edit import gradient_edit
 
-        def draw(batch: torch.Tensor) -> torch.Tensor:
-            return self.generator.draw(Code(self.space, batch)).cpu()
-
         found = []
-        for code, moved in zip(codes, edited, strict=True):
+        for row, moved in enumerate(edited):
+            alike = samples[np.full(len(moved), row)]
+            whole = alike.code()
+
+            def draw(
+                batch: torch.Tensor, whole: Code = whole, classes: Any = alike.classes
+            ) -> torch.Tensor:
+                return self.generator.draw(whole.moved(batch), labels=classes).cpu()
+
             flat = moved.reshape(len(moved), -1)
             result = gradient_edit(
                 draw,
-                np.repeat(code[None], len(moved), axis=0),
+                alike.codes,
                 (flat - self.mean) @ self.weights + self.intercept,
                 mean=self.mean,
                 weights=self.weights,

@@ -17,6 +17,7 @@ from scipy.stats import rankdata
 
 from generators.annotators.kinds.catalog import role_of
 from pipelines.analyses.measured import NAMED, told_apart
+from pipelines.evaluation.samples import Samples
 from pipelines.evaluation.strips import Edits, drawn
 from schemas.directions.direction_set import Direction, DirectionSet
 from transforms.images.annotate import annotate_batch
@@ -76,15 +77,11 @@ class EditMeter(Protocol):
 
     def edited(
         self,
-        codes: np.ndarray,
+        samples: Samples,
         edits: Sequence[Sweep],
         progress: Progress = no_progress,
-        classes: np.ndarray | None = None,
     ) -> list[Edited]:
-        """Every edit of codes (rows, *row_shape), in the edits' order.
-
-        classes : class number of every code, int64 (rows,), for a class-conditional generator
-        """
+        """Every edit of the samples, in the edits' order."""
         ...
 
 
@@ -109,7 +106,6 @@ class Meter:
 
     generator: Generator
     annotators: Sequence[Annotator]
-    space: str
     batch_size: int = BATCH
 
     def names(self, kind: str) -> list[str]:
@@ -124,30 +120,26 @@ class Meter:
 
     def edited(
         self,
-        codes: np.ndarray,
+        samples: Samples,
         edits: Sequence[Sweep],
         progress: Progress = no_progress,
-        classes: np.ndarray | None = None,
     ) -> list[Edited]:
         """See `EditMeter`."""
         done = []
         for edit in edits:
-            n = edit.count(len(codes))
-            own = None if classes is None else classes[:n]
-            done.append(self.edit(codes[:n], edit, edit.shown, own))
+            own = samples[: edit.count(len(samples))]
+            done.append(self.edit(own, edit, edit.shown))
             progress(len(done), len(edits))
         return done
 
-    def edit(
-        self, codes: np.ndarray, edit: Sweep, shown: int, classes: np.ndarray | None = None
-    ) -> Edited:
-        """An edit of these codes (rows, *row_shape); pictures of the first `shown` ones."""
+    def edit(self, samples: Samples, edit: Sweep, shown: int) -> Edited:
+        """An edit of these samples; pictures of the first `shown` ones."""
         strengths = len(edit.strengths)
         edits = Edits(edit.direction, np.asarray(edit.strengths, np.float64))
         measured: list[dict[str, np.ndarray]] = []
         kept: list[np.ndarray] = []
         left = shown * strengths
-        for images in drawn(self.generator, codes, self.space, self.batch_size, edits, classes):
+        for images in drawn(self.generator, samples, self.batch_size, edits):
             if edit.measured:
                 measured.append(self._measured(images))
             if left > 0 or not kept:
@@ -176,18 +168,6 @@ class Meter:
 def _joined(parts: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
     names = list(parts[0]) if parts else []
     return {name: np.concatenate([part[name] for part in parts]) for name in names}
-
-
-def prior_codes(generator: Generator, space: str, n: int, seed: int, truncation_psi: float):
-    """`n` codes float32 drawn from the generator's prior, seeds ``seed, seed + 1, ...``.
-
-    A class-conditional generator's classes take turns. Raises UsageError for a space without prior.
-    """
-    import torch
-
-    seeds = [seed + i for i in range(n)]
-    with torch.no_grad():
-        return generator.sample(space, seeds, truncation=truncation_psi).main.cpu().numpy()
 
 
 def spearman(strengths: Sequence[float], values: np.ndarray) -> np.ndarray:
@@ -272,17 +252,15 @@ def _share(flags: np.ndarray) -> float | None:
 def evaluate_directions(
     meter: EditMeter,
     directions: DirectionSet,
-    codes: np.ndarray,
+    samples: Samples,
     strengths: Sequence[float],
     strip_rows: int,
     progress: Progress = no_progress,
     known: Effects | None = None,
-    classes: np.ndarray | None = None,
 ) -> Effects:
-    """Edit `codes` (samples, *row_shape) along every direction and measure.
+    """Edit samples along every direction and measure.
 
     known : of directions that were measured before in the very same way
-    classes : class number of every code, int64 (samples,), for a class-conditional generator
 
     Returns of each direction its effect and the first `strip_rows` samples' pictures, uint8
     (strip_rows, strengths, R, R, 3). The codes as they are, at strength 0, are drawn once.
@@ -294,7 +272,7 @@ def evaluate_directions(
     missing = [d for d in directions if d.name not in known]
     edits = [Sweep(d, (0.0,), strip_rows) for d in missing[:1]]
     edits += [Sweep(d, moved, strip_rows) for d in missing]
-    found = meter.edited(codes, edits, progress, classes)
+    found = meter.edited(samples, edits, progress)
     still, of = found[:1], dict(zip([d.name for d in missing], found[1:], strict=True))
     kinds = {kind: meter.names(kind) for kind in ("scores", "pose")}
     measured: dict[str, tuple[dict[str, Any], np.ndarray]] = {}

@@ -6,6 +6,7 @@ import io
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -13,8 +14,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont, PngImagePlugin
 
-from generators.edits import fitted_to, in_space_of
-from generators.protocols import Code, Edit
+from generators.edits import fitted_to, in_space_of, moves_to
+from generators.protocols import Edit
+from pipelines.evaluation.samples import Samples
 from schemas.atomic import write_bytes
 from schemas.directions.direction_set import Direction, apply
 from schemas.directions.large import digest_of
@@ -26,14 +28,14 @@ if TYPE_CHECKING:
 #: Cells are enlarged by a whole factor to at least this many pixels.
 MIN_CELL = 96
 MAX_CELLS = 4096
-Refine = Callable[[np.ndarray, np.ndarray], np.ndarray]
+Refine = Callable[[Samples, np.ndarray], np.ndarray]
 _GAP, _MARGIN, _FONT_SIZE = 4, 12, 15
 _PAPER, _INK, _MUTED = (255, 255, 255), (28, 30, 33), (104, 109, 117)
 
 
 def edit_images(
     generator: Generator,
-    codes: np.ndarray,
+    codes: np.ndarray | Samples,
     direction: Direction,
     strengths: Sequence[float],
     unit: str = "sd",
@@ -47,7 +49,8 @@ def edit_images(
 ) -> np.ndarray:
     """Pictures of every code at every strength, uint8 (rows, strengths, height, width, 3).
 
-    codes : float32 (rows, *row_shape) in ``space``, by default the generator's own.
+    codes : float32 (rows, *row_shape) in ``space``, by default the generator's own; or with all
+        that they are drawn with, such as `pipelines.downstream.FinishedRun.samples`.
     strengths : in standard deviations, or with ``unit="raw"`` in units of the space; relative to
         each row (DESIGN section 2).
     direction : of the same space, of one whose code stands in each layer of the codes, of one
@@ -55,25 +58,28 @@ def edit_images(
         the codes are converted to (see `generators.edits.in_space_of`).
     layers : edit only these layers, by the amount by which the whole direction would edit them.
     options : of an injected space.
-    refine : called with codes and the edited codes (rows, strengths, *row_shape), gives others in
-        their place, such as `pipelines.evaluation.gradient_strips.GradientEdit`.
-    classes : class number of every code, for a class-conditional generator.
+    refine : called with the samples and the edited codes (rows, strengths, *row_shape), gives
+        others in their place, such as `pipelines.evaluation.gradient_strips.GradientEdit`.
+    classes : class number of every code, for a class-conditional generator; not with samples,
+        which have theirs.
 
     Raises DirectionMismatchError when the direction was made for another generator or space, or
     the codes do not have that space's shape; UsageError for another unit or for no strengths.
     """
-    import torch
-
-    codes, facts = np.asarray(codes), generator.facts
-    space = space or facts.default_space
+    facts = generator.facts
+    samples = codes
+    if not isinstance(samples, Samples):
+        samples = Samples(space or facts.default_space, np.asarray(codes), classes)
+    codes, space = samples.codes, samples.space
     if tuple(codes.shape[1:]) != facts.space(space).shape:
         raise DirectionMismatchError(
             f"codes have shape {tuple(codes.shape[1:])!r} a row, space {space!r} of the "
             f"generator has {facts.space(space).shape!r}; pass codes of that space"
         )
-    code = in_space_of(generator, Code(space, torch.tensor(codes)), direction, classes)
-    if code.space != space:
-        codes, space = code.main.detach().cpu().numpy(), code.space
+    if moves_to(facts, direction, space):
+        code = in_space_of(generator, samples.code(), direction, samples.classes)
+        samples = Samples.of(code, samples.classes)
+        codes, space = samples.codes, samples.space
     direction = fitted_to(facts, direction, space)
     amounts = _strengths(strengths)
     if len(codes) == 0:
@@ -85,12 +91,12 @@ def edit_images(
         )
     if refine is None:
         edits = Edits(direction, amounts, unit, layers, options or {})
-        pictures = drawn(generator, codes, space, batch_size, edits, classes)
+        pictures = drawn(generator, samples, batch_size, edits)
     else:
         edited = [apply(codes, direction, amount, unit, layers) for amount in amounts]
-        moved = refine(codes, np.stack(edited, axis=1)).reshape(-1, *codes.shape[1:])
-        repeated = None if classes is None else np.repeat(classes, len(amounts))
-        pictures = drawn(generator, moved, space, batch_size, None, repeated)
+        moved = refine(samples, np.stack(edited, axis=1)).reshape(-1, *codes.shape[1:])
+        repeated = samples[np.repeat(np.arange(len(codes)), len(amounts))]
+        pictures = drawn(generator, replace(repeated, codes=moved), batch_size)
     images = np.concatenate(list(pictures))
     return images.reshape(len(codes), len(amounts), *images.shape[1:])
 
@@ -106,24 +112,19 @@ class Edits(NamedTuple):
 
 
 def drawn(
-    generator: Generator,
-    codes: np.ndarray,
-    space: str,
-    batch_size: int,
-    edits: Edits | None = None,
-    classes: Sequence[int] | np.ndarray | None = None,
+    generator: Generator, samples: Samples, batch_size: int, edits: Edits | None = None
 ) -> Iterator[np.ndarray]:
-    """Pictures uint8 (n, height, width, 3) of codes float32 (rows, *row_shape), each at every
-    strength before the next, batch by batch. classes : class number of every code."""
+    """Pictures uint8 (n, height, width, 3) of samples, each at every strength before the next,
+    batch by batch."""
     import torch
 
     from transforms.images.preprocess import to_uint8
 
     columns = 1 if edits is None else len(edits.strengths)
-    for start in range(0, len(codes) * columns, batch_size):
-        cells = np.arange(start, min(start + batch_size, len(codes) * columns))
-        code = Code(space, torch.from_numpy(codes[cells // columns].astype(np.float32)))
-        labels = None if classes is None else np.asarray(classes)[cells // columns]
+    for start in range(0, len(samples) * columns, batch_size):
+        cells = np.arange(start, min(start + batch_size, len(samples) * columns))
+        part = samples[cells // columns]
+        code, labels = part.code(), part.classes
         if edits is not None:
             code = in_space_of(generator, code, edits.direction, labels)
         own = [] if edits is None else [Edit(edits.direction, edits.strengths[cells % columns],
@@ -157,7 +158,7 @@ def read_mask(path: Path, direction: Direction, facts: ModelFacts) -> np.ndarray
 
 def draw_strips(
     generator: Generator,
-    codes: np.ndarray,
+    codes: np.ndarray | Samples,
     direction: Direction,
     strengths: Sequence[float],
     unit: str = "sd",
@@ -198,6 +199,7 @@ def draw_strips(
     if labels is None:
         labels = [str(row) for row in range(len(images))]
     picture = strip_grid(images, strengths, labels, unit=unit, title=direction.name)
+    space = codes.space if isinstance(codes, Samples) else space
     drawn = {**_facts(generator, direction, strengths, unit, space), **(facts or {})}
     if options:
         drawn["options"] = {name: _told(np.asarray(value)) for name, value in options.items()}

@@ -23,6 +23,7 @@ from schemas.sections.dataset import LABEL, SAMPLED, DatasetSpec
 from schemas.sections.invert import InvertSpec, methods_without_encoder
 from schemas.spec import RunSpec
 from schemas.store.latent_store import ArraySpec, LatentStore, block_rows_for
+from schemas.store.layout import COMPANIONS, companion_array
 from schemas.store.sibling import SiblingStore, apart
 from schemas.suggest import suggestion
 from transforms.images.preprocess import PREPROCESS_VERSION
@@ -229,7 +230,7 @@ def _beside(spec: InvertSpec, method: InversionMethod, facts: ModelFacts) -> lis
     companions = facts.space(spec.space).companions
     return [
         *(
-            ArraySpec("companions", f"{spec.space}.{name}", companions[name].shape, "float32")
+            ArraySpec(COMPANIONS, companion_array(spec.space, name), companions[name].shape)
             for name in method.companions(spec, facts)
         ),
         *(

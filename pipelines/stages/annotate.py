@@ -12,7 +12,7 @@ import os
 import time
 from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -51,10 +51,13 @@ from schemas.spec_models import AnnotateSpec
 from schemas.store.latent_store import LatentStore
 from schemas.store.lock import StoreLock
 from schemas.store.reasons import TRANSIENT, Reason, Status
-from schemas.store.sibling import companions_of
 from schemas.store.stage_arrays import lay_out_stages
 from transforms.images.annotate import annotate_batch
 from transforms.images.preprocess import DEFAULT_MAX_PIXELS, to_uint8
+from transforms.inversion.stored import stored_code
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 __all__ = [
     "VERSION",
@@ -258,9 +261,10 @@ class AnnotateWorker:
 
         from transforms.inversion.method import render
 
-        array = f"latents/{self.task.space}"
-        codes, status, reason = read_stage(self.store, array, work.block, INVERT)
-        size = self.task.size
+        flags_array = f"status/{INVERT}"
+        _, status, reason = read_stage(self.store, flags_array, work.block, INVERT)
+        size, space = self.task.size, self.generator.facts.space(self.task.space)
+        first = self.store.block_slice(work.block).start
         labels = None if work.labels is None else np.maximum(work.labels, 0)
         for start in range(0, len(work), batch_size):
             rows = slice(start, min(start + batch_size, len(work)))
@@ -270,21 +274,24 @@ class AnnotateWorker:
             images = np.zeros((batch_size, *size, 3), np.uint8)
             good = flags == Status.OK
             if good.any():
-                filled = np.where(np.isnan(codes[rows]), np.float32(0), codes[rows])
-                filled = padded(filled, batch_size)
-                beside = self._beside(work.block, start, good, batch_size)
+
+                def filled(
+                    values: Tensor, good: NDArray[np.bool_] = good, count: int = count
+                ) -> Tensor:
+                    """Of all rows of the batch, zeros in those without a code."""
+                    whole = np.zeros((count, *values.shape[1:]), values.numpy().dtype)
+                    whole[good] = values.numpy()
+                    return torch.from_numpy(padded(whole, batch_size))
+
+                at = first + start + np.flatnonzero(good)
+                code = stored_code(self.store, space, at).changed(filled)
 
                 def draw(
-                    part: slice,
-                    filled: NDArray[Any] = filled,
-                    classes: Any = classes,
-                    beside: Any = beside,
+                    part: slice, code: Code = code, classes: Any = classes
                 ) -> NDArray[np.float32]:
                     own = None if classes is None else classes[part]
-                    given = torch.from_numpy(filled[part]).to(self.device)
-                    more = {k: torch.from_numpy(v[part]).to(self.device) for k, v in beside.items()}
-                    code = Code(self.task.space, given, more)
-                    drawn = render(self.generator, code, self.task.noise_mode, own)
+                    given = code[part].to(self.device)
+                    drawn = render(self.generator, given, self.task.noise_mode, own)
                     values: NDArray[np.float32] = drawn.cpu().numpy()
                     return values
 
@@ -301,18 +308,6 @@ class AnnotateWorker:
                             flags[position] = Status.QUARANTINED
                             why[position] = Reason.NOT_FINITE
             yield Batch(start, count, {View(size): images}, flags, why)
-
-    def _beside(
-        self, block: int, start: int, good: NDArray[np.bool_], batch_size: int
-    ) -> dict[str, NDArray[Any]]:
-        """What belongs to the codes of a batch, zeros in rows without a code."""
-        rows = self.store.block_slice(block).start + start + np.flatnonzero(good)
-        found = {}
-        for name, values in companions_of(self.store, INVERT, self.task.space, rows).items():
-            whole = np.zeros((len(good), *values.shape[1:]), values.dtype)
-            whole[good] = values
-            found[name] = padded(whole, batch_size)
-        return found
 
     def _measure(self, sheet: _Sheet, batch: Batch) -> bool:
         """Fill a batch into a sheet; whether the batch had to be halved for memory."""

@@ -39,6 +39,7 @@ from schemas.fingerprint import digest
 from schemas.index import DatasetIndex
 from schemas.sections.invert import InvertSpec
 from schemas.store.latent_store import LatentStore
+from schemas.store.layout import companion_path
 from schemas.store.lock import StoreLock
 from schemas.store.reasons import Reason, Status
 from schemas.store.sibling import GrowingBlocks, siblings_of
@@ -277,7 +278,7 @@ class InvertWorker:
         target = torch.from_numpy(to_float(images[rows])).to(self.device)
         found = invert_batch(Images(target, generator, spec, self.encoder, rngs))
         code, parts = found.code, {f"latents/{spec.space}": found.code.main}
-        parts |= {f"companions/{spec.space}.{k}": v for k, v in code.companions.items()}
+        parts |= {companion_path(spec.space, k): v for k, v in code.companions.items()}
         usable = torch.ones(len(target), dtype=torch.bool, device=self.device)
         for values in parts.values():
             usable &= torch.isfinite(values).flatten(1).all(dim=1)

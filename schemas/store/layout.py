@@ -51,6 +51,24 @@ def check_name(name: str, what: str) -> str:
     return name
 
 
+def companion_array(space: str, name: str) -> str:
+    """Name of the array of a companion of a space's codes: of "noise/b4" of w "w.noise--b4", for a
+    slash would be a folder's."""
+    return f"{space}.{name.replace('/', '--')}"
+
+
+def companion_path(space: str, name: str) -> str:
+    """`companion_array` with its group."""
+    return f"{COMPANIONS}/{companion_array(space, name)}"
+
+
+def companion_named(path: str, space: str) -> str | None:
+    """The name of the companion whose `companion_path` this is; None where it is of another space,
+    or no companion."""
+    prefix = f"{COMPANIONS}/{space}."
+    return path.removeprefix(prefix).replace("--", "/") if path.startswith(prefix) else None
+
+
 def check_layout(attrs: Mapping[str, Any], kind: str, newest: int, path: str) -> None:
     """Raise unless ``attrs`` are those of a ``kind`` whose layout this release reads.
 

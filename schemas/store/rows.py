@@ -1,8 +1,9 @@
-"""The rows of one block: checked before they are written, sorted out after they are read."""
+"""Rows of a store: those of a block checked before they are written and sorted out after they are
+read, and rows from anywhere."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -88,3 +89,26 @@ def sort_out(status: Sequence[np.ndarray]) -> tuple[np.ndarray, dict[str, int]]:
         "quarantined": int(quarantined.sum()),
         "removed": int(removed.sum()),
     }
+
+
+def each_once(read: Callable[[np.ndarray], np.ndarray], rows: np.ndarray) -> np.ndarray:
+    """Values (m, ...) of rows (m,) in their order, of which none is read twice.
+
+    read : called with ascending row numbers
+    """
+    once, places = np.unique(np.asarray(rows, np.int64), return_inverse=True)
+    found = read(once)
+    return found if np.array_equal(places, np.arange(len(found))) else found[places]
+
+
+def in_runs(read: Callable[[slice], np.ndarray], rows: np.ndarray) -> np.ndarray:
+    """`each_once`, with one call for each run of rows that follow one another."""
+
+    def runs(once: np.ndarray) -> np.ndarray:
+        if not len(once):
+            return np.asarray(read(slice(0, 0)))
+        ends = np.flatnonzero(np.diff(once) != 1) + 1
+        parts = [read(slice(int(r[0]), int(r[-1]) + 1)) for r in np.split(once, ends)]
+        return np.concatenate(parts)
+
+    return each_once(runs, rows)

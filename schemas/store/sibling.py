@@ -14,7 +14,8 @@ is read, checked and removed as they are, and written by whoever holds the paren
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Self, cast
 
@@ -31,8 +32,11 @@ from schemas.store.layout import (
     MAX_ROW_BYTES,
     ArraySpec,
     check_name,
+    companion_named,
+    companion_path,
 )
 from schemas.store.reasons import Status
+from schemas.store.rows import each_once, in_runs
 
 
 def apart(arrays: Sequence[ArraySpec]) -> tuple[list[ArraySpec], list[ArraySpec]]:
@@ -201,25 +205,38 @@ class SiblingStore(LatentStore):
             for name, parts in values.items()
         }
 
+    def row_values(self, parent: LatentStore, name: str, rows: np.ndarray) -> np.ndarray:
+        """One array of some rows (m, *row_shape); see `rows`."""
+        return self.rows(parent, rows, [name])[name]
+
+
+def companions_held(store: LatentStore, stage: str, space: str) -> dict[str, LatentStore]:
+    """What belongs to the codes of a space beside their main array: name -> where it lies, the
+    store or a sibling; empty where codes are whole without."""
+    beside = [s for s in siblings_of(store) if (s.stage, s.space) == (stage, space)]
+    found = {
+        companion_named(path, space): place
+        for place in (store, *beside)
+        for path in place.arrays(stage)
+    }
+    return {name: place for name, place in found.items() if name is not None}
+
 
 def companions_of(
-    store: LatentStore, stage: str, space: str, rows: np.ndarray
+    store: LatentStore, stage: str, space: str, rows: np.ndarray, names: Collection[str] = ()
 ) -> dict[str, np.ndarray]:
-    """What belongs to the codes of some rows beside their main array: name -> (m, *shape), from the
-    store and its siblings; empty where codes are whole without.
+    """What belongs to the codes of some rows: name -> (m, *shape); by default all that is held.
 
     rows : int64 (m,), OK in the stage. Raises StoreError where any of it is missing or of other
     codes.
     """
-    prefix, found = f"{COMPANIONS}/{space}.", {}
-    for path in store.arrays(stage):
-        if path.startswith(prefix):
-            parts = [store._stored(path, slice(row, row + 1)) for row in rows.tolist()]
-            found[path.removeprefix(prefix)] = np.concatenate(parts)
-    for beside in siblings_of(store):
-        if (beside.stage, beside.space) == (stage, space):
-            for path, values in beside.rows(store, rows).items():
-                found[path.removeprefix(prefix)] = values
+    held, found = companions_held(store, stage, space), {}
+    for name in names or held:
+        place, path = held[name], companion_path(space, name)
+        if isinstance(place, SiblingStore):
+            found[name] = each_once(partial(place.row_values, store, path), rows)
+        else:
+            found[name] = in_runs(partial(place._stored, path), rows)
     return found
 
 

@@ -20,6 +20,7 @@ from pipelines.engine.blocks import InProcess
 from pipelines.stages.invert import invert
 from schemas.sections.invert import MODEL_FILE, SAME_CODES, UNUSED, invert_section, section_of
 from schemas.store.latent_store import LatentStore
+from schemas.store.layout import companion_path
 from schemas.store.reasons import Reason
 from transforms.inversion.catalog import invert_batch, method_named
 from transforms.inversion.method import Images, Inverted, render, row_generator
@@ -119,7 +120,7 @@ class InversionSuite:
         announced = {array.path for array in identity.arrays}
         given = {f"latents/{section.space}", "quality/mse", "quality/psnr", "quality/ssim"}
         given |= {
-            f"companions/{section.space}.{k}" for k in method.companions(section, scene.generator)
+            companion_path(section.space, k) for k in method.companions(section, scene.generator)
         }
         given |= {f"quality/{k}" for k in method.qualities(section)}
         assert announced == given

@@ -27,7 +27,7 @@ from generators.model_file import read_checkpoint
 from generators.protocols import labels_in_turn
 from generators.tensor_files import safetensors_bytes
 from generators.unpickle import writer as pickle_writer
-from pipelines.evaluation.meter import prior_codes
+from pipelines.evaluation.samples import Samples
 from pipelines.folder.store_identity import identify
 from pipelines.upkeep.inspect import describe
 from schemas.errors import (
@@ -535,7 +535,9 @@ def test_classes_take_turns_in_the_prior() -> None:
     g = tiny(c_dim=3)
     assert labels_in_turn(3, [0, 4, 5, 2**70]) == [0, 1, 2, 2**70 % 3]
     assert labels_in_turn(0, [0]) is None
-    many, few = (prior_codes(g, "w_plus", n, 4, 1.0) for n in (6, 2))
-    np.testing.assert_array_equal(many[:2], few)
+    many, few = (Samples.of_prior(g, "w_plus", n, 4, 1.0) for n in (6, 2))
+    assert list(many.classes) == [1, 2, 0, 1, 2, 0] and list(few.classes) == [1, 2]
+    many = many.codes
+    np.testing.assert_array_equal(many[:2], few.codes)
     expected = g.sample("w_plus", [5], labels=[2]).main.numpy()
     np.testing.assert_allclose(many[1:2], expected, rtol=0, atol=1e-6)

@@ -14,6 +14,7 @@ from schemas.errors import UsageError
 from schemas.fingerprint import digest
 from schemas.store.handle import open_array
 from schemas.store.latent_store import LatentStore
+from schemas.store.rows import in_runs
 from transforms.accumulate.blocks import DEFAULT_BLOCK_ROWS, Arrays, BlockSource, flatten_rows
 from transforms.accumulate.landmarks import points_of_landmarks
 
@@ -269,4 +270,4 @@ def ok_rows(store: LatentStore) -> np.ndarray:
 def codes_of(store: LatentStore, space: str, rows: np.ndarray) -> np.ndarray:
     """Codes float32 (m, *row_shape) of the given rows, in their order; NaN where there is none."""
     array = store.array(f"latents/{space}")
-    return np.stack([np.asarray(array[int(row)]) for row in rows])
+    return in_runs(lambda run: np.asarray(array[run]), rows)

@@ -11,7 +11,7 @@ METHODS: Catalog[InversionMethod] = Catalog(
     "inversion method",
     "transforms.inversion",
     GROUP,
-    apart=("catalog", "loss", "method"),
+    apart=("catalog", "loss", "method", "stored"),
     base=InversionMethod,
 )
 

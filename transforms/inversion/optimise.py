@@ -1,4 +1,4 @@
-"""Inversion by gradient steps from the mean code.
+"""Inversion by gradient steps from the mean code, of the image's class where the model has one.
 
 Adam, as the StyleGAN2 projector does it (Karras et al. 2020, appendix D): learning rate ramped up
 over the first 5 % and down over the last 25 % of the steps, and normal noise added to the code, of
@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from generators.protocols import Code, Generator, ModelFacts
+from generators.protocols import Code, Generator, ModelFacts, labels_in_turn
 from schemas.sections.inversion.optimise import OptimiseSpec
 from transforms.inversion.method import Cost, Images, InversionMethod, Inverted
 
@@ -119,7 +119,8 @@ def spread(generator: Generator, space: str) -> float:
     if kept is None:
         with torch.no_grad():
             drawn = generator.sample(space, range(SPREAD_SAMPLES)).main
-        kept = float((drawn - generator.centre(space)).double().square().mean().sqrt())
+        turns = labels_in_turn(generator.facts.classes, range(SPREAD_SAMPLES))
+        kept = float((drawn - generator.centre(space, turns)).double().square().mean().sqrt())
         _SPREAD[key] = kept
     return kept
 

@@ -19,7 +19,6 @@ def fit_jacobian(data: Data, wanted: JacobianSpec) -> Fitted:
     """Leading directions of the mean of J'J over codes spread evenly over the store's rows."""
     import torch
 
-    from generators.protocols import Code
     from transforms.directions.jacobian import JacobianGram, jacobian_subspace, rectangle_mask
 
     rows = data.ok_rows()
@@ -29,16 +28,17 @@ def fit_jacobian(data: Data, wanted: JacobianSpec) -> Fitted:
     samples = out.limit("jacobian.samples", wanted.samples, len(rows), "rows with codes")
     at = np.unique(np.linspace(0, len(rows) - 1, samples).astype(np.int64))
     generator = data.generator()
-    codes = torch.from_numpy(data.codes_of(rows[at]))
+    code, labels = data.code_of(rows[at]), data.labels(rows[at])
+    codes = code.main
 
-    labels = data.labels(rows[at])
-
-    def draw(label: int | None, rows: Tensor) -> Tensor:
-        own = None if label is None else [label] * len(rows)
-        image: Tensor = generator.draw(Code(data.space, rows), labels=own, noise=data.noise_mode)
+    def draw(row: int, rows: Tensor) -> Tensor:
+        """Codes near the row's, drawn with what belongs to it."""
+        alike = code[torch.full((len(rows),), row)].moved(rows)
+        own = None if labels is None else [int(labels[row])] * len(rows)
+        image: Tensor = generator.draw(alike, labels=own, noise=data.noise_mode)
         return image
 
-    draws = [partial(draw, None if labels is None else int(labels[i])) for i in range(len(codes))]
+    draws = [partial(draw, row) for row in range(len(codes))]
     front: Tensor | None = None
     behind: Tensor | None = None
     if wanted.region is not None:

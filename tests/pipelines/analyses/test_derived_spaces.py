@@ -19,6 +19,7 @@ from pipelines.analyses.spaces import ROWS, Conversion, Spaces, ways
 from pipelines.engine.blocks import InProcess as InOneProcess
 from pipelines.engine.scratch import ScratchEngine
 from pipelines.evaluation.meter import Meter, Sweep
+from pipelines.evaluation.samples import Samples
 from pipelines.folder.store_identity import identify_run
 from pipelines.runs.analyse import analyse, fit_analysis
 from pipelines.runs.check import check_run, held_spaces
@@ -189,8 +190,8 @@ def test_one_set_holds_directions_of_several_spaces_each_measured_in_its_own(dra
     for direction in found.of_space("w_plus"):  # measured over all rows
         assert direction.sd == pytest.approx(np.std(direction.project(codes), ddof=1), rel=1e-6)
     # each is applied in its own space, on codes of z
-    meter = Meter(generators.load(drawn.spec.generator), [], "z")
-    few = drawn.codes("z")[:3]
+    meter = Meter(generators.load(drawn.spec.generator), [])
+    few = Samples("z", drawn.codes("z")[:3])
     for direction in found:
         edited = meter.edited(few, [Sweep(direction, (0.0, 3.0), shown=3, measured=False)])[0]
         assert (edited.pictures[:, 0] != edited.pictures[:, 1]).any()

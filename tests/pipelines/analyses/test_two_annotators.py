@@ -9,6 +9,7 @@ from in_process import InProcess
 
 from pipelines.analyses.measured import Measured, told_apart
 from pipelines.evaluation.meter import Meter, evaluate_directions
+from pipelines.evaluation.samples import Samples
 from pipelines.runs.analyse import fit_analysis
 from pipelines.runs.lineage import analysis_inputs
 from schemas.directions.direction_set import DirectionSet
@@ -144,11 +145,11 @@ def test_channels_are_of_all_rows_with_codes(made, monkeypatch):
 def test_the_evaluation_keeps_two_measures_of_one_name_apart():
     first, second = GreyAnnotator("scores", ["x", "y"]), GreyAnnotator("scores", ["y", "z"])
     first.name, second.name = "a", "b"  # a's y is 1 - grey, b's y is grey
-    meter = Meter(BrightnessGenerator(), [first, second, GreyAnnotator("pose", ["z"])], "w", 7)
+    meter = Meter(BrightnessGenerator(), [first, second, GreyAnnotator("pose", ["z"])], 7)
     assert meter.names("scores") == ["x", "a.y", "b.y", "b.z"] and meter.names("pose") == ["pose.z"]
     codes = np.zeros((9, 3), np.float32)
     directions = DirectionSet("f" * 64, "w", [direction("up", 0, "b.y")])
-    effect = evaluate_directions(meter, directions, codes, [2], strip_rows=1)["up"][0]
+    effect = evaluate_directions(meter, directions, Samples("w", codes), [2], strip_rows=1)["up"][0]
     change = {k: round(v, 1) for k, v in effect["mean_change"].items()}
     assert change == {"x": 0.2, "a.y": -0.2, "b.y": 0.2, "b.z": -0.2}
     assert effect["rise_fraction"] == 0 and effect["pairs"]["pose.z"] == 9

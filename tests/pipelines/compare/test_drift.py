@@ -27,6 +27,7 @@ from pipelines.compare.trial import (
 )
 from pipelines.compare.two_runs import ComparedRun, Pairs
 from pipelines.evaluation.meter import Meter, Sweep
+from pipelines.evaluation.samples import Samples
 from schemas.directions.direction_set import Direction, DirectionSet
 from schemas.errors import DataError, DirectionMismatchError, InputError, StoreError, UsageError
 from tests.fakes import FakeGenerator, spaces_of
@@ -108,8 +109,8 @@ def planted(name, axis, fp, target, sd=0.2, method="svm"):
 
 def side(fp, codes, axis, directions, gain=1.0, measured=True):
     annotators = [GreyAnnotator()] if measured else []
-    meter = Meter(GreyGenerator(fp, axis, gain), annotators, "w")
-    return Side(DirectionSet(fp, "w", directions), codes, meter)
+    meter = Meter(GreyGenerator(fp, axis, gain), annotators)
+    return Side(DirectionSet(fp, "w", directions), Samples("w", codes), meter)
 
 
 @pytest.fixture
@@ -207,7 +208,7 @@ def test_what_cannot_be_measured_is_not_called_surviving(codes):
     bare = compare(side(OLD, codes, 0, [planted("svm.bright", 0, OLD, "bright")], measured=False),
                    side(NEW, codes, 0, new, measured=False))  # fmt: skip
     assert [e["verdict"] for e in bare.entries] == [UNKNOWN]
-    gone = Side(old_side(codes).directions, codes, None)
+    gone = Side(old_side(codes).directions, Samples("w", codes), None)
     found = by_name(compare(gone, side(NEW, codes, 0, new)))
     assert (
         found["svm.bright"]["verdict"] == SURVIVES and "old" not in found["svm.bright"]["effects"]
@@ -228,7 +229,8 @@ def test_another_space_is_refused_with_both_shapes(rng, codes):
         def paint(self, codes, space):
             return codes[:, 0, :1]
 
-    new = Side(DirectionSet(NEW, "w_plus"), wide, Meter(Wide(NEW, 0), [GreyAnnotator()], "w_plus"))
+    meter = Meter(Wide(NEW, 0), [GreyAnnotator()])
+    new = Side(DirectionSet(NEW, "w_plus"), Samples("w_plus", wide), meter)
     entry = compare(old_side(codes), new).entries[0]
     assert entry["verdict"] == REFUSED
     assert "'w' (3,)" in entry["reason"] and "'w_plus' (2, 3)" in entry["reason"]
@@ -251,9 +253,9 @@ def test_trials_do_not_loosen_the_refusal(codes):
     with pytest.raises(DataError, match="to zero"):
         mapped_direction(direction, zero, NEW)
     with pytest.raises(DirectionMismatchError, match=f"{NEW}.*{OLD}.*latentflow transfer"):
-        old_side(codes).meter.edited(codes, [Sweep(trial, (1.0,))])
+        old_side(codes).meter.edited(Samples("w", codes), [Sweep(trial, (1.0,))])
     with pytest.raises(DirectionMismatchError, match=f"{OLD}.*{NEW}.*latentflow transfer"):
-        side(NEW, codes, 0, []).meter.edited(codes, [Sweep(direction, (1.0,))])
+        side(NEW, codes, 0, []).meter.edited(Samples("w", codes), [Sweep(direction, (1.0,))])
 
 
 # ---- whole runs ----------------------------------------------------------------------------------

@@ -23,6 +23,7 @@ from pipelines.engine.ray import RayEngine
 from pipelines.engine.writer_guard import Guard
 from pipelines.evaluation.actors_meter import ActorsMeter, Models
 from pipelines.evaluation.meter import Sweep
+from pipelines.evaluation.samples import Samples
 from pipelines.stages.annotate import annotate
 from pipelines.stages.invert import invert
 from schemas.directions.direction_set import Direction
@@ -147,15 +148,15 @@ def test_actors_write_the_bytes_of_one_process_even_when_one_is_killed(setting, 
 def test_edits_have_the_bits_of_one_process(setting, engine, tmp_path, rng):
     fp = generators.fingerprint(setting.generator)
     marks = (str(setting.root / "attributes.onnx"), None)
-    models = Models(setting.generator, fp, "w_plus", (marks,))
+    models = Models(setting.generator, fp, (marks,))
     codes = rng.standard_normal((120, CONFIG.num_ws, CONFIG.w_dim)).astype(np.float32)
-    vector = np.full(codes.shape[1:], 0.1)
+    samples, vector = Samples("w_plus", codes), np.full(codes.shape[1:], 0.1)
     along = Direction("d", "w_plus", vector / np.linalg.norm(vector), None, "planted", 1.0,
                       provenance={"generator_fp": fp})  # fmt: skip
     edits = [Sweep(along, (0.0,), 3), Sweep(along, (-1.0, 1.0), 3)]
     for name, works in (("alone", InProcess()), ("ray", engine)):
         with StoreLock(tmp_path / name) as lock:
-            ActorsMeter(models, works, lock, tmp_path / f"{name}.pieces").edited(codes, edits)
+            ActorsMeter(models, works, lock, tmp_path / f"{name}.pieces").edited(samples, edits)
     pieces = tree(tmp_path / "ray.pieces")
     assert len(pieces) == 6 and pieces == tree(tmp_path / "alone.pieces")
 

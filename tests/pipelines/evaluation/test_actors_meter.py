@@ -19,6 +19,7 @@ from pipelines.evaluation.actors_meter import (
     write_piece,
 )
 from pipelines.evaluation.meter import BATCH, Edited, Meter, Sweep
+from pipelines.evaluation.samples import Samples
 from schemas.directions.direction_set import Direction
 from schemas.errors import LatentflowError, RunInterruptedError, UsageError
 from schemas.store.lock import StoreLock
@@ -37,12 +38,12 @@ def models(tmp_path_factory) -> Models:
     ]
     uri = str(root / "generator.safetensors")
     fp = generators.fingerprint(uri)
-    return Models(uri, fp, "w_plus", tuple((path, None) for path in paths))
+    return Models(uri, fp, tuple((path, None) for path in paths))
 
 
 @pytest.fixture
-def codes(rng) -> np.ndarray:
-    return rng.standard_normal((2 * BATCH + 7, *SHAPE)).astype(np.float32)
+def codes(rng) -> Samples:
+    return Samples("w_plus", rng.standard_normal((2 * BATCH + 7, *SHAPE)).astype(np.float32))
 
 
 @pytest.fixture
@@ -139,8 +140,8 @@ def test_damaged_pieces_and_those_of_other_inputs_are_not_used(models, codes, ed
     engine = Counting()
     same(measured(models, tmp_path, codes, edits, engine), before)
     assert [item["key"] for item in engine.sent] == [damaged.stem]
-    other = codes.copy()
-    other[0, 0, 0] += 1  # in the first range alone
+    other = replace(codes, codes=codes.codes.copy())
+    other.codes[0, 0, 0] += 1  # in the first range alone
     stronger = [replace(edits[0], strengths=(0.5,)), *edits[1:]]
     engine = Counting()
     measured(models, tmp_path, other, stronger, engine)

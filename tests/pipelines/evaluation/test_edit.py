@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 
 from pipelines.evaluation.gradient_strips import GradientEdit
+from pipelines.evaluation.samples import Samples
 from pipelines.evaluation.strips import draw_strips, edit_images, strength_label, strip_grid
 from schemas.directions.direction_set import Direction, apply, broadcast_layers, unit_direction
 from schemas.errors import DataError, DirectionMismatchError, UsageError
@@ -120,15 +121,15 @@ def test_the_gradient_edit_reaches_the_parameters_with_less_change(generator, co
     )
     moved = np.stack([codes, codes], axis=1).astype(np.float64)
     moved[:, 1, 0, [0, 3]] += 1.0  # the analytic edit
-    found = GradientEdit.of(generator, stored, 20.0)(codes, moved)
+    found = GradientEdit.of(generator, stored, 20.0)(Samples("w_plus", codes), moved)
     assert found.shape == moved.shape
     wanted, reached = (x.reshape(6, 24) @ weights for x in (moved, found))
     np.testing.assert_allclose(reached, wanted, atol=0.08)
     change = [np.abs(x[:, 1, 0, 0] - codes[:, 0, 0]) for x in (moved, found)]
     assert (change[1] < 0.85 * change[0]).all()
-    alone = GradientEdit.of(generator, stored, 20.0)(codes[1:2], moved[1:2])
+    alone = GradientEdit.of(generator, stored, 20.0)(Samples("w_plus", codes[1:2]), moved[1:2])
     np.testing.assert_allclose(alone[0], found[1], atol=1e-6)  # of no other row
-    images = edit_images(generator, codes, direction(), [0.0], refine=lambda c, e: e + 0.5)
+    images = edit_images(generator, codes, direction(), [0.0], refine=lambda s, e: e + 0.5)
     np.testing.assert_array_equal(images, edit_images(generator, codes + 0.5, direction(), [0.0]))
     del arrays["regressor_weights"]
     with pytest.raises(UsageError, match="regressor"):

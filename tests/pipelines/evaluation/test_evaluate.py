@@ -11,10 +11,10 @@ from pipelines.evaluation.meter import (
     Meter,
     describe_effect,
     evaluate_directions,
-    prior_codes,
     spearman,
 )
 from pipelines.evaluation.sample_rows import sample_rows, stratified
+from pipelines.evaluation.samples import Samples
 from schemas.directions.direction_set import Direction, DirectionSet
 from schemas.errors import DataError, UsageError
 from schemas.index import DatasetIndex, NewRow, encode_categories
@@ -52,7 +52,7 @@ def direction(name: str, axis: int, target: str | None, sd: float = 0.25) -> Dir
 @pytest.fixture
 def meter() -> Meter:
     annotators = [GreyAnnotator("scores", ["bright", "dark"]), GreyAnnotator("pose", ["tilt"])]
-    return Meter(BrightnessGenerator(), annotators, "w", batch_size=7)
+    return Meter(BrightnessGenerator(), annotators, batch_size=7)
 
 
 def test_planted_effects_are_measured(meter):
@@ -60,7 +60,7 @@ def test_planted_effects_are_measured(meter):
     directions = DirectionSet(
         "f" * 64, "w", [direction("up", 0, "bright"), direction("none", 1, "bright")]
     )
-    effects = evaluate_directions(meter, directions, codes, [-2, 2], strip_rows=3)
+    effects = evaluate_directions(meter, directions, Samples("w", codes), [-2, 2], strip_rows=3)
     (up, strip), (none, _) = effects["up"], effects["none"]
     # grey goes from 0.5 to 0.75 at +2 sd of 0.25, in a range of 2
     assert up["mean_change"]["bright"] == pytest.approx(0.25, abs=0.01)
@@ -89,11 +89,11 @@ def test_an_angle_s_rank_correlation_is_scipy_s(rng):
 
 def test_prior_codes_do_not_depend_on_how_many_are_drawn():
     generator = BrightnessGenerator()
-    many, few = (prior_codes(generator, "w", n, 5, 0.5) for n in (9, 4))
+    many, few = (Samples.of_prior(generator, "w", n, 5, 0.5).codes for n in (9, 4))
     assert np.array_equal(many[:4], few) and few[:, 0].tolist() == [2.5, 3.0, 3.5, 4.0]
-    assert prior_codes(generator, "w_plus", 2, 0, 1.0).shape == (2, 2, 3)
+    assert Samples.of_prior(generator, "w_plus", 2, 0, 1.0).codes.shape == (2, 2, 3)
     with pytest.raises(UsageError, match="'s'"):
-        prior_codes(generator, "s", 2, 0, 1.0)
+        Samples.of_prior(generator, "s", 2, 0, 1.0)
 
 
 def test_whole_levels_are_held_out():
