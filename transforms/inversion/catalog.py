@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from generators.protocols import Code
 from schemas.catalog import Catalog
 from schemas.errors import PluginError, UsageError
 from schemas.sections.invert import GROUP
@@ -42,6 +43,12 @@ def invert_batch(images: Images) -> Inverted:
             "random numbers for each row"
         )
     found = method.invert(images)
+    if not isinstance(found, Inverted) or not isinstance(found.code, Code):
+        raise PluginError(
+            f"inversion method {settings.method!r} gave {type(found).__name__!r} of "
+            f"{type(getattr(found, 'code', None)).__name__!r}, expected 'Inverted' of a 'Code': "
+            "repair the method"
+        )
     facts = images.generator.facts
     space = facts.space(settings.space)
     wanted = {space.name: (n, *space.shape)}

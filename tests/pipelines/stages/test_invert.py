@@ -527,6 +527,11 @@ def test_a_result_of_another_form_than_announced_is_refused(darts, setting, tmp_
     monkeypatch.setattr(type(method_named("darts")), "qualities", lambda self, settings: ())
     with pytest.raises(PluginError, match="'darts' gave arrays of shapes.*darts_error"):
         run(setting, tmp_path, method="darts", space="w", darts=1)
+    monkeypatch.setattr(type(method_named("darts")), "invert", lambda self, images: images.pixels)
+    with pytest.raises(
+        PluginError, match="'darts' gave 'Tensor' of 'NoneType', expected 'Inverted"
+    ):
+        run(setting, tmp_path, method="darts", space="w", darts=1)
 
 
 def test_keys_without_effect_are_told():
