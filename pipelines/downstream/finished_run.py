@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
+from generators.edits import fitted_to
+from generators.protocols import ModelFacts
 from pipelines.downstream.export import Exported, export_rows, row_exports
 from pipelines.evaluation.samples import Samples
 from pipelines.folder.run_folder import RunFolder
@@ -23,9 +25,6 @@ from schemas.store.latent_store import LatentStore
 from schemas.store.reasons import Reason, Status, describe
 from transforms.accumulate.sources import SelectBlocks, StoreBlocks, codes_of
 from transforms.directions.algebra import keeping
-
-if TYPE_CHECKING:
-    from generators.protocols import ModelFacts
 
 
 @dataclass(frozen=True, eq=False)
@@ -203,10 +202,10 @@ def edit_run(
             f"{list(keep)!r}: it is for directions 'nrsfm.*' in all layers, without --keep; leave "
             "it or the others out"
         )
+    generator = generators.load(spec.generator)
     if keep:
         kept = [finished.direction(name) for name in keep]
-        found = [keeping(direction, kept, layers) for direction in found]
-    generator = generators.load(spec.generator)
+        found = [_keeping(generator.facts, direction, kept, layers) for direction in found]
     samples = finished.samples(rows, generator.facts)
     options: list[dict[str, Any]] = [{} for _ in found]
     if mask is not None:
@@ -233,3 +232,15 @@ def edit_run(
             refine=refine,
             facts=facts | {k: direction.provenance[k] for k in ("keep", "left") if keep},
         )
+
+
+def _keeping(
+    facts: ModelFacts, direction: Direction, kept: Sequence[Direction], layers: Sequence[int] | None
+) -> Direction:
+    """`keeping`, of directions of which some stand for every layer of the space of the others."""
+    spaces = dict.fromkeys(d.space for d in (direction, *kept))
+    known = [name for name in spaces if name in facts.spaces]
+    layered = [name for name in known if facts.repeated(name) in spaces]
+    if len(spaces) == 2 and layered:
+        direction, *kept = (fitted_to(facts, d, layered[0]) for d in (direction, *kept))
+    return keeping(direction, kept, layers)

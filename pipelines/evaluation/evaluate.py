@@ -88,7 +88,8 @@ def _samples(evaluated: Evaluated, generator: Generator, space: str) -> Samples:
     """What is edited: draws from the prior, or random rows (held-out ones where there are any)."""
     wanted, seed = evaluated.spec.evaluate, evaluated.spec.evaluate_seed
     if wanted.source == "prior":
-        return Samples.of_prior(generator, space, wanted.samples, seed, wanted.truncation_psi)
+        psi, noise = wanted.truncation_psi, evaluated.spec.invert.noise_mode
+        return Samples.of_prior(generator, space, wanted.samples, seed, psi, noise)
     rows = ok_rows(evaluated.store)
     if not len(rows):
         raise DataError(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -65,9 +65,10 @@ class GradientEdit:
             whole = alike.code()
 
             def draw(
-                batch: torch.Tensor, whole: Code = whole, classes: Any = alike.classes
+                batch: torch.Tensor, whole: Code = whole, alike: Samples = alike
             ) -> torch.Tensor:
-                return self.generator.draw(whole.moved(batch), labels=classes).cpu()
+                moved = whole.moved(batch)
+                return self.generator.draw(moved, labels=alike.classes, noise=alike.noise).cpu()
 
             flat = moved.reshape(len(moved), -1)
             result = gradient_edit(

@@ -22,12 +22,14 @@ class Samples:
     space : of the codes. codes : float32 (n, *row_shape)
     classes : class number of every code, int64 (n,), for a class-conditional generator
     companions : name -> (n, *shape), or where a store holds them
+    noise : the generator's noise inputs, as of `generators.protocols.Generator.draw`
     """
 
     space: str
     codes: NDArray[Any]
     classes: NDArray[Any] | Sequence[int] | None = None
     companions: Mapping[str, NDArray[Any]] | StoredCompanions = field(default_factory=dict)
+    noise: str = "const"
 
     @classmethod
     def stored(
@@ -42,20 +44,29 @@ class Samples:
         Raises StoreError where the store lacks what the codes cannot be drawn without.
         """
         codes = codes_of(store, space.name, rows)
+        noise = store.attrs.get("method", {}).get("noise_mode", "const")
         if not companions_stored(store, space):
-            return cls(space.name, codes, classes)
-        return cls(space.name, codes, classes, StoredCompanions(store, space.name, rows))
+            return cls(space.name, codes, classes, noise=noise)
+        return cls(space.name, codes, classes, StoredCompanions(store, space.name, rows), noise)
 
     @classmethod
-    def of(cls, code: Code, classes: NDArray[Any] | Sequence[int] | None) -> Samples:
+    def of(
+        cls, code: Code, classes: NDArray[Any] | Sequence[int] | None, noise: str = "const"
+    ) -> Samples:
         """Codes that are in memory."""
         whole = code.changed(lambda tensor: tensor.detach().cpu())
         beside = {name: tensor.numpy() for name, tensor in whole.companions.items()}
-        return cls(code.space, whole.main.numpy(), classes, beside)
+        return cls(code.space, whole.main.numpy(), classes, beside, noise)
 
     @classmethod
     def of_prior(
-        cls, generator: Generator, space: str, n: int, seed: int, truncation_psi: float
+        cls,
+        generator: Generator,
+        space: str,
+        n: int,
+        seed: int,
+        truncation_psi: float,
+        noise: str = "const",
     ) -> Samples:
         """`n` draws from the generator's prior, seeds ``seed, seed + 1, ...``.
 
@@ -68,7 +79,7 @@ class Samples:
         with torch.no_grad():
             code = generator.sample(space, seeds, truncation=truncation_psi)
         turns = labels_in_turn(generator.facts.classes, seeds)
-        return cls.of(code, None if turns is None else np.array(turns))
+        return cls.of(code, None if turns is None else np.array(turns), noise)
 
     def __len__(self) -> int:
         return len(self.codes)
@@ -81,7 +92,7 @@ class Samples:
         else:
             companions = companions[at]
         classes = None if self.classes is None else np.asarray(self.classes)[at]
-        return Samples(self.space, self.codes[at], classes, companions)
+        return Samples(self.space, self.codes[at], classes, companions, self.noise)
 
     def code(self) -> Code:
         """All of them whole."""
@@ -103,4 +114,6 @@ class Samples:
         else:
             for name, values in sorted(self.companions.items()):
                 held += [name, np.ascontiguousarray(values, "<f4").tobytes()]
+        if self.noise != "const":
+            held.append(self.noise)
         return held

@@ -78,7 +78,7 @@ def edit_images(
         )
     if moves_to(facts, direction, space):
         code = in_space_of(generator, samples.code(), direction, samples.classes)
-        samples = Samples.of(code, samples.classes)
+        samples = Samples.of(code, samples.classes, samples.noise)
         codes, space = samples.codes, samples.space
     direction = fitted_to(facts, direction, space)
     amounts = _strengths(strengths)
@@ -130,7 +130,7 @@ def drawn(
         own = [] if edits is None else [Edit(edits.direction, edits.strengths[cells % columns],
                                              *edits[2:])]  # fmt: skip
         with torch.inference_mode():
-            images = generator.draw(code, labels=labels, edits=own).cpu().numpy()
+            images = generator.draw(code, labels=labels, edits=own, noise=part.noise).cpu().numpy()
         yield to_uint8(images)
 
 

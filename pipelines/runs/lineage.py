@@ -148,7 +148,10 @@ def evaluation_inputs(
     spec: RunSpec, store: LatentStore, index: DatasetIndex, directions: DirectionSet
 ) -> Inputs:
     """What the evaluation is computed from: of each direction, what its effect depends on."""
+    # named where it is not the default, with which it was always drawn
+    noise = spec.invert.noise_mode
     return {
+        **({} if noise == "const" else {"noise": noise}),
         "version": EVALUATE_VERSION,
         "evaluate": spec.evaluate.model_dump(mode="json"),
         "report": spec.report.model_dump(mode="json"),

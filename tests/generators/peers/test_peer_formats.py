@@ -237,10 +237,12 @@ def test_a_second_nameless_file_of_a_folder_does_not_replace_the_first(tmp_path)
         import_directions(run, second, "w", FP)
     np.testing.assert_array_equal(run.directions["smile"].vector, held)
     assert import_directions(run, second, "w", FP, name="smile2") == ["smile2"]
-    np.save(first, np.ones(dim))  # the same file again, changed: that is what replacing is for
-    assert import_directions(run, first, "w", FP) == ["smile"]
+    assert import_directions(run, first, "w", FP) == ["smile"]  # the same again
+    np.save(first, np.ones(dim))
+    with pytest.raises(UsageError, match="'smile' was imported from 'boundary.npy' before, and"):
+        import_directions(run, first, "w", FP)
+    assert import_directions(run, first, "w", FP, name="smile") == ["smile"]  # asked for
     assert not np.array_equal(run.directions["smile"].vector, held)
-    assert import_directions(run, second, "w", FP, name="smile") == ["smile"]  # asked for
 
 
 # ---- help ----------------------------------------------------------------------------------------

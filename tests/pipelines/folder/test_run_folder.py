@@ -6,17 +6,20 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
+import generators
 import pipelines.runs.run
 from pipelines.cli import app
 from pipelines.compare.two_runs import ComparedRun
-from pipelines.downstream.finished_run import FinishedRun, edit_run, export_run
+from pipelines.downstream.finished_run import FinishedRun, _keeping, edit_run, export_run
 from pipelines.upkeep.gc import collect
 from pipelines.upkeep.inspect import describe
 from pipelines.upkeep.verify import verify
+from schemas.directions import unit_direction
 from schemas.errors import DataError, LatentflowError, UsageError
 from schemas.spec import load_spec
 from schemas.store.check import BlockCheck, uncommit
@@ -125,3 +128,18 @@ def test_what_an_edit_keeps_is_projected_out_and_told(tiny: Path, tmp_path: Path
     assert told["left"] == pytest.approx((1 - cosine**2) ** 0.5, rel=1e-9)
     with pytest.raises(DataError, match="nothing is left"):
         list(edit_run(spec, [name], tmp_path / "none.png", [0], [1.0], keep=[name]))
+
+
+def test_an_edit_keeps_directions_that_stand_for_every_layer(tiny: Path) -> None:
+    spec = load_spec(tiny / "spec.yaml")
+    facts, fp = generators.load(spec.generator).facts, FinishedRun.of(spec).directions.generator_fp
+    rng, made = np.random.default_rng(0), {"generator_fp": fp}
+    own, other = (
+        unit_direction(name, space, rng.normal(size=facts.space(space).shape), method="svm", sd=2.0,
+                       provenance=made)
+        for name, space in (("smile", "w_plus"), ("age", "w"))
+    )  # fmt: skip
+    found = _keeping(facts, own, [other], None)
+    assert abs((found.vector * other.vector).sum()) < 1e-12  # over all layers together
+    turned = _keeping(facts, other, [own], None)
+    assert turned.space == "w_plus" and abs((turned.vector * own.vector).sum()) < 1e-12

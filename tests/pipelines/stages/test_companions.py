@@ -168,6 +168,18 @@ def test_edits_are_drawn_with_what_belongs_to_the_codes(store, setting, code, di
     np.testing.assert_array_equal(same[:, 0], drawn(code))
 
 
+def test_edits_are_drawn_with_the_noise_inputs_of_the_inversion(store, code, direction):
+    samples = replace(Samples.of(code, None), companions={}, noise="none")
+    images = edit_images(adapter(), samples, direction, [0.0])
+    bare = Code("w_plus", code.main)
+    with torch.no_grad():
+        without = to_uint8(adapter().draw(bare, noise="none").numpy())
+    np.testing.assert_array_equal(images[:, 0], without)
+    assert (without != drawn(bare)).any(), "the noise shows"
+    assert samples[[1]].noise == "none" and samples.identity()[-1] == "none"
+    assert Samples.stored(store, adapter().facts.space("w_plus"), ROWS, None).noise == "const"
+
+
 def test_actors_measure_what_is_drawn_whole(store, setting, code, direction, tmp_path):
     samples = Samples.stored(store, adapter().facts.space("w_plus"), ROWS, None)
     models = Models(setting.generator, adapter().facts.fingerprint)
