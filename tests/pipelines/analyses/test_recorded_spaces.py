@@ -224,10 +224,12 @@ def test_large_maps_are_recorded_a_few_rows_at_a_time_with_the_same_result(run, 
 
 def test_activations_are_of_the_codes_with_all_that_belongs_to_them(run, monkeypatch):
     noise = np.random.default_rng(0).normal(size=(N, 8, 8)).astype("f4")
-    monkeypatch.setattr(
-        "pipelines.analyses.spaces.companions_of",
-        lambda store, stage, space, rows: {"noise/b8.conv0": noise[rows]},
-    )
+
+    def stored(store, space, rows):
+        beside = {"noise/b8.conv0": torch.from_numpy(noise[rows])}
+        return Code(space.name, torch.zeros(len(rows), *space.shape), beside)
+
+    monkeypatch.setattr("pipelines.analyses.spaces.stored_code", stored)
     way, fp = ("w", "w_plus", MAPS), run.model.facts.fingerprint
     change = Conversion(run.spec.generator, fp, way, noise="const", store=run.store.path)
     w = run.model.convert(Code("z", run.codes), "w", labels=run.labels)
