@@ -19,11 +19,12 @@ import hashlib
 import io
 import json
 import os
+import threading
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, BinaryIO, Protocol
+from typing import Any, BinaryIO, Generic, Protocol, TypeVar
 
 from pipelines.sources.paths import natural_key
 from schemas.errors import InputError, SpecError
@@ -273,3 +274,30 @@ def utf8(relative: str) -> str:
             "'dataset.exclude'"
         ) from e
     return relative
+
+
+Held = TypeVar("Held")
+
+
+class OpenedFiles(Generic[Held]):
+    """What was made of the files opened so far, by file version. Pickled without them.
+
+    opened : called once with the path of each version of a file; raises what it will
+    """
+
+    def __init__(self, opened: Callable[[Path], Held]) -> None:
+        self._opened = opened
+        self._lock = threading.Lock()
+        self._known: dict[str, Held] = {}
+
+    def __reduce__(self) -> tuple[type[OpenedFiles[Held]], tuple[Callable[[Path], Held]]]:
+        return OpenedFiles, (self._opened,)
+
+    def of(self, path: Path) -> Held:
+        """Of the file as it is now. Raises OSError, and what ``opened`` raises."""
+        stat = path.stat()
+        version = f"{path}\0{stat.st_size}\0{stat.st_mtime_ns}\0{stat.st_ino}"
+        with self._lock:
+            if version not in self._known:
+                self._known[version] = self._opened(path)
+            return self._known[version]

@@ -6,7 +6,6 @@ import difflib
 import json
 import posixpath
 import tarfile
-import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +15,7 @@ from generators.protocols import ModelFacts
 from pipelines.sources.base import (
     Item,
     Listing,
+    OpenedFiles,
     container_root,
     file_errors,
     split_uri,
@@ -80,8 +80,11 @@ class WebDatasetSource:
     pattern: tuple[str, ...] | None = None
     exclude: tuple[str, ...] = ()
     columns: tuple[str, ...] = ()
-    _members: _Members = field(
-        default_factory=lambda: _Members(), init=False, repr=False, compare=False
+    _members: OpenedFiles[Contents] = field(
+        default_factory=lambda: OpenedFiles(_table_of_contents),
+        init=False,
+        repr=False,
+        compare=False,
     )
 
     def list(self) -> Listing:
@@ -245,26 +248,6 @@ def _stems(name: str) -> Iterator[str]:
     while "." in base.strip("."):
         base = base.rpartition(".")[0]
         yield folder + slash + base
-
-
-class _Members:
-    """Tables of contents of the shards opened so far, by file version. Not pickled."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._known: dict[str, Contents] = {}
-
-    def __reduce__(self) -> tuple[type[_Members], tuple[()]]:
-        return _Members, ()
-
-    def of(self, path: Path) -> Contents:
-        """What the shard holds now."""
-        stat = path.stat()
-        version = f"{path}\0{stat.st_size}\0{stat.st_mtime_ns}"
-        with self._lock:
-            if version not in self._known:
-                self._known[version] = _table_of_contents(path)
-            return self._known[version]
 
 
 def _table_of_contents(path: Path) -> Contents:

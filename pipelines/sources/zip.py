@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import zipfile
 import zlib
 from dataclasses import dataclass, field
@@ -13,6 +12,7 @@ from pipelines.sources.base import (
     DATASET_JSON,
     Item,
     Listing,
+    OpenedFiles,
     add_labels,
     container_root,
     file_errors,
@@ -63,8 +63,9 @@ class ZipSource:
     pattern: tuple[str, ...] | None = None
     exclude: tuple[str, ...] = ()
     labels: bool = True
-    _open: _OpenZips = field(default_factory=lambda: _OpenZips(), init=False, repr=False,
-                             compare=False)  # fmt: skip
+    _open: OpenedFiles[_Opened] = field(
+        default_factory=lambda: OpenedFiles(_opened), init=False, repr=False, compare=False
+    )
 
     def list(self) -> Listing:
         """All image members of all zips, zips and members in natural order.
@@ -144,26 +145,6 @@ class _Opened:
 
     file: zipfile.ZipFile
     members: dict[str, zipfile.ZipInfo]
-
-
-class _OpenZips:
-    """The zips opened so far, by file version. Not pickled."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._known: dict[str, _Opened] = {}
-
-    def __reduce__(self) -> tuple[type[_OpenZips], tuple[()]]:
-        return _OpenZips, ()
-
-    def of(self, path: Path) -> _Opened:
-        """The zip as it is now. Raises OSError and `zipfile.BadZipFile`."""
-        stat = path.stat()
-        version = f"{path}\0{stat.st_size}\0{stat.st_mtime_ns}\0{stat.st_ino}"
-        with self._lock:
-            if version not in self._known:
-                self._known[version] = _opened(path)
-            return self._known[version]
 
 
 def _opened(path: Path) -> _Opened:
