@@ -15,7 +15,7 @@ setup(
     ],
     package_dir={"conformance": "tests/conformance"},
     package_data={
-        "generators": ["bundled/*/*"],
+        "generators": ["bundled/*/*", "obtained/*.json"],
         "pipelines": ["templates/*", "specs/*"],
     },
     install_requires=[

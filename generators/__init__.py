@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from schemas.errors import CheckpointError, UsageError
 from schemas.faces import find_old_names
+from schemas.sections.types import OBTAINED
 
 if TYPE_CHECKING:
     import torch
@@ -31,8 +32,8 @@ __all__ = ["facts", "files", "fingerprint", "like", "load", "read", "resolve", "
 
 
 def resolve(source: Source) -> Path:
-    """File of a generator: of a path, ``file://`` URL, or "bundled:<name>" ("bundled:" alone is
-    "bundled:faces64"; a family may bring others).
+    """File of a generator: of a path, ``file://`` URL, "bundled:<name>" ("bundled:" alone is
+    "bundled:faces64"; a family may bring others) or "obtained:<name>" (`generators.obtained`).
 
     Raises UsageError for another scheme, CheckpointError when a bundled model is not there.
     """
@@ -53,6 +54,10 @@ def resolve(source: Source) -> Path:
             known = [f"bundled:{n}" for n in (*have, *brought)]
             raise CheckpointError(no_bundled("generator", text, known))
         return path
+    if text.startswith(OBTAINED):
+        from generators.obtained.recipe import obtained_file
+
+        return obtained_file(text)
     if text.startswith("file://"):
         return Path(text.removeprefix("file://"))
     if re.match(r"[A-Za-z][A-Za-z0-9+.-]+://", text):

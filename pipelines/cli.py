@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import atexit
 import gc as garbage
-import json
 import logging
 import os
 import sys
@@ -20,6 +19,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
+from pipelines import cli_tools
 from pipelines.cli_options import (
     Address,
     Keep,
@@ -400,68 +400,7 @@ def transfer(
         )  # fmt: skip
 
 
-@app.command(cls=ReadsFormats)
-def inspect(
-    path: Annotated[
-        Path,
-        typer.Argument(
-            help="Checkpoint, encoder, annotator, dataset, factor table, direction file, store, "
-            "run folder, ...",
-        ),
-    ],
-) -> None:
-    """Describe a file or folder: what it is, shapes, counts, fingerprints, and where it is used.
-    Nothing in it is executed."""
-    from pipelines.upkeep.inspect import describe
-
-    facts = describe(path)
-    width = max(map(len, facts))
-    for key, value in facts.items():
-        line = f" {key:<{width}}  {value}"
-        Console().print(line, markup=False, highlight=False, soft_wrap=True)
-
-
-@app.command()
-def faces(
-    out: Annotated[Path, written("Folder to write.")],
-    people: Annotated[
-        int | None,
-        typer.Option(help="Full factorial design: persons x 25 expressions x 2 views.", min=1),
-    ] = None,
-    random: Annotated[
-        int | None, typer.Option(help="So many faces with random factors instead.", min=1)
-    ] = None,
-    resolution: Annotated[
-        int, typer.Option(help="Height and width of an image in pixels.", min=16, max=1024)
-    ] = 64,
-    seed: Annotated[int, typer.Option(help="Seed of the faces.", min=0)] = 0,
-) -> None:
-    """Write the built-in face set: PNG files, factors.csv, truth.npz."""
-    from pipelines.demo.faces import write_faces
-    from pipelines.engine.progress import stage_progress
-
-    with stage_progress(console, "faces") as progress:
-        n = write_faces(out, people, random, resolution, seed, progress=progress)
-    console.print(f"{n} images in {out}", markup=False)
-
-
-@app.command()
-def schema() -> None:
-    """Print the JSON schema of run specifications."""
-    from schemas.spec import json_schema
-
-    typer.echo(json.dumps(json_schema(), indent=2))
-
-
-@app.command()
-def demo(
-    out: Annotated[Path, written("Run folder of the demonstration.")] = Path("runs/demo"),
-    people: Annotated[int, typer.Option(help="Number of persons, 50 images each.", min=4)] = 100,
-) -> None:
-    """Run the whole pipeline on the built-in face set: images, latents, directions, report."""
-    from pipelines.demo.demo import run_demo
-
-    raise typer.Exit(run_demo(out, people, console))
+app.add_typer(cli_tools.app)
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -43,7 +43,7 @@ class GeneratorSpec(SpecModel):
     model_config = ConfigDict(extra="allow", frozen=True)
     __pydantic_extra__: dict[str, bool | int | float | str | None] = Field(init=False)
 
-    path: SpecPath = Field(description="Checkpoint, or 'bundled:<name>'.")
+    path: SpecPath = Field(description="Checkpoint, 'bundled:<name>' or 'obtained:<name>'.")
     family: Label | None = Field(
         default=None,
         description="Family of generators that the file belongs to. Default: recognised from its "
@@ -72,8 +72,8 @@ class AnnotateSpec(SpecModel):
 
     name: Label = Field(description="Name of the annotations in the store, such as 'attributes'.")
     model: SpecPath = Field(
-        description="ONNX or TorchScript file with its JSON description beside it, or "
-        "'bundled:<name>'. TorchScript also needs --trust on the command line."
+        description="ONNX or TorchScript file with its JSON description beside it, "
+        "'bundled:<name>' or 'obtained:<name>'. TorchScript also needs --trust on the command line."
     )
     render: bool = Field(
         default=True,
@@ -190,8 +190,9 @@ class RunSpec(SpecModel):
     dataset: DatasetSpec = Field(description="The images, or sampled rows.")
     generator: GeneratorSource = Field(
         default="bundled:faces64",
-        description="Checkpoint of a generator (StyleGAN2: .pkl, .pt, .pth, .ckpt, .safetensors) "
-        "or 'bundled:<name>'; or a section of 'path' and settings that the file does not state.",
+        description="Checkpoint of a generator (StyleGAN2: .pkl, .pt, .pth, .ckpt, .safetensors), "
+        "'bundled:<name>' or 'obtained:<name>'; or a section of 'path' and settings that the file "
+        "does not state.",
     )
     encoder: SpecPath | None = Field(
         default=None,

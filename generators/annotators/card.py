@@ -48,9 +48,11 @@ from typing import Any
 from generators.annotators.kinds.base import AnnotatorKind
 from generators.annotators.kinds.catalog import KINDS
 from generators.file_kinds import missing, no_bundled
+from generators.obtained.recipe import obtained_file
 from generators.onnx_files import data_files
 from schemas.errors import CheckpointError
 from schemas.fingerprint import digest, file_sha256
+from schemas.sections.types import OBTAINED
 
 #: Landmark schemes that are known here, with their number of points.
 SCHEMES = {"ibug68": 68}
@@ -157,10 +159,13 @@ class AnnotatorCard:
 
 
 def resolve_uri(uri: str) -> Path:
-    """The model file of "bundled:<set>/<model>" or of a path, with or without its ending.
+    """The model file of "bundled:<set>/<model>", "obtained:<name>" or of a path; in the last case
+    its ending may be missing.
 
     Raises CheckpointError when there is none.
     """
+    if uri.startswith(OBTAINED):
+        return obtained_file(uri)
     if uri.startswith("bundled:"):
         relative = uri.removeprefix("bundled:")
         path = _BUNDLED_ROOT / relative

@@ -11,10 +11,12 @@ from typing import Any
 import numpy as np
 
 from generators.file_kinds import missing, no_bundled, other_kind, text_instead
+from generators.obtained.recipe import obtained_file
 from generators.tensor_files import is_tensor_file, parts_of, read_tensors, stem_of
 from schemas.atomic import read_json
 from schemas.errors import CheckpointError
 from schemas.fingerprint import tensors_fingerprint
+from schemas.sections.types import OBTAINED
 
 
 @dataclass(frozen=True)
@@ -38,7 +40,7 @@ class EncoderFile:
 
 
 def encoder_path(uri: str) -> Path:
-    """The file of "bundled:<set>", "bundled:<set>/<encoder>" or of a path.
+    """The file of "bundled:<set>", "bundled:<set>/<encoder>", "obtained:<name>" or of a path.
 
     Raises CheckpointError when it does not exist or is of another kind.
     """
@@ -52,7 +54,7 @@ def encoder_path(uri: str) -> Path:
             have = [f"bundled:{p.parent.name}" for p in root.glob("*/encoder.safetensors")]
             raise CheckpointError(no_bundled("encoder", uri, have))
     else:
-        path = Path(uri)
+        path = obtained_file(uri) if uri.startswith(OBTAINED) else Path(uri)
     if not path.is_file():
         raise CheckpointError(missing(path, "encoder file"))
     if not is_tensor_file(path):

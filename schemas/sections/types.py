@@ -18,6 +18,7 @@ from schemas.suggest import suggestion
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
 LABEL_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_-]*$"
 BUNDLED = "bundled:"
+OBTAINED = "obtained:"
 
 _SAME_TO_YAML = (("true", "yes", "on", "y"), ("false", "no", "off", "n"))
 _URL = re.compile(r"^[A-Za-z][A-Za-z0-9+.-]*://")
@@ -56,7 +57,7 @@ def local_path(text: str) -> Path:
 
 
 def _resolve(text: str, info: ValidationInfo) -> str:
-    if text.startswith(BUNDLED):
+    if text.startswith((BUNDLED, OBTAINED)):
         return text
     path, base = local_path(text), (info.context or {}).get("base")
     return os.path.normpath(Path(base) / path) if base is not None else str(path)
