@@ -28,6 +28,8 @@ input      {"name", "size": side or [height, width], "layout": "NCHW" or "NHWC",
            given; "mean", "std": null or three numbers in units of that range,
            "colour": "RGB" or "BGR",
            "resize": "antialias", "bilinear", "bicubic" or "nearest"}
+crop       null (the whole picture), or the part that another annotator finds:
+           `generators.annotators.crop`
 options    null, or what a kind of another package wants to know
 licence, source, notes  for people; not part of the fingerprint
 ========== =====================================================================================
@@ -45,6 +47,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from generators.annotators.crop import Crop, read_crop
 from generators.annotators.kinds.base import AnnotatorKind
 from generators.annotators.kinds.catalog import KINDS
 from generators.file_kinds import missing, no_bundled
@@ -74,7 +77,7 @@ _INPUT_KEYS = ("name", "size", "layout", "range", "mean", "std", "colour", "resi
 _PRESENCE_KEYS = ("output", "threshold", "index")
 _KEYS = (
     *("name", "kind", "output", "names", "activation", "unit", "coordinates", "axes", "order"),
-    *("scheme", "presence", "input", "options", "licence", "source", "notes"),
+    *("scheme", "presence", "input", "crop", "options", "licence", "source", "notes"),
 )
 
 
@@ -83,6 +86,8 @@ class AnnotatorCard:
     """What a model's description says; the fields are those of the module text.
 
     path : the model file. order : None where the description leaves it open ("points").
+    finder : of the annotator that finds the crop, where there is one.
+    content : sha256 of each of the model's files; filled in by `read_card`.
     fingerprint : 64 hex digits over the bytes of the model's files and over everything in the
         description that changes a number; filled in by `read_card`.
     """
@@ -108,9 +113,12 @@ class AnnotatorCard:
     unit: str = "degrees"
     presence: tuple[str | int, float] | None = None
     presence_index: int | None = None
+    crop: Crop | None = None
+    finder: AnnotatorCard | None = None
     options: Mapping[str, Any] = field(default_factory=dict, hash=False)
     licence: str | None = None
     source: str | None = None
+    content: tuple[str, ...] = field(default=(), compare=False)
     fingerprint: str = field(default="", compare=False)
 
     @property
@@ -127,6 +135,18 @@ class AnnotatorCard:
     def group(self) -> str:
         """Group of the latent store that holds the results."""
         return KINDS.load(self.kind).group
+
+    def picture_size(self, size: tuple[int, int]) -> tuple[int, int]:
+        """(height, width) at which it wants a picture whose generator draws this size: its input's
+        own, or, where it looks at a part, twice that across with the generator's aspect ratio."""
+        if self.finder is None:
+            return self.size
+        chain: list[AnnotatorCard] = [self]
+        while (finder := chain[-1].finder) is not None:
+            chain.append(finder)
+        across = 2 * max(max(card.size) for card in chain)
+        ratio = min(across / min(size), MAX_SIDE / max(size))
+        return max(round(size[0] * ratio), 1), max(round(size[1] * ratio), 1)
 
     def identity(self) -> dict[str, Any]:
         """The part of the description that changes a number (not the name in the store)."""
@@ -155,6 +175,8 @@ class AnnotatorCard:
             found["presence_index"] = self.presence_index
         if self.options:
             found["options"] = dict(self.options)
+        if self.crop is not None and self.finder is not None:
+            found["crop"] = {**self.crop.identity(), "by": self.finder.fingerprint}
         return found
 
 
@@ -192,17 +214,27 @@ def read_card(uri: str, name: str | None = None) -> AnnotatorCard:
     name : of the annotations; by default the description's own.
     Raises CheckpointError for a missing file, or a missing, damaged or contradictory description.
     """
-    card = read_description(uri, name)
-    identity = {"model": file_sha256(card.path), **card.identity()}
+    return _fingerprinted(read_description(uri, name))
+
+
+def _fingerprinted(card: AnnotatorCard) -> AnnotatorCard:
+    if card.finder is not None:
+        card = replace(card, finder=_fingerprinted(card.finder))
+    model = file_sha256(card.path)
+    identity = {"model": model, **card.identity()}
     data = [file_sha256(file) for file in _data_files(Path(card.path))]
     if data:
         identity["data"] = data
-    return replace(card, fingerprint=digest(identity))
+    return replace(card, fingerprint=digest(identity), content=(model, *data))
 
 
 def read_description(uri: str, name: str | None = None) -> AnnotatorCard:
     """`read_card` without the fingerprint, for which the whole model file must be read."""
-    path = resolve_uri(uri)
+    return _described(resolve_uri(uri), name, ())
+
+
+def _described(path: Path, name: str | None, asked: tuple[Path, ...]) -> AnnotatorCard:
+    """asked : the models that look at a part which this one finds, to tell a circle."""
     sidecar = path.with_suffix(".json")
     try:
         raw = json.loads(sidecar.read_text(encoding="utf-8-sig"))
@@ -216,7 +248,10 @@ def read_description(uri: str, name: str | None = None) -> AnnotatorCard:
             f"description {str(sidecar)!r} cannot be read: {e}; it must be a JSON file"
         ) from e
     try:
-        return _card(raw, str(path), name)
+        card = _card(raw, str(path), name)
+        if card.crop is None:
+            return card
+        return replace(card, finder=_finder(card.crop, path, (*asked, path.resolve())))
     except (KeyError, ValueError) as e:
         raise CheckpointError(
             f"description {str(sidecar)!r} is not usable: {_why(e)}; "
@@ -224,11 +259,31 @@ def read_description(uri: str, name: str | None = None) -> AnnotatorCard:
         ) from e
 
 
+def _finder(crop: Crop, path: Path, asked: tuple[Path, ...]) -> AnnotatorCard:
+    """The card of the annotator that finds the crop which the model at `path` looks at."""
+    known = crop.by.startswith(("bundled:", OBTAINED))
+    found = resolve_uri(crop.by if known else str(path.parent / crop.by))
+    if found.resolve() in asked:
+        raise ValueError(
+            f"'crop.by' is {crop.by!r}, which looks at a crop that is found by this annotator: "
+            "name one that looks at the whole picture"
+        )
+    finder = _described(found, None, asked)
+    crop.check(finder.kind, finder.names)
+    return finder
+
+
 def files_of(uri: str) -> list[Path]:
-    """All files that make up the annotator at ``uri``: model, description, and the data files that
-    an ONNX model names. Raises CheckpointError as `read_card` does, of the description nothing."""
+    """All files that make up the annotator at ``uri``: model, description, the data files that an
+    ONNX model names, and those of the annotator that finds its crop. Raises CheckpointError as
+    `read_card` does, of the description only what it says of a crop."""
     path = resolve_uri(uri)
-    return [path, path.with_suffix(".json"), *_data_files(path)]
+    own = [path, path.with_suffix(".json"), *_data_files(path)]
+    try:
+        finder = _described(path, None, ()).finder
+    except CheckpointError:
+        finder = None
+    return own if finder is None else [*own, *files_of(finder.path)]
 
 
 def _data_files(path: Path) -> list[Path]:
@@ -295,6 +350,7 @@ def _card(raw: Any, path: str, name: str | None) -> AnnotatorCard:
         activation=chosen["activation"],
         unit=chosen["unit"],
         **_presence(raw.get("presence")),
+        crop=None if raw.get("crop") is None else read_crop(raw["crop"]),
         options=options,
         licence=raw.get("licence"),
         source=raw.get("source"),

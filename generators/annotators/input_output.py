@@ -6,11 +6,15 @@ stand where the description says.
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from generators.annotators.card import AnnotatorCard
 from generators.annotators.kinds.base import long_axes
 from generators.annotators.kinds.catalog import KINDS
+
+_SAMPLING = {"nearest": "NEAREST", "bilinear": "BILINEAR"}
 
 
 def prepare(images: np.ndarray, card: AnnotatorCard) -> np.ndarray:
@@ -49,6 +53,32 @@ def resized(images: np.ndarray, size: tuple[int, int], method: str) -> np.ndarra
         picture = Image.fromarray(np.ascontiguousarray(image))
         out[i] = np.asarray(picture.resize((size[1], size[0]), kind))
     return out
+
+
+def cut(
+    image: np.ndarray, to_picture: np.ndarray, size: tuple[int, int], resize: str
+) -> np.ndarray:
+    """The crop uint8 (*size, 3) of a picture uint8 (h, w, 3).
+
+    to_picture : its map (2, 3). resize : as in a description; a crop larger than the input is made
+    of a picture that was shrunk first.
+    """
+    from PIL import Image
+
+    linear = to_picture[:, :2]
+    step = math.sqrt(abs(float(np.linalg.det(linear))))
+    ratio = np.ones(2)
+    if step > 1:
+        height, width = image.shape[:2]
+        smaller = max(round(height / step), 1), max(round(width / step), 1)
+        ratio = np.array([smaller[1] / width, smaller[0] / height])
+        image = resized(image[None], smaller, resize)[0]
+    kind = Image.Resampling[_SAMPLING.get(resize, "BICUBIC")]
+    picture = Image.fromarray(np.ascontiguousarray(image))
+    coefficients = (to_picture * ratio[:, None]).ravel().tolist()
+    return np.asarray(
+        picture.transform((size[1], size[0]), Image.Transform.AFFINE, coefficients, resample=kind)
+    )
 
 
 def one_row_each(result: np.ndarray, n: int, card: AnnotatorCard) -> np.ndarray | None:
@@ -101,6 +131,11 @@ def finish(values: np.ndarray, card: AnnotatorCard, shape: tuple[int, int]) -> n
         landmarks are.
     """
     return KINDS.load(card.kind).finish(values, card, shape)
+
+
+def placed(values: np.ndarray, card: AnnotatorCard, maps: np.ndarray) -> np.ndarray:
+    """`finish`ed numbers of crops as those of the whole picture; maps : see `crop.maps_of`."""
+    return KINDS.load(card.kind).placed(values, card, maps)
 
 
 def _in_order(values: np.ndarray, card: AnnotatorCard) -> np.ndarray:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+from weakref import WeakValueDictionary
 
 import numpy as np
 
@@ -33,8 +34,10 @@ __all__ = [
 class TorchScriptAnnotator(AnnotatorModel):
     """A TorchScript model. Loading one can run any code, so its file must be trusted."""
 
-    def __init__(self, card: AnnotatorCard, device: str = "cpu") -> None:
-        super().__init__(card)
+    def __init__(
+        self, card: AnnotatorCard, device: str = "cpu", finder: AnnotatorModel | None = None
+    ) -> None:
+        super().__init__(card, finder)
         import torch
 
         try:
@@ -97,15 +100,37 @@ def load_annotator(
     """
     card = read_card(uri, name)
     check_trust(card, trust)
+    return _loaded(card, threads, providers)
+
+
+_FINDERS: WeakValueDictionary[tuple[Any, ...], AnnotatorModel] = WeakValueDictionary()
+"""Annotators that find crops, held by those that look at these: one serves all of a process."""
+
+
+def _loaded(
+    card: AnnotatorCard, threads: int, providers: Sequence[str] | None
+) -> OnnxAnnotator | TorchScriptAnnotator:
+    finder = None
+    if card.finder is not None:
+        key = (card.finder.fingerprint, threads, *(providers or ()))
+        finder = _FINDERS.get(key)
+        if finder is None:
+            finder = _FINDERS[key] = _loaded(card.finder, threads, providers)
     script = Path(card.path).suffix.lower() in TORCHSCRIPT_ENDINGS
-    model = TorchScriptAnnotator(card) if script else OnnxAnnotator(card, threads, providers)
+    model = (
+        TorchScriptAnnotator(card, finder=finder)
+        if script
+        else OnnxAnnotator(card, threads, providers, finder)
+    )
     model.try_out()
     return model
 
 
 def check_trust(card: AnnotatorCard, trust: bool) -> None:
     """Raise UntrustedError for a model that can run code, unless it is trusted; CheckpointError
-    for a file of neither kind."""
+    for a file of neither kind. So for the annotator that finds its crop."""
+    if card.finder is not None:
+        check_trust(card.finder, trust)
     ending = Path(card.path).suffix.lower()
     if ending in TORCHSCRIPT_ENDINGS:
         if not is_torchscript(Path(card.path)):

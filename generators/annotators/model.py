@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -9,10 +10,13 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from generators.annotators.card import AnnotatorCard
+from generators.annotators.crop import Crop, maps_of
 from generators.annotators.input_output import (
+    cut,
     finish,
     one_row_each,
     one_score_each,
+    placed,
     prepare,
     resized,
     rows_of_one,
@@ -50,12 +54,14 @@ class ShapeError(CheckpointError):
 class AnnotatorModel(ABC):
     """What both kinds of file share: pixels in, named numbers out.
 
+    finder : the annotator that finds the crop which the model looks at, None for whole pictures.
     notes : what a user should know about how the model is read. unproven : why the model failed
     on all pictures that it was tried on, where it did; it may need pictures of another kind.
     """
 
-    def __init__(self, card: AnnotatorCard) -> None:
+    def __init__(self, card: AnnotatorCard, finder: AnnotatorModel | None = None) -> None:
         self.card = card
+        self.finder = finder
         self.fingerprint = card.fingerprint
         self.name = card.name
         self.kind = card.kind
@@ -67,6 +73,7 @@ class AnnotatorModel(ABC):
         self._of_faces = False
         self._works: np.ndarray | None = None
         self._misfit: ShapeError | None = None
+        self._last: tuple[bytes, Prediction] | None = None
 
     def annotate(self, images: np.ndarray) -> np.ndarray:
         """Images uint8 (n, h, w, 3) -> float32 (n, len(names)), landmarks (n, len(names), 2).
@@ -96,15 +103,66 @@ class AnnotatorModel(ABC):
             return Prediction(np.empty((0, *self.card.row_shape), np.float32), _reasons(0), {})
         if self.unproven is not None and not self.prove(images):
             raise CheckpointError(f"annotator {self.card.path!r} failed: {self.unproven}")
-        inputs = prepare(images, self.card)
-        step = self._batch or (1 if self._single else n)
-        found = _joined([self._measure(inputs[i : i + step]) for i in range(0, n, step)])
-        values = finish(found.values, self.card, images.shape[1:3] if size is None else size)
+        size = images.shape[1:3] if size is None else size
+        if self.finder is not None and self.card.crop is not None:
+            return self._of_crops(images, self.finder, self.card.crop, size)
+        found = self._measured(images)
+        values = finish(found.values, self.card, size)
         values[found.reasons != Reason.NONE] = np.nan
         return found._replace(values=values)
 
+    def _measured(self, images: np.ndarray) -> Prediction:
+        """The model's rows, as the model gives them."""
+        inputs, n = prepare(images, self.card), len(images)
+        step = self._batch or (1 if self._single else n)
+        return _joined([self._measure(inputs[i : i + step]) for i in range(0, n, step)])
+
+    def _of_crops(
+        self, images: np.ndarray, finder: AnnotatorModel, crop: Crop, size: tuple[int, int]
+    ) -> Prediction:
+        """`predict` of the parts that the finder finds; a row in which it finds none has its
+        reason."""
+        card = self.card
+        crops, maps, rows, found = self._crops(images, finder, crop)
+        values = np.full((len(images), *card.row_shape), np.nan, np.float32)
+        reasons, messages = found.reasons.copy(), dict(found.messages)
+        if len(rows):
+            own = self._measured(crops)
+            ratio = np.array([size[1] / images.shape[2], size[0] / images.shape[1]])
+            kept = placed(finish(own.values, card, card.size), card, maps * ratio[:, None])
+            kept[own.reasons != Reason.NONE] = np.nan
+            values[rows], reasons[rows] = kept, own.reasons
+            messages |= {int(rows[i]): text for i, text in own.messages.items()}
+        return Prediction(values, reasons, messages)
+
+    def _crops(
+        self, images: np.ndarray, finder: AnnotatorModel, crop: Crop
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, Prediction]:
+        """Crops uint8 (m, *size, 3), their maps (m, 2, 3), their m rows, and what the finder gave
+        for all rows."""
+        card, found = self.card, finder.recalled(images)
+        maps = maps_of(found.values, finder.names, crop, card.size)
+        lost = ~np.isfinite(maps).all(axis=(1, 2)) & (found.reasons == Reason.NONE)
+        found = found._replace(reasons=np.where(lost, np.uint8(Reason.NOT_FINITE), found.reasons))
+        rows = np.flatnonzero(found.reasons == Reason.NONE)
+        crops = np.empty((len(rows), *card.size, 3), np.uint8)
+        for i, row in enumerate(rows):
+            crops[i] = cut(images[row], maps[row], card.size, card.resize)
+        return crops, maps[rows], rows, found
+
+    def recalled(self, images: np.ndarray) -> Prediction:
+        """`predict`, remembered for as long as the same images are asked for: several annotators
+        look at what one finds."""
+        key = hashlib.blake2b(np.ascontiguousarray(images).data, digest_size=16).digest()
+        key += repr(images.shape).encode()
+        if self._last is None or self._last[0] != key:
+            self._last = key, self.predict(images)
+        return self._last[1]
+
     def prove(self, images: np.ndarray) -> bool:
         """Whether the model works on one of these images at least; see ``unproven``."""
+        if self.finder is not None and self.card.crop is not None:
+            images = self._crops(images, self.finder, self.card.crop)[0]
         for i in range(len(images)):
             given = prepare(images[i : i + 1], self.card)
             found = self._measure(given)

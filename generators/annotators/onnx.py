@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import hashlib
+from collections.abc import Mapping, Sequence
 from typing import Any
+from weakref import WeakSet, WeakValueDictionary
 
 import numpy as np
 
@@ -12,18 +14,14 @@ from generators.annotators.model import AnnotatorModel
 from schemas.errors import CheckpointError, MissingExtraError, is_out_of_memory
 
 
-class OnnxAnnotator(AnnotatorModel):
-    """An ONNX model in onnxruntime, on the CPU unless other providers are named.
+class Network:
+    """A file's network in onnxruntime, one for all annotators of a process that are of its bytes.
 
-    A model with a fixed batch dimension is run in pieces of that size, the last one padded; one
-    without a batch axis image by image. Custom operators are not loaded, so that opening a model
-    runs no code from it. Raises CheckpointError when inputs or outputs are not those described.
+    users : those that have been tried; what one batch gives is remembered while there are several,
+    so that points, angles and scores of one network cost one run. Raises CheckpointError.
     """
 
-    def __init__(
-        self, card: AnnotatorCard, threads: int = 1, providers: Sequence[str] | None = None
-    ) -> None:
-        super().__init__(card)
+    def __init__(self, path: str, threads: int, providers: Sequence[str] | None) -> None:
         try:
             import onnxruntime
         except ImportError as e:
@@ -38,13 +36,55 @@ class OnnxAnnotator(AnnotatorModel):
         # Spinning threads would take the cores of the other actors between two calls.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         try:
-            self._session = onnxruntime.InferenceSession(
-                card.path, options, providers=list(providers or ["CPUExecutionProvider"])
+            self.session = onnxruntime.InferenceSession(
+                path, options, providers=list(providers or ["CPUExecutionProvider"])
             )
         except Exception as e:  # onnxruntime raises bare C++ exception types, one a failure
             if is_out_of_memory(e):
                 raise
-            raise CheckpointError(f"annotator {card.path!r} is not a usable ONNX model: {e}") from e
+            raise CheckpointError(f"annotator {path!r} is not a usable ONNX model: {e}") from e
+        self.users: WeakSet[OnnxAnnotator] = WeakSet()
+        self._last: tuple[Any, dict[str, Any]] = (None, {})
+
+    def run(
+        self, wanted: Sequence[str], given: Mapping[str, np.ndarray], user: OnnxAnnotator
+    ) -> list[Any]:
+        """Outputs by name for one input."""
+        if len(self.users) < 2 or user not in self.users:
+            return list(self.session.run(wanted, given))
+        every = sorted({name for each in self.users for name in each.outputs})
+        hashed = [hashlib.blake2b(np.ascontiguousarray(a).data).digest() for a in given.values()]
+        key = (every, hashed, [a.shape for a in given.values()])
+        if self._last[0] != key:
+            outputs = self.session.run(every, given)
+            self._last = key, dict(zip(every, outputs, strict=True))
+        return [self._last[1][name] for name in wanted]
+
+
+_NETWORKS: WeakValueDictionary[tuple[Any, ...], Network] = WeakValueDictionary()
+
+
+class OnnxAnnotator(AnnotatorModel):
+    """An ONNX model in onnxruntime, on the CPU unless other providers are named.
+
+    A model with a fixed batch dimension is run in pieces of that size, the last one padded; one
+    without a batch axis image by image. Custom operators are not loaded, so that opening a model
+    runs no code from it. Raises CheckpointError when inputs or outputs are not those described.
+    """
+
+    def __init__(
+        self,
+        card: AnnotatorCard,
+        threads: int = 1,
+        providers: Sequence[str] | None = None,
+        finder: AnnotatorModel | None = None,
+    ) -> None:
+        super().__init__(card, finder)
+        key = (*card.content, card.path if not card.content else "", threads, *(providers or ()))
+        network = _NETWORKS.get(key)
+        if network is None:
+            network = _NETWORKS[key] = Network(card.path, threads, providers)
+        self._network, self._session = network, network.session
         inputs = {i.name: i for i in self._session.get_inputs()}
         self._input = card.input_name if card.input_name is not None else next(iter(inputs), "")
         if list(inputs) != [self._input]:
@@ -52,9 +92,9 @@ class OnnxAnnotator(AnnotatorModel):
                 f"annotator {card.path!r} has inputs {list(inputs)!r}, its description names "
                 f"{self._input!r}: it must have exactly that one"
             )
-        self._outputs = [self._output(card.output, "output")]
+        self.outputs = [self._output(card.output, "output")]
         if card.presence is not None:
-            self._outputs.append(self._output(card.presence[0], "presence.output"))
+            self.outputs.append(self._output(card.presence[0], "presence.output"))
         given = inputs[self._input]
         self._dtype = _input_dtype(card, given.type)
         self._bare = _check_axes(card, given.shape)
@@ -89,7 +129,11 @@ class OnnxAnnotator(AnnotatorModel):
     def _run(self, batch: np.ndarray) -> list[Any]:
         batch = batch.astype(self._dtype, copy=False)
         given = batch[0] if self._bare else batch
-        return list(self._session.run(self._outputs, {self._input: given}))
+        return self._network.run(self.outputs, {self._input: given}, self)
+
+    def try_out(self) -> None:
+        super().try_out()
+        self._network.users.add(self)
 
 
 def _input_dtype(card: AnnotatorCard, kind: str) -> np.dtype[Any]:

@@ -48,7 +48,7 @@ class StageModel:
         """What it needs of every image, for a generator of images of this (height, width)."""
         if self.render or self.of == "resized":
             return View(size)
-        return View(self.card.size, self.card.resize)
+        return View(self.card.picture_size(size), self.card.resize)
 
     @property
     def array(self) -> str:
@@ -111,9 +111,11 @@ class Originals:
 
     def inputs(self, stage: StageModel, rows: slice) -> dict[str, Any]:
         """Inputs of a block. What is measured stands in them where it makes a difference: not
-        where every image has the generator's size, or the model sees just what was inverted."""
+        where every image has the generator's size (and is seen whole), or the model sees just what
+        was inverted."""
         found: dict[str, Any] = {"max_pixels": self._max_pixels}
-        if stage.view(self._inverted.size) != self._inverted and self._shrunk[rows].any():
+        differs = stage.card.crop is not None or self._shrunk[rows].any()
+        if stage.view(self._inverted.size) != self._inverted and differs:
             found["of"] = stage.of
         return found
 

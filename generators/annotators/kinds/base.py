@@ -47,7 +47,6 @@ class AnnotatorKind:
     name : what descriptions call it. text : what it measures, for the documentation.
     role : what analyses and the evaluation take its numbers for: "scores" of attributes, from which
     labels are made and whose rise is measured; "pose", angles in degrees, which directions turn;
-    "quantities", numbers on scales of their own (an age, a width), which directions raise;
     "landmarks", points, from which shapes are made; or a word of another package, for analyses that
     ask for it. None for nothing: they are stored and exported.
     unit : of the stored numbers.
@@ -94,6 +93,13 @@ class AnnotatorKind:
         """
         return values
 
+    def placed(self, values: np.ndarray, card: Described, maps: np.ndarray) -> np.ndarray:
+        """Numbers of `finish` that a crop gave, as those of the whole picture, float32.
+
+        maps : float64 (n, 2, 3), a pixel of the crop at p is at map[:, :2] @ p + map[:, 2].
+        """
+        return values
+
     def shape_cure(self, shape: tuple[int, ...], n: int, card: Described) -> str:
         """What to change in a description so that a result of this shape for n images fits it."""
         return "correct 'names' or 'output'"
@@ -111,3 +117,8 @@ def positive(value: Any, key: str) -> int:
     if value > 1 << 14:
         raise ValueError(f"{key!r} is {value!r}: give at most {1 << 14}")
     return value
+
+
+def turn_of(maps: np.ndarray) -> np.ndarray:
+    """Degrees (n,) by which crops are turned clockwise in their pictures."""
+    return np.asarray(np.degrees(np.arctan2(maps[:, 1, 0], maps[:, 0, 0])))

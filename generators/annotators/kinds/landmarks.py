@@ -41,6 +41,10 @@ class Landmarks(AnnotatorKind):
         with np.errstate(over="ignore", invalid="ignore"):
             return np.asarray((points + shift) * (target / source), dtype=np.float32)
 
+    def placed(self, values: np.ndarray, card: Described, maps: np.ndarray) -> np.ndarray:
+        points = values.astype(np.float64) @ maps[:, :, :2].swapaxes(1, 2) + maps[:, None, :, 2]
+        return np.asarray(points, dtype=np.float32)
+
     def shape_cure(self, shape: tuple[int, ...], n: int, card: Described) -> str:
         points, found = len(card.names), long_axes(shape)
         for numbers in (2, 3, 4):

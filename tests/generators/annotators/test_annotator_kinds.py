@@ -71,18 +71,6 @@ class TestLandmarks(AnnotatorSuite):
         return model(tmp_path, kind="landmarks", k=4, order="points")
 
 
-class TestQuantities(AnnotatorSuite):
-    changes = {"presence": {"output": "out", "threshold": 1e9, "index": 0}}
-
-    @pytest.fixture
-    def kind(self):
-        return KINDS.load("quantities")
-
-    @pytest.fixture
-    def file(self, tmp_path):
-        return model(tmp_path, kind="quantities")
-
-
 class TestEmbedding(AnnotatorSuite):
     changes = {"presence": {"output": "out", "threshold": 1e9, "index": 0}}
 
@@ -95,10 +83,21 @@ class TestEmbedding(AnnotatorSuite):
         return embedding(tmp_path)
 
 
+class TestBoxes(AnnotatorSuite):
+    changes = {"coordinates": "unit"}
+
+    @pytest.fixture
+    def kind(self):
+        return KINDS.load("boxes")
+
+    @pytest.fixture
+    def file(self, tmp_path):
+        names = ["left", "top", "right", "bottom", "angle"]
+        return model(tmp_path, kind="boxes", k=5, names=names)
+
+
 def test_the_built_in_kinds_are_those_of_the_suites():
-    assert set(KINDS.own()) == {
-        "scores", "pose", "landmarks", "embedding", "quantities",
-    }  # fmt: skip
+    assert set(KINDS.own()) == {"scores", "pose", "landmarks", "embedding", "boxes"}
 
 
 def test_an_embedding_has_length_one_and_is_no_label(tmp_path):
