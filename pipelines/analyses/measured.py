@@ -16,7 +16,7 @@ from generators.annotators.kinds.catalog import role_of
 from schemas.spec_models import AnnotateSpec
 from schemas.store.latent_store import LatentStore
 
-NAMED = ("scores", "pose")
+NAMED = ("scores", "pose", "quantities")
 """Roles of annotators' kinds whose every number is a label or a measure with its own name."""
 RENDER = "@render"
 

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from pipelines.analyses.measured import NAMED
 from pipelines.evaluation.meter import Edited, EditMeter, Progress, Sweep, mean_of, no_progress
 from pipelines.evaluation.samples import Samples
 from schemas.directions.direction_set import Direction, DirectionSet
@@ -71,7 +72,7 @@ class Side:
         return self.samples.codes
 
     def names(self, kind: str) -> list[str]:
-        """Names of the measured scores ("scores") or angles ("pose")."""
+        """Names of all that is measured of one role: "scores", "pose" (angles), "quantities"."""
         return [] if self.meter is None else self.meter.names(kind)
 
 
@@ -278,7 +279,8 @@ def _entry(
         why = why or f"there is no effect of the {reference} direction to compare with"
         return {**entry, "verdict": UNKNOWN, "reason": why}
     own = {name: sign * c[measure] for name, c in changes.items()}
-    entry["kind"] = "pose" if measure in in_new.side.names("pose") else "scores"
+    roles = [role for role in NAMED if measure in in_new.side.names(role)]
+    entry["kind"] = roles[0] if roles else "scores"
     entry |= _judged(own, reference, rule)
     entry["side_effect"] = _side_effect(
         changes["reused"], [n for n in in_new.side.names("scores") if n != measure]
@@ -296,7 +298,7 @@ def _own_measure(
     """
     some = next(iter(changes.values()), {})
     if not some:
-        return None, 1.0, "no annotator of scores or pose measured it"
+        return None, 1.0, "no annotator of scores, pose or quantities measured it"
     if target is not None and target in some:
         return target, 1.0, ""
     if "old" not in changes:

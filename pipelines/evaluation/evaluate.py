@@ -72,6 +72,7 @@ def evaluate(
         "unit": "sd",
         "attributes": meter.names("scores"),
         "pose": meter.names("pose"),
+        "quantities": meter.names("quantities"),
         "directions": [effect for effect, _ in effects.values()],
         "comparison": compare({d.name: d for d in directions}, ranks),
         "svm": models.get("svm", {}).get("held_out", []),

@@ -72,7 +72,7 @@ class EditMeter(Protocol):
     (`pipelines.evaluation.actors_meter.ActorsMeter`)."""
 
     def names(self, kind: str) -> list[str]:
-        """Names of all measured scores ("scores") or angles ("pose")."""
+        """Names of all that is measured of one role: "scores", "pose" (angles), "quantities"."""
         ...
 
     def edited(
@@ -89,7 +89,7 @@ Named = TypeVar("Named", "Annotator", "AnnotatorCard")
 
 
 def attributes(annotators: Sequence[Named]) -> list[tuple[Named, tuple[str, ...]]]:
-    """Annotators of scores and of pose with the names of what they measure; names that two
+    """Annotators of scores, pose and quantities with the names of what they measure; names that two
     of them share are told apart as in the analyses, see `pipelines.analyses.measured`."""
     used = [a for a in annotators if role_of(a.kind) in NAMED]
     called = told_apart({a.name: a.names for a in used})
@@ -201,18 +201,21 @@ def describe_effect(
     strengths: Sequence[float],
     scores: Mapping[str, np.ndarray],
     pose: Mapping[str, np.ndarray],
+    quantities: Mapping[str, np.ndarray] | None = None,
 ) -> dict[str, Any]:
     """What a direction did, from measurements (samples, strengths) by name, NaN for none.
 
     The change is measured between strength 0 and the largest strength, in the samples that were
     measured at both: ``pairs`` counts these, by name. ``rise_fraction`` is the share of them whose
     target rose by at least ``RISE``; ``rise_fraction_of_possible`` is the share among those that
-    could rise that far (a probability above 0.7 cannot). The means in ``scores`` and ``pose`` are
-    of the samples measured at that strength, rank correlations of those measured at every one.
-    What no sample tells is None.
+    could rise that far (a probability above 0.7 cannot). The means in ``scores``, ``pose`` and
+    ``quantities`` are of the samples measured at that strength, rank correlations of those measured
+    at every one. What no sample tells is None.
     """
     zero, top = int(np.argmin(np.abs(strengths))), int(np.argmax(strengths))
-    changes = {k: v[:, top] - v[:, zero] for k, v in {**scores, **pose}.items()}
+    quantities = quantities or {}
+    every = {**scores, **pose, **quantities}
+    changes = {k: v[:, top] - v[:, zero] for k, v in every.items()}
     change = {k: mean_of(changes[k]) for k in scores}
     target: str | None = direction.provenance.get("target")
     row: dict[str, Any] = {
@@ -228,6 +231,9 @@ def describe_effect(
         "pose_change": {k: mean_of(changes[k]) for k in pose},
         "pairs": {k: int(np.isfinite(c).sum()) for k, c in changes.items()},
     }
+    if quantities:
+        row["quantities"] = {k: means_of(v) for k, v in quantities.items()}
+        row["quantities_change"] = {k: mean_of(changes[k]) for k in quantities}
     others = {k: c for k, c in change.items() if k != target and c is not None}
     if others:
         worst = max(others, key=lambda k: abs(others[k]))
@@ -239,9 +245,9 @@ def describe_effect(
         row["rise_fraction"] = _share(rise)
         row["rise_fraction_of_possible"] = _share(rise[possible])
         row["samples_that_could_rise"] = int(possible.sum())
-    if target is not None and target in pose:
-        whole = np.isfinite(pose[target]).all(axis=1)
-        row["spearman"] = {target: mean_of(spearman(strengths, pose[target][whole]))}
+    if target is not None and (target in pose or target in quantities):
+        whole = np.isfinite(every[target]).all(axis=1)
+        row["spearman"] = {target: mean_of(spearman(strengths, every[target][whole]))}
     return row
 
 
@@ -274,7 +280,7 @@ def evaluate_directions(
     edits += [Sweep(d, moved, strip_rows) for d in missing]
     found = meter.edited(samples, edits, progress)
     still, of = found[:1], dict(zip([d.name for d in missing], found[1:], strict=True))
-    kinds = {kind: meter.names(kind) for kind in ("scores", "pose")}
+    roles = [meter.names(role) for role in NAMED]
     measured: dict[str, tuple[dict[str, Any], np.ndarray]] = {}
     for direction in directions:
         if direction.name in known:
@@ -282,8 +288,8 @@ def evaluate_directions(
             continue
         values, pictures = of[direction.name]
         full = {k: np.insert(v, zero, still[0].values[k][:, 0], axis=1) for k, v in values.items()}
-        scores, pose = ({name: full[name] for name in names} for names in kinds.values())
-        effect = describe_effect(direction, strengths, scores, pose)
+        of_roles = ({name: full[name] for name in names} for names in roles)
+        effect = describe_effect(direction, strengths, *of_roles)
         strip = np.insert(pictures, zero, still[0].pictures[:, 0], axis=1)
         measured[direction.name] = effect, strip
     return measured

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from pipelines.analyses.catalog import ANALYSES
+from pipelines.analyses.measured import NAMED
 from pipelines.evaluation.strips import strength_label
 from pipelines.folder.run_folder import RunFolder
 from pipelines.report import plots
@@ -64,19 +67,30 @@ class _Heat:
         return {"text": text, "up": bool(change > 0), "share": round(float(min(1.0, share)), 3)}
 
 
-def _scales(folder: RunFolder) -> tuple[_Heat, _Heat]:
-    """Colour scales of scores and of pose (degrees)."""
+@dataclass(frozen=True)
+class _Scales:
+    """Colour scales: one of all scores, one of all angles (degrees), one of each quantity."""
+
+    scores: _Heat
+    pose: _Heat
+    quantities: Mapping[str, _Heat]
+
+
+def _scales(folder: RunFolder) -> _Scales:
     strengths = _strengths(folder)
     n, origin = len(strengths), _origin(strengths)
-    largest = {"scores": 0.0, "pose": 0.0}
+    largest: dict[tuple[str, str], float] = {}
     for entry in _entries(folder):
-        for group in largest:
-            for values in _mapping(entry.get(group)).values():
+        for role in NAMED:
+            for name, values in _mapping(entry.get(role)).items():
                 series = _series(values, n)
                 if n and np.isfinite(series).any():
                     change = float(np.nanmax(np.abs(series - series[origin]), initial=0.0))
-                    largest[group] = max(largest[group], change)
-    return _Heat(largest["scores"]), _Heat(largest["pose"])
+                    key = role, name if role == "quantities" else ""
+                    largest[key] = max(largest.get(key, 0.0), change)
+    scores, pose = (_Heat(largest.get((role, ""), 0.0)) for role in ("scores", "pose"))
+    each = {name: _Heat(most) for (role, name), most in largest.items() if role == "quantities"}
+    return _Scales(scores, pose, each)
 
 
 def direction_strips(folder: RunFolder) -> dict[str, Any]:
@@ -84,15 +98,17 @@ def direction_strips(folder: RunFolder) -> dict[str, Any]:
     entries, strengths = _entries(folder), _strengths(folder)
     unit = str(folder.evaluation.get("unit", "sd"))
     strips = _strip_uris(folder, [e["name"] for e in entries])
-    heat, pose_heat = _scales(folder)
+    scales = _scales(folder)
     groups: dict[str, list[dict[str, Any]]] = {}
     for i, entry in enumerate(entries):
         card = {
             "anchor": f"direction-{i + 1}",
             "name": entry["name"],
             "strip": strips.get(entry["name"]),
-            "facts": _facts(entry, strengths, unit) + _measured(entry, folder),
-            "scores": _score_rows(folder, entry, heat, pose_heat),
+            "facts": _facts(entry, strengths, unit)
+            + _prediction(entry["name"], folder)
+            + _measured(entry, folder),
+            "scores": _score_rows(folder, entry, scales),
         }
         groups.setdefault(method_name(entry.get("method", "")), []).append(card)
     known = {e["name"] for e in entries}
@@ -167,6 +183,14 @@ def _facts(entry: dict[str, Any], strengths: list[float], unit: str) -> list[tup
     return facts
 
 
+def _prediction(name: str, folder: RunFolder) -> list[tuple[str, str]]:
+    """How well codes predict a regression's target, on rows that the fit has not seen."""
+    directions = folder.directions
+    known = directions is not None and name in directions
+    r2 = directions[name].quality.get("held_out_r2") if directions is not None and known else None
+    return [("R² on held-out rows", report_text.fixed(r2, 3))] if is_number(r2) else []
+
+
 def _measured(entry: dict[str, Any], folder: RunFolder) -> list[tuple[str, str]]:
     """How many samples the changes rest on, where an annotator could not measure all of them."""
     pairs = _mapping(entry.get("pairs"))
@@ -179,9 +203,7 @@ def _measured(entry: dict[str, Any], folder: RunFolder) -> list[tuple[str, str]]
     return [("measured in", f"{report_text.count(least)} of {report_text.count(of)} samples")]
 
 
-def _score_rows(
-    folder: RunFolder, entry: dict[str, Any], heat: _Heat, pose_heat: _Heat
-) -> list[dict[str, Any]]:
+def _score_rows(folder: RunFolder, entry: dict[str, Any], scales: _Scales) -> list[dict[str, Any]]:
     """Rows of the table beside a strip: an attribute's mean at every strength."""
     strengths = _strengths(folder)
     n, origin, target = len(strengths), _origin(strengths), entry.get("target")
@@ -191,7 +213,7 @@ def _score_rows(
         if np.isfinite(series).any():
             change = series - series[origin]
             cells = [
-                heat.cell(c, report_text.fixed(float(v)))
+                scales.scores.cell(c, report_text.fixed(float(v)))
                 for c, v in zip(change, series, strict=True)
             ]
             size = float(np.nanmax(np.abs(change), initial=0.0))
@@ -213,7 +235,7 @@ def _score_rows(
         series = _series(values, n)
         if (name == "yaw" or name == target) and np.isfinite(series).any():
             cells = [
-                pose_heat.cell(c, report_text.fixed(float(v), 1 if abs(v) < 9.95 else 0) + "°")
+                scales.pose.cell(c, report_text.fixed(float(v), 1 if abs(v) < 9.95 else 0) + "°")
                 for c, v in zip(series - series[origin], series, strict=True)
             ]
             rows.append(
@@ -223,6 +245,22 @@ def _score_rows(
                     "cells": cells,
                     "size": 0.0,
                     "pose": True,
+                }
+            )
+    for name, values in _mapping(entry.get("quantities")).items():
+        series = _series(values, n)
+        if np.isfinite(series).any():
+            cells = [
+                scales.quantities[name].cell(c, report_text.number(float(v)))
+                for c, v in zip(series - series[origin], series, strict=True)
+            ]
+            rows.append(
+                {
+                    "name": report_text.plain(name),
+                    "target": name == target,
+                    "cells": cells,
+                    "size": 0.0,
+                    "pose": False,
                 }
             )
     if left:
@@ -235,7 +273,8 @@ def matrix(folder: RunFolder) -> dict[str, Any]:
     entries, strengths = _entries(folder), _strengths(folder)
     attributes = [str(a) for a in folder.evaluation.get("attributes", [])]
     pose = [str(p) for p in folder.evaluation.get("pose", [])]
-    heat, pose_heat = _scales(folder)
+    quantities = [str(q) for q in folder.evaluation.get("quantities", [])]
+    scales = _scales(folder)
     n, origin = len(strengths), _origin(strengths)
     rows = []
     for i, entry in enumerate(entries):
@@ -243,9 +282,9 @@ def matrix(folder: RunFolder) -> dict[str, Any]:
         for name in attributes:
             change = _mapping(entry.get("mean_change")).get(name)
             if is_number(change):
-                cell = heat.cell(float(change), report_text.fixed(change, 2, sign=True))
+                cell = scales.scores.cell(float(change), report_text.fixed(change, 2, sign=True))
             else:
-                cell = heat.cell(0.0, report_text.DASH)
+                cell = scales.scores.cell(0.0, report_text.DASH)
             cells.append({**cell, "target": name == entry.get("target")})
         for name in pose:
             series = _series(_mapping(entry.get("pose")).get(name), n)
@@ -254,10 +293,20 @@ def matrix(folder: RunFolder) -> dict[str, Any]:
                 told = entry["pose_change"][name]
                 change = float(told) if is_number(told) else float("nan")
             text = report_text.fixed(change, 1, sign=True)
-            cells.append({**pose_heat.cell(change, text), "target": name == entry.get("target")})
+            cells.append({**scales.pose.cell(change, text), "target": name == entry.get("target")})
+        for name in quantities:
+            told = _mapping(entry.get("quantities_change")).get(name)
+            if name in scales.quantities and is_number(told):
+                text = report_text.number(float(told))
+                cell = scales.quantities[name].cell(float(told), text)
+            else:
+                cell = scales.scores.cell(0.0, report_text.DASH)
+            cells.append({**cell, "target": name == entry.get("target")})
         rows.append({"name": entry["name"], "anchor": f"direction-{i + 1}", "cells": cells})
     return {
-        "columns": [report_text.plain(a) for a in attributes] + [f"{p}, °" for p in pose],
+        "columns": [report_text.plain(a) for a in attributes]
+        + [f"{p}, °" for p in pose]
+        + [report_text.plain(q) for q in quantities],
         "rows": rows,
         "strength": strength_label(strengths[-1], str(folder.evaluation.get("unit", "sd")))
         if strengths

@@ -9,8 +9,8 @@ from schemas.sections.types import Level, Names, Number
 
 
 class MeanDifferenceSpec(AnalysisSection):
-    """Differences of class means, a direction a level or attribute; regressions of angles and
-    continuous factors."""
+    """Differences of class means, a direction a level or attribute; regressions of angles,
+    quantities and continuous factors."""
 
     order = 20
     summary = "Differences of class means, and linear regressions."
@@ -33,8 +33,13 @@ class MeanDifferenceSpec(AnalysisSection):
     ridge: Number = Field(
         default=1e-3,
         ge=0,
-        description="Ridge penalty of the regressions of measured angles and continuous factors, "
-        "as a multiple of the mean variance of a coordinate.",
+        description="Ridge penalty of the regressions of angles, quantities and continuous "
+        "factors, as a multiple of the mean variance of a coordinate.",
+    )
+    held_out: bool = Field(
+        default=False,
+        description="Also tell how well each regression predicts the rows of 'evaluate.holdout', "
+        "by a fit to the other rows: R2.",
     )
 
 

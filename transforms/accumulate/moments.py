@@ -136,6 +136,17 @@ class Moments:
         cross += other.second
         return type(self)(count, self.mean + delta * (other.count / count), cross)
 
+    def without(self, other: Self) -> Self:
+        """Moments of these rows less some of them: the inverse of `merge`."""
+        count = self.count - other.count
+        if count <= 0 or other.count == 0:
+            return self if other.count == 0 else self.zero(len(self.mean), self.diagonal)
+        mean = self.mean + (self.mean - other.mean) * (other.count / count)
+        delta = mean - other.mean
+        cross = delta * delta if self.diagonal else np.outer(delta, delta)
+        second = self.second - other.second - cross * (count * (other.count / self.count))
+        return type(self)(count, mean, second)
+
     def to_arrays(self) -> Arrays:
         """count int64 (), mean (D,), second (D, D) or (D,)."""
         return {"count": np.array(self.count, np.int64), "mean": self.mean, "second": self.second}

@@ -157,6 +157,23 @@ class Regressions:
     n_rows: int
 
 
+def r2_on(rows: Moments, found: Regressions) -> np.ndarray:
+    """Share of a target's variance over these rows that the prediction explains, float64 (T,).
+
+    rows : joint moments of codes and targets of rows that the regressions have not seen. It is
+    negative where the rows' own mean would predict better, NaN where a target does not vary.
+    """
+    n_features = found.coefficients.shape[1]
+    weights, second = found.coefficients, rows.second
+    xx, tx = second[:n_features, :n_features], second[n_features:, :n_features]
+    variation = np.diag(second)[n_features:]
+    miss = rows.mean[n_features:] - weights @ rows.mean[:n_features] - found.intercepts
+    wrong = variation - 2 * np.einsum("td,td->t", weights, tx) + rows.count * miss**2
+    wrong = wrong + np.einsum("td,de,te->t", weights, xx, weights, optimize=True)
+    varies = variation > 0
+    return np.where(varies, 1 - wrong / np.where(varies, variation, 1), np.nan)
+
+
 def solve_regressions(moments: Moments, n_targets: int, ridge: float = 1e-3) -> Regressions:
     """Regression directions from the joint moments of rows and targets (D + T features).
 

@@ -47,6 +47,7 @@ class AnnotatorKind:
     name : what descriptions call it. text : what it measures, for the documentation.
     role : what analyses and the evaluation take its numbers for: "scores" of attributes, from which
     labels are made and whose rise is measured; "pose", angles in degrees, which directions turn;
+    "quantities", numbers on scales of their own (an age, a width), which directions raise;
     "landmarks", points, from which shapes are made; or a word of another package, for analyses that
     ask for it. None for nothing: they are stored and exported.
     unit : of the stored numbers.

@@ -35,14 +35,28 @@ class MeanDifference(Analysis[MeanDifferenceSpec]):
             factors &= set(own.factors)
             scores = [m for m in scores if m.chosen(set(own.factors) - _categorical(known))]
         parameters: dict[str, Any] = {"attributes": known.attributes()}
+        if own.held_out:
+            holdout = known.spec.evaluate.holdout
+            parameters["evaluate.holdout"] = holdout.model_dump(mode="json")
+            parameters["evaluate.seed"] = known.spec.evaluate_seed
+            factors |= {holdout.factor} - {None} if holdout.factor in every else set()
         if scores:
             svm = known.spec.analyse.svm
             parameters["threshold"] = THRESHOLD if svm is None else svm.threshold
         return Selection(
-            measured=(*scores, *known.measurements("pose")),
+            measured=(
+                *scores,
+                *known.measurements("pose"),
+                *known.measurements("quantities"),
+            ),
             factors=frozenset(factors | set(own.pair_by)),
             parameters=parameters,
         )
+
+    def parameters(self, known: Known, own: MeanDifferenceSpec) -> dict[str, Any]:
+        """Without 'held_out' where it is not asked for: results made before there was one hold."""
+        found = super().parameters(known, own)
+        return found if own.held_out else {k: v for k, v in found.items() if k != "held_out"}
 
     def problems(self, known: Known, own: MeanDifferenceSpec) -> Problems:
         """Names that are neither factors nor attributes, and factors with nothing to compare."""

@@ -59,14 +59,18 @@ def mean_difference_problems(known: Known, own: MeanDifferenceSpec) -> Problems:
     for factor in chosen if own.pair_by and not wrong else ():
         yield from _pair_problems(known, own, factor)
     quantities = [n for n, f in index.factors.items() if f.kind == CONTINUOUS]
-    if own.factors is None and not measured and not known.measurements("pose"):
+    if own.factors is None and not measured and not _quantities(known):
         if not any(len(levels) > 1 for levels in levels_of.values()):
             if not any(_varies(index, n) for n in quantities):
                 yield (
                     f"{key!r} has nothing to compare: no factor varies over the rows and no "
-                    "annotator measures scores or angles; name a table under 'dataset.factors', or "
-                    "a model under 'annotate'"
+                    "annotator measures scores, angles or quantities; name a table under "
+                    "'dataset.factors', or a model under 'annotate'"
                 )
+
+
+def _quantities(known: Known) -> bool:
+    return any(known.measurements(role) for role in ("pose", "quantities"))
 
 
 def _varies(index: Columns, name: str) -> bool:

@@ -1,11 +1,12 @@
-"""Mean differences of factor levels and measured attributes, and regressions on measured angles."""
+"""Mean differences of factor levels and measured attributes, regressions on what is continuous."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -15,6 +16,7 @@ from pipelines.analyses.inputs import (
     Fitted,
     Measured,
     categorical,
+    hold_out,
     target_of,
 )
 from pipelines.analyses.labels import Labels, Targets
@@ -23,8 +25,9 @@ from schemas.index import CATEGORICAL, CONTINUOUS
 from schemas.sections.mean_difference import MeanDifferenceSpec
 from transforms.accumulate.blocks import PIPELINES, Arrays, BlockSource, Sums
 from transforms.accumulate.factor_cells import grid_cells
+from transforms.accumulate.moments import Moments
 from transforms.accumulate.requests import JointMoments, SumsOfCells
-from transforms.directions.mean_difference import solve_mean_differences, solve_regressions
+from transforms.directions.mean_difference import r2_on, solve_mean_differences, solve_regressions
 
 
 @dataclass(frozen=True)
@@ -56,7 +59,8 @@ class LabelSums:
 def fit_mean_differences(data: Data, wanted: MeanDifferenceSpec) -> Fitted:
     """A direction for every level of the chosen factors, every attribute, every quantity.
 
-    Quantities are measured angles and continuous factors (age): their directions are regressions.
+    Quantities are measured angles and numbers, and continuous factors (age): their directions are
+    regressions.
     What too few rows show, or were measured in, has no direction: the fact ``skipped`` says why.
     Raises DataError where nothing is left.
     """
@@ -74,9 +78,9 @@ def fit_mean_differences(data: Data, wanted: MeanDifferenceSpec) -> Fitted:
     for m in data.measurements("scores"):
         if columns := m.chosen(attributes):
             skipped |= _label_differences(data, m, columns, out)
-    for m in data.measurements("pose"):
+    for m in (*data.measurements("pose"), *data.measurements("quantities")):
         with _told(skipped, *m.names):
-            _pose_regressions(data, wanted, m, out)
+            _measured_regressions(data, wanted, m, out)
     for name in quantities:
         if name in chosen:
             with _told(skipped, name):
@@ -178,9 +182,13 @@ def _label_differences(
     return skipped
 
 
-def _pose_regressions(data: Data, wanted: MeanDifferenceSpec, m: Measured, out: Fitted) -> None:
-    source = data.blocks(m, Targets(tuple(range(len(m.names)))))
-    _regressions(data, wanted, source, m.names, {"targets": m.array}, out)
+def _measured_regressions(data: Data, wanted: MeanDifferenceSpec, m: Measured, out: Fitted) -> None:
+    targets = Targets(tuple(range(len(m.names))))
+
+    def blocks(where: np.ndarray | None = None) -> BlockSource:
+        return data.blocks(m, targets, where=where)
+
+    _regressions(data, wanted, blocks, m.names, {"targets": m.array}, out)
 
 
 def _factor_regression(data: Data, wanted: MeanDifferenceSpec, name: str, out: Fitted) -> None:
@@ -188,16 +196,25 @@ def _factor_regression(data: Data, wanted: MeanDifferenceSpec, name: str, out: F
     values = data.continuous(name)[:, None]
     if np.unique(values[np.isfinite(values)]).size < 2:
         raise DataError("it has fewer than two values")
-    source = data.blocks(columns={"targets": values})
+
+    def blocks(where: np.ndarray | None = None) -> BlockSource:
+        return data.blocks(columns={"targets": values}, where=where)
+
     taken = {d.name for d in out.directions}
     label = name if f"linear.{name}" not in taken else f"{name}-factor"
-    _regressions(data, wanted, source, (label,), {"factor": name}, out)
+    _regressions(data, wanted, blocks, (label,), {"factor": name}, out)
+
+
+def _held_out(data: Data) -> np.ndarray:
+    """Bool (n_rows,): rows on which a fit to the others is measured."""
+    holdout, seed = data.parameter("evaluate.holdout"), data.parameter("evaluate.seed")
+    return hold_out(data, holdout["factor"], holdout["fraction"], seed)
 
 
 def _regressions(
     data: Data,
     wanted: MeanDifferenceSpec,
-    source: BlockSource,
+    blocks: Callable[..., BlockSource],
     names: Sequence[str],
     facts: dict[str, str],
     out: Fitted,
@@ -208,14 +225,32 @@ def _regressions(
             f"a code of space {data.space!r} has {width} coordinates, and a regression solves for "
             f"at most {REGRESSED_FEATURES}"
         )
-    joint = data.engine.sum(source, JointMoments())
+    joint = data.engine.sum(blocks(), JointMoments())
     found = solve_regressions(joint, len(names), wanted.ridge)
+    held_out: list[dict[str, Any]] = [{}] * len(names)
+    if wanted.held_out:
+        unseen = data.engine.sum(blocks(_held_out(data)), JointMoments())
+        held_out = _r2_held_out(joint, unseen, len(names), wanted.ridge)
     called = out.names_for([f"linear.{name}" for name in names])
     for i, name in enumerate(names):
-        quality = {"r2": float(found.r2[i]), "rows": int(found.n_rows)}
+        quality = {"r2": float(found.r2[i]), "rows": int(found.n_rows), **held_out[i]}
         out.directions.append(
             data.direction(
                 called[i], found.slopes[i], "regression", name, quality=quality, provenance=facts
             )
         )
         out.keep(f"ridge-{name}", np.append(found.coefficients[i], found.intercepts[i]))
+
+
+def _r2_held_out(
+    every: Moments, unseen: Moments, n_targets: int, ridge: float
+) -> list[dict[str, Any]]:
+    """Of each target the R2 on held-out rows of a fit to the others; {} where too few are."""
+    found = np.full(n_targets, np.nan)
+    if unseen.count >= 2:
+        with suppress(DataError):
+            found = r2_on(unseen, solve_regressions(every.without(unseen), n_targets, ridge))
+    return [
+        {"held_out_r2": float(r2), "held_out_rows": int(unseen.count)} if np.isfinite(r2) else {}
+        for r2 in found
+    ]

@@ -71,6 +71,18 @@ class TestLandmarks(AnnotatorSuite):
         return model(tmp_path, kind="landmarks", k=4, order="points")
 
 
+class TestQuantities(AnnotatorSuite):
+    changes = {"presence": {"output": "out", "threshold": 1e9, "index": 0}}
+
+    @pytest.fixture
+    def kind(self):
+        return KINDS.load("quantities")
+
+    @pytest.fixture
+    def file(self, tmp_path):
+        return model(tmp_path, kind="quantities")
+
+
 class TestEmbedding(AnnotatorSuite):
     changes = {"presence": {"output": "out", "threshold": 1e9, "index": 0}}
 
@@ -97,7 +109,9 @@ class TestBoxes(AnnotatorSuite):
 
 
 def test_the_built_in_kinds_are_those_of_the_suites():
-    assert set(KINDS.own()) == {"scores", "pose", "landmarks", "embedding", "boxes"}
+    assert set(KINDS.own()) == {
+        "scores", "pose", "landmarks", "embedding", "quantities", "boxes",
+    }  # fmt: skip
 
 
 def test_an_embedding_has_length_one_and_is_no_label(tmp_path):

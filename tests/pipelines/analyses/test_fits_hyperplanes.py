@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from sklearn.metrics import r2_score
 
 from pipelines.analyses.inputs import hold_out
 from pipelines.evaluation.beside import compare
@@ -138,6 +139,17 @@ def test_continuous_factors_have_regression_directions(made):
     assert direction.quality["rows"] == N - len(range(0, N, 9))
     kept = np.append(expected.coefficients[0], expected.intercepts[0])
     np.testing.assert_allclose(fitted.arrays["ridge-age"], kept, rtol=1e-9)
+    assert "held_out_r2" not in direction.quality
+    section = "  mean_difference: {ridge: 0.1, held_out: true}\n"
+    measured = fit("mean_difference", inputs(made, section, fraction=0.25))
+    (again,) = [d for d in measured.directions if d.name == "linear.age"]
+    age, held = index.continuous("age"), hold_out(index, "person", 0.25, seed=0)
+    seen = fit_regressions(codes[~held], age[~held], ridge=0.1)
+    there = held & np.isfinite(age)
+    told = codes[there].reshape(there.sum(), -1) @ seen.coefficients[0] + seen.intercepts[0]
+    assert again.quality["held_out_r2"] == pytest.approx(r2_score(age[there], told), abs=1e-9)
+    assert again.quality["held_out_rows"] == there.sum()
+    assert np.array_equal(again.vector, direction.vector)
     only = fit("mean_difference", inputs(made, "  mean_difference: {factors: [expression]}\n"))
     assert "linear.age" not in {d.name for d in only.directions}
 

@@ -79,6 +79,15 @@ def test_the_rise_counts_samples_that_can_rise():
     assert row["samples_that_could_rise"] == 3
 
 
+def test_quantities_are_measured_on_their_own_scale():
+    widths = np.array([[1.0, 2.0, 4.0], [10.0, 30.0, np.nan]])
+    row = describe_effect(direction("d", 0, "width"), [-2.0, 0.0, 2.0], {}, {}, {"width": widths})
+    assert row["quantities"] == {"width": [5.5, 16.0, 4.0]}
+    assert row["quantities_change"] == {"width": 2.0} and row["pairs"] == {"width": 1}
+    assert row["spearman"] == {"width": 1.0}
+    assert "quantities" not in describe_effect(direction("d", 0, "a"), [0.0, 2.0], {}, {})
+
+
 def test_an_angle_s_rank_correlation_is_scipy_s(rng):
     values = rng.normal(size=(6, 5)).round(1)
     strengths = [-2.0, -1.0, 0.0, 1.0, 2.0]

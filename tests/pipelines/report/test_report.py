@@ -243,6 +243,22 @@ def test_a_sampled_run_is_told_as_one(run):
     assert "Latent spacew_plus" in text and "Inversion" not in text
 
 
+def test_quantities_stand_beside_scores_each_on_its_own_scale(run):
+    """The row beside the strip, and a column of the table of changes."""
+
+    def with_widths(value):
+        value["quantities"] = ["width"]
+        value["directions"] = value["directions"][:2]
+        n = len(value["strengths"])
+        for entry, top in zip(value["directions"], (3000.0, 12.5), strict=True):
+            entry["quantities"] = {"width": [0.0] * (n - 1) + [top]}
+            entry["quantities_change"] = {"width": top}
+
+    edit_json(run / "evaluation.json", with_widths)
+    text = page_of(run).text
+    assert "width" in text and "3\u202f000" in text and "12.5" in text
+
+
 def test_without_annotators_nothing_is_said_of_scores(run):
     def unmeasured(value):
         value |= {"attributes": [], "pose": []}

@@ -85,6 +85,18 @@ def test_add_equals_all_at_once_and_arrays_round_trip(diagonal):
     assert (again.mean == total.mean).all() and (again.second == total.second).all()
 
 
+@pytest.mark.parametrize("diagonal", [False, True])
+def test_without_undoes_merge(diagonal):
+    x = np.random.default_rng(3).standard_normal((90, 4)) + 1e3
+    first, second = Moments.of(x[:70], diagonal), Moments.of(x[70:], diagonal)
+    left = first.merge(second).without(second)
+    assert left.count == 70
+    np.testing.assert_allclose(left.mean, first.mean, rtol=1e-13)
+    np.testing.assert_allclose(left.second, first.second, rtol=1e-8, atol=1e-8)
+    nothing = Moments.zero(4, diagonal)
+    assert first.without(nothing) is first and first.without(first).count == 0
+
+
 def test_diagonal_is_the_diagonal():
     x = rows_with_mean(200, 6)
     whole = np.diag(Moments.of(x).second)

@@ -4,10 +4,18 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sklearn.linear_model import LinearRegression
+from sklearn.metrics import r2_score
 
 from schemas.errors import DataError, UsageError
 from transforms.accumulate.factor_cells import CellSums, grid_cells
-from transforms.directions.mean_difference import fit_regressions, mean_differences
+from transforms.accumulate.moments import Moments, join_targets
+from transforms.directions.mean_difference import (
+    fit_regressions,
+    mean_differences,
+    r2_on,
+    solve_regressions,
+)
 
 
 def rows(n=400, d=6, seed=0):
@@ -160,6 +168,25 @@ def test_regression_equals_least_squares_and_leaves_out_missing_targets():
     np.testing.assert_allclose(found.coefficients[0], expected[:-1], atol=1e-10)
     np.testing.assert_allclose(found.intercepts[0], expected[-1], atol=1e-10)
     assert found.n_rows == there.sum()
+
+
+def test_r2_on_rows_that_the_fit_has_not_seen_is_scikit_learn_s():
+    """The fit to the others comes of the moments of all less theirs."""
+    rng = np.random.default_rng(2)
+    x = rng.standard_normal((400, 6)) + 50
+    targets = np.c_[x @ rng.standard_normal(6), rng.standard_normal(400)] + rng.normal(
+        size=(400, 2)
+    )
+    joint, unseen = (
+        Moments.of(join_targets(x[r], targets[r])) for r in (slice(0, 400), slice(300, 400))
+    )
+    found = solve_regressions(joint.without(unseen), 2, ridge=0.0)
+    model = LinearRegression().fit(x[:300], targets[:300])
+    np.testing.assert_allclose(found.coefficients, model.coef_, atol=1e-10)
+    expected = r2_score(targets[300:], model.predict(x[300:]), multioutput="raw_values")
+    np.testing.assert_allclose(r2_on(unseen, found), expected, atol=1e-10)
+    still = Moments.of(join_targets(x[:9], np.ones((9, 2))))
+    assert np.isnan(r2_on(still, found)).all()
 
 
 def test_degenerate_targets_are_refused():
