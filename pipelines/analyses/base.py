@@ -28,8 +28,8 @@ Own = TypeVar("Own", bound=AnalysisSection)
 class Known:
     """What is known of a run's data before an array is read: with a store, or before there is one.
 
-    spaces : latent space -> shape of a row's code, of the codes that the run stores and of those
-        that they can be converted to
+    spaces : latent space -> shape of a row's code, of the codes that the run stores and then of
+        those that they can be converted to
     measured : of a kind ("scores", "pose", "landmarks") and of "render" or "image", what the
         annotators measure
     bounded : the activation that holds all scores within 0 to 1, None where they are not, or where
@@ -50,9 +50,14 @@ class Known:
         """Measured attributes, sorted: they name the directions that should move them."""
         return sorted({name for m in self.measurements("scores") for name in m.names})
 
+    @property
+    def stored(self) -> str:
+        """The space of the codes that the run stores; "" where its generator is not known."""
+        return self.spec.invert.space or next(iter(self.spaces), "")
+
     def space(self, own: AnalysisSection) -> str:
         """The latent space that an analysis reads."""
-        return own.space if own.space is not None else self.spec.invert.space
+        return own.space if own.space is not None else self.stored
 
     def code_shape(self, own: AnalysisSection) -> tuple[int, ...]:
         """Shape of a row's code in that space."""

@@ -11,6 +11,7 @@ from schemas.store.latent_store import LatentStore
 from transforms.accumulate.blocks import BlockSource
 from transforms.accumulate.passes import PassRequest, S, Seen, run_passes
 from transforms.beam.engine import BeamEngine
+from transforms.inversion.stored import stored_space
 
 EMBEDDED = "FnApiRunner"
 
@@ -37,7 +38,7 @@ class LocalIterations:
 def analysis_engine(spec: RunSpec, store: LatentStore) -> BeamEngine | LocalIterations:
     """Beam as the specification says, with local iterations where the codes fit the cache."""
     engine = BeamEngine(spec.beam.runner, tuple(spec.beam.options), spec.cache_bytes)
-    array = store.array(f"latents/{spec.invert.space}")
+    array = store.array(f"latents/{stored_space(store)}")
     size = math.prod(array.shape) * 8  # blocks are prepared in float64
     embedded = spec.beam.runner == EMBEDDED and not spec.beam.options
     return LocalIterations(engine) if embedded and size <= spec.cache_bytes else engine

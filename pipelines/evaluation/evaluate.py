@@ -24,7 +24,7 @@ from schemas.index import DatasetIndex
 from schemas.spec import RunSpec
 from schemas.store.latent_store import LatentStore
 from transforms.accumulate.sources import ok_rows
-from transforms.inversion.stored import stored_code
+from transforms.inversion.stored import stored_code, stored_space
 
 
 @dataclass(frozen=True, eq=False)
@@ -146,7 +146,7 @@ def _pairs(evaluated: Evaluated, generator: Generator) -> dict[str, np.ndarray]:
         return {}
     with torch.no_grad():
         rows = np.array(shown)
-        code = stored_code(store, generator.facts.space(spec.space), rows)
+        code = stored_code(store, generator.facts.space(stored_space(store)), rows)
         classes = evaluated.classes_of(generator.facts, rows)
         images = generator.draw(code, labels=classes, noise=spec.noise_mode)
         drawn = to_uint8(images.cpu().numpy())

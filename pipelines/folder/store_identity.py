@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import generators
-from generators.protocols import GRADIENTS, ModelFacts
+from generators.protocols import GRADIENTS, ModelFacts, Space
 from schemas.class_labels import class_numbers
 from schemas.errors import PluginError, SpecError, UsageError
 from schemas.index import DatasetIndex
@@ -47,6 +47,7 @@ def encoder_uri_of(generator: generators.Source, encoder_uri: str | None) -> str
 class StoreIdentity:
     """Everything that decides which store the codes belong to; see `identify`.
 
+    spec : with the space of the codes, the generator's default where the specification names none
     encoder_uri : None where the method needs no encoder.
     dataset : of the rows, where they are sampled or may have class labels
     large : arrays that lie in a sibling of the store, see `schemas.store.sibling`
@@ -69,6 +70,11 @@ class StoreIdentity:
     def sampled(self) -> bool:
         """Whether the codes are drawn from the prior, and no image is inverted."""
         return bool(self.method["method"] == SAMPLED)
+
+    @property
+    def space(self) -> str:
+        """Of the codes."""
+        return str(self.method["space"])
 
     @property
     def attrs(self) -> dict[str, Any]:
@@ -110,13 +116,13 @@ class StoreIdentity:
         """The store of the large arrays, laid out or opened to write; None without any."""
         if not self.large:
             return None
-        return SiblingStore.beside(store, self.spec.space, self.large, stage=INVERT)
+        return SiblingStore.beside(store, self.space, self.large, stage=INVERT)
 
     def waiting(self, store: LatentStore) -> set[int]:
         """Blocks of the store whose large arrays are missing or of other codes."""
         if not self.large:
             return set()
-        found = SiblingStore.find(store, self.spec.space, self.large, stage=INVERT)
+        found = SiblingStore.find(store, self.space, self.large, stage=INVERT)
         return set(range(store.n_blocks) if found is None else found.waiting(store))
 
 
@@ -137,11 +143,13 @@ def identify(
     Raises CheckpointError for unreadable models, UsageError when an encoder is needed and missing.
     """
     facts = generators.facts(generator_uri)
-    _check_space(facts, spec.space)
+    spec = spec.into(facts.default_space)
+    space = _space_of(spec, facts)
     method = method_named(spec.method)
-    _check_method(spec, method, facts, sampled=dataset is not None and dataset.sampled)
     uri, encoder_fp = None, None
     sampled = dataset is not None and dataset.sampled
+    if not sampled:
+        _check_method(spec, space, method, facts)
     if spec.needs.encoder and not sampled:
         from generators.encoders.files import read_encoder
 
@@ -153,11 +161,11 @@ def identify(
                 f"{' or '.join(map(repr, methods_without_encoder()))}"
             )
         encoder = read_encoder(uri)
-        _check_encoder(uri, encoder.spaces, facts, spec.space)
+        _check_encoder(uri, encoder.spaces, facts, space.name)
         encoder_fp = encoder.fingerprint
     arrays = (
-        ArraySpec("latents", spec.space, facts.space(spec.space).shape, "float32"),
-        *(() if sampled else _beside(spec, method, facts)),
+        ArraySpec("latents", space.name, space.shape, "float32"),
+        *(() if sampled else _beside(spec, space, method, facts)),
     )
     own, large = apart(arrays)
     block_rows = spec.block_rows or block_rows_for(max(array.row_bytes for array in own))
@@ -182,55 +190,56 @@ def identify(
     return replace(identity, path=path)
 
 
-def _check_space(facts: ModelFacts, wanted: str) -> None:
-    """Raise UsageError for a space whose codes this generator does not draw."""
+def _space_of(spec: InvertSpec, facts: ModelFacts) -> Space:
+    """The space of the codes. Raises UsageError for one that this generator does not draw."""
+    wanted = str(spec.space)
     drawn = [s.name for s in facts.spaces.values() if s.prior != "none" and not s.injected_into]
     if wanted not in drawn:
         raise UsageError(
             f"'invert.space' is {wanted!r}, which this {facts.family} generator does not draw: "
             f"{suggestion(wanted, drawn)}"
         )
+    return facts.space(wanted)
 
 
 def _check_method(
-    spec: InvertSpec, method: InversionMethod, facts: ModelFacts, sampled: bool
+    spec: InvertSpec, space: Space, method: InversionMethod, facts: ModelFacts
 ) -> None:
     """Raise UsageError for a method that this generator gives no codes of the space to."""
-    space = facts.space(spec.space)
-    if sampled:
-        return
     if spec.needs.gradients and GRADIENTS not in facts.capabilities:
         raise UsageError(
             f"'invert.method' is {spec.method!r}, which needs gradients of what the generator "
             "draws, and this one has none: use 'encoder'"
         )
     spaces = method.spaces(facts)
-    if spec.space not in spaces:
+    if space.name not in spaces:
         raise UsageError(
-            f"'invert.space' is {spec.space!r}, and method {spec.method!r} gives codes of "
+            f"'invert.space' is {space.name!r}, and method {spec.method!r} gives codes of "
             f"{', '.join(map(repr, spaces))} for this generator: name one of these"
         )
     given = method.companions(spec, facts)
     missing = [name for name, c in space.companions.items() if c.required and name not in given]
     if missing:
         raise UsageError(
-            f"codes of {spec.space!r} cannot be drawn without {missing!r}, which method "
+            f"codes of {space.name!r} cannot be drawn without {missing!r}, which method "
             f"{spec.method!r} does not give: use another method or another space"
         )
     unknown = [name for name in given if name not in space.companions]
     if unknown:
         raise PluginError(
-            f"inversion method {spec.method!r} gives {unknown!r} with codes of {spec.space!r}, "
+            f"inversion method {spec.method!r} gives {unknown!r} with codes of {space.name!r}, "
             f"which take {list(space.companions)!r}: repair the method"
         )
 
 
-def _beside(spec: InvertSpec, method: InversionMethod, facts: ModelFacts) -> list[ArraySpec]:
+def _beside(
+    spec: InvertSpec, space: Space, method: InversionMethod, facts: ModelFacts
+) -> list[ArraySpec]:
     """The arrays beside the codes: what belongs to a code, and what is measured of it."""
-    companions = facts.space(spec.space).companions
+    companions = space.companions
     return [
         *(
-            ArraySpec(COMPANIONS, companion_array(spec.space, name), companions[name].shape)
+            ArraySpec(COMPANIONS, companion_array(space.name, name), companions[name].shape)
             for name in method.companions(spec, facts)
         ),
         *(

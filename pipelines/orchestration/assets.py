@@ -125,9 +125,10 @@ def _asset_spec(spec: RunSpec, part: Part) -> dg.AssetSpec:
 
 def _description(spec: RunSpec, part: Part) -> str:
     name = part.name.partition("/")[2]
+    into = "" if spec.invert.space is None else f" in {spec.invert.space}"
     return {
         "index": "Index of the dataset: one row an image, with its hash and factors.",
-        "invert": f"Latents in {spec.invert.space}, by the method {spec.invert.method!r}.",
+        "invert": f"Latents{into}, by the method {spec.invert.method!r}.",
         "annotate": f"Measurements by {name!r} of the images and of their reconstructions.",
         "analyse": f"Directions and fitted models of {name!r}.",
         "evaluate": "Effect and entanglement of each direction, measured on edited samples.",

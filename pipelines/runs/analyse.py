@@ -23,6 +23,7 @@ from schemas.spec import RunSpec
 from schemas.store.latent_store import LatentStore
 from schemas.store.reasons import Status
 from transforms.accumulate.passes import Engine, Statistics
+from transforms.inversion.stored import stored_space
 
 
 def fit_analysis(
@@ -69,7 +70,7 @@ def analyse(
     found = compare_analyses(spec, store, index, path)
     scratch = ScratchEngine.beside(engine, path)
     kept = None if statistics is None else SavedStatistics(scratch, statistics)
-    directions = _existing(path, generator_fp, spec.invert.space)
+    directions = _existing(path, generator_fp, stored_space(store))
     report: dict[str, dict[str, Any]] = {}
     chosen = [name for name in requested(spec) if only is None or name in only]
     for done, name in enumerate(chosen):

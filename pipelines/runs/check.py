@@ -37,8 +37,8 @@ DRAWN_WITH = ("space", "noise_mode", "batch_size", "block_rows", "actors", "thre
 def held_spaces(spec: RunSpec, identity: StoreIdentity) -> Spaces:
     """Space -> shape of a row's code, of the codes that inversion stores and of those that the
     generator converts them to."""
-    shape = identity.facts.space(spec.invert.space).shape
-    return Spaces({spec.invert.space: shape}, lambda: identity.facts)
+    shape = identity.facts.space(identity.space).shape
+    return Spaces({identity.space: shape}, lambda: identity.facts)
 
 
 def check_run(
@@ -139,13 +139,12 @@ def _sampled(spec: RunSpec, facts: ModelFacts | None) -> Problems:
     """What is asked of images, of rows that have none; truncation of what is not truncated."""
     if not spec.dataset.sampled:
         return
-    spaces = {} if facts is None else facts.spaces
-    held = spaces.get(spec.invert.space)
-    if spec.dataset.truncation != 1 and held is not None and held.prior == "normal":
+    held = None if facts is None else facts.spaces.get(spec.invert.space or facts.default_space)
+    if facts and held and spec.dataset.truncation != 1 and held.prior == "normal":
         yield (
-            f"'dataset.truncation' is {spec.dataset.truncation!r}, but codes of "
-            f"{spec.invert.space!r} are not truncated: leave it out, or set 'invert.space' to "
-            f"{[s.name for s in spaces.values() if s.prior == 'derived']!r}"
+            f"'dataset.truncation' is {spec.dataset.truncation!r}, but codes of {held.name!r} are "
+            "not truncated: leave it out, or set 'invert.space' to "
+            f"{[s.name for s in facts.spaces.values() if s.prior == 'derived']!r}"
         )
     why = "but sampled rows are drawn from the generator, and no image is"
     if spec.encoder is not None:

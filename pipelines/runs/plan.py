@@ -119,6 +119,7 @@ class _Plan:
         """All stages in order. Raises SpecError for what the data cannot give."""
         index = self._index()
         identity = identify_run(self.spec, self.out)
+        self.spec = self.spec.model_copy(update={"invert": identity.spec})
         index.notes += check_run(
             self.spec,
             self.index,

@@ -318,13 +318,17 @@ def _index(state: Run, progress: Any) -> dict[str, Any]:
 
 
 def _check_specification(state: Run) -> None:
-    """Everything that can be told before the first image is inverted, see `check_run`."""
+    """Everything that can be told before the first image is inverted, see `check_run`.
+
+    From here on the specification holds what its generator has decided.
+    """
     spec = state.spec
     identity = identify_run(spec, state.out)
     spaces = held_spaces(spec, identity)
     for note in check_run(spec, state.index, spaces, state.trust, identity.facts):
         state.console.print(f"note: {note}", markup=False, highlight=False, soft_wrap=True)
     state._identity = identity
+    state.spec = spec.model_copy(update={"invert": identity.spec})
 
 
 def _invert(state: Run, progress: Any) -> dict[str, Any]:

@@ -175,7 +175,7 @@ class InvertWorker:
         if identity.encoder_uri is not None:
             from generators.encoders.w_plus import load_encoder
 
-            self.encoder = load_encoder(identity.encoder_uri, self.device, spec.space)
+            self.encoder = load_encoder(identity.encoder_uri, self.device, identity.space)
             if self.encoder.fingerprint != identity.method["encoder"]:
                 raise UsageError(
                     f"encoder {identity.encoder_uri!r} has fingerprint "
@@ -277,8 +277,9 @@ class InvertWorker:
             generator = Labelled(generator, labels[rows])
         target = torch.from_numpy(to_float(images[rows])).to(self.device)
         found = invert_batch(Images(target, generator, spec, self.encoder, rngs))
-        code, parts = found.code, {f"latents/{spec.space}": found.code.main}
-        parts |= {companion_path(spec.space, k): v for k, v in code.companions.items()}
+        space, code = self.task.identity.space, found.code
+        parts = {f"latents/{space}": code.main}
+        parts |= {companion_path(space, k): v for k, v in code.companions.items()}
         usable = torch.ones(len(target), dtype=torch.bool, device=self.device)
         for values in parts.values():
             usable &= torch.isfinite(values).flatten(1).all(dim=1)

@@ -62,7 +62,7 @@ class SampleWorker:
 
     def process(self, work: BlockWork) -> dict[str, Any]:
         """Draw a block and commit it; see `pipelines.engine.blocks.Worker`."""
-        space, truncation = self.identity.spec.space, self.identity.method["truncation"]
+        space, truncation = self.identity.space, self.identity.method["truncation"]
         n, labels = len(work), work.labels
         seeds = [seed_of(uri) for uri in work.uris]
         classes = None if labels is None else np.maximum(labels, 0)

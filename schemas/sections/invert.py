@@ -74,7 +74,11 @@ class InvertSpec(SpecModel):
     method: Annotated[str, AfterValidator(_known)] = Field(
         default="encoder", description="Inversion method; the other keys depend on it."
     )
-    space: Space = Field(default="w_plus", description="Latent space of the stored codes.")
+    space: Space | None = Field(
+        default=None,
+        description="Latent space of the stored codes. Default: the generator's own, such as "
+        "'w_plus' of StyleGAN2.",
+    )
     noise_mode: Literal["const", "none"] = Field(
         default="const", description="The generator's noise inputs: its stored buffers, or zeros."
     )
@@ -129,8 +133,13 @@ class InvertSpec(SpecModel):
         """What the method cannot do without, with these settings."""
         return Needs()
 
+    def into(self, space: str) -> Self:
+        """The same settings with a space: the one that they name, else `space`."""
+        return self if self.space is not None else self.model_copy(update={"space": space})
+
     def identity(self) -> dict[str, Any]:
-        """The keys that decide the codes, with their values: part of the store's identity.
+        """The keys that decide the codes, with their values: part of the store's identity. Of
+        settings with a space, see `into`.
 
         Raises CheckpointError for a `MODEL_FILE` that cannot be read.
         """

@@ -85,7 +85,7 @@ def prints(tmp_path_factory: pytest.TempPathFactory, installed: Path) -> Path:
         "name": "prints",
         "dataset": {"path": "images", "factors": "prints.csv", "labels": "shade"},
         "generator": "press.safetensors",
-        "invert": {"method": "tracing", "space": "latent", "edge": 0.999, "block_rows": 64},
+        "invert": {"method": "tracing", "edge": 0.999, "block_rows": 64},
         "annotate": [{"name": "inks", "model": "inks.onnx"}],
         "analyse": {"ica": {"n_components": 4}, "mean_difference": {"factors": ["shade"]}},
         "evaluate": {"samples": 8, "strengths": [-1, 1]},
@@ -112,6 +112,8 @@ def test_the_method_finds_the_codes_of_the_family(prints: Path) -> None:
     (path,) = (prints / "out" / "stores").glob("prints-*")
     store = LatentStore.open(str(path))
     np.testing.assert_allclose(store.array("latents/latent")[:], sources()[0], atol=0.02)
+    noted = json.loads((prints / "out" / "run.json").read_text())
+    assert noted["spec"]["invert"]["space"] == "latent", "the family's own, as none is named"
 
 
 def test_the_kind_of_annotator_is_stored_and_names_attributes(prints: Path) -> None:

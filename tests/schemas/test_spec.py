@@ -71,7 +71,7 @@ def test_minimal_and_its_defaults():
     spec = parse_spec(MINIMAL, "/data")
     assert spec.dataset.path == "/data/images"
     assert spec.generator == "bundled:faces64"
-    assert (spec.invert.method, spec.invert.space) == ("encoder", "w_plus")
+    assert (spec.invert.method, spec.invert.space) == ("encoder", None)
     assert spec.analyse.pca is None and spec.annotate == []
     assert spec.evaluate.strengths == [-2, -1, 0, 1, 2]
     assert (spec.evaluate.holdout.factor, spec.evaluate.samples) == ("person", 200)

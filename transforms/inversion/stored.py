@@ -20,6 +20,12 @@ from transforms.accumulate.sources import codes_of
 STAGE = "invert"
 
 
+def stored_space(store: LatentStore) -> str:
+    """The space of the codes that a store holds."""
+    codes = (name for name in store.arrays(STAGE) if name.startswith("latents/"))
+    return next(codes).removeprefix("latents/")
+
+
 def companions_stored(store: LatentStore, space: Space) -> list[str]:
     """Names of what the store holds beside the codes of a space.
 

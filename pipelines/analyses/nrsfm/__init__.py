@@ -44,7 +44,7 @@ class Nrsfm(Analysis[NrsfmSpec]):
     def parameters(self, known: Known, own: NrsfmSpec) -> dict[str, Any]:
         """The section; a space only where it is not the run's, as in release 0.1.0."""
         found = super().parameters(known, own)
-        if found["space"] == known.spec.invert.space:
+        if found["space"] == known.stored:
             del found["space"]
         return found
 

@@ -46,7 +46,7 @@ def spec_of(annotate=(SCORES, MARKS, POSE), **sections):
 
 def check(index=None, shape=SHAPE, annotate=(SCORES, MARKS, POSE), **sections):
     spec = spec_of(annotate, **sections)
-    return check_run(spec, index or index_of(), {spec.invert.space: shape})
+    return check_run(spec, index or index_of(), {spec.invert.space or "w_plus": shape})
 
 
 WRONG = [
@@ -173,6 +173,12 @@ def test_removed_rows_do_not_count():
     assert check(index, analyse={"hosvd": {"modes": ["person", "mood"]}}) == []
     with pytest.raises(SpecError, match="'p0' of factor 'person', which no row has"):
         check(index, analyse={"mean_difference": {"baseline": {"person": "p0"}}})
+
+
+def test_analyses_read_the_codes_that_the_run_stores_unless_they_name_a_space():
+    spec = spec_of(analyse={"pca": {}, "svm": {"space": "w"}})
+    known = known_before(spec, index_of(), {"latent": (64,), "w": (64,)}, {})
+    assert known.space(spec.analyse.pca) == "latent" and known.space(spec.analyse.svm) == "w"
 
 
 def test_spaces_of_analyses_and_store():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import textwrap
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from PIL import Image
 from places import GOLDEN
 from plugin_packages import forget, install
 
+import generators
 import pipelines.stages.invert as pipeline
 from generators.encoders.files import read_encoder
 from generators.encoders.w_plus import load_encoder, save_encoder
@@ -59,7 +61,7 @@ def planted(generator, n: int, seed: int = 3) -> tuple[torch.Tensor, torch.Tenso
 
 def inverted(generator, images, encoder=None, rngs=(), **settings) -> torch.Tensor:
     """Codes of images by the method of the settings."""
-    section = invert_section(settings)
+    section = invert_section(settings).into("w_plus")
     return invert_batch(Images(images, generator, section, encoder, rngs)).code.main
 
 
@@ -399,6 +401,17 @@ def test_a_space_that_a_method_gives_no_codes_of(setting, tmp_path):
     with pytest.raises(UsageError, match="'encoder' gives codes of 'w', 'w_plus'"):
         setting.identity(tmp_path, space="z")
     assert setting.identity(tmp_path, method="optimise", space="z").arrays[0].row_shape == (W_DIM,)
+
+
+def test_the_space_is_the_generators_own_unless_one_is_named(setting, tmp_path, monkeypatch):
+    own = setting.identity(tmp_path)
+    assert own.store_fp == setting.identity(tmp_path, space="w_plus").store_fp
+    other = replace(own.facts, default_space="w")
+    monkeypatch.setattr(generators, "facts", lambda uri: other)
+    found = setting.identity(tmp_path, method="optimise")
+    assert found.space == found.spec.space == "w" and found.arrays[0].path == "latents/w"
+    named = setting.identity(tmp_path, method="optimise", space="w")
+    assert named.store_fp == found.store_fp
 
 
 def test_the_description_of_a_method_is_that_of_the_first_release():
