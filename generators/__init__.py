@@ -83,10 +83,9 @@ def read(source: Source) -> Checkpoint:
 
 def facts(source: Source) -> ModelFacts:
     """What a generator is, without importing torch; errors as of `load`."""
-    from generators.families.catalog import family_of
+    from generators.families.catalog import facts_of
 
-    found = read(source)
-    return family_of(found).facts(found)
+    return facts_of(read(source))
 
 
 def like(path: str, other: Source) -> Source:
@@ -106,10 +105,9 @@ def load(source: Source, device: torch.device | str = "cpu") -> Generator:
     Raises CheckpointError for a file that holds no such generator,
     UnsafeCheckpointError for one that tries to run code, NewerLayoutError for a newer release's.
     """
-    from generators.families.catalog import family_of
+    from generators.families.catalog import built
 
-    found = read(source)
-    return family_of(found).build(found).to(device)
+    return built(read(source)).to(device)
 
 
 def fingerprint(source: Source) -> str:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from generators.families.base import Checkpoint, GeneratorFamily
-from generators.families.catalog import family_of, recognised
+from generators.families.catalog import FAMILIES, family_of, recognised
 from generators.file_kinds import missing, said_of
 from generators.tensor_files import (
     is_tensor_file,
@@ -182,7 +182,8 @@ def _read_safetensors(path: Path, family: str | None) -> Checkpoint:
             f"'generator.family' is {family!r}, but {beside.name!r} says {own.name!r}: remove the "
             "key"
         )
-    checkpoint = own.checked(replace(read, metadata=_noted(facts, own)))
+    with FAMILIES.blamed(own.name, "checked"):
+        checkpoint = own.checked(replace(read, metadata=_noted(facts, own)))
     recorded = facts.get("fingerprint") or checkpoint.fingerprint
     if checkpoint.fingerprint != recorded:
         raise CheckpointError(

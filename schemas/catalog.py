@@ -10,15 +10,20 @@ from __future__ import annotations
 import functools
 import importlib
 import importlib.metadata
+import logging
 import pkgutil
 from collections.abc import Container, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
-from schemas.errors import PluginError, UsageError
+from schemas.errors import PluginError, UsageError, is_out_of_memory
+from schemas.expected_errors import expected
 from schemas.suggest import suggestion
 
 P = TypeVar("P")
+
+log = logging.getLogger(__name__)
 
 ATTRIBUTE = "PLUGIN"
 """What a module of a catalog's folder calls its plug-in."""
@@ -115,6 +120,33 @@ class Catalog(Generic[P]):
                 f"point must give an instance of '{base.__module__}.{base.__qualname__}'"
             )
         return foreign
+
+    def package_of(self, name: str) -> str | None:
+        """The package that brings a plug-in; None for ours, and for a name that none has."""
+        point = None if name in self.own() else _entry_points(self.group).get(name)
+        return None if point is None else _package(point)
+
+    @contextmanager
+    def blamed(self, name: str, doing: str) -> Iterator[None]:
+        """Tell what goes wrong within as a mistake of that plug-in, if it is another package's.
+
+        doing : what it is asked to do, such as "fit".
+
+        Raises PluginError with the package and the cause. Errors that are meant to be told (ours,
+        the operating system's) and lack of memory are raised as they are.
+        """
+        try:
+            yield
+        except Exception as e:
+            package = self.package_of(name)
+            if package is None or expected(e) is not None or is_out_of_memory(e):
+                raise
+            log.debug("%s %r of package %r, %s", self.kind, name, package, doing, exc_info=True)
+            said = (str(e).strip() or "no text").splitlines()[-1]
+            raise PluginError(
+                f"{self.kind} {name!r} of package {package!r} failed in {doing!r} "
+                f"({type(e).__name__}: {said}): repair or remove that package"
+            ) from e
 
     def __iter__(self) -> Iterator[P]:
         """All that can be used; those that cannot are told by `broken` and stop no other."""

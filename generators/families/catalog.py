@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from generators.families.base import Checkpoint, GeneratorFamily
+from generators.protocols import Generator, ModelFacts
 from schemas.catalog import Catalog
 from schemas.errors import CheckpointError, PluginError, UnsafeCheckpointError
 
@@ -21,6 +22,29 @@ def family_of(checkpoint: Checkpoint) -> GeneratorFamily:
             f"{list(FAMILIES.names())!r}: install the package that brings it"
         )
     return FAMILIES.load(checkpoint.family)
+
+
+def facts_of(checkpoint: Checkpoint) -> ModelFacts:
+    """What a generator is, in the words of its family.
+
+    Raises CheckpointError for a family that is not installed, PluginError for one that fails.
+    """
+    name = checkpoint.family
+    with FAMILIES.blamed(name, "facts"):
+        found = family_of(checkpoint).facts(checkpoint)
+    if not isinstance(found, ModelFacts) or found.default_space not in found.spaces:
+        space = getattr(found, "default_space", None)
+        raise PluginError(
+            f"{FAMILIES.kind} {name!r} gives {type(found).__name__!r} with default space {space!r} "
+            "in 'facts', expected 'ModelFacts' with one of its spaces: repair its package"
+        )
+    return found
+
+
+def built(checkpoint: Checkpoint) -> Generator:
+    """The generator, on the CPU. Raises the errors of `facts_of`."""
+    with FAMILIES.blamed(checkpoint.family, "build"):
+        return family_of(checkpoint).build(checkpoint)
 
 
 def recognised(contents: Any, family: str | None = None) -> Checkpoint:

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from pipelines.analyses.base import Analysis, Known
+from pipelines.analyses.base import Analysis, Known, Selection
 from schemas.catalog import Catalog
 from schemas.errors import PluginError
-from schemas.sections.base import AnalysisSection
 from schemas.sections.catalog import GROUP
 from schemas.spec import RunSpec
 
@@ -31,12 +30,6 @@ def requested(spec: RunSpec) -> list[str]:
     return [name for name in sections if getattr(spec.analyse, name) is not None]
 
 
-def requested_sections(spec: RunSpec) -> Iterator[tuple[Analysis[Any], AnalysisSection]]:
-    """Each analysis that the specification asks for, with its section, in that order."""
-    for name in requested(spec):
-        yield analysis_of(name), getattr(spec.analyse, name)
-
-
 def analysis_of(name: str) -> Analysis[Any]:
     """The analysis of a name. PluginError for one of another package that is called otherwise."""
     found = ANALYSES.load(name)
@@ -44,6 +37,18 @@ def analysis_of(name: str) -> Analysis[Any]:
         raise PluginError(
             f"analysis {name!r} of another package has the name {found.name!r}: its entry point "
             "must have that name"
+        )
+    return found
+
+
+def selected(known: Known, name: str) -> Selection:
+    """What an analysis reads. Raises PluginError where it cannot tell."""
+    with ANALYSES.blamed(name, "select"):
+        found = analysis_of(name).select(known, getattr(known.spec.analyse, name))
+    if not isinstance(found, Selection):
+        raise PluginError(
+            f"analysis {name!r} gives {type(found).__name__!r} in 'select', expected 'Selection': "
+            "repair its package"
         )
     return found
 
@@ -58,7 +63,7 @@ def problems_of(known: Known, name: str) -> Iterator[str]:
             f"{sorted(known.spaces)!r}: name one of these, or leave it out"
         )
         return
-    read = dict.fromkeys((space, *analysis_of(name).select(known, own).spaces))
+    read = dict.fromkeys((space, *selected(known, name).spaces))
     for each in read:
         if known.without_labels(each):
             yield (
@@ -66,4 +71,5 @@ def problems_of(known: Known, name: str) -> Iterator[str]:
                 "labels: name their factor under 'dataset.labels', or read the stored codes"
             )
             return
-    yield from analysis_of(name).problems(known, own)
+    with ANALYSES.blamed(name, "problems"):
+        yield from list(analysis_of(name).problems(known, own))

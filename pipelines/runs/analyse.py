@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable, Container
+from collections.abc import Callable, Container, Iterator
 from pathlib import Path
 from typing import Any
 
-from pipelines.analyses.catalog import analysis_of, problems_of, requested
+import numpy as np
+
+from pipelines.analyses.catalog import ANALYSES, analysis_of, problems_of, requested
 from pipelines.analyses.checks import refuse
 from pipelines.analyses.inputs import Data, Fitted, measure_sd
 from pipelines.engine.saved_sums import SavedStatistics
 from pipelines.engine.scratch import ScratchEngine
 from pipelines.folder.store_identity import INVERT
 from pipelines.runs.lineage import compare_analyses, known_of, unchanged
+from schemas.directions.direction import Direction
 from schemas.directions.direction_set import FOREIGN_METHODS, DirectionSet
-from schemas.errors import DataError, StoreError
-from schemas.fingerprint import digest, with_nulls
+from schemas.errors import DataError, PluginError, StoreError
+from schemas.fingerprint import canonical_json, digest, with_nulls
 from schemas.index import DatasetIndex
 from schemas.spec import RunSpec
 from schemas.store.latent_store import LatentStore
@@ -32,13 +35,41 @@ def fit_analysis(
     """What an analysis makes of a store, and all that it could reach of it.
 
     Raises SpecError where the data cannot give what its section asks for, DataError where they do
-    not define a result.
+    not define a result, PluginError for an analysis of another package that fails or gives
+    something else.
     """
     known = known_of(spec, store, index)
     refuse(problems_of(known, name))
     analysis, own = analysis_of(name), getattr(spec.analyse, name)
     data = Data.of(analysis, own, known, store, engine)
-    return analysis.fit(data, own), data
+    with ANALYSES.blamed(name, "fit"):
+        fitted = analysis.fit(data, own)
+    for wrong in _garbage(fitted, data):
+        raise PluginError(f"analysis {name!r} gives {wrong}: repair its package")
+    return fitted, data
+
+
+def _garbage(fitted: object, data: Data) -> Iterator[str]:
+    """What of a fit's result cannot be stored."""
+    if not isinstance(fitted, Fitted):
+        yield f"{type(fitted).__name__!r} in 'fit', expected 'Fitted'"
+        return
+    for direction in fitted.directions:
+        if not isinstance(direction, Direction):
+            yield f"{type(direction).__name__!r} among its directions, expected 'Direction'"
+        elif direction.shape != data.spaces.get(direction.space, direction.shape):
+            space, shape = direction.space, data.spaces[direction.space]
+            yield (
+                f"direction {direction.name!r} of shape {direction.shape!r}, and codes of "
+                f"{space!r} have {shape!r}"
+            )
+    for name, array in fitted.arrays.items():
+        if np.asarray(array).dtype.kind not in "biuf":
+            yield f"{type(array).__name__!r} under {name!r} of its model, expected numbers"
+    try:
+        canonical_json(with_nulls(fitted.facts))
+    except DataError as e:
+        yield f"facts that are no JSON ({e})"
 
 
 def analyse(

@@ -14,7 +14,7 @@ from generators.annotators.kinds.catalog import role_of
 from generators.annotators.load import check_trust
 from generators.protocols import ModelFacts
 from pipelines.analyses.base import Known
-from pipelines.analyses.catalog import problems_of, requested, requested_sections
+from pipelines.analyses.catalog import ANALYSES, analysis_of, problems_of, requested, selected
 from pipelines.analyses.checks import Problems, active_rows, factor_problems, refuse
 from pipelines.analyses.measured import Measured, promised
 from pipelines.analyses.spaces import Spaces
@@ -83,15 +83,15 @@ def known_before(
 def reads_annotations(spec: RunSpec) -> dict[str, bool]:
     """Analysis that is asked for -> whether what annotators measure, or its names, decide it."""
     found = {}
-    for analysis, own in requested_sections(spec):
+    for name in requested(spec):
         asked: list[str] = []
 
         def measured(kind: str, labels: str, asked: list[str] = asked) -> list[Measured]:
             asked.append(kind)
             return []
 
-        analysis.select(Known(spec, DatasetIndex.empty(), {}, measured), own)
-        found[analysis.name] = bool(asked)
+        selected(Known(spec, DatasetIndex.empty(), {}, measured), name)
+        found[name] = bool(asked)
     return found
 
 
@@ -193,8 +193,9 @@ def run_notes(known: Known) -> Iterator[str]:
     shown = spec.report.strip_rows
     if shown > samples and "strip_rows" in spec.report.model_fields_set:
         yield f"report.strip_rows: {shown} asked for, {samples} used: {samples} samples are edited"
-    for analysis, section in requested_sections(spec):
-        yield from analysis.notes(known, section)
+    for name in requested(spec):
+        with ANALYSES.blamed(name, "notes"):
+            yield from list(analysis_of(name).notes(known, getattr(spec.analyse, name)))
 
 
 def _runner(name: str) -> Problems:

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from pipelines.analyses.base import Known
-from pipelines.analyses.catalog import analysis_of, requested
+from pipelines.analyses.catalog import ANALYSES, analysis_of, requested, selected
 from pipelines.analyses.measured import Measured, measurements
 from pipelines.analyses.spaces import Spaces, conversions, facts_of
 from pipelines.evaluation.files import finished_fingerprint
@@ -67,22 +67,23 @@ def analysis_inputs(name: str, spec: RunSpec, store: LatentStore, index: Dataset
     """
     analysis, own = analysis_of(name), getattr(spec.analyse, name)
     known = known_of(spec, store, index)
-    selected = analysis.select(known, own)
-    parameters = analysis.parameters(known, own)
-    twice = sorted(set(parameters) & set(selected.parameters))
+    chosen = selected(known, name)
+    with ANALYSES.blamed(name, "parameters"):
+        parameters = dict(analysis.parameters(known, own))
+    twice = sorted(set(parameters) & set(chosen.parameters))
     if twice:
         raise PluginError(
             f"analysis {name!r} selects parameters {twice!r}, which are keys of its section: name "
             "them otherwise"
         )
-    stages = {INVERT, *(m.stage for m in selected.measured)}
-    read = {known.space(own), *selected.spaces}
+    stages = {INVERT, *(m.stage for m in chosen.measured)}
+    read = {known.space(own), *chosen.spaces}
     derived = {name: c.inputs() for name, c in conversions(known, store, sorted(read)).items()}
     return {
         "analysis": name,
         "version": analysis.version,
-        "parameters": {**parameters, **selected.parameters},
-        "factors": {n: index.factor_fp(n) for n in sorted(selected.factors & set(index.factors))},
+        "parameters": {**parameters, **chosen.parameters},
+        "factors": {n: index.factor_fp(n) for n in sorted(chosen.factors & set(index.factors))},
         "store": store.store_fp,
         "blocks": {stage: store.contents(stage) for stage in sorted(stages)},
         **({"derived": derived} if derived else {}),

@@ -269,7 +269,7 @@ def _directions_of(layout: DirectionFormat, inner: Any, path: Path) -> dict[str,
 
 def _checkpoint(path: Path) -> dict[str, Any]:
     from generators.encoders.files import is_encoder, read_encoder
-    from generators.families.catalog import family_of
+    from generators.families.catalog import facts_of
     from generators.model_file import read_checkpoint
 
     if is_encoder(path):
@@ -277,7 +277,7 @@ def _checkpoint(path: Path) -> dict[str, Any]:
         described = {f"  {k}": v for k, v in encoder.architecture.items()}
         return {"kind": "encoder", "fingerprint": encoder.fingerprint, **described}
     found = read_checkpoint(path)
-    model = family_of(found).facts(found)
+    model = facts_of(found)
     shapes = [f"{s.name} {' x '.join(map(str, s.shape))}" for s in model.spaces.values()]
     facts = {
         "kind": "generator checkpoint",

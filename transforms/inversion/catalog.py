@@ -42,7 +42,8 @@ def invert_batch(images: Images) -> Inverted:
             f"'rngs' has {len(images.rngs)!r} entries for {n!r} images: give one generator of "
             "random numbers for each row"
         )
-    found = method.invert(images)
+    with METHODS.blamed(settings.method, "invert"):
+        found = method.invert(images)
     if not isinstance(found, Inverted) or not isinstance(found.code, Code):
         raise PluginError(
             f"inversion method {settings.method!r} gave {type(found).__name__!r} of "

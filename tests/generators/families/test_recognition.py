@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
+from importlib.metadata import EntryPoint
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -12,6 +14,7 @@ import pytest
 import torch
 
 import generators
+import schemas.catalog
 from generators.families import catalog
 from generators.families.base import Checkpoint
 from generators.model_file import read_checkpoint, write_checkpoint
@@ -102,6 +105,54 @@ def test_a_family_brings_models_of_its_own(monkeypatch: pytest.MonkeyPatch) -> N
     assert generators.resolve("bundled:others64") == Path("others64.bin")
     with pytest.raises(CheckpointError, match="bundled:faces64.*bundled:others64"):
         generators.resolve("bundled:nowhere")
+
+
+class Clumsy(Claims):
+    """A family that gives whatever it is told to."""
+
+    gives: Any = None
+
+    def checked(self, checkpoint: Checkpoint) -> Checkpoint:
+        return checkpoint
+
+    def facts(self, checkpoint: Checkpoint) -> Any:
+        if isinstance(self.gives, Exception):
+            raise self.gives
+        return self.gives
+
+    build = facts
+
+
+CLUMSY = Clumsy()
+
+
+def test_a_mistake_of_another_packages_family_is_told_as_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "g.safetensors"
+    write_checkpoint(Checkpoint({"family": "other"}, {"a": np.zeros(1, np.float32)}), path)
+    point = EntryPoint("other", f"{__name__}:CLUMSY", catalog.FAMILIES.group)
+    monkeypatch.setattr(schemas.catalog, "_entry_points", lambda group: {"other": point})
+    found = generators.facts(tiny_file(tmp_path))
+    lost = replace(found, default_space="nowhere")
+    for gives, told in (
+        (IndexError("no such layer"), "'facts' .IndexError: no such layer.: repair or remove"),
+        (None, "gives 'NoneType' with default space None in 'facts', expected 'ModelFacts'"),
+        (lost, "gives 'ModelFacts' with default space 'nowhere'"),
+    ):
+        monkeypatch.setattr(Clumsy, "gives", gives)
+        with pytest.raises(PluginError, match=f"generator family 'other'.*{told}"):
+            generators.facts(path)
+    monkeypatch.setattr(Clumsy, "gives", IndexError("no such layer"))
+    with pytest.raises(PluginError, match=f"package '{__name__}:CLUMSY' failed in 'build'"):
+        generators.load(path)
+    monkeypatch.setattr(Clumsy, "gives", found)
+    assert generators.facts(path) is found
+
+
+def tiny_file(folder: Path) -> Path:
+    generators.save_safetensors(tiny(), folder / "tiny.safetensors")
+    return folder / "tiny.safetensors"
 
 
 def test_a_family_that_is_not_installed_is_told(tmp_path: Path) -> None:

@@ -1,6 +1,8 @@
 """Every analysis of ours passes the suite, and one that another package brings is run like them."""
 
+import errno
 import importlib.metadata
+import logging
 from dataclasses import dataclass
 from types import SimpleNamespace
 
@@ -14,9 +16,10 @@ from pipelines.analyses.catalog import ANALYSES, analysis_of, problems_of, reque
 from pipelines.analyses.figures import Count, Curve, Text
 from pipelines.analyses.inputs import Data, Fitted
 from pipelines.report.figures import drawn
-from pipelines.runs.analyse import analyse
+from pipelines.runs.analyse import analyse, fit_analysis
 from pipelines.runs.lineage import compare_analyses, known_of
 from schemas import catalog
+from schemas.directions.direction import unit_direction
 from schemas.directions.direction_set import DirectionSet
 from schemas.errors import PluginError, SpecError
 from schemas.sections import catalog as sections
@@ -221,6 +224,57 @@ def test_an_analysis_of_another_package_is_run_planned_and_shown(made, tmp_path,
     many = spec_of("{ica: {n_components: 13}}")
     (told,) = problems_of(known_of(many, world.store, world.index), "ica")
     assert "give fewer" in told
+
+
+LONG = unit_direction("d", "w_plus", np.ones(99), method="ica", sd=1.0)
+MISTAKES = [
+    ("select", ValueError("no ink"), "failed in 'select' .ValueError: no ink."),
+    ("select", 3, "gives 'int' in 'select', expected 'Selection'"),
+    ("problems", ZeroDivisionError("no ink"), "failed in 'problems' .ZeroDivisionError: no ink."),
+    ("parameters", 3, "failed in 'parameters' .TypeError"),
+    ("fit", KeyError("first\nno ink"), "failed in 'fit' .KeyError: 'first.nno ink'.: repair or"),
+    ("fit", None, "gives 'NoneType' in 'fit', expected 'Fitted'"),
+    ("fit", Fitted(directions=["d"]), "gives 'str' among its directions"),
+    (
+        "fit",
+        Fitted(directions=[LONG]),
+        r"'d' of shape \(99,\), and codes of 'w_plus' have",
+    ),
+    ("fit", Fitted(arrays={"a": np.array(["b"])}), "'ndarray' under 'a' of its model"),
+    ("fit", Fitted(facts={"a": {1}}), r"facts that are no JSON .*'\$.a'"),
+]
+
+
+@pytest.mark.usefixtures("installed")
+@pytest.mark.parametrize(("method", "result", "told"), MISTAKES)
+def test_a_mistake_of_another_package_is_told_as_its_own(
+    made, tmp_path, monkeypatch, caplog, method, result, told
+):
+    def clumsy(*given):
+        if isinstance(result, Exception):
+            raise result
+        return result
+
+    monkeypatch.setattr(Ica, method, clumsy)
+    given = (spec_of("{ica: }"), made.store, made.index, "ab" * 32, tmp_path / "set")
+    with caplog.at_level(logging.DEBUG), pytest.raises(PluginError, match=f"'ica'.*{told}") as e:
+        analyse(*given, CarefulEngine(0))
+    if "failed in" in told:
+        assert f"package '{__name__}:PLUGIN'" in str(e.value)
+        assert "in clumsy" in caplog.text or method == "parameters", "the traceback is in the log"
+    assert not (tmp_path / "set").exists()
+
+
+@pytest.mark.usefixtures("installed")
+def test_a_full_disk_and_lack_of_memory_are_no_mistake_of_a_package(made, monkeypatch):
+    for error in (OSError(errno.ENOSPC, "no space"), MemoryError()):
+
+        def fit(self, data, own, error=error):
+            raise error
+
+        monkeypatch.setattr(Ica, "fit", fit)
+        with pytest.raises(type(error)):
+            fit_analysis("ica", spec_of("{ica: }"), made.store, made.index, CarefulEngine(0))
 
 
 def test_a_read_that_was_not_selected_is_refused(made):
