@@ -20,9 +20,11 @@ from pipelines.analyses.measured import Measured, promised
 from pipelines.analyses.spaces import Spaces
 from pipelines.folder.store_identity import INVERT, StoreIdentity
 from schemas.class_labels import class_numbers
-from schemas.errors import DataError
+from schemas.errors import DataError, QuarantineExceededError
 from schemas.index import CATEGORICAL, CONTINUOUS, DatasetIndex
 from schemas.spec import RunSpec
+from schemas.store.latent_store import LatentStore
+from schemas.store.reasons import Status
 from schemas.suggest import suggestion
 
 BEAM_RUNNERS = (
@@ -78,6 +80,20 @@ def known_before(
     activations = [card.activation for card in cards.values() if role_of(card.kind) == "scores"]
     bounded = activations[0] if activations and all(activations) else None
     return Known(spec, index, spaces, measured, bounded)
+
+
+def check_quarantine(spec: RunSpec, store: LatentStore) -> None:
+    """Raise QuarantineExceededError where more rows have no code than the specification allows."""
+    status = store.status(INVERT)
+    bad = int((status == Status.QUARANTINED).sum())
+    rows = int((status != Status.REMOVED).sum())
+    share = bad / max(rows, 1)
+    if share > spec.max_quarantined:
+        raise QuarantineExceededError(
+            f"{bad!r} of {rows!r} rows are quarantined ({share:.1%}), more than "
+            f"'max_quarantined' {spec.max_quarantined!r} allows: analyses are not run; see "
+            "the reasons in run.json, repair the files, or raise the limit"
+        )
 
 
 def reads_annotations(spec: RunSpec) -> dict[str, bool]:

@@ -26,7 +26,7 @@ from pipelines.evaluation.files import finished_fingerprint, known_effects, writ
 from pipelines.folder.checksums import intact, noted, write_noted
 from pipelines.folder.store_identity import StoreIdentity, identify_run, labels_of
 from pipelines.report.left_out import failure_lines, quarantine_lines, without_direction_lines
-from pipelines.runs.check import check_run, held_spaces
+from pipelines.runs.check import check_quarantine, check_run, held_spaces
 from pipelines.runs.lineage import (
     compare_analyses,
     evaluation_inputs,
@@ -47,7 +47,6 @@ from schemas.atomic import read_json
 from schemas.directions.direction_set import DirectionSet
 from schemas.errors import (
     LockedError,
-    QuarantineExceededError,
     RunInterruptedError,
     UsageError,
 )
@@ -56,7 +55,6 @@ from schemas.index import DatasetIndex
 from schemas.spec import RunSpec
 from schemas.store.latent_store import LatentStore
 from schemas.store.lock import StoreLock, run_lock
-from schemas.store.reasons import Status
 
 if TYPE_CHECKING:
     from pipelines.engine.ray import RayEngine
@@ -408,21 +406,8 @@ def _annotate(state: Run, progress: Any) -> dict[str, Any]:
     return {"rows": rows, "skipped": skipped, "detail": detail, "told": told}
 
 
-def _check_quarantine(state: Run) -> None:
-    status = state.store.status("invert")
-    bad = int((status == Status.QUARANTINED).sum())
-    rows = int((status != Status.REMOVED).sum())
-    share = bad / max(rows, 1)
-    if share > state.spec.max_quarantined:
-        raise QuarantineExceededError(
-            f"{bad!r} of {rows!r} rows are quarantined ({share:.1%}), more than "
-            f"'max_quarantined' {state.spec.max_quarantined!r} allows: analyses are not run; see "
-            "the reasons in run.json, repair the files, or raise the limit"
-        )
-
-
 def _analyse(state: Run, progress: Any) -> dict[str, Any]:
-    _check_quarantine(state)
+    check_quarantine(state.spec, state.store)
     spec, store, index = state.spec, state.store, state.index
     found = compare_analyses(spec, store, index, state.directions_path)
     chosen = [name for name in requested(spec) if state.wants("analyse", name)]
