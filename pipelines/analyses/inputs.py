@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 import generators
+from generators.annotators.card import AnnotatorCard, read_card
 from generators.protocols import Code
 from pipelines.analyses.base import Analysis, Known, Selection
 from pipelines.analyses.checks import Columns
@@ -156,9 +157,28 @@ class Data:
 
     def generator(self) -> Any:
         """The run's generator: codes of a store are of one, whose fingerprint is the store's."""
+        return generators.load(self.generator_source)
+
+    @property
+    def generator_source(self) -> generators.Source:
+        """Where the run's generator is read from, for workers that load it themselves."""
+        return self._whole_spec.generator
+
+    @property
+    def generator_fp(self) -> str:
+        """Fingerprint of the generator that the codes are of."""
+        return str(self._store.attrs["generator_fp"])
+
+    def annotator(self, name: str) -> AnnotatorCard:
+        """Description of an annotator whose measurements are selected, fingerprint included."""
+        self._selected("annotator", name, [m.annotator for m in self.selection.measured])
+        return read_card(next(a.model for a in self._whole_spec.annotate if a.name == name))
+
+    @property
+    def _whole_spec(self) -> RunSpec:
         if self._spec is None:
             raise PluginError(f"analysis {self.analysis!r} needs a generator, and there is none")
-        return generators.load(self._spec.generator)
+        return self._spec
 
     def labels(self, rows: np.ndarray) -> np.ndarray | None:
         """Class numbers int64 of some rows, None without; the codes' blocks depend on them, so that

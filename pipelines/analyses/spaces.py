@@ -144,7 +144,7 @@ class Conversion:
 
     def __call__(self, codes: np.ndarray, rows: np.ndarray) -> np.ndarray:
         """Codes (m, *shape) of rows (m,) of the store -> float32 (m, *shape of the space)."""
-        shape = _model(self.generator, self.fingerprint).facts.space(self.way[-1]).shape
+        shape = generator_of(self.generator, self.fingerprint).facts.space(self.way[-1]).shape
         found = np.empty((len(codes), *shape), np.float32)
         for part, made in self._made(codes, rows, self.store):
             found[part] = made.main.float().cpu().numpy()
@@ -173,7 +173,7 @@ class Conversion:
 
         from generators.protocols import Code
 
-        model, target = _model(self.generator, self.fingerprint), self.way[-1]
+        model, target = generator_of(self.generator, self.fingerprint), self.way[-1]
         at_once, drawn = ROWS, dict[str, Any]()
         if self.noise is not None:
             shape = model.facts.space(target).shape
@@ -223,7 +223,7 @@ _MODELS: dict[str, Generator] = {}
 _LOADING = threading.Lock()
 
 
-def _model(source: generators.Source, fingerprint: str) -> Generator:
+def generator_of(source: generators.Source, fingerprint: str) -> Generator:
     """The generator, loaded once a process. Raises UsageError where its file is another one now."""
     with _LOADING:
         if fingerprint not in _MODELS:

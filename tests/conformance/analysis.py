@@ -30,8 +30,11 @@ ANNOTATORS = {
     "angle": ("annotations", "pose", ["pitch", "yaw", "roll"], (3,)),
     "points": ("landmarks", "landmarks", [f"p{i}" for i in range(POINTS)], (POINTS, 2)),
     "unused": ("annotations", "scores", ["hat"], (1,)),
+    "look": ("annotations", "features", list("abcd"), (4,)),
 }
 """Annotator -> group in the store, kind, names and shape of a row; all of the render."""
+ORIGINAL = "look"
+"""The one that the originals are measured by, too."""
 
 
 class CarefulEngine:
@@ -89,6 +92,7 @@ class World:
             "angle": 10 * flat[:, 2:5] + noise,
             "points": 8 + 3 * points,
             "unused": 1 / (1 + np.exp(-flat[:, 5:6])),
+            "look": flat[:, 6:10],
         }
         latents = ArraySpec("latents", "w_plus", SHAPE)
         identity = {"name": "made", "generator_fp": "ab" * 32, "method": {}, "seed": 0}
@@ -99,12 +103,17 @@ class World:
             attrs = {"names": names} if kind == "landmarks" else {"names": names, "kind": kind}
             stage = f"{name}@render"
             store.add_arrays(stage, [ArraySpec(group, stage, shape, attrs=attrs)])
+            if name == ORIGINAL:
+                store.add_arrays(name, [ArraySpec(group, name, shape, attrs=attrs)])
+        seen = values[ORIGINAL][::-1] * 1.1
         for block in range(store.n_blocks):
             rows = store.block_slice(block)
             write(store, "invert", block, {latents.path: codes[rows]})
             for name, (group, *_) in ANNOTATORS.items():
                 array = {f"{group}/{name}@render": values[name][rows].astype(np.float32)}
                 write(store, f"{name}@render", block, array)
+            array = {f"annotations/{ORIGINAL}": seen[rows].astype(np.float32)}
+            write(store, ORIGINAL, block, array)
         return cls(store, cls.index_with(CHANGES["none"]))
 
     @classmethod

@@ -8,7 +8,8 @@ in-memory loop below and the Beam path drive the same machines, so they agree.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Protocol, Self, TypeVar
+from dataclasses import dataclass
+from typing import Any, ClassVar, Protocol, Self, TypeVar
 
 from schemas.errors import UsageError
 from transforms.accumulate.blocks import Accumulator, Arrays, BlockSource, sum_blocks
@@ -68,6 +69,29 @@ def expect(total: Accumulator, kind: type[K]) -> K:
             "the pass with the request that the solver gives now"
         )
     return total
+
+
+@dataclass(frozen=True)
+class OnePass:
+    """A request as a solver, whose source is therefore kept for further passes where it is made."""
+
+    saved_passes: ClassVar[int] = 1
+
+    wanted: PassRequest
+    total: Any = None
+
+    @property
+    def done(self) -> bool:
+        """The pass has been made."""
+        return self.total is not None
+
+    def request(self) -> PassRequest:
+        """The request."""
+        return self.wanted
+
+    def step(self, total: Accumulator) -> OnePass:
+        """With its sum."""
+        return OnePass(self.wanted, total)
 
 
 S = TypeVar("S", bound=PassSolver)

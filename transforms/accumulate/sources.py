@@ -98,6 +98,14 @@ class StoreBlocks:
         )
         return rows.rows, rows.arrays
 
+    def ok_rows(self) -> np.ndarray:
+        """Row numbers of all rows that are read, int64, ascending."""
+        blocks = range(self.n_blocks)
+        found = [
+            self._store.ok_rows((), b, self.stages, fps=self._expected(b)).rows for b in blocks
+        ]
+        return np.concatenate([np.zeros(0, np.int64), *found])
+
     def left_out(self) -> dict[str, int]:
         """Rows that analyses do not see, by cause, over all blocks."""
         total: dict[str, int] = {}

@@ -98,12 +98,14 @@ class PairsOfBlocks:
         }
 
     def _block(self, side: int, block: int) -> Arrays:
-        if (side, block) not in self._kept:
+        found = self._kept.pop((side, block), None)
+        if found is None:
             while len(self._kept) >= _KEPT_BLOCKS:
                 self._kept.pop(next(iter(self._kept)), None)
             arrays = self.sets[side].read(block)[1]
-            self._kept[side, block] = {"x": flatten_rows(arrays["x"]), "at": arrays["at"]}
-        return self._kept[side, block]
+            found = {"x": flatten_rows(arrays["x"]), "at": arrays["at"]}
+        self._kept[side, block] = found  # as the one that was used last
+        return found
 
 
 @statistic_kind("generator_metrics.Compared")
@@ -190,14 +192,17 @@ class KernelsAndNeighbours:
     n: tuple[int, int]
     neighbours: int
     subsets: Subsets | None
-    token: str = "pairs"
+    token: str = "pairs-kernels"
 
     def prepare(self, arrays: Arrays) -> Arrays:
-        """As they are."""
-        return arrays
+        """What the pair adds: pairs are far too many for their rows to be kept between passes."""
+        return self._compared(arrays).to_arrays()
 
     def statistic(self, prepared: Arrays) -> Compared:
         """`Compared` of the pair."""
+        return Compared.from_arrays(prepared)
+
+    def _compared(self, prepared: Arrays) -> Compared:
         a, i, b, j = prepared["pair"].tolist()
         k = self.neighbours if a == b else 0
         own = a == b and i == j
@@ -246,14 +251,17 @@ class Coverage:
     kind = f"{TRANSFORMS}.generator_metrics.Coverage"
 
     radii: tuple[np.ndarray, np.ndarray]
-    token: str = "pairs"
+    token: str = "pairs-coverage"
 
     def prepare(self, arrays: Arrays) -> Arrays:
-        """As they are."""
-        return arrays
+        """What the pair adds, as in `KernelsAndNeighbours`."""
+        return self._compared(arrays).to_arrays()
 
     def statistic(self, prepared: Arrays) -> Compared:
         """`Compared` of the pair, of nothing for two blocks of one set."""
+        return Compared.from_arrays(prepared)
+
+    def _compared(self, prepared: Arrays) -> Compared:
         a, i, b, j = prepared["pair"].tolist()
         if a == b:
             return Compared()
@@ -310,7 +318,8 @@ class SetsSolver:
         found = expect(total, Compared)
         if self.sums is None:
             k = self.neighbours
-            radii = tuple(found.of(side, k)[:, k - 1] for side in (REAL, DRAWN)) if k else None
+            near = [found.of(side, k) for side in (REAL, DRAWN)]
+            radii = (near[REAL][:, k - 1], near[DRAWN][:, k - 1]) if k else None
             return replace(self, sums=dict(found.sums.arrays), radii=radii)
         real, drawn = (found.of(side, 1)[:, 0] <= 0 for side in (REAL, DRAWN))
         return replace(self, covered=(real, drawn))

@@ -67,6 +67,10 @@ ANALYSES = {
         ("n_components", 2), ("samples", 2), ("region", [0, 0, 0.5, 1]), ("background_rank", 2),
     ],
     "s_space": [("attributes", ["smile"]), ("threshold", 0.02)],
+    "fidelity": [
+        ("features", "gaze"), ("kid_subsets", 3), ("kid_subset_size", 9), ("neighbours", 2),
+        ("samples", 20), ("truncations", [0.5]), ("truncation_samples", 10), ("seed", 1),
+    ],
 }  # fmt: skip
 BEFORE = {
     "pca": {"n_components": 3, "n_directions": 1},
@@ -77,6 +81,7 @@ BEFORE = {
     "sefa": {"n_components": 1},
     "jacobian": {"n_components": 1, "samples": 1},
     "s_space": {"threshold": 0.01},
+    "fidelity": {"features": "look"},
 }
 
 # ---- other changes: (keys and values, stage that is not current before the run) ------------------
@@ -160,6 +165,7 @@ STEPS = [
 ]  # fmt: skip
 """Every change alone makes its stage stale; the run is made after the last of a list."""
 REASONS = {
+    "analyse.fidelity.reference": "of another run, see tests/pipelines/analyses/test_fidelity.py",
     "analyse.pca.regress_to": "no run holds codes of two spaces",
     **{f"dataset.{key}": "of rows without images, see tests/pipelines/stages/test_sample.py"
        for key in ("n", "seed", "truncation", "labels")},
@@ -198,6 +204,8 @@ def changed(spec, changes):
 def make(root):
     make_tiny(root, N)
     annotator(root, "others", "landmarks", [f"p{i}" for i in range(9)])
+    for name in ("look", "gaze"):
+        annotator(root, name, "features", list("abc"))
     annotator(root, "more", "scores", ["smile", "glasses", "beard"])
     annotator(root, "other_kind", "landmarks", ["a", "b", "c", "d"])
     for name in ("encoder", "generator"):
@@ -251,7 +259,7 @@ def test_every_key_is_changed_here_or_has_a_reason():
 
 def test_keys_of_analyses(tmp_path):
     make(tmp_path)
-    models = ["marks", "points", "angle", "others"]
+    models = ["marks", "points", "angle", "others", "look", "gaze"]
     spec = spec_of(
         tmp_path,
         annotate=[{"name": name, "model": f"{name}.onnx"} for name in models],

@@ -287,7 +287,7 @@ def test_codes_are_converted_with_what_they_cannot_do_without(tmp_path, monkeypa
         return Code(target, code.main * code.companions["scale"][:, None])
 
     model = SimpleNamespace(facts=facts, convert=convert)
-    monkeypatch.setattr(spaces, "_model", lambda *a: model)
+    monkeypatch.setattr(spaces, "generator_of", lambda *a: model)
     change = spaces.Conversion("g", "f" * 64, ("w_plus", "x"), store=store.path)
     codes, rows = np.asarray(store.array("latents/w_plus")[:]), np.array([19, 3, 8])
     expected = codes[rows] * numbers[rows][:, None]
