@@ -110,7 +110,7 @@ class TestBoxes(AnnotatorSuite):
 
 def test_the_built_in_kinds_are_those_of_the_suites():
     assert set(KINDS.own()) == {
-        "scores", "pose", "landmarks", "embedding", "quantities", "boxes",
+        "scores", "pose", "landmarks", "embedding", "quantities", "boxes", "features",
     }  # fmt: skip
 
 
