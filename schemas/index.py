@@ -23,7 +23,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -79,8 +79,7 @@ class FactorColumn:
     values: NDArray[Any]
 
 
-@dataclass(frozen=True)
-class NewRow:
+class NewRow(NamedTuple):
     """One image to append. width, height : -1 where unknown."""
 
     image_id: str
@@ -388,6 +387,8 @@ def continuous_column(values: Sequence[float]) -> FactorColumn:
 def duplicates(image_ids: Sequence[str], rows: Sequence[int]) -> dict[str, list[int]]:
     """image_id -> rows, for every image_id that stands in more than one of the given rows."""
     groups: dict[str, list[int]] = {}
+    if len({image_ids[row] for row in rows}) == len(rows):
+        return groups
     for row in rows:
         groups.setdefault(image_ids[row], []).append(row)
     return {image_id: found for image_id, found in groups.items() if len(found) > 1}

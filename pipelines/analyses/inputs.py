@@ -251,13 +251,19 @@ class Data:
         bases = [f"latents/{conversion.way[0]}" for conversion in made.values()]
         held = tuple(dict.fromkeys([*stored, *bases]))
         source: StoreBlocks | PartsOfBlocks | DerivedBlocks
-        source = StoreBlocks(self._store.path, held, stages)
         drawn = [self.spaces[c.way[-1]] for c in made.values() if c.noise is not None]
         rows = min((rows_within(PART_BYTES, shape) for shape in drawn), default=None)
-        if rows is not None and rows < self._store.block_rows:
-            source = PartsOfBlocks(source, rows, -(-self._store.block_rows // rows))
+
+        def in_parts(source: StoreBlocks) -> StoreBlocks | PartsOfBlocks:
+            if rows is None or rows >= self._store.block_rows:
+                return source
+            return PartsOfBlocks(source, rows, -(-self._store.block_rows // rows))
+
+        source = in_parts(StoreBlocks(self._store.path, held, stages))
         for array, conversion in made.items():
-            source = DerivedBlocks(source, f"latents/{conversion.way[0]}", array, conversion)
+            base = f"latents/{conversion.way[0]}"
+            whole = in_parts(StoreBlocks(self._store.path, (base,), (INVERT,)))
+            source = DerivedBlocks(source, base, array, conversion, whole)
         if layers is None:
             return source
         return LayersOf(source, cut, layers)

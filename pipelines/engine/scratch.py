@@ -3,27 +3,34 @@
 from __future__ import annotations
 
 import shutil
-from dataclasses import dataclass
+from collections.abc import Collection
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from schemas.atomic import PARTIAL_SUFFIX
 from schemas.fingerprint import digest
 from transforms.accumulate.blocks import BlockSource
-from transforms.accumulate.derived import with_scratch
+from transforms.accumulate.derived import folder_of, with_scratch
 from transforms.accumulate.passes import Engine, PassRequest, S, Seen
 
 
 @dataclass(frozen=True)
 class ScratchEngine:
-    """Single sums stream; solvers, which read their source again and again, find what was made.
+    """Single sums stream; solvers, which read their source again and again, keep what they made.
 
-    folder : of what was made, see `transforms.accumulate.derived`. Nobody needs it but the analysis
-        that goes on.
+    So do sums of what was summed before, or of what a later analysis reads.
+
+    folder : of what was made, see `transforms.accumulate.derived`. Nobody needs it but the analyses
+        that go on.
+    later : keys of the conversions (`Change.key`) that analyses to come read
+    summed : keys of those that were summed
     """
 
     engine: Engine
     folder: Path
+    later: set[str] = field(default_factory=set)
+    summed: set[str] = field(default_factory=set)
 
     @classmethod
     def beside(cls, engine: Engine, path: Path) -> ScratchEngine:
@@ -33,13 +40,29 @@ class ScratchEngine:
         made.clear()
         return made
 
+    def expect(self, later: Collection[str]) -> None:
+        """An analysis begins, after which others read these conversions (`later`)."""
+        self.later.clear()
+        self.later.update(later)
+
     def clear(self) -> None:
-        """Delete what was made."""
-        shutil.rmtree(self.folder, ignore_errors=True)
+        """Delete what was made, but for what analyses to come read."""
+        kept = {folder_of(key) for key in self.later}
+        for path in self.folder.glob("*"):
+            if path.name not in kept:
+                shutil.rmtree(path, ignore_errors=True)
+        if not kept:
+            shutil.rmtree(self.folder, ignore_errors=True)
 
     def sum(self, source: BlockSource, request: PassRequest) -> Any:
         """See `transforms.accumulate.passes.Engine`."""
-        return self.engine.sum(source, request)
+        return self.engine.sum(with_scratch(source, self.folder, self._again), request)
+
+    def _again(self, key: str) -> bool:
+        """Whether somebody else reads what a conversion makes for a sum."""
+        again = key in self.later | self.summed or (self.folder / folder_of(key)).exists()
+        self.summed.add(key)
+        return again
 
     def run(self, solver: S, source: BlockSource, *, seen: Seen | None = None) -> S:
         """See `transforms.accumulate.passes.Engine`."""

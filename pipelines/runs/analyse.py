@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable, Container, Iterator
+from collections.abc import Callable, Container, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from pipelines.analyses.inputs import Data, Fitted, measure_sd
 from pipelines.engine.saved_sums import SavedStatistics
 from pipelines.engine.scratch import ScratchEngine
 from pipelines.folder.store_identity import INVERT
-from pipelines.runs.lineage import compare_analyses, known_of, unchanged
+from pipelines.runs.lineage import Inputs, compare_analyses, known_of, unchanged
 from schemas.directions.direction import Direction
 from schemas.directions.direction_set import FOREIGN_METHODS, DirectionSet
 from schemas.errors import DataError, PluginError, StoreError
@@ -106,16 +106,20 @@ def analyse(
     chosen = [name for name in requested(spec) if only is None or name in only]
     for done, name in enumerate(chosen):
         progress(done, len(chosen))
+        scratch.expect(later={key for n in chosen[done + 1 :] for key in _made_by(found.stale, n)})
         if name not in found.stale:
             report[name] = unchanged(found.held[name])
             continue
         started = time.monotonic()
         try:
             fitted, data = fit_analysis(name, spec, store, index, kept or scratch)
+            unmeasured = [d for d in fitted.directions if d.sd == 0]
+            measured = measure_sd(data, unmeasured) if unmeasured else []
+        except BaseException:
+            scratch.expect(later=())
+            raise
         finally:
             scratch.clear()
-        unmeasured = [d for d in fitted.directions if d.sd == 0]
-        measured = measure_sd(data, unmeasured) if unmeasured else []
         sds = {d.name: sd for d, sd in zip(unmeasured, measured, strict=True)}
         fingerprint = digest(found.stale[name])
         provenance = {"analysis": name, "fingerprint": fingerprint}
@@ -146,6 +150,12 @@ def analyse(
             DirectionSet.load(path).delete_model(name)
     progress(len(chosen), len(chosen))
     return report
+
+
+def _made_by(stale: Mapping[str, Inputs], name: str) -> Iterator[str]:
+    """Keys of the conversions that an analysis which is to be computed reads."""
+    for conversion in stale.get(name, {}).get("derived", {}).values():
+        yield digest(conversion)
 
 
 def _existing(path: Path, generator_fp: str, space: str) -> DirectionSet:

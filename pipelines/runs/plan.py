@@ -332,7 +332,7 @@ class _Plan:
             how = f"recorded while codes of {of!r} are drawn, {rows} rows for each single sum"
         yield (
             f"reads codes of {space!r}, {how}; where they are read more than once, up to {size} "
-            "of them lie on disk until the analysis ends"
+            "of them lie on disk while analyses read them"
         )
 
     def _expected(self, inputs: Inputs) -> Inputs:

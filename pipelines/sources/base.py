@@ -22,9 +22,10 @@ import os
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO, Generic, Protocol, TypeVar
+from types import MappingProxyType
+from typing import Any, BinaryIO, Generic, NamedTuple, Protocol, TypeVar
 
 from pipelines.sources.paths import natural_key
 from schemas.errors import InputError, SpecError
@@ -40,8 +41,7 @@ RUN_FILES = {"run.lock", "hashes.sqlite"}
 """One of them lies in the folder of every run, from its first moment on."""
 
 
-@dataclass(frozen=True)
-class Item:
+class Item(NamedTuple):
     """One image of a source.
 
     uri : see the module text
@@ -54,7 +54,7 @@ class Item:
     uri: str
     key: str
     container: str | None = None
-    factors: Mapping[str, Any] = field(default_factory=dict)
+    factors: Mapping[str, Any] = MappingProxyType({})
     image_id: str | None = None
 
 
@@ -161,7 +161,7 @@ def add_labels(listing: Listing, items: list[Item], raw: bytes, name: str) -> No
         if value is not None:
             known += 1
             cells = value if isinstance(value, list) else [value]
-            items[i] = replace(item, factors=dict(zip(columns, cells, strict=True)))
+            items[i] = item._replace(factors=dict(zip(columns, cells, strict=True)))
     if known:
         listing.columns = tuple(dict.fromkeys([*listing.columns, *columns]))
         missing = f", {len(items) - known} images have none" if known < len(items) else ""

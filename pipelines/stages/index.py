@@ -22,9 +22,8 @@ import hashlib
 import os
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
+from typing import NamedTuple, cast
 
 from pipelines.folder.checksums import intact, noted
 from pipelines.sources.base import Item, Listing, Source, file_errors, open_item
@@ -35,7 +34,7 @@ from pipelines.sources.paths import inside
 from pipelines.stages.index_report import IndexReport, Unreadable
 from schemas.errors import InputError
 from schemas.fingerprint import ContentHashCache, file_sha256
-from schemas.index import ACTIVE, DatasetIndex, NewRow, duplicates
+from schemas.index import ACTIVE, REMOVED, DatasetIndex, NewRow, duplicates
 from schemas.sections.dataset import KIND_OF_ENDING, DatasetSpec
 from schemas.store.reasons import Reason
 from transforms.images.preprocess import DEFAULT_MAX_PIXELS, Quarantine, probe
@@ -144,8 +143,7 @@ def update_index(
 # Hash and probe
 
 
-@dataclass(frozen=True)
-class _Seen:
+class _Seen(NamedTuple):
     """One image as it is now.
 
     image_id : None where the bytes cannot be read at this time
@@ -282,23 +280,11 @@ def _matched(
 ) -> tuple[DatasetIndex, list[int]]:
     """The index after the update, and the row of every item. Fills in the report's counts."""
     items = listing.items
-    image_ids, uris, states = existing.image_ids, existing.uris, existing.states
-    row_at = {uri: row for row, uri in enumerate(uris) if states[row] == ACTIVE}
-    row_of = [-1] * len(items)
-    claimed: set[int] = set()
-    for i, item in enumerate(items):  # same place, same bytes (or not readable at this time)
-        row = row_at.get(item.uri)
-        if row is not None and seen[i].image_id in (image_ids[row], None):
-            row_of[i] = row
-            claimed.add(row)
-    report.unchanged = len(claimed)
-
-    homeless: dict[str, list[int]] = {}
-    for row in sorted(row_at.values(), reverse=True):
-        if row not in claimed:
-            homeless.setdefault(image_ids[row], []).append(row)
+    uris = existing.uris
+    row_of, homeless = _in_place(existing, items, seen)
+    report.unchanged = len(items) - row_of.count(-1)
     moves: dict[int, str] = {}
-    for i, item in enumerate(items):  # same bytes elsewhere; the lowest free row first
+    for i, item in enumerate(items if homeless else ()):  # same bytes elsewhere
         rows = homeless.get(seen[i].image_id or "")
         if row_of[i] < 0 and rows:
             row_of[i] = rows.pop()
@@ -310,16 +296,41 @@ def _matched(
         report.notes.append(f"{kept} rows of what cannot be read now are kept as they are")
 
     new_rows: list[NewRow] = []
-    for i, item in enumerate(items):
-        if row_of[i] < 0:
+    for i, row in enumerate(row_of):
+        if row < 0:
             row_of[i] = existing.n_rows + len(new_rows)
-            image_id = seen[i].image_id or _unreadable_id(item.uri)
-            new_rows.append(NewRow(image_id, item.uri, seen[i].width, seen[i].height))
+            uri, now = items[i].uri, seen[i]
+            new_rows.append(NewRow(now.image_id or _unreadable_id(uri), uri, now.width, now.height))
     added = {row.uri for row in new_rows}
     report.added, report.moved, report.removed = len(new_rows), len(moves), len(removed)
     report.changed = [uris[row] for row in removed if uris[row] in added]
     report.unreadable = [s.problem for s in seen if s.problem is not None]
     return existing.move(moves).remove(removed).append(new_rows), row_of
+
+
+def _in_place(
+    existing: DatasetIndex, items: Sequence[Item], seen: Sequence[_Seen]
+) -> tuple[list[int], dict[str, list[int]]]:
+    """The row of every item that is where it was with the same bytes (or cannot be read at this
+    time), -1 of others; and the rows of no item by their image_id, the lowest last."""
+    image_ids, uris, states = existing.image_ids, existing.uris, existing.states
+    n, row_of = len(uris), [-1] * len(items)
+    if REMOVED not in states and uris == [item.uri for item in items[:n]]:
+        if image_ids == [now.image_id for now in seen[:n]]:  # rows at most were added behind
+            row_of[:n] = range(n)
+            return row_of, {}
+    row_at = {uri: row for row, uri in enumerate(uris) if states[row] == ACTIVE}
+    claimed: set[int] = set()
+    for i, item in enumerate(items):
+        row = row_at.get(item.uri)
+        if row is not None and seen[i].image_id in (image_ids[row], None):
+            row_of[i] = row
+            claimed.add(row)
+    homeless: dict[str, list[int]] = {}
+    for row in sorted(row_at.values(), reverse=True):
+        if row not in claimed:
+            homeless.setdefault(image_ids[row], []).append(row)
+    return row_of, homeless
 
 
 def _unreadable_id(uri: str) -> str:

@@ -2,9 +2,9 @@
 
 A single pass makes a block's codes and forgets them. What reads its source again and again is given
 a scratch folder, in which every block is kept once it has been made: whoever wants it next, in this
-process or another, reads the file. A file is there in whole or not at all, and holds what would be
-made again, so that it does not matter who made it or what was killed meanwhile; whoever names the
-folder deletes it.
+process or another, for this analysis or another, reads the file. A file is there in whole or not at
+all, and holds what would be made again, so that it does not matter who made it or what was killed
+meanwhile; whoever names the folder deletes it. It has a folder of its own for each change.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from __future__ import annotations
 import dataclasses
 import io
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -53,11 +54,19 @@ class PartSource(Protocol):
     def read(self, block: int) -> tuple[np.ndarray, Arrays]: ...
 
 
+class WholeSource(PartSource, Protocol):
+    """One that can tell which rows a block has without reading them."""
+
+    def rows_of(self, block: int) -> np.ndarray: ...
+
+
 @dataclass(frozen=True)
 class DerivedBlocks:
     """A source with one array more, made of one that it has.
 
     stored, made : names of the two
+    whole : source of the stored array alone, with every row that it has: what is kept of a block is
+        of these, so that it serves sources of other rows too. Default: `source`
     scratch : folder that keeps what was made, None for none; see `with_scratch`
     """
 
@@ -65,6 +74,7 @@ class DerivedBlocks:
     stored: str
     made: str
     change: Change
+    whole: WholeSource | None = None
     scratch: str | None = None
 
     @property
@@ -93,17 +103,26 @@ class DerivedBlocks:
     def _codes(self, block: int, stored: np.ndarray, rows: np.ndarray) -> np.ndarray:
         if self.scratch is None:
             return self.change(stored, rows)
-        held = [self.source.part_key(range(block, block + 1)), self.stored, self.change.key]
-        path = Path(self.scratch, f"{digest(held)[:32]}.npy")
+        whole: PartSource = self.source
+        every = rows
+        if self.whole is not None:
+            whole, every = self.whole, self.whole.rows_of(block)
+        held = [whole.part_key(range(block, block + 1)), self.stored]
+        path = Path(self.scratch, folder_of(self.change.key), f"{digest(held)[:32]}.npy")
         try:
-            return np.asarray(np.load(path, mmap_mode="r", allow_pickle=False))
+            made = np.asarray(np.load(path, mmap_mode="r", allow_pickle=False))
         except FileNotFoundError:
-            pass
-        made = self.change(stored, rows)
-        buffer = io.BytesIO()
-        np.save(buffer, made, allow_pickle=False)
-        write_bytes(path, buffer.getvalue())
-        return made
+            given = stored if len(every) == len(rows) else whole.read(block)[1][self.stored]
+            made = self.change(given, every)
+            buffer = io.BytesIO()
+            np.save(buffer, made, allow_pickle=False)
+            write_bytes(path, buffer.getvalue())
+        return made if len(every) == len(rows) else made[np.searchsorted(every, rows)]
+
+
+def folder_of(change_key: str) -> str:
+    """The folder, in a scratch folder, of what one change made."""
+    return digest(change_key)[:32]
 
 
 @dataclass(frozen=True)
@@ -114,7 +133,7 @@ class PartsOfBlocks:
     rows : row numbers of a part.  parts : of each block
     """
 
-    source: PartSource
+    source: WholeSource
     rows: int
     parts: int
 
@@ -139,6 +158,16 @@ class PartsOfBlocks:
         starts = (rows.start + at * self.rows for at in (part, part + 1))
         return slice(*(min(start, rows.stop) for start in starts))
 
+    def rows_of(self, block: int) -> np.ndarray:
+        """Row numbers of the part."""
+        rows = self.source.rows_of(block // self.parts)
+        return rows[self._within(block, rows)]
+
+    def _within(self, block: int, rows: np.ndarray) -> slice:
+        """Where those of a part stand among all rows of its block."""
+        own = self._rows(block)
+        return slice(*np.searchsorted(rows, (own.start, own.stop)))
+
     @property
     def n_blocks(self) -> int:
         """Parts of all blocks of the source."""
@@ -147,8 +176,7 @@ class PartsOfBlocks:
     def read(self, block: int) -> tuple[np.ndarray, Arrays]:
         """Row numbers and arrays of the part."""
         rows, arrays = self.source.read(block // self.parts)
-        own = self._rows(block)
-        part = slice(*np.searchsorted(rows, (own.start, own.stop)))
+        part = self._within(block, rows)
         return rows[part], {name: array[part] for name, array in arrays.items()}
 
 
@@ -188,24 +216,27 @@ class LayersOf:
         return rows, arrays | {name: np.array(arrays[name][:, part]) for name in self.arrays}
 
 
-def with_scratch(source: T, folder: str | os.PathLike[str]) -> T:
+def with_scratch(
+    source: T, folder: str | os.PathLike[str], keeps: Callable[[str], bool] = lambda key: True
+) -> T:
     """A source of any make, whose `DerivedBlocks`, however deep, keep what they made in a folder.
 
     folder : one that all workers see; it need not exist.
+    keeps : whether to keep what a change made, by its key
     """
-    found: T = _changed(source, os.fspath(folder))
+    found: T = _changed(source, os.fspath(folder), keeps)
     return found
 
 
-def _changed(value: Any, folder: str) -> Any:
-    if isinstance(value, DerivedBlocks):
-        return dataclasses.replace(value, scratch=folder)
+def _changed(value: Any, folder: str, keeps: Callable[[str], bool]) -> Any:
     if isinstance(value, tuple) and not hasattr(value, "_fields"):
-        parts = tuple(_changed(part, folder) for part in value)
+        parts = tuple(_changed(part, folder, keeps) for part in value)
         return parts if any(a is not b for a, b in zip(parts, value, strict=True)) else value
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         fields = [f.name for f in dataclasses.fields(value) if f.init]
-        now = {name: _changed(getattr(value, name), folder) for name in fields}
+        now = {name: _changed(getattr(value, name), folder, keeps) for name in fields}
+        if isinstance(value, DerivedBlocks) and keeps(value.change.key):
+            now["scratch"] = folder
         if any(now[name] is not getattr(value, name) for name in fields):
             return dataclasses.replace(value, **now)
     return value

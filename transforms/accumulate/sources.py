@@ -98,12 +98,13 @@ class StoreBlocks:
         )
         return rows.rows, rows.arrays
 
+    def rows_of(self, block: int) -> np.ndarray:
+        """Row numbers of the block's OK rows, int64, ascending."""
+        return self._store.ok_rows((), block, self.stages, fps=self._expected(block)).rows
+
     def ok_rows(self) -> np.ndarray:
         """Row numbers of all rows that are read, int64, ascending."""
-        blocks = range(self.n_blocks)
-        found = [
-            self._store.ok_rows((), b, self.stages, fps=self._expected(b)).rows for b in blocks
-        ]
+        found = [self.rows_of(block) for block in range(self.n_blocks)]
         return np.concatenate([np.zeros(0, np.int64), *found])
 
     def left_out(self) -> dict[str, int]:

@@ -132,6 +132,43 @@ def test_z_depends_on_its_seed_alone(generator: StyleGAN2Adapter) -> None:
         generator.sample("z", [-1])
 
 
+@pytest.mark.parametrize("seed", [0, 7, 2**32 - 1, 2**40 + 3])
+def test_z_is_what_the_official_script_draws(seed: int) -> None:
+    words = seed if seed < 2**32 else [seed & 0xFFFFFFFF, seed >> 32]
+    expected = np.random.RandomState(words).standard_normal(8).astype(np.float32)
+    np.testing.assert_array_equal(draw_z([1, seed, seed], 8)[1:], np.stack([expected] * 2))
+
+
+def test_layers_notice_that_their_weights_are_others() -> None:
+    """What a layer keeps of its weights, however these were changed."""
+    model = tiny()
+    layer, x = model.network.mapping.fc0, torch.randn(3, 8)
+
+    def expected(x: torch.Tensor) -> torch.Tensor:
+        y = x @ (layer.weight * layer.weight_gain).t() + layer.bias * layer.bias_gain
+        return torch.nn.functional.leaky_relu(y, 0.2) * 2**0.5
+
+    with torch.inference_mode():
+        torch.testing.assert_close(layer(x), expected(x))
+    needing = x.clone().requires_grad_()
+    layer(needing).sum().backward()  # by what was kept in inference mode
+    assert needing.grad is not None
+    for change in (
+        lambda: layer.weight.mul_(2),
+        lambda: layer.bias.copy_(torch.randn(len(layer.bias))),
+        lambda: layer.load_state_dict({k: v + 1 for k, v in layer.state_dict().items()}),
+        lambda: setattr(layer, "weight", torch.nn.Parameter(layer.weight.detach() + 1)),
+        lambda: layer.requires_grad_(False),
+        lambda: model.to(torch.float64),
+    ):
+        before = layer(x.to(layer.weight.dtype))
+        with torch.no_grad():
+            change()
+        after = layer(x.to(layer.weight.dtype))
+        torch.testing.assert_close(after, expected(x.to(layer.weight.dtype)))
+        assert after.dtype == layer.weight.dtype and before is not after
+
+
 def test_truncation(generator: StyleGAN2Adapter) -> None:
     z = generator.sample("z", [1, 2]).main
     full = generator.convert(Code("z", z), "w_plus").main

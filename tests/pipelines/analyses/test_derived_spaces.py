@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
@@ -33,6 +33,8 @@ from schemas.errors import SpecError, UsageError
 from schemas.index import DatasetIndex
 from schemas.spec import RunSpec
 from schemas.store import LatentStore
+from transforms.accumulate.derived import with_scratch
+from transforms.accumulate.sources import StoreBlocks
 
 N, CLASSES = 75, 3
 ANALYSES = {
@@ -229,7 +231,7 @@ def test_killed_while_codes_are_kept_nothing_is_left_of_them(models, tmp_path, m
         if not left[0]:
             raise Died
         left[0] -= 1
-        path.parent.mkdir(exist_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(data)
 
     with monkeypatch.context() as patch:
@@ -241,6 +243,69 @@ def test_killed_while_codes_are_kept_nothing_is_left_of_them(models, tmp_path, m
     run.analyse()
     assert not list(run.path.parent.glob("*.partial"))
     np.testing.assert_array_equal(DirectionSet.load(run.path)["pca.000"].vector, expected)
+
+
+@pytest.mark.parametrize(
+    ("analyses", "times"),
+    [
+        ({"pca": {"space": "w", "n_components": 2}}, 1),
+        ({"pca": {"space": "w", "n_components": 2, "solver": "gram"}}, 1),
+        ({"pca": {"space": "w_plus", "n_components": 2, "layers": "each"}}, 2),
+        ({"pca": {"space": "w", "n_components": 2}, "mean_difference": {"space": "w"}}, 1),
+        ({"pca": {"space": "w", "n_components": 2}, "mean_difference": {"space": "w_plus"}}, 3),
+    ],
+)
+def test_rows_are_converted_once_for_all_analyses_of_a_space(
+    models, tmp_path, monkeypatch, analyses, times
+):
+    """The first of several sums alone, of which nobody knows that others follow, keeps nothing."""
+    run, converted = Drawn(tmp_path, models[CLASSES], "z", analyses), []
+
+    def counted(self, codes, rows, convert=Conversion.__call__):
+        converted.append(len(rows))
+        return convert(self, codes, rows)
+
+    monkeypatch.setattr(Conversion, "__call__", counted)
+    run.analyse()
+    assert sum(converted) == times * N
+    assert not list(run.path.parent.glob("*.partial"))
+
+
+def test_what_is_kept_of_all_rows_serves_an_analysis_of_some(models, tmp_path):
+    """Each annotator has measured other rows."""
+    run = Drawn(tmp_path, models[0], "z", {"pca": {"space": "w"}})
+    data = fit_analysis("pca", run.spec, run.store, run.index, InProcess())[1]
+    source = data.codes()
+    few = replace(source.source, source=FewRows(source.source.source))
+    expected = [few.read(block) for block in range(few.n_blocks)]
+    for first, then in ((source.source, few), (few, source.source)):
+        folder = tmp_path / f"scratch{first is few}"
+        for some in (first, then):
+            kept = with_scratch(some, folder)
+            found = [kept.read(block) for block in range(kept.n_blocks)]
+        assert len(list(folder.rglob("*.npy"))) == few.n_blocks
+        if then is few:
+            for (rows, codes), (own_rows, own) in zip(found, expected, strict=True):
+                np.testing.assert_array_equal(rows, own_rows)
+                np.testing.assert_array_equal(codes["latents/w"], own["latents/w"])
+
+
+@dataclass(frozen=True)
+class FewRows:
+    """Every third row of a source."""
+
+    source: StoreBlocks
+
+    @property
+    def n_blocks(self):
+        return self.source.n_blocks
+
+    def part_key(self, blocks):
+        return f"few {self.source.part_key(blocks)}"
+
+    def read(self, block):
+        rows, arrays = self.source.read(block)
+        return rows[::3], {name: array[::3] for name, array in arrays.items()}
 
 
 def test_codes_are_not_converted_by_another_model_than_theirs(models, tmp_path, drawn, monkeypatch):

@@ -299,7 +299,7 @@ def test_killed_while_maps_are_kept_the_next_run_gives_the_same(run, tmp_path, m
         if not left[0]:
             raise Died
         left[0] -= 1
-        file.parent.mkdir(exist_ok=True)
+        file.parent.mkdir(parents=True, exist_ok=True)
         file.write_bytes(data)
 
     with monkeypatch.context() as patch:

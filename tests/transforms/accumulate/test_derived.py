@@ -115,7 +115,7 @@ def test_a_block_is_made_once_for_all_passes_and_layers(tmp_path, change):
     Path(change.log).unlink()
     engine.run(GramSolver(3), with_scratch(source, tmp_path / "scratch"))
     assert made(change) == store.n_blocks
-    files = sorted((tmp_path / "scratch").iterdir())
+    files = sorted((tmp_path / "scratch").rglob("*.npy"))
     assert len(files) == store.n_blocks
     # another process finds them; other codes or another change do not
     engine.run(GramSolver(3), with_scratch(source, tmp_path / "scratch"))
@@ -143,14 +143,14 @@ def test_killed_while_a_block_is_kept_the_next_run_goes_on(tmp_path, change, mon
         left[0] -= 1
         if not left[0]:
             raise Died
-        Path(path).parent.mkdir(exist_ok=True)
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
         Path(path).write_bytes(data)
 
     with monkeypatch.context() as patch:
         patch.setattr("transforms.accumulate.derived.write_bytes", dying)
         with pytest.raises(Died):
             engine.run(GramSolver(3), source)
-    assert made(change) == 2 and len(list((tmp_path / "scratch").iterdir())) == 1
+    assert made(change) == 2 and len(list((tmp_path / "scratch").rglob("*.npy"))) == 1
     same(engine.run(GramSolver(3), source).result(), expected)
     assert made(change) == store.n_blocks + 1
 
