@@ -58,7 +58,7 @@ from schemas.fingerprint import digest, file_sha256
 from schemas.sections.types import OBTAINED
 
 #: Landmark schemes that are known here, with their number of points.
-SCHEMES = {"ibug68": 68}
+SCHEMES = {"ibug68": 68, "mediapipe468": 468}
 ONNX_ENDINGS = (".onnx",)
 TORCHSCRIPT_ENDINGS = (".pt", ".pth", ".ts", ".torchscript")
 _BUNDLED_ROOT = Path(__file__).parents[1] / "bundled"
