@@ -130,6 +130,17 @@ def test_what_an_edit_keeps_is_projected_out_and_told(tiny: Path, tmp_path: Path
         list(edit_run(spec, [name], tmp_path / "none.png", [0], [1.0], keep=[name]))
 
 
+def test_a_picture_weight_is_for_shape_directions_in_all_layers(tiny, tmp_path) -> None:
+    spec = load_spec(tiny / "spec.yaml")
+    named = FinishedRun.of(spec).directions.names()
+    name, shape = named[0], next(n for n in named if n.startswith("nrsfm."))
+    for names, options in (([name], {}), ([shape], {"layers": [0]}), ([shape], {"keep": [name]})):
+        with pytest.raises(UsageError, match="--picture-weight is given"):
+            given = (spec, names, tmp_path / "none.png", [0], [1.0])
+            list(edit_run(*given, picture_weight=0.5, **options))
+    assert not (tmp_path / "none.png").exists()
+
+
 def test_an_edit_keeps_directions_that_stand_for_every_layer(tiny: Path) -> None:
     spec = load_spec(tiny / "spec.yaml")
     facts, fp = generators.load(spec.generator).facts, FinishedRun.of(spec).directions.generator_fp

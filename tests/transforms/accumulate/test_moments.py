@@ -15,7 +15,7 @@ from transforms.accumulate.blocks import (
     iterate_blocks,
     sum_blocks,
 )
-from transforms.accumulate.moments import Moments, moments_of, second_moment
+from transforms.accumulate.moments import Moments, moments_of, row_batches, second_moment
 from transforms.accumulate.pinned import PinnedBlocks
 from transforms.signs import fix_signs
 
@@ -30,6 +30,14 @@ def exact(x):
     wide = x.astype(np.longdouble)
     mean = wide.mean(axis=0)
     return mean.astype(float), ((wide - mean).T @ (wide - mean)).astype(float)
+
+
+def test_batches_of_rows_hold_a_million_values_where_that_is_neither_few_rows_nor_many():
+    for n_features, rows in ((1, 8192), (128, 8192), (512, 2048), (1000, 1048), (10**6, 1024)):
+        found = row_batches(20_000, n_features)
+        assert found[0] == slice(0, rows) and found[-1].stop == 20_000
+        assert [part.start for part in found] == list(range(0, 20_000, rows))
+    assert row_batches(0, 3) == []
 
 
 def test_column_mean_1e3_keeps_twelve_digits():

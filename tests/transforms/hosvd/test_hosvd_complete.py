@@ -162,6 +162,8 @@ def test_passes_settle_and_are_told():
     facts = done.facts()
     assert facts["converged"] and facts["passes"] == len(facts["residuals"]) < 60
     assert facts["residuals"][-1] < facts["residuals"][0]
+    last = Completion(cell_weights(~absent), RANKS, max_rounds=facts["passes"])
+    assert run_passes(last, source).facts() == facts, "the last pass that is allowed may settle it"
     short = run_passes(Completion(cell_weights(~absent), RANKS, max_rounds=2), source)
     assert short.done and not short.facts()["converged"]
     with pytest.raises(UsageError, match="NoneType"):

@@ -137,6 +137,17 @@ def test_frames_with_too_few_points_are_left_out_and_counted():
     np.testing.assert_allclose(found.rigid, rest.rigid, atol=1e-6)
 
 
+def test_the_shape_is_centred_where_points_are_missing():
+    s = scene(n_shapes=1)
+    points = s["points"][:80].copy()
+    points[np.broadcast_to(np.random.default_rng(3).random((80, 1, 20)) < 0.2, points.shape)] = (
+        np.nan
+    )
+    found = factorise(points, 1, front=s["front"])
+    np.testing.assert_allclose(found.rigid.mean(axis=1), 0, atol=1e-12)
+    np.testing.assert_allclose(found.model.modes.mean(axis=1), 0, atol=1e-12)
+
+
 def test_depth_sign_follows_the_hint_both_ways():
     s = scene(n_shapes=1)
     back = np.setdiff1d(np.arange(20), s["front"])

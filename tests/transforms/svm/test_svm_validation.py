@@ -87,6 +87,8 @@ def test_folds_are_even_and_keep_groups_together():
     for group in range(12):
         assert len(set(fold[groups == group])) == 1
     assert (fold[groups < 0] == -1).all() and (np.bincount(fold[groups >= 0]) > 70).all()
+    sizes = np.repeat(range(6), [2, 2, 10, 2, 2, 2])  # largest first: 10 and five times 2
+    assert np.bincount(assign_folds(20, 2, groups=sizes)).tolist() == [10, 10]
     with pytest.raises(DataError, match="12 groups for 13 folds"):
         assign_folds(400, 13, groups=groups)
     with pytest.raises(UsageError, match="n_folds is 1"):
