@@ -57,10 +57,10 @@ def _run(spec: Path, until: str, trust: bool, wait: float, address: str | None) 
     from pipelines.engine.interruption import Interruption
 
     with Interruption() as stop:
+        from pipelines.folder.specification import load_run_spec
         from pipelines.runs.run import run
-        from schemas.spec import load_spec
 
-        result = run(load_spec(spec), until=until, trust=trust, wait_s=wait, address=address,
+        result = run(load_run_spec(spec), until=until, trust=trust, wait_s=wait, address=address,
                      console=console, stop=stop)  # fmt: skip
     if until == "report":
         shown = f"report: {result.path / 'report.html'}"
@@ -120,10 +120,10 @@ def plan(spec: Spec) -> None:
     Also what the specification asks for and its data cannot give, and rows, disk space and time of
     the inversion. Writes nothing.
     """
+    from pipelines.folder.specification import load_run_spec
     from pipelines.runs.plan import plan as plan_run
-    from schemas.spec import load_spec
 
-    plan_run(load_spec(spec), Console())
+    plan_run(load_run_spec(spec), Console())
 
 
 @app.command()
@@ -190,10 +190,10 @@ def report(
     spec: Spec, out: Annotated[Path | None, written("File to copy the report to.")] = None
 ) -> None:
     """Write the HTML report of a finished run again, from what the run stored."""
+    from pipelines.folder.specification import load_run_spec
     from pipelines.report.page import write_report
-    from schemas.spec import load_spec
 
-    path = write_report(Path(load_spec(spec).output_path))
+    path = write_report(Path(load_run_spec(spec).output_path))
     if out is not None:
         out.write_bytes(path.read_bytes())
         path = out
@@ -226,11 +226,11 @@ def edit(
     """Edit rows along directions of the run's direction set, drawn as strips: a row of images
     each, strengths from left to right."""
     from pipelines.downstream.finished_run import edit_run
-    from schemas.spec import load_spec
+    from pipelines.folder.specification import load_run_spec
 
     amounts, chosen = numbers_of(strengths, "--strengths"), rows_of(rows, "--rows")
     only = None if layers is None else rows_of(layers, "--layers")
-    loaded = load_spec(spec)
+    loaded = load_run_spec(spec)
     strips = edit_run(
         loaded, direction, out, chosen, amounts, unit, only, picture_weight, keep or (), mask
     )
@@ -266,9 +266,9 @@ def export(
     appears under its name only once it is complete.
     """
     from pipelines.downstream.finished_run import export_run
-    from schemas.spec import load_spec
+    from pipelines.folder.specification import load_run_spec
 
-    done = export_run(load_spec(spec), kind, out, direction or (), overwrite)
+    done = export_run(load_run_spec(spec), kind, out, direction or (), overwrite)
     for path in done.paths:
         console.print(f"wrote {path}", markup=False)
     if done.rows is not None:
@@ -316,10 +316,10 @@ def import_command(
     import generators
     from pipelines.downstream.directions import import_directions
     from pipelines.downstream.finished_run import FinishedRun
-    from schemas.spec import load_spec
+    from pipelines.folder.specification import load_run_spec
     from schemas.store.lock import run_lock
 
-    loaded = load_spec(spec)
+    loaded = load_run_spec(spec)
     with run_lock(loaded.output_path):
         finished = FinishedRun.of(loaded)
         known = generator == finished.directions.generator_fp

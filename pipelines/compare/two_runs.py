@@ -9,13 +9,15 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
+from pydantic import ValidationError
 
 import generators
 from pipelines.folder.run_folder import no_run
+from pipelines.folder.specification import load_run_spec, removed
 from schemas.directions.direction_set import DirectionSet
 from schemas.errors import DirectionMismatchError, InputError, LatentflowError, StoreError
 from schemas.index import DatasetIndex
-from schemas.spec import RunSpec, load_spec
+from schemas.spec import RunSpec
 from schemas.store.latent_store import LatentStore
 from schemas.store.reasons import Status
 from transforms.accumulate.blocks import Arrays, sum_blocks
@@ -70,6 +72,8 @@ class ComparedRun:
         except FileNotFoundError as e:
             raise InputError(no_run(folder)) from e
         except (OSError, ValueError, KeyError, TypeError) as e:
+            if isinstance(e, ValidationError) and (gone := removed(facts)):
+                raise InputError(f"the run in {str(folder)!r} {gone}") from e
             raise InputError(
                 f"{str(folder)!r} has no readable 'run.json' with a specification: {e}; give a "
                 "finished run, or run it again"
@@ -134,7 +138,7 @@ class ComparedRun:
 def _locate(path: Path) -> tuple[Path, str | None]:
     """(run folder, name of the store, where a direction set names it)."""
     if path.is_file():
-        return Path(load_spec(path).output_path), None
+        return Path(load_run_spec(path).output_path), None
     if (path / "run.json").is_file():
         return path, None
     folder = path.absolute().parent.parent

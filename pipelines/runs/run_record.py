@@ -9,6 +9,7 @@ import os
 from typing import TYPE_CHECKING
 
 from pipelines.folder.checksums import noted
+from pipelines.folder.specification import NOTED, plugins_of
 from schemas.atomic import read_json, write_json
 
 if TYPE_CHECKING:
@@ -49,6 +50,7 @@ def write_record(state: Run, started: datetime.datetime, peak: int, code: int) -
         "last_finished": last,
         "stages": state.stages,
         "versions": _versions(),
+        NOTED: plugins_of(state.spec, None if identity is None else identity.facts.family),
         "peak_memory_mb": round(peak / 2**20, 1),
         "started": started.isoformat(timespec="seconds"),
         "finished": finished.isoformat(timespec="seconds"),

@@ -26,11 +26,12 @@ from pipelines.engine.saved_sums import is_statistic
 from pipelines.evaluation.files import SO_FAR
 from pipelines.folder.checksums import intact
 from pipelines.folder.run_folder import no_run
+from pipelines.folder.specification import load_run_spec
 from pipelines.folder.store_identity import identify_run
 from schemas.atomic import PARTIAL_SUFFIX, is_partial, read_json
 from schemas.directions.direction_set import FOREIGN_METHODS, DirectionSet
 from schemas.errors import LatentflowError, LockedError, StoreError, UsageError
-from schemas.spec import RunSpec, load_spec
+from schemas.spec import RunSpec
 from schemas.store.lock import StoreLock, run_lock
 from schemas.store.sibling import parent_fp_of
 
@@ -107,7 +108,7 @@ def collect(
 
     Raises UsageError when there is no run folder, LockedError when another run holds it.
     """
-    spec = load_spec(path) if path.is_file() else None
+    spec = load_run_spec(path) if path.is_file() else None
     root = Path(spec.output_path) if spec is not None else path
     root = root.resolve()
     if not any((root / name).exists() for name in ("run.json", "index.parquet", "stores")):

@@ -24,6 +24,7 @@ from pipelines.analyses.catalog import requested
 from pipelines.engine.saved_sums import FOLDER, check_sums
 from pipelines.folder.checksums import changed_files
 from pipelines.folder.run_folder import no_run
+from pipelines.folder.specification import load_run_spec
 from pipelines.folder.store_identity import INVERT, identify_run, labels_of
 from pipelines.runs.lineage import analysis_fp
 from pipelines.stages import annotate, invert, sample
@@ -32,7 +33,7 @@ from schemas.directions.check import SetCheck, check_directions, drop_damaged
 from schemas.directions.direction_set import KIND as DIRECTION_SET
 from schemas.errors import LatentflowError, UsageError
 from schemas.index import ACTIVE, DatasetIndex
-from schemas.spec import RunSpec, load_spec
+from schemas.spec import RunSpec
 from schemas.store.check import (
     BlockCheck,
     check_block,
@@ -75,7 +76,7 @@ class _Places:
 def run_folder_of(path: Path) -> Path:
     """The run folder of a specification, or the folder itself. Raises UsageError for others."""
     if path.is_file():
-        path = Path(load_spec(path).output_path)
+        path = Path(load_run_spec(path).output_path)
     if not path.is_dir():
         raise UsageError(no_run(path))
     return path

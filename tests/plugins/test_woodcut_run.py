@@ -172,6 +172,7 @@ def test_without_the_package_the_specification_names_what_is_missing(
     refused = latentflow(tmp_path, "plan", str(prints / "prints.yaml"))
     assert refused.returncode == 2
     assert "tracing" in refused.stderr + refused.stdout
+    assert "of package 'latentflow-woodcut'" in refused.stderr, "the run noted what it used"
 
 
 def test_no_file_of_ours_names_a_plugin() -> None:
