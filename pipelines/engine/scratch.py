@@ -13,6 +13,9 @@ from schemas.fingerprint import digest
 from transforms.accumulate.blocks import BlockSource
 from transforms.accumulate.derived import folder_of, with_scratch
 from transforms.accumulate.passes import Engine, PassRequest, S, Seen
+from transforms.accumulate.spilled import with_columns_in
+
+COLUMNS = "columns"
 
 
 @dataclass(frozen=True)
@@ -21,8 +24,8 @@ class ScratchEngine:
 
     So do sums of what was summed before, or of what a later analysis reads.
 
-    folder : of what was made, see `transforms.accumulate.derived`. Nobody needs it but the analyses
-        that go on.
+    folder : of what was made, see `transforms.accumulate.derived`, and of large columns. Nobody
+        needs it but the analyses that go on.
     later : keys of the conversions (`Change.key`) that analyses to come read
     summed : keys of those that were summed
     """
@@ -66,4 +69,8 @@ class ScratchEngine:
 
     def run(self, solver: S, source: BlockSource, *, seen: Seen | None = None) -> S:
         """See `transforms.accumulate.passes.Engine`."""
-        return self.engine.run(solver, with_scratch(source, self.folder), seen=seen)
+        kept = with_columns_in(with_scratch(source, self.folder), self.folder / COLUMNS)
+        try:
+            return self.engine.run(solver, kept, seen=seen)
+        finally:
+            shutil.rmtree(self.folder / COLUMNS, ignore_errors=True)

@@ -17,10 +17,14 @@ class SvmSpec(AnalysisSection):
     summary = "Separating hyperplanes of attributes (SVM)."
 
     attributes: Names | None = Field(
-        default=None, description="Annotated attributes to separate. Default: all."
+        default=None,
+        description="Annotated attributes to separate, or factors. Default: all (factors: those of "
+        "two levels; each level of one with more is separated from its others).",
     )
-    labels: Literal["render", "image"] = Field(
-        default="render", description="Attributes of the code's render, or of the original image."
+    labels: Literal["render", "image", "factors"] = Field(
+        default="render",
+        description="Attributes of the code's render, or of the original image, as annotators "
+        "measure them; or factors, as the dataset's table has them.",
     )
     threshold: Number = Field(
         default=0.5, description="Scores above it are labelled +1, others -1."

@@ -22,6 +22,7 @@ import numpy as np
 from schemas.atomic import write_bytes
 from schemas.fingerprint import digest
 from transforms.accumulate.blocks import Arrays
+from transforms.accumulate.spilled import rebuilt
 
 T = TypeVar("T")
 
@@ -224,19 +225,12 @@ def with_scratch(
     folder : one that all workers see; it need not exist.
     keeps : whether to keep what a change made, by its key
     """
-    found: T = _changed(source, os.fspath(folder), keeps)
-    return found
+    place = os.fspath(folder)
 
-
-def _changed(value: Any, folder: str, keeps: Callable[[str], bool]) -> Any:
-    if isinstance(value, tuple) and not hasattr(value, "_fields"):
-        parts = tuple(_changed(part, folder, keeps) for part in value)
-        return parts if any(a is not b for a, b in zip(parts, value, strict=True)) else value
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        fields = [f.name for f in dataclasses.fields(value) if f.init]
-        now = {name: _changed(getattr(value, name), folder, keeps) for name in fields}
+    def kept(value: Any) -> Any:
         if isinstance(value, DerivedBlocks) and keeps(value.change.key):
-            now["scratch"] = folder
-        if any(now[name] is not getattr(value, name) for name in fields):
-            return dataclasses.replace(value, **now)
-    return value
+            return dataclasses.replace(value, scratch=place)
+        return value
+
+    found: T = rebuilt(source, kept)
+    return found

@@ -172,7 +172,8 @@ class SelectBlocks:
     """A source seen by an analysis: arrays renamed, columns joined by row number, rows chosen.
 
     arrays : name for the analysis ('x', 'points') -> array of the source
-    columns : name -> array (n_rows of the whole dataset, ...): labels, cells, targets
+    columns : name -> array (n_rows of the whole dataset, ...): labels, cells, targets; or a
+        `transforms.accumulate.spilled.StoredColumn`
     where : bool (n_rows,), rows to use; default all
     landmarks : names of arrays (m, L, 2), y down, to be turned into points (m, 2, L), y up
     """

@@ -26,12 +26,14 @@ from pipelines.analyses.figures import (
     Value,
 )
 from pipelines.analyses.measured import attributes_of, chosen_measurements
+from pipelines.analyses.svm.levels import factors_of, level_problems
 from schemas.index import CATEGORICAL
 from schemas.sections.svm import SvmSpec
 
 if TYPE_CHECKING:
     from pipelines.analyses.inputs import Data, Fitted
 
+FACTORS = "factors"
 COUNTS = ("rows", "positive", "persons")
 
 
@@ -46,22 +48,28 @@ class Svm(Analysis[SvmSpec]):
 
     def select(self, known: Known, own: SvmSpec) -> Selection:
         """Chosen attributes, and which rows are held out."""
-        chosen = chosen_measurements(known.measurements("scores", own.labels), own.attributes)
         holdout = known.spec.evaluate.holdout
+        held_out = frozenset() if holdout.factor is None else frozenset({holdout.factor})
         parameters: dict[str, Any] = {
             "evaluate.holdout": holdout.model_dump(mode="json"),
             "evaluate.seed": known.spec.evaluate_seed,
         }
+        if own.labels == FACTORS:
+            factors = factors_of(known.index, own.attributes)
+            parameters |= {"factors": factors, "annotated": known.attributes()}
+            return Selection(factors=held_out | set(factors), parameters=parameters)
+        chosen = chosen_measurements(known.measurements("scores", own.labels), own.attributes)
         return Selection(
             measured=chosen,
-            factors=frozenset() if holdout.factor is None else frozenset({holdout.factor}),
+            factors=held_out,
             parameters=parameters | attributes_of(chosen, own.attributes),
         )
 
     def problems(self, known: Known, own: SvmSpec) -> Problems:
         """Attributes that nothing measures; more folds than there are rows or groups."""
         yield from svm_problems(known, own)
-        yield from threshold_problems("analyse.svm.threshold", own.threshold, known.bounded)
+        if own.labels != FACTORS:
+            yield from threshold_problems("analyse.svm.threshold", own.threshold, known.bounded)
 
     def notes(self, known: Known, own: SvmSpec) -> Iterator[str]:
         """Held-out rows that are none, or all."""
@@ -109,11 +117,14 @@ class Svm(Analysis[SvmSpec]):
 
 
 def svm_problems(known: Known, own: SvmSpec) -> Problems:
-    """Attributes that nothing measures; more folds than there are rows or groups."""
-    scores = known.measurements("scores", own.labels)
-    yield from attribute_problems("analyse.svm.attributes", own.attributes, scores)
-    used = [m for m in scores if own.attributes is None or set(own.attributes) & set(m.names)]
-    yield from label_problems("analyse.svm.labels", own, used)
+    """Attributes that nothing tells of; more folds than there are rows or groups."""
+    if own.labels == FACTORS:
+        yield from level_problems(known, own)
+    else:
+        scores = known.measurements("scores", own.labels)
+        yield from attribute_problems("analyse.svm.attributes", own.attributes, scores)
+        used = [m for m in scores if own.attributes is None or set(own.attributes) & set(m.names)]
+        yield from label_problems("analyse.svm.labels", own, used)
     if own.folds is None:
         return
     factor, index = known.spec.evaluate.holdout.factor, known.index

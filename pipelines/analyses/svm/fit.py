@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 
-from pipelines.analyses.inputs import Data, Fitted, Measured, hold_out
-from pipelines.analyses.labels import Labels
+from pipelines.analyses.inputs import Data, Fitted, hold_out, target_of
+from pipelines.analyses.labels import LabelledBlocks, Labels
+from pipelines.analyses.svm.levels import levels_of
 from schemas.errors import DataError
 from schemas.names import safe_names
 from schemas.sections.svm import SvmSpec
@@ -22,19 +26,16 @@ from transforms.svm.validation import (
 
 
 def fit_hyperplanes(data: Data, wanted: SvmSpec) -> Fitted:
-    """A hyperplane for every chosen attribute of every annotator, fitted on all rows it measured.
+    """A hyperplane for every chosen attribute of every annotator, fitted on all rows it measured,
+    or for the levels of factors, fitted on all rows that have them.
 
     Accuracy and area under the ROC curve are those of fits that have not seen the rows measured:
     one that leaves the held-out rows out, or one a fold. Attributes without two classes are named
     in the facts and give no direction. The model's arrays have one row an attribute, in the order
     of the fact ``attributes``; NaN, and margins 0, where there is no hyperplane.
     """
-    chosen = [
-        (m, columns)
-        for m in data.measurements("scores")
-        if (columns := m.chosen(wanted.attributes))
-    ]
-    attributes = [m.names[i] for m, columns in chosen for i in columns]
+    labelled = _of_factors(data) if wanted.labels == "factors" else _measured(data, wanted)
+    attributes = [a.name for some in labelled for a in some.attributes]
     out = Fitted(
         facts={
             "attributes": attributes,
@@ -45,17 +46,17 @@ def fit_hyperplanes(data: Data, wanted: SvmSpec) -> Fitted:
     )
     called = dict(zip(attributes, safe_names(f"svm.{name}" for name in attributes), strict=True))
     parts = []
-    for m, columns in chosen:
-        names = [m.names[i] for i in columns]
+    for some in labelled:
+        names = [a.name for a in some.attributes]
         try:
-            path = _solve(data, wanted, m, Labels(tuple(columns), wanted.threshold))
+            path = _solve(data, wanted, some)
         except DataError as e:  # no attribute has rows of both classes
             out.facts["skipped"] |= dict.fromkeys(names, str(e))
             parts.append(_no_hyperplanes(data, wanted, len(names)))
             continue
         best = best_of_path(path)
-        for i, name in enumerate(names):
-            _add(data, wanted, m, name, called[name], path[best[i]], i, out)
+        for i, attribute in enumerate(some.attributes):
+            _add(data, attribute, called[attribute.name], path[best[i]], i, out)
         parts.append(_hyperplanes(path, best))
     if len(out.facts["skipped"]) < len(attributes):
         rows = ("coef", "intercepts", "margins")
@@ -64,6 +65,61 @@ def fit_hyperplanes(data: Data, wanted: SvmSpec) -> Fitted:
             out.arrays[name] = np.concatenate([part[name] for part in parts], axis=1)
         out.arrays["path_c"] = np.array(_path(wanted))
     return out
+
+
+@dataclass(frozen=True)
+class Attribute:
+    """One label of every row.
+
+    target : the measured attribute that its direction should move. provenance : of the labels
+    """
+
+    name: str
+    target: str | None
+    provenance: Mapping[str, Any]
+
+
+@dataclass(frozen=True, eq=False)
+class Labelled:
+    """Attributes that are solved together, of the same rows.
+
+    blocks : of columns to join -> codes and labels y, a column an attribute
+    """
+
+    attributes: Sequence[Attribute]
+    blocks: Callable[[Mapping[str, np.ndarray]], LabelledBlocks]
+
+
+def _measured(data: Data, wanted: SvmSpec) -> list[Labelled]:
+    """The chosen attributes of every annotator."""
+    found = []
+    for m in data.measurements("scores"):
+        if columns := m.chosen(wanted.attributes):
+            labels = Labels(tuple(columns), wanted.threshold)
+            facts = {"labels": m.array, "threshold": wanted.threshold}
+            attributes = [Attribute(m.names[i], m.names[i], facts) for i in columns]
+            found.append(Labelled(attributes, partial(data.blocks, m, labels)))
+    return found
+
+
+def _of_factors(data: Data) -> list[Labelled]:
+    """The levels of the chosen factors, all together."""
+    levels = levels_of(data, data.parameter("factors"))
+    annotated = set(data.parameter("annotated"))
+    attributes = [
+        Attribute(
+            level.name,
+            target_of(level.level, level.factor, annotated),
+            {"factor": level.factor, "level": level.level},
+        )
+        for level in levels
+    ]
+    y = np.stack([level.of(data) for level in levels], axis=1)
+
+    def blocks(columns: Mapping[str, np.ndarray]) -> LabelledBlocks:
+        return data.blocks(columns={"y": y, **columns})
+
+    return [Labelled(attributes, blocks)]
 
 
 def _hyperplanes(path: tuple[Validated, ...], best: np.ndarray) -> dict[str, np.ndarray]:
@@ -101,16 +157,10 @@ def best_of_path(path: tuple[Validated, ...]) -> np.ndarray:
 
 
 def _add(
-    data: Data,
-    wanted: SvmSpec,
-    m: Measured,
-    name: str,
-    called: str,
-    found: Validated,
-    i: int,
-    out: Fitted,
+    data: Data, attribute: Attribute, called: str, found: Validated, i: int, out: Fitted
 ) -> None:
     """Attribute i's direction and what was measured of it."""
+    name = attribute.name
     model = found.model
     n = (int(model.n_positive[i]), int(model.n_negative[i]))
     if min(n) == 0:
@@ -124,17 +174,17 @@ def _add(
         "relative_gradient": float(model.relative_gradient[i]),
         "passes": model.n_passes,
     }
-    measured = _measured(found, i)
+    measured = _held_out(found, i)
     if measured is not None:
         out.facts["held_out"].append({"attribute": name, **measured})
         quality |= {f"held_out_{k}": v for k, v in measured.items()}
-    provenance = {"labels": m.array, "threshold": wanted.threshold, "c": found.c}
+    provenance = {**attribute.provenance, "c": found.c}
     out.directions.append(
         data.direction(
             called,
             model.coef[i],
             "svm",
-            name,
+            attribute.target,
             intercept=float(model.intercepts[i]),
             quality=quality,
             converged=bool(model.converged[i]),
@@ -143,7 +193,7 @@ def _add(
     )
 
 
-def _measured(found: Validated, i: int) -> dict[str, Any] | None:
+def _held_out(found: Validated, i: int) -> dict[str, Any] | None:
     """Accuracy, auc and row counts of attribute i on held-out rows, None without any."""
     accuracy, auc = float(found.mean_accuracy[i]), float(found.mean_auc[i])
     if not np.isfinite(accuracy):
@@ -157,7 +207,7 @@ def _measured(found: Validated, i: int) -> dict[str, Any] | None:
     return out | ({"folds": len(found.accuracy)} if len(found.accuracy) > 1 else {})
 
 
-def _solve(data: Data, wanted: SvmSpec, m: Measured, labels: Labels) -> tuple[Validated, ...]:
+def _solve(data: Data, wanted: SvmSpec, labelled: Labelled) -> tuple[Validated, ...]:
     options = HyperplaneOptions(
         tol=wanted.tolerance,
         penalise_intercept=wanted.penalise_intercept,
@@ -167,7 +217,7 @@ def _solve(data: Data, wanted: SvmSpec, m: Measured, labels: Labels) -> tuple[Va
     )
     path = _path(wanted)
     n_folds = wanted.folds or 1
-    source = FoldBlocks(data.blocks(m, labels, {"fold": _folds(data, wanted.folds)}), n_folds)
+    source = FoldBlocks(labelled.blocks({"fold": _folds(data, wanted.folds)}), n_folds)
     return data.engine.run(ValidationSolver.start(options, path, n_folds), source).found
 
 

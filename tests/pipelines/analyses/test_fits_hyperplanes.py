@@ -113,6 +113,31 @@ def test_without_folds_the_held_out_rows_are_measured_once(made):
     np.testing.assert_allclose(none.arrays["coef"], fitted.arrays["coef"], rtol=1e-3, atol=1e-5)
 
 
+def test_hyperplanes_of_factors(made):
+    """Of two levels one attribute, of more each level against the others; missing rows are none."""
+    store, index, codes, _, _, expression = made
+    smiling = np.where(codes[:, 1] + codes[:, 2] > 0.5, "1", "-1").astype(object)
+    smiling[::7] = None
+    more = {"smiling": encode_categories(smiling.tolist(), None, "integer")}
+    given = inputs(made, "  svm: {labels: factors, c: 0.1}\n", fraction=0)
+    fitted = fit("svm", (given[0], store, index.with_factors(more), given[3]))
+    assert [d.name for d in fitted.directions] == ["svm.smiling"]  # the others have more levels
+    known = np.arange(N) % 7 > 0
+    expected = fit_hyperplanes(codes[known], np.where(smiling[known] == "1", 1, -1), 0.1)
+    np.testing.assert_allclose(fitted.arrays["coef"], expected.coef, rtol=1e-3, atol=1e-5)
+    (direction,) = fitted.directions
+    assert direction.provenance["factor"] == "smiling" and direction.provenance["level"] == "1"
+
+    given = inputs(made, "  svm: {labels: factors, attributes: expression, c: 0.1}\n")
+    fitted = fit("svm", given)
+    names = [f"svm.expression-{level}" for level in ("neutral", "happy", "sad")]
+    assert sorted(d.name for d in fitted.directions) == sorted(names)
+    expected = fit_hyperplanes(codes, np.where(expression == 1, 1, -1), 0.1)
+    happy = next(d for d in fitted.directions if d.name == "svm.expression-happy")
+    assert happy.vector.ravel() @ expected.normals[0] > 1 - 1e-6
+    assert len(fitted.facts["held_out"]) == 3
+
+
 def test_paired_differences_are_means_of_each_person_s(made):
     _, _, codes, _, person, expression = made
     section = "  mean_difference: {baseline: {expression: neutral}, pair_by: person}\n"

@@ -1,5 +1,7 @@
 """Two annotators in one run: every attribute has its rows, and attributes of one name stay two."""
 
+from dataclasses import replace
+from functools import partial
 from types import SimpleNamespace
 
 import numpy as np
@@ -105,9 +107,13 @@ def test_an_annotator_without_two_classes_leaves_rows_of_nothing(made, monkeypat
 
     solve = module._solve
 
-    def one_class(inputs, wanted, m, labels):
-        labels = labels if m.stage == "one@render" else type(labels)(labels.columns, 2.0)
-        return solve(inputs, wanted, m, labels)
+    def one_class(data, wanted, labelled):
+        m, labels = labelled.blocks.args
+        if m.stage != "one@render":
+            labelled = replace(
+                labelled, blocks=partial(data.blocks, m, replace(labels, threshold=2))
+            )
+        return solve(data, wanted, labelled)
 
     monkeypatch.setattr(module, "_solve", one_class)
     half, _ = fit(made, "svm", "{attributes: [beard, hat], threshold: 0.5}")
