@@ -19,6 +19,7 @@ from typing import Any, ClassVar, Protocol, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from pipelines.engine.memory import keep_freed_memory
 from pipelines.engine.writer_guard import Guard
 from schemas import errors
 from schemas.errors import LatentflowError, RunInterruptedError, is_out_of_memory
@@ -210,6 +211,7 @@ class WorkActor:
     def __init__(self, task: Task, guard: Guard, kind: type[Work] = BlockWork) -> None:
         self._task, self._guard, self._kind = task, guard, kind
         self._worker: Worker | None = None
+        keep_freed_memory()
         guard.watch()
 
     def __call__(self, batch: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:

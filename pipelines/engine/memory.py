@@ -1,9 +1,27 @@
-"""Peak memory of a process tree, as the sum of proportional set sizes."""
+"""Memory of processes: how much a tree of them takes, and what a worker keeps."""
 
+import ctypes
 import threading
 from types import TracebackType
 
 import psutil
+
+#: From `malloc.h`: what is freed above this at the heap's end goes back to the system, and what is
+#: larger than that has pages of its own, which always do.
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
+
+
+def keep_freed_memory() -> None:
+    """Keep what this process frees for its next batch, up to 1 GiB, in arrays of up to 256 MiB.
+
+    By default glibc returns an array of some megabytes at once, and the next one of that size costs
+    a page fault for each 4 KiB: a third of the time in which a small network draws. Does nothing
+    with another C library.
+    """
+    set_option = getattr(ctypes.CDLL(None), "mallopt", None)
+    if set_option is not None:
+        set_option(_M_TRIM_THRESHOLD, 1 << 30)
+        set_option(_M_MMAP_THRESHOLD, 1 << 28)
 
 
 def tree_pss(pid: int | None = None) -> int:

@@ -1,0 +1,40 @@
+"""What a worker's process keeps of the memory that it frees."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[3]
+FAULTS = """
+import resource
+import numpy as np
+from pipelines.engine.blocks import WorkActor
+
+class Guard:
+    def watch(self):
+        pass
+
+def faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(5):
+        batch = np.ones(20_000_000, np.uint8) + 1
+        del batch
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+faults()
+elsewhere = faults()
+WorkActor(None, Guard())
+faults()
+print(elsewhere, faults())
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="mallopt is glibc's")
+def test_a_worker_uses_the_memory_of_its_last_batch_again() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", FAULTS], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    elsewhere, in_worker = map(int, done.stdout.split())
+    assert in_worker < 500 < elsewhere
