@@ -332,7 +332,8 @@ class StyleGAN2Adapter:
 def from_checkpoint(checkpoint: Checkpoint) -> StyleGAN2Adapter:
     """Adapter from a checkpoint as read; estimates w_avg where the file has none."""
     config = StyleGAN2Config.from_architecture(checkpoint.architecture)
-    # Uninitialised memory instead of random weights: every tensor is loaded below.
+    # Uninitialised memory instead of random weights: every tensor is loaded below. Arithmetic on
+    # "meta" out of place would import torch's compiler, which takes longer than all the rest.
     with torch.device("meta"):
         network = StyleGAN2(config)
     network = network.to_empty(device="cpu")

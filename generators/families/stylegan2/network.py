@@ -60,7 +60,7 @@ class FullyConnectedLayer(nn.Module):
     ) -> None:
         super().__init__()
         self.activation = activation
-        self.weight = nn.Parameter(torch.randn(out_features, in_features) / lr_multiplier)
+        self.weight = nn.Parameter(torch.randn(out_features, in_features).div_(lr_multiplier))
         self.bias = nn.Parameter(torch.full((out_features,), float(bias_init)))
         self.weight_gain = lr_multiplier / math.sqrt(in_features)
         self.bias_gain = lr_multiplier
@@ -133,7 +133,7 @@ class MappingNetwork(nn.Module):
 
 def _upsampling_filter(channels: int) -> Tensor:
     """FIR [1, 3, 3, 1] outer itself with sum 4 (the gain of up=2), (channels, 1, 4, 4)."""
-    taps = torch.tensor(RESAMPLE_TAPS)
+    taps = torch.tensor(RESAMPLE_TAPS, device="cpu")
     kernel = torch.outer(taps, taps)
     return (kernel * (4.0 / kernel.sum())).repeat(channels, 1, 1, 1)
 

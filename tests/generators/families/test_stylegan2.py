@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -304,3 +307,9 @@ def test_gradients_reach_the_codes_only(generator: StyleGAN2Adapter) -> None:
     s = generator.convert(Code("w_plus", codes.detach()), "s").main.requires_grad_()
     generator.synthesise(s, "s").sum().backward()
     assert s.grad is not None
+
+
+def test_loading_a_model_does_not_import_the_compiler_of_torch() -> None:
+    code = "import sys, generators; generators.load('bundled:'); sys.exit('torch._dynamo' in "
+    command = [sys.executable, "-c", f"{code}sys.modules)"]
+    assert subprocess.run(command, cwd=ROOT, check=False).returncode == 0
