@@ -46,7 +46,12 @@ def lerp(a: np.ndarray, b: np.ndarray, t: np.ndarray) -> np.ndarray:
 
 
 def trimmed_mean(distances: np.ndarray, percent: float = TRIMMED) -> float:
-    """Mean of distances (n,) between two percentiles, which are themselves distances and count.
+    """Mean of the `trimmed_part` of distances (n,)."""
+    return float(trimmed_part(distances, percent).mean())
+
+
+def trimmed_part(distances: np.ndarray, percent: float = TRIMMED) -> np.ndarray:
+    """Of distances (n,) those between two percentiles, which are themselves distances and count.
 
     Raises DataError for none, or for one that is not finite.
     """
@@ -59,7 +64,8 @@ def trimmed_mean(distances: np.ndarray, percent: float = TRIMMED) -> float:
         )
     low = np.percentile(distances, percent, method="lower")
     high = np.percentile(distances, 100 - percent, method="higher")
-    return float(distances[(distances >= low) & (distances <= high)].mean())
+    kept: np.ndarray = distances[(distances >= low) & (distances <= high)]
+    return kept
 
 
 @statistic_kind("generator_metrics.PathLengths")

@@ -10,7 +10,9 @@ import numpy as np
 import pytest
 from conformance.analysis import AnalysisSuite, CarefulEngine, World
 from pydantic import Field
+from safetensors.torch import save_file
 
+from generators.perceptual.network import FeatureNetwork
 from pipelines.analyses.base import Analysis, Selection
 from pipelines.analyses.catalog import ANALYSES, analysis_of, problems_of, requested
 from pipelines.analyses.figures import Count, Curve, Text
@@ -35,14 +37,23 @@ SECTIONS = {
     "hosvd": {"modes": ["person", "mood"], "energy": 1},
     "nrsfm": {"landmarks": "points", "n_shapes": 1, "regressor": 0.1},
     "s_space": {"attributes": ["glasses"]},
+    "fidelity": {"kid_subsets": 2, "kid_subset_size": 20},
 }
-NEED_GENERATOR = ("sefa", "jacobian", "s_space")
+NEED_GENERATOR = ("sefa", "jacobian", "s_space", "path_length")
 
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
     """What nobody changes."""
     return World.make(tmp_path_factory.mktemp("made") / "store")
+
+
+@pytest.fixture(scope="module")
+def network(tmp_path_factory):
+    """Of perceptual distances, with random weights."""
+    path = tmp_path_factory.mktemp("network") / "network.safetensors"
+    save_file(FeatureNetwork().state_dict(), path)
+    return str(path)
 
 
 @pytest.mark.parametrize("name", ANALYSES.own())
@@ -56,8 +67,8 @@ class TestOurs(AnalysisSuite):
         return analysis_of(name)
 
     @pytest.fixture
-    def section(self, name):
-        return SECTIONS.get(name, {})
+    def section(self, name, network):
+        return SECTIONS.get(name, {"network": network} if name == "path_length" else {})
 
     @pytest.fixture(autouse=True)
     def _fits(self, name):

@@ -13,8 +13,10 @@ from unittest.mock import patch
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 from inversion_fixture import annotator
 from pydantic import BaseModel
+from safetensors.torch import save_file
 from tiny_run import (
     factors_of,
     make_tiny,
@@ -24,6 +26,7 @@ from tiny_run import (
     write_spec,
 )
 
+from generators.perceptual.network import FeatureNetwork
 from pipelines.runs.plan import plan_stages
 from pipelines.upkeep.gc import collect
 from pipelines.upkeep.verify import verify
@@ -43,7 +46,7 @@ ANALYSES = {
     ],
     "mean_difference": [
         ("factors", ["expression"]), ("baseline", {"expression": "calm"}), ("pair_by", ["person"]),
-        ("ridge", 0.5),
+        ("ridge", 0.5), ("held_out", True),
     ],
     "svm": [
         ("attributes", ["smile"]), ("labels", "image"), ("threshold", 0.02), ("c", 0.5),
@@ -71,6 +74,13 @@ ANALYSES = {
         ("features", "gaze"), ("kid_subsets", 3), ("kid_subset_size", 9), ("neighbours", 2),
         ("samples", 20), ("truncations", [0.5]), ("truncation_samples", 10), ("seed", 1),
     ],
+    "path_length": [
+        ("paths", ["z_end"]), ("samples", 6), ("epsilon", 0.1), ("crop", True), ("noise", "run"),
+        ("seed", 2), ("network", "other_network.safetensors"),
+    ],
+    "separability": [
+        ("attributes", ["smile"]), ("threshold", 0.009), ("max_passes", 20), ("share", 0.95),
+    ],
 }  # fmt: skip
 BEFORE = {
     "pca": {"n_components": 3, "n_directions": 1},
@@ -82,6 +92,8 @@ BEFORE = {
     "jacobian": {"n_components": 1, "samples": 1},
     "s_space": {"threshold": 0.01},
     "fidelity": {"features": "look"},
+    "path_length": {"samples": 4, "network": "network.safetensors"},
+    "separability": {"threshold": 0.01, "share": 1.0},
 }
 
 # ---- other changes: (keys and values, stage that is not current before the run) ------------------
@@ -166,6 +178,8 @@ STEPS = [
 """Every change alone makes its stage stale; the run is made after the last of a list."""
 REASONS = {
     "analyse.fidelity.reference": "of another run, see tests/pipelines/analyses/test_fidelity.py",
+    "analyse.path_length.linear": "of VGG16 files, see tests/generators/perceptual",
+    "analyse.separability.spaces": "no run holds codes of two spaces",
     "analyse.pca.regress_to": "no run holds codes of two spaces",
     **{f"dataset.{key}": "of rows without images, see tests/pipelines/stages/test_sample.py"
        for key in ("n", "seed", "truncation", "labels")},
@@ -206,6 +220,9 @@ def make(root):
     annotator(root, "others", "landmarks", [f"p{i}" for i in range(9)])
     for name in ("look", "gaze"):
         annotator(root, name, "features", list("abc"))
+    for name in ("network", "other_network"):
+        torch.manual_seed(len(name))
+        save_file(FeatureNetwork().state_dict(), root / f"{name}.safetensors")
     annotator(root, "more", "scores", ["smile", "glasses", "beard"])
     annotator(root, "other_kind", "landmarks", ["a", "b", "c", "d"])
     for name in ("encoder", "generator"):
@@ -279,7 +296,8 @@ def test_keys_of_analyses(tmp_path):
         parts = planned(tmp_path)
         for name, key in asked.items():
             assert parts[name].state == "stale", (name, key)
-            assert any(f"parameters.{key}" in line for line in parts[name].causes), (name, key)
+            told = {"network": "distance"}.get(key, key)  # its contents, not its path
+            assert any(f"parameters.{told}" in line for line in parts[name].causes), (name, key)
         if at % 2 or at > 8:  # of two changes each is told by the plan, and one run makes both
             check(tmp_path, spec, "analyse", later)
     check(tmp_path, spec, "analyse", later)
