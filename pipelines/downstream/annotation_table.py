@@ -12,6 +12,7 @@ Columns, in this order; names with a dot belong to a stage or group:
 | ``quality.<metric>`` | float or int32 | of the reconstruction |
 | ``<stage>.<name>`` | float | a score or an angle |
 | ``<stage>`` | ``fixed_size_list<float>`` | landmarks x0, y0, x1, y1, ... in pixels |
+| ``quality.<annotator>`` | float | cosine of the embeddings of original and reconstruction |
 
 A factor whose name would collide is called ``factor.<name>``. Lists have the field metadata
 ``shape`` (JSON, the shape of one row), ``dims`` and, where the first axis has names, ``names``
@@ -81,7 +82,7 @@ class RowTables:
         for column in self._columns:
             if column.array not in read:
                 read = {column.array: self.rows.read(column.array, block)}
-            ok = self.rows.ok(self.rows.arrays[column.array], block)
+            ok = self.rows.measured(column.array, block)
             columns[column.field.name] = column.values(read[column.array], ok)
         return pa.table([columns[name] for name in self.schema.names], schema=self.schema)
 
@@ -157,6 +158,8 @@ class RowTables:
                 ]
             elif group in MEASURED:
                 found.append(_Column(_list_field(stage, stored), array))
+        for array in self.rows.likenesses:
+            found.append(_Column(pa.field(array.replace("/", "."), pa.float32()), array))
         return found
 
     @cached_property

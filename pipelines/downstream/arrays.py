@@ -8,6 +8,7 @@ An npz or safetensors file holds, of the n rows taken,
 | ``image_id`` | uint8 (n, 32) | sha256 of the image file: ``bytes(x).hex()`` |
 | ``factors/<name>`` | int16 or float64 (n,) | category codes, -1 missing; values, NaN missing |
 | ``latents/<space>``, ``quality/<metric>`` | as stored (n, ...) | codes and reconstruction errors |
+| ``quality/<annotator>`` | float32 (n,) | cosine of the embeddings of original and render |
 | ``annotations/<m>``, ``landmarks/<m>`` | as stored (n, ...) | NaN where not measured |
 
 and ``facts``: JSON, in the npz an array of text, in safetensors an entry of the metadata, with
@@ -76,7 +77,8 @@ def members(rows: ExportRows) -> list[Member]:
     for name, info in index.factors.items():
         values = index.categorical(name)[0] if info.kind == CATEGORICAL else index.continuous(name)
         found.append(_whole(f"factors/{quote(name, safe='')}", values[rows.taken]))
-    return found + [_stored(rows, array) for array in rows.arrays]
+    found += [_stored(rows, array) for array in rows.arrays]
+    return found + [_likeness(rows, array) for array in rows.likenesses]
 
 
 def facts(rows: ExportRows) -> dict[str, Any]:
@@ -101,6 +103,10 @@ def _stored(rows: ExportRows, array: str) -> Member:
     dtype = np.dtype(stored.dtype).newbyteorder("<")
     shape = (rows.n, *(int(size) for size in stored.shape[1:]))
     return Member(array, dtype, shape, lambda: rows.chunks(array))
+
+
+def _likeness(rows: ExportRows, array: str) -> Member:
+    return Member(array, np.dtype("<f4"), (rows.n,), lambda: rows.chunks(array))
 
 
 # ---- files --------------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ from typing import Any, Self
 
 import numpy as np
 
+from pipelines.folder.likeness import RENDER, cosines, likenesses
 from pipelines.folder.store_identity import INVERT
 from schemas.errors import DataError, StoreError
 from schemas.index import DatasetIndex
@@ -112,6 +113,14 @@ class ExportRows:
         """Array -> the stage that writes it; inversion's first, then by stage and name."""
         return {name: stage for stage in self.stages for name in self.store.arrays(stage)}
 
+    @cached_property
+    def likenesses(self) -> dict[str, tuple[str, str]]:
+        """Quality ``quality/<annotator>`` -> the arrays of embeddings whose cosines it is."""
+        return {
+            f"quality/{name}": (f"annotations/{name}", f"annotations/{name}{RENDER}")
+            for name in likenesses(self.store)
+        }
+
     @property
     def spaces(self) -> list[str]:
         """Names of all stored arrays of codes."""
@@ -143,11 +152,19 @@ class ExportRows:
         """bool (m,): which of the block's rows taken the stage has finished."""
         return self.done[stage][self.rows(block)]
 
+    def measured(self, array: str, block: int) -> np.ndarray:
+        """bool (m,): which of the block's rows taken have a value in an array."""
+        parts = self.likenesses.get(array, (array,))
+        return np.logical_and.reduce([self.ok(self.arrays[part], block) for part in parts])
+
     def read(self, array: str, block: int) -> np.ndarray:
         """(m, *row_shape): values of the block's rows taken, fill values where not finished.
 
         Raises StoreError when the block was written again since the export began.
         """
+        if array in self.likenesses:
+            of, render = (self.read(part, block) for part in self.likenesses[array])
+            return cosines(of, render).astype(np.float32)
         stage, part = self.arrays[array], self.store.block_slice(block)
         stored = self.store.array(array)
         ok = self.ok(stage, block)

@@ -21,7 +21,6 @@ from numpy.typing import NDArray
 
 import generators
 from generators.annotators.card import AnnotatorCard, read_card
-from generators.annotators.kinds.catalog import role_of
 from pipelines.engine.blocks import BlockEngine, run_blocks, use_threads
 from pipelines.engine.writer_guard import Guard
 from pipelines.evaluation.files import SO_FAR
@@ -31,10 +30,11 @@ from pipelines.evaluation.meter import (
     Meter,
     Progress,
     Sweep,
-    attributes,
+    names_of,
     no_progress,
 )
 from pipelines.evaluation.samples import Samples
+from pipelines.folder.likeness import EMBEDDING
 from pipelines.sources.block_images import in_halves
 from schemas.atomic import is_partial, replacing
 from schemas.directions.direction_set import DirectionSet
@@ -129,6 +129,7 @@ def pieces_of(models: Models, samples: Samples, edits: Sequence[Sweep]) -> list[
         [[card.name, card.fingerprint] for card in models.cards],
         BATCH,
         list(samples.codes.shape),
+        *(["likeness"] if names_of(models.cards, EMBEDDING) else []),
     ]
     ranges = {}
     for start in range(0, len(samples), BATCH):
@@ -201,15 +202,18 @@ def joined(parts: Sequence[Edited]) -> Edited:
     if len(parts) == 1:
         return parts[0]
     values = {name: np.concatenate([p.values[name] for p in parts]) for name in parts[0].values}
-    return Edited(values, np.concatenate([p.pictures for p in parts]))
+    like = {name: np.concatenate([p.likeness[name] for p in parts]) for name in parts[0].likeness}
+    return Edited(values, np.concatenate([p.pictures for p in parts]), like)
 
 
 def write_piece(folder: Path, key: str, found: Edited) -> None:
     """Write what was measured under its name, whole or not at all."""
-    names = np.array(list(found.values), dtype=str)
-    values = np.stack(list(found.values.values())) if found.values else np.zeros(0)
+    arrays: dict[str, np.ndarray] = {"pictures": found.pictures}
+    for kind, by_name in (("", found.values), ("likeness_", found.likeness)):
+        arrays[f"{kind}names"] = np.array(list(by_name), dtype=str)
+        arrays[f"{kind}values"] = np.stack(list(by_name.values())) if by_name else np.zeros(0)
     with replacing(folder / f"{key}.npz") as file:
-        np.savez(file, allow_pickle=False, names=names, values=values, pictures=found.pictures)
+        np.savez(file, allow_pickle=False, **arrays)
 
 
 def read_piece(folder: Path, key: str) -> Edited | None:
@@ -219,8 +223,11 @@ def read_piece(folder: Path, key: str) -> Edited | None:
             open(folder / f"{key}.npz", "rb") as file,
             np.load(file, allow_pickle=False) as found,
         ):
-            values = dict(zip(found["names"].tolist(), found["values"], strict=True))
-            return Edited(values, found["pictures"])
+            values, likeness = (
+                dict(zip(found[f"{kind}names"].tolist(), found[f"{kind}values"], strict=True))
+                for kind in ("", "likeness_")
+            )
+            return Edited(values, found["pictures"], likeness)
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
         return None
 
@@ -263,8 +270,7 @@ class ActorsMeter:
 
     def names(self, kind: str) -> list[str]:
         """See `pipelines.evaluation.meter.EditMeter`."""
-        named = attributes(self.models.cards)
-        return [name for card, names in named for name in names if role_of(card.kind) == kind]
+        return names_of(self.models.cards, kind)
 
     def edited(
         self,

@@ -15,6 +15,7 @@ from pipelines.evaluation.beside import compare
 from pipelines.evaluation.meter import EditMeter, Effects, evaluate_directions
 from pipelines.evaluation.sample_rows import sample_rows
 from pipelines.evaluation.samples import Samples
+from pipelines.folder.likeness import EMBEDDING, likeness, likenesses
 from pipelines.folder.store_identity import labels_of
 from pipelines.sources.base import Source
 from pipelines.sources.block_images import BlockImages
@@ -73,10 +74,11 @@ def evaluate(
         "attributes": meter.names("scores"),
         "pose": meter.names("pose"),
         "quantities": meter.names("quantities"),
+        "likeness": meter.names(EMBEDDING),
         "directions": [effect for effect, _ in effects.values()],
         "comparison": compare({d.name: d for d in directions}, ranks),
         "svm": models.get("svm", {}).get("held_out", []),
-        "reconstruction": _reconstruction(store),
+        "reconstruction": _reconstruction(spec, store),
         "nrsfm": {k: models["nrsfm"][k] for k in ("residual", "residual_rigid", "noise", "flags")}
         if "nrsfm" in models
         else {},
@@ -104,8 +106,9 @@ def _samples(evaluated: Evaluated, generator: Generator, space: str) -> Samples:
     return Samples.stored(evaluated.store, facts.space(space), rows, classes)
 
 
-def _reconstruction(store: LatentStore) -> dict[str, float]:
-    """Medians over all finished rows; infinite (null in JSON) where most pictures are equal."""
+def _reconstruction(spec: RunSpec, store: LatentStore) -> dict[str, float]:
+    """Medians over all finished rows; infinite (null in JSON) where most pictures are equal. Of
+    each annotator of embeddings the median cosine of original and render."""
     out: dict[str, float] = {}
     for metric in ("mse", "psnr", "ssim"):
         name = f"quality/{metric}"
@@ -116,6 +119,14 @@ def _reconstruction(store: LatentStore) -> dict[str, float]:
         values = values[~np.isnan(values)]
         if len(values):
             out[f"{metric}_median"] = float(np.median(values))
+    asked = {annotator.name for annotator in spec.annotate}
+    for name in likenesses(store):
+        if name in asked:
+            every = [likeness(store, name, b) for b in range(store.n_blocks)]
+            values = np.concatenate(every)
+            values = values[~np.isnan(values)]
+            if len(values):
+                out[f"{name}_median"] = float(np.median(values))
     return out
 
 

@@ -19,7 +19,9 @@ from generators.annotators.kinds.catalog import role_of
 from pipelines.analyses.measured import NAMED, told_apart
 from pipelines.evaluation.samples import Samples
 from pipelines.evaluation.strips import Edits, drawn
+from pipelines.folder.likeness import EMBEDDING, cosines
 from schemas.directions.direction_set import Direction, DirectionSet
+from schemas.fingerprint import digest
 from transforms.images.annotate import annotate_batch
 
 if TYPE_CHECKING:
@@ -61,10 +63,12 @@ class Sweep:
 
 class Edited(NamedTuple):
     """values : float64 (rows, strengths) by name, NaN where an annotator finds no face or gives no
-    finite number. pictures : uint8 (shown, strengths, h, w, 3)."""
+    finite number. pictures : uint8 (shown, strengths, h, w, 3). likeness : of each annotator of
+    embeddings the cosine to the picture before the edit, float64 (rows, strengths)."""
 
     values: dict[str, np.ndarray]
     pictures: np.ndarray
+    likeness: Mapping[str, np.ndarray] = {}
 
 
 class EditMeter(Protocol):
@@ -72,7 +76,8 @@ class EditMeter(Protocol):
     (`pipelines.evaluation.actors_meter.ActorsMeter`)."""
 
     def names(self, kind: str) -> list[str]:
-        """Names of all that is measured of one role: "scores", "pose" (angles), "quantities"."""
+        """Names of all that is measured of one role: "scores", "pose" (angles), "quantities"; of
+        "embedding" the annotators' names."""
         ...
 
     def edited(
@@ -96,11 +101,18 @@ def attributes(annotators: Sequence[Named]) -> list[tuple[Named, tuple[str, ...]
     return [(a, called[a.name]) for a in used]
 
 
+def names_of(annotators: Sequence[Named], role: str) -> list[str]:
+    """See `EditMeter.names`."""
+    if role == EMBEDDING:
+        return [a.name for a in annotators if role_of(a.kind) == EMBEDDING]
+    return [n for a, names in attributes(annotators) for n in names if role_of(a.kind) == role]
+
+
 @dataclass(frozen=True, eq=False)
 class Meter:
     """Draws edited codes and measures the pictures, in this process.
 
-    annotators : see `attributes`; those of other kinds are ignored. batch_size : pictures drawn at
+    annotators : see `attributes`, and those of embeddings; others are ignored. batch_size : pictures drawn at
         a time. Pieces of `BATCH` codes therefore end in full batches, whatever the strengths.
     """
 
@@ -110,7 +122,7 @@ class Meter:
 
     def names(self, kind: str) -> list[str]:
         """See `EditMeter`."""
-        return [n for a, names in self._called for n in names if role_of(a.kind) == kind]
+        return names_of(self.annotators, kind)
 
     def measure(self, images: np.ndarray) -> dict[str, np.ndarray]:
         """Measurements of uint8 images (n, h, w, 3): name -> float64 (n,), NaN where an annotator
@@ -137,19 +149,26 @@ class Meter:
         strengths = len(edit.strengths)
         edits = Edits(edit.direction, np.asarray(edit.strengths, np.float64))
         measured: list[dict[str, np.ndarray]] = []
+        seen: list[dict[str, np.ndarray]] = []
         kept: list[np.ndarray] = []
         left = shown * strengths
         for images in drawn(self.generator, samples, self.batch_size, edits):
             if edit.measured:
                 measured.append(self._measured(images))
+                seen.append(self._embedded(images))
             if left > 0 or not kept:
                 kept.append(images[: max(left, 0)].copy())
             left -= len(images)
         pictures = np.concatenate(kept)
-        values = _joined(measured)
+        values, vectors = _joined(measured), _joined(seen)
+        before = self._before(samples) if vectors else {}
         return Edited(
             {name: v.reshape(-1, strengths) for name, v in values.items()},
             pictures.reshape(-1, strengths, *pictures.shape[1:]),
+            {
+                name: cosines(v, np.repeat(before[name], strengths, 0)).reshape(-1, strengths)
+                for name, v in vectors.items()
+            },
         )
 
     def _measured(self, images: np.ndarray) -> dict[str, np.ndarray]:
@@ -159,6 +178,23 @@ class Meter:
             columns = annotate_batch(annotator, images).values.astype(np.float64).T
             out.update(zip(names, columns, strict=True))
         return out
+
+    def _embedded(self, images: np.ndarray) -> dict[str, np.ndarray]:
+        """Embeddings of one batch by annotator, float32 (n, d), NaN where there is no face."""
+        used = [a for a in self.annotators if role_of(a.kind) == EMBEDDING]
+        return {a.name: annotate_batch(a, images).values for a in used}
+
+    def _before(self, samples: Samples) -> dict[str, np.ndarray]:
+        """Embeddings of the samples as they are. The next direction edits the same ones."""
+        key = digest(samples.identity())
+        if key not in self._unedited:
+            pictures = drawn(self.generator, samples, self.batch_size)
+            self._unedited[key] = _joined([self._embedded(images) for images in pictures])
+        return self._unedited[key]
+
+    @cached_property
+    def _unedited(self) -> dict[str, dict[str, np.ndarray]]:
+        return {}
 
     @cached_property
     def _called(self) -> list[tuple[Annotator, tuple[str, ...]]]:
@@ -202,6 +238,7 @@ def describe_effect(
     scores: Mapping[str, np.ndarray],
     pose: Mapping[str, np.ndarray],
     quantities: Mapping[str, np.ndarray] | None = None,
+    likeness: Mapping[str, np.ndarray] | None = None,
 ) -> dict[str, Any]:
     """What a direction did, from measurements (samples, strengths) by name, NaN for none.
 
@@ -210,7 +247,8 @@ def describe_effect(
     target rose by at least ``RISE``; ``rise_fraction_of_possible`` is the share among those that
     could rise that far (a probability above 0.7 cannot). The means in ``scores``, ``pose`` and
     ``quantities`` are of the samples measured at that strength, rank correlations of those measured
-    at every one. What no sample tells is None.
+    at every one; ``likeness`` is the mean cosine to the picture before the edit, and of how many
+    samples it is at the largest strength. What no sample tells is None.
     """
     zero, top = int(np.argmin(np.abs(strengths))), int(np.argmax(strengths))
     quantities = quantities or {}
@@ -234,6 +272,11 @@ def describe_effect(
     if quantities:
         row["quantities"] = {k: means_of(v) for k, v in quantities.items()}
         row["quantities_change"] = {k: mean_of(changes[k]) for k in quantities}
+    if likeness:
+        row["likeness"] = {
+            k: {"mean": means_of(v), "pairs": int(np.isfinite(v[:, top]).sum())}
+            for k, v in likeness.items()
+        }
     others = {k: c for k, c in change.items() if k != target and c is not None}
     if others:
         worst = max(others, key=lambda k: abs(others[k]))
@@ -286,10 +329,13 @@ def evaluate_directions(
         if direction.name in known:
             measured[direction.name] = known[direction.name]
             continue
-        values, pictures = of[direction.name]
+        values, pictures, likeness = of[direction.name]
+        like = {
+            k: np.insert(v, zero, still[0].likeness[k][:, 0], axis=1) for k, v in likeness.items()
+        }
         full = {k: np.insert(v, zero, still[0].values[k][:, 0], axis=1) for k, v in values.items()}
         of_roles = ({name: full[name] for name in names} for names in roles)
-        effect = describe_effect(direction, strengths, *of_roles)
+        effect = describe_effect(direction, strengths, *of_roles, likeness=like)
         strip = np.insert(pictures, zero, still[0].pictures[:, 0], axis=1)
         measured[direction.name] = effect, strip
     return measured

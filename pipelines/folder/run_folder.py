@@ -12,6 +12,7 @@ from typing import Any, Self, TypeVar
 
 import numpy as np
 
+from pipelines.folder.likeness import likeness, likenesses
 from pipelines.folder.store_identity import INVERT
 from pipelines.sources.base import RUN_FILES
 from schemas.directions.direction_set import DirectionSet
@@ -149,8 +150,20 @@ class RunFolder:
             return {}, {}
         return self.directions.load_model(name)
 
+    def likenesses(self) -> list[str]:
+        """Annotators of embeddings, each of which gives a `quality`: the cosine of original and
+        render."""
+        if self.store is None:
+            return []
+        stages = self.stages()
+        return [name for name in likenesses(self.store) if name in stages]
+
     def quality(self, metric: str) -> np.ndarray:
         """float64 (m,): a metric of all rows that inversion finished, without missing values."""
+        if self.store is not None and metric in self.likenesses():
+            found = [likeness(self.store, metric, b) for b in range(self.store.n_blocks)]
+            every = np.concatenate(found)
+            return every[np.isfinite(every)]
         name = f"quality/{metric}"
         if self.store is None or "invert" not in self.store.stages():
             return np.empty(0)

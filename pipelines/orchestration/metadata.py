@@ -66,6 +66,10 @@ def _annotate(
             if stage in folder.store.stages():
                 for name, value in _counts(counts_of(folder.store, stage)).items():
                     found[f"{stage.partition('@')[2] or 'original'}: {name}"] = value
+    if model in folder.likenesses():
+        values = folder.quality(model)
+        if len(values):
+            found["median cosine of original and render"] = round(float(np.median(values)), 4)
     return found
 
 

@@ -105,10 +105,10 @@ def _tiles(folder: RunFolder) -> list[tuple[str, str, str]]:
     missing = sum(found.rows for found in folder.left_out() if found.stage != INVERT)
     if missing:
         tiles.append(("not measured", report_text.count(missing), "rows"))
-    for metric, label, places, unit in (
-        ("psnr", "median PSNR", 1, "dB"),
-        ("ssim", "median SSIM", 3, ""),
-    ):
+    qualities = [("psnr", "median PSNR", 1, "dB"), ("ssim", "median SSIM", 3, "")]
+    for name in folder.likenesses():
+        qualities.append((name, f"median cosine of {report_text.plain(name)}", 3, ""))
+    for metric, label, places, unit in qualities:
         values = folder.quality(metric)
         if len(values):
             median = report_text.fixed(float(np.median(values)), places)

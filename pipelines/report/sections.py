@@ -182,10 +182,10 @@ def _left_out(folder: RunFolder) -> dict[str, Any]:
 
 def _reconstruction(folder: RunFolder) -> dict[str, Any]:
     histograms = []
-    for metric, label, unit, places in (
-        ("psnr", "PSNR, dB", " dB", 2),
-        ("ssim", "SSIM", "", 3),
-    ):
+    qualities = [("psnr", "PSNR, dB", " dB", 2), ("ssim", "SSIM", "", 3)]
+    for name in folder.likenesses():
+        qualities.append((name, f"{report_text.plain(name)}, cosine to the original", "", 3))
+    for metric, label, unit, places in qualities:
         values = folder.quality(metric)
         if len(values):
             median = f"median {report_text.fixed(float(np.median(values)), places)}{unit}"

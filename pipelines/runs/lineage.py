@@ -22,6 +22,7 @@ from pipelines.analyses.measured import Measured, measurements
 from pipelines.analyses.spaces import Spaces, conversions, facts_of
 from pipelines.evaluation.files import finished_fingerprint
 from pipelines.folder.checksums import intact, noted
+from pipelines.folder.likeness import embedding_stages
 from pipelines.folder.store_identity import INVERT
 from schemas.atomic import read_json, write_json
 from schemas.directions.direction_set import DirectionSet
@@ -151,7 +152,9 @@ def evaluation_inputs(
     """What the evaluation is computed from: of each direction, what its effect depends on."""
     # named where it is not the default, with which it was always drawn
     noise = spec.invert.noise_mode
+    vectors = embedding_stages(store)
     return {
+        **({"likeness": vectors} if vectors else {}),
         **({} if noise == "const" else {"noise": noise}),
         "version": EVALUATE_VERSION,
         "evaluate": spec.evaluate.model_dump(mode="json"),

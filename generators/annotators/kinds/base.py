@@ -48,7 +48,8 @@ class AnnotatorKind:
     role : what analyses and the evaluation take its numbers for: "scores" of attributes, from which
     labels are made and whose rise is measured; "pose", angles in degrees, which directions turn;
     "quantities", numbers on scales of their own (an age, a width), which directions raise;
-    "landmarks", points, from which shapes are made; or a word of another package, for analyses that
+    "landmarks", points, from which shapes are made; "embedding", a vector, whose cosine to the
+    original's tells how like it a reconstruction or an edit is; or a word of another package, for analyses that
     ask for it. None for nothing: they are stored and exported.
     unit : of the stored numbers.
     group : of the store that holds them, "annotations" for (n, len(names)) or "landmarks" for
