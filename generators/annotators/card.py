@@ -223,8 +223,9 @@ def _fingerprinted(card: AnnotatorCard) -> AnnotatorCard:
     model = file_sha256(card.path)
     identity = {"model": model, **card.identity()}
     data = [file_sha256(file) for file in _data_files(Path(card.path))]
-    if data:
-        identity["data"] = data
+    beside = [file_sha256(file) for file in KINDS.load(card.kind).data_files(card)]
+    if data or beside:
+        identity["data"] = data + beside
     return replace(card, fingerprint=digest(identity), content=(model, *data))
 
 
@@ -249,6 +250,7 @@ def _described(path: Path, name: str | None, asked: tuple[Path, ...]) -> Annotat
         ) from e
     try:
         card = _card(raw, str(path), name)
+        KINDS.load(card.kind).data_files(card)
         if card.crop is None:
             return card
         return replace(card, finder=_finder(card.crop, path, (*asked, path.resolve())))
@@ -275,15 +277,16 @@ def _finder(crop: Crop, path: Path, asked: tuple[Path, ...]) -> AnnotatorCard:
 
 def files_of(uri: str) -> list[Path]:
     """All files that make up the annotator at ``uri``: model, description, the data files that an
-    ONNX model names, and those of the annotator that finds its crop. Raises CheckpointError as
-    `read_card` does, of the description only what it says of a crop."""
+    ONNX model names, those of its kind, and those of the annotator that finds its crop. Raises
+    CheckpointError as `read_card` does, of an unusable description nothing."""
     path = resolve_uri(uri)
     own = [path, path.with_suffix(".json"), *_data_files(path)]
     try:
-        finder = _described(path, None, ()).finder
+        card = _described(path, None, ())
     except CheckpointError:
-        finder = None
-    return own if finder is None else [*own, *files_of(finder.path)]
+        return own
+    own += KINDS.load(card.kind).data_files(card)
+    return own if card.finder is None else [*own, *files_of(card.finder.path)]
 
 
 def _data_files(path: Path) -> list[Path]:

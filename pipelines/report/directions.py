@@ -67,6 +67,14 @@ class _Heat:
         return {"text": text, "up": bool(change > 0), "share": round(float(min(1.0, share)), 3)}
 
 
+_COSINE = _Heat(1.0)
+
+
+def _cosine_of(annotator: str) -> str:
+    """What the cosine of an annotator's embeddings to the picture before the edit is called."""
+    return f"{report_text.plain(annotator)} kept, cosine"
+
+
 @dataclass(frozen=True)
 class _Scales:
     """Colour scales: one of all scores, one of all angles (degrees), one of each quantity."""
@@ -263,6 +271,14 @@ def _score_rows(folder: RunFolder, entry: dict[str, Any], scales: _Scales) -> li
                     "pose": False,
                 }
             )
+    for name, told in _mapping(entry.get("likeness")).items():
+        series = _series(_mapping(told).get("mean"), n)
+        if np.isfinite(series).any():
+            cells = [_COSINE.cell(v - 1, report_text.fixed(float(v))) for v in series]
+            label = _cosine_of(name)
+            rows.append(
+                {"name": label, "target": False, "cells": cells, "size": 0.0, "pose": False}
+            )
     if left:
         rows[-1]["note"] = f"{left} attributes with smaller changes are in the table below"
     return rows
@@ -274,6 +290,7 @@ def matrix(folder: RunFolder) -> dict[str, Any]:
     attributes = [str(a) for a in folder.evaluation.get("attributes", [])]
     pose = [str(p) for p in folder.evaluation.get("pose", [])]
     quantities = [str(q) for q in folder.evaluation.get("quantities", [])]
+    likeness = [str(name) for name in folder.evaluation.get("likeness", [])]
     scales = _scales(folder)
     n, origin = len(strengths), _origin(strengths)
     rows = []
@@ -302,11 +319,16 @@ def matrix(folder: RunFolder) -> dict[str, Any]:
             else:
                 cell = scales.scores.cell(0.0, report_text.DASH)
             cells.append({**cell, "target": name == entry.get("target")})
+        for name in likeness:
+            told = _mapping(_mapping(entry.get("likeness")).get(name)).get("mean")
+            last = float(_series(told, n)[-1]) if n else float("nan")
+            cells.append({**_COSINE.cell(last - 1, report_text.fixed(last)), "target": False})
         rows.append({"name": entry["name"], "anchor": f"direction-{i + 1}", "cells": cells})
     return {
         "columns": [report_text.plain(a) for a in attributes]
         + [f"{p}, °" for p in pose]
-        + [report_text.plain(q) for q in quantities],
+        + [report_text.plain(q) for q in quantities]
+        + [_cosine_of(name) for name in likeness],
         "rows": rows,
         "strength": strength_label(strengths[-1], str(folder.evaluation.get("unit", "sd")))
         if strengths

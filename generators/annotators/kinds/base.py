@@ -8,6 +8,7 @@ A module of this folder, or of another package (entry points of the group
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -15,6 +16,9 @@ import numpy as np
 
 class Described(Protocol):
     """What kinds read of a description, see `generators.annotators.card`."""
+
+    @property
+    def path(self) -> str: ...
 
     @property
     def names(self) -> tuple[str, ...]: ...
@@ -49,8 +53,8 @@ class AnnotatorKind:
     labels are made and whose rise is measured; "pose", angles in degrees, which directions turn;
     "quantities", numbers on scales of their own (an age, a width), which directions raise;
     "landmarks", points, from which shapes are made; "embedding", a vector, whose cosine to the
-    original's tells how like it a reconstruction or an edit is; or a word of another package, for analyses that
-    ask for it. None for nothing: they are stored and exported.
+    original's tells how like it a reconstruction or an edit is; or a word of another package, for
+    analyses that ask for it. None for nothing: they are stored and exported.
     unit : of the stored numbers.
     group : of the store that holds them, "annotations" for (n, len(names)) or "landmarks" for
     (n, len(names), 2). keys : of descriptions that only this kind may set to something else than
@@ -75,6 +79,11 @@ class AnnotatorKind:
         """
         if options:
             raise ValueError(f"'options' is {dict(options)!r}: kind {self.name!r} has none")
+
+    def data_files(self, card: Described) -> list[Path]:
+        """Files beside the model, besides those that it names itself, of which its numbers are
+        made; their bytes enter the fingerprint. Raises ValueError, as `check`."""
+        return []
 
     def row_shape(self, card: Described) -> tuple[int, ...]:
         """Shape of one image's stored numbers."""

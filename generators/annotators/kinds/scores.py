@@ -17,16 +17,21 @@ class Scores(AnnotatorKind):
     keys = frozenset({"activation"})
 
     def finish(self, values: np.ndarray, card: Described, shape: tuple[int, int]) -> np.ndarray:
-        if card.activation is None:
-            return values
-        x = values.astype(np.float64)
-        with np.errstate(over="ignore", invalid="ignore"):  # rows that are not finite stay so
-            if card.activation == "sigmoid":
-                x = 1.0 / (1.0 + np.exp(-x))
-            else:
-                x = np.exp(x - x.max(axis=1, keepdims=True))
-                x /= x.sum(axis=1, keepdims=True)
-        return x.astype(np.float32)
+        return activated(values, card.activation)
+
+
+def activated(values: np.ndarray, activation: str | None) -> np.ndarray:
+    """Scores (n, k) after a description's ``activation``; "softmax" chooses between the columns."""
+    if activation is None:
+        return values
+    x = values.astype(np.float64)
+    with np.errstate(over="ignore", invalid="ignore"):  # rows that are not finite stay so
+        if activation == "sigmoid":
+            x = 1.0 / (1.0 + np.exp(-x))
+        else:
+            x = np.exp(x - x.max(axis=1, keepdims=True))
+            x /= x.sum(axis=1, keepdims=True)
+    return x.astype(np.float32)
 
 
 PLUGIN = Scores()

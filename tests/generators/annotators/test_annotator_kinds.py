@@ -111,6 +111,7 @@ class TestBoxes(AnnotatorSuite):
 def test_the_built_in_kinds_are_those_of_the_suites():
     assert set(KINDS.own()) == {
         "scores", "pose", "landmarks", "embedding", "quantities", "boxes", "features",
+        "text_scores",
     }  # fmt: skip
 
 
@@ -122,7 +123,7 @@ def test_an_embedding_has_length_one_and_is_no_label(tmp_path):
     wanted = wanted / np.linalg.norm(wanted, axis=1, keepdims=True)
     np.testing.assert_allclose(found, wanted, atol=1e-5)
     card = read_card(file)
-    assert card.names == ("0", "1", "2", "3", "4", "5") and role_of(card.kind) is None
+    assert card.names == ("0", "1", "2", "3", "4", "5") and role_of(card.kind) == "embedding"
     assert attributes([card]) == []
     entry = AnnotateSpec(name="m", model=file)
     assert all(promised([entry], {"m": card}, role) == [] for role in ("scores", "pose"))

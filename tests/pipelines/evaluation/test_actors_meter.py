@@ -35,6 +35,7 @@ def models(tmp_path_factory) -> Models:
         annotator(root, "marks", "scores", ["smile", "glasses"])[0],
         annotator(root, "angle", "pose", ["yaw"])[0],
         annotator(root, "points", "landmarks", ["a", "b"])[0],
+        annotator(root, "identity", "embedding", ["0", "1", "2", "3"])[0],
     ]
     uri = str(root / "generator.safetensors")
     fp = generators.fingerprint(uri)
@@ -90,6 +91,7 @@ def same(a: list[Edited], b: list[Edited]) -> None:
         for name in left.values:
             np.testing.assert_array_equal(left.values[name], right.values[name])
         np.testing.assert_array_equal(left.pictures, right.pictures)
+        np.testing.assert_equal(dict(left.likeness), dict(right.likeness))
 
 
 def test_pieces_give_the_bits_of_one_go_in_any_order(models, codes, edits, tmp_path):
@@ -98,12 +100,16 @@ def test_pieces_give_the_bits_of_one_go_in_any_order(models, codes, edits, tmp_p
     assert [set(e.values) for e in whole] == [{"smile", "glasses", "yaw"}] * 3 + [set()]
     assert whole[1].values["yaw"].shape == (len(codes), 3)
     assert [len(e.pictures) for e in whole] == [3, BATCH + 2, 0, 4]
+    cosine = whole[1].likeness["identity"]
+    assert cosine.shape == (len(codes), 3) and cosine[:, 2].mean() < cosine[:, 1].mean() < 1
+    np.testing.assert_allclose(whole[0].likeness["identity"], 1.0, atol=1e-6)
     assert len(pieces_of(models, codes, edits)) == 3 * 3 + 1
     same(measured(models, tmp_path / "a", codes, edits), whole)
     same(measured(models, tmp_path / "b", codes, edits, InProcess(backwards=True)), whole)
     names = ActorsMeter(models, InProcess(), StoreLock(tmp_path / "c"), tmp_path)
     assert names.names("scores") == meter.names("scores") == ["smile", "glasses"]
     assert names.names("pose") == meter.names("pose") == ["yaw"]
+    assert names.names("embedding") == meter.names("embedding") == ["identity"]
 
 
 def test_what_a_killed_run_measured_is_not_measured_again(models, codes, edits, tmp_path):
@@ -181,6 +187,6 @@ def test_changed_models_and_lost_pieces_are_told(models, codes, edits, tmp_path,
 
 def test_a_piece_keeps_what_was_not_measured(tmp_path):
     values = {"a": np.array([[np.nan, 1.0]]), "b": np.array([[2.0, -0.0]])}
-    found = Edited(values, np.zeros((0, 2, 4, 4, 3), np.uint8))
+    found = Edited(values, np.zeros((0, 2, 4, 4, 3), np.uint8), {"m": np.array([[np.nan, 0.5]])})
     write_piece(tmp_path, "k", found)
     same([read_piece(tmp_path, "k")], [found])

@@ -71,6 +71,30 @@ def test_planted_effects_are_measured(meter):
     assert strip[0, 1].mean() < strip[0, 2].mean()
 
 
+class Clock:
+    """An embedding on the circle: an angle of the picture's grey; no face in white."""
+
+    fingerprint, kind, name, names = "b" * 64, "embedding", "clock", ["x", "y"]
+
+    def annotate(self, images):
+        grey = images.reshape(len(images), -1).mean(axis=1) / 255
+        found = np.stack([np.cos(grey), np.sin(grey)], axis=1)
+        return np.where(grey[:, None] > 0.99, np.nan, found).astype(np.float32)
+
+
+def test_an_embedding_tells_how_much_of_the_picture_an_edit_keeps():
+    codes = np.array([[-0.5, 0, 0], [0.5, 0, 0], [0.75, 0, 0]], np.float32)
+    meter = Meter(BrightnessGenerator(), [GreyAnnotator("scores", ["bright", "dark"]), Clock()], 2)
+    directions = DirectionSet("f" * 64, "w", [direction("up", 0, "bright")])
+    effects = evaluate_directions(meter, directions, Samples("w", codes), [-1, 1], strip_rows=1)
+    row, _ = effects["up"]
+    # grey moves by 0.125 for 1 sd of 0.25 in a range of 2; the last picture ends white
+    assert row["likeness"]["clock"]["mean"] == pytest.approx([np.cos(0.125), 1, np.cos(0.125)], abs=1e-3)
+    assert row["likeness"]["clock"]["pairs"] == 2
+    assert meter.names("embedding") == ["clock"] and "clock" not in row["pairs"]
+    assert set(row["scores"]) == {"bright", "dark"} and "largest_other" in row
+
+
 def test_the_rise_counts_samples_that_can_rise():
     scores = {"a": np.array([[0.1, 0.5], [0.9, 1.0], [0.2, 0.3], [0.6, 0.95]])}
     row = describe_effect(direction("d", 0, "a"), [0.0, 2.0], scores, {})
