@@ -5,7 +5,7 @@ A model ``<name>.onnx`` (or ``.pt``) has its description beside it in ``<name>.j
 ========== =====================================================================================
 name       of the annotations
 kind       "scores", "landmarks", "pose" (of yaw, pitch and roll one or more, in any order),
-           "embedding", or one that an installed package brings: `generators.annotators.kinds`
+           "embedding", or another of `generators.annotators.kinds` and of installed packages
 output     name or position of the ONNX output (TorchScript: key or position of the result)
 names      of the scores, angles or points, in the order of the output; of an embedding also
            the number of its elements

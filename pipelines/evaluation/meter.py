@@ -112,8 +112,9 @@ def names_of(annotators: Sequence[Named], role: str) -> list[str]:
 class Meter:
     """Draws edited codes and measures the pictures, in this process.
 
-    annotators : see `attributes`, and those of embeddings; others are ignored. batch_size : pictures drawn at
-        a time. Pieces of `BATCH` codes therefore end in full batches, whatever the strengths.
+    annotators : see `attributes`, and those of embeddings; others are ignored. batch_size :
+        pictures drawn at a time. Pieces of `BATCH` codes therefore end in full batches, whatever
+        the strengths.
     """
 
     generator: Generator
@@ -334,8 +335,8 @@ def evaluate_directions(
             k: np.insert(v, zero, still[0].likeness[k][:, 0], axis=1) for k, v in likeness.items()
         }
         full = {k: np.insert(v, zero, still[0].values[k][:, 0], axis=1) for k, v in values.items()}
-        of_roles = ({name: full[name] for name in names} for names in roles)
-        effect = describe_effect(direction, strengths, *of_roles, likeness=like)
+        of_roles = [{name: full[name] for name in names} for names in roles]
+        effect = describe_effect(direction, strengths, *of_roles, like)
         strip = np.insert(pictures, zero, still[0].pictures[:, 0], axis=1)
         measured[direction.name] = effect, strip
     return measured

@@ -232,6 +232,11 @@ def _check_method(
         )
 
 
+def qualities_of(spec: InvertSpec) -> list[str]:
+    """Names of what an inversion measures of each reconstruction."""
+    return [*QUALITIES, *method_named(spec.method).qualities(spec)]
+
+
 def _beside(
     spec: InvertSpec, space: Space, method: InversionMethod, facts: ModelFacts
 ) -> list[ArraySpec]:
@@ -242,10 +247,7 @@ def _beside(
             ArraySpec(COMPANIONS, companion_array(space.name, name), companions[name].shape)
             for name in method.companions(spec, facts)
         ),
-        *(
-            ArraySpec("quality", quality, (), "float32")
-            for quality in (*QUALITIES, *method.qualities(spec))
-        ),
+        *(ArraySpec("quality", quality, (), "float32") for quality in qualities_of(spec)),
     ]
 
 

@@ -18,7 +18,8 @@ from pipelines.analyses.catalog import ANALYSES, analysis_of, problems_of, reque
 from pipelines.analyses.checks import Problems, active_rows, factor_problems, refuse
 from pipelines.analyses.measured import Measured, promised
 from pipelines.analyses.spaces import Spaces
-from pipelines.folder.store_identity import INVERT, StoreIdentity
+from pipelines.folder.likeness import EMBEDDING
+from pipelines.folder.store_identity import INVERT, StoreIdentity, qualities_of
 from schemas.class_labels import class_numbers
 from schemas.errors import DataError, QuarantineExceededError
 from schemas.index import CATEGORICAL, CONTINUOUS, DatasetIndex
@@ -121,6 +122,12 @@ def run_problems(
     yield from _sampled(spec, facts)
     if INVERT in cards:
         yield f"'annotate' has the name {INVERT!r}, which is inversion's in the store: rename it"
+    embeddings = {name for name, card in cards.items() if role_of(card.kind) == EMBEDDING}
+    for name in sorted(embeddings & set(qualities_of(spec.invert)) if embeddings else ()):
+        yield (
+            f"'annotate' has embeddings {name!r}, whose cosine would be called as inversion's own "
+            f"quality {name!r}: rename it"
+        )
     for name in requested(spec):
         yield from problems_of(known, name)
     yield from _evaluation(spec, known.index)

@@ -89,7 +89,9 @@ def test_an_embedding_tells_how_much_of_the_picture_an_edit_keeps():
     effects = evaluate_directions(meter, directions, Samples("w", codes), [-1, 1], strip_rows=1)
     row, _ = effects["up"]
     # grey moves by 0.125 for 1 sd of 0.25 in a range of 2; the last picture ends white
-    assert row["likeness"]["clock"]["mean"] == pytest.approx([np.cos(0.125), 1, np.cos(0.125)], abs=1e-3)
+    assert row["likeness"]["clock"]["mean"] == pytest.approx(
+        [np.cos(0.125), 1, np.cos(0.125)], abs=1e-3
+    )
     assert row["likeness"]["clock"]["pairs"] == 2
     assert meter.names("embedding") == ["clock"] and "clock" not in row["pairs"]
     assert set(row["scores"]) == {"bright", "dark"} and "largest_other" in row

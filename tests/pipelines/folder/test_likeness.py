@@ -28,7 +28,9 @@ def vectors():
 @pytest.fixture(scope="module")
 def expected(vectors):
     a, b = vectors.astype(float)
-    found = np.array([x @ y / np.linalg.norm(x) / np.linalg.norm(y) for x, y in zip(a, b)])
+    found = np.array(
+        [x @ y / np.linalg.norm(x) / np.linalg.norm(y) for x, y in zip(a, b, strict=True)]
+    )
     found[FACELESS] = np.nan
     return found
 

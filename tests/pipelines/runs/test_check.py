@@ -11,6 +11,7 @@ import zipfile
 import numpy as np
 import pytest
 import yaml
+from inversion_fixture import annotator
 from places import ROOT
 
 from pipelines.runs.check import check_run, known_before, run_notes
@@ -301,3 +302,10 @@ def test_another_latent_of_the_same_rows_is_told():
 def test_components_of_one_image_are_told():
     with pytest.raises(SpecError, match=r"'analyse.pca' compares 2 rows or more, and there is 1"):
         check(index_of(1), analyse={"pca": {}})
+
+
+def test_embeddings_that_are_called_as_a_quality_of_inversion_are_refused(tmp_path):
+    path, _ = annotator(tmp_path, "psnr", "embedding", ["0", "1"])
+    with pytest.raises(SpecError, match="'annotate' has embeddings 'psnr', whose cosine .* rename"):
+        check(annotate=[{"name": "psnr", "model": path}])
+    assert check(annotate=[{"name": "identity", "model": path}]) == []
