@@ -335,8 +335,8 @@ def evaluate_directions(
             k: np.insert(v, zero, still[0].likeness[k][:, 0], axis=1) for k, v in likeness.items()
         }
         full = {k: np.insert(v, zero, still[0].values[k][:, 0], axis=1) for k, v in values.items()}
-        of_roles = [{name: full[name] for name in names} for names in roles]
-        effect = describe_effect(direction, strengths, *of_roles, like)
+        scores, pose, quantities = ({name: full[name] for name in names} for names in roles)
+        effect = describe_effect(direction, strengths, scores, pose, quantities, like)
         strip = np.insert(pictures, zero, still[0].pictures[:, 0], axis=1)
         measured[direction.name] = effect, strip
     return measured
