@@ -1,7 +1,8 @@
 """Generator files, without torch: our own format, and contents that a family recognises.
 
 Read: pickles, torch files, and safetensors files, whole or split: our own with its JSON, or tensors
-alone. The same model has the same fingerprint whatever file it came from. Nothing in a file is
+alone; and programs (`generators.programs`). A JSON of the same name beside a file that names a
+"family" is a declaration: that family is asked, and is shown both. The same model has the same fingerprint whatever file it came from. Nothing in a file is
 executed (`generators.unpickle.interpreter`).
 """
 
@@ -13,9 +14,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from generators.families.base import Checkpoint, GeneratorFamily
+import numpy as np
+
+from generators.families.base import Checkpoint, Declared, GeneratorFamily
 from generators.families.catalog import FAMILIES, family_of, recognised
 from generators.file_kinds import missing, said_of
+from generators.programs import program_files, read_program
 from generators.tensor_files import (
     is_tensor_file,
     parts_of,
@@ -47,11 +51,13 @@ def read_checkpoint(
     limits: Limits | None = None,
     settings: Mapping[str, Any] | None = None,
     family: str | None = None,
+    trusted: bool = False,
 ) -> Checkpoint:
     """Read a generator file; the kind of file is recognised by its contents.
 
     path : ``.pkl``, ``.pt``, ``.pth``, ``.ckpt``, ``.safetensors`` (with our ``.json`` of the same
-        name beside it, or alone) or ``.safetensors.index.json``.
+        name beside it, or alone), ``.safetensors.index.json``, ``.onnx`` or ``.pt2``.
+    trusted : see `Checkpoint`; nothing is run here.
     settings : of the file's family, that it does not state. family : the only one to ask.
 
     Raises CheckpointError when the file is missing, damaged, or holds no generator of any family,
@@ -62,13 +68,15 @@ def read_checkpoint(
     if not path.is_file():
         raise CheckpointError(missing(path, "generator file"))
     try:
-        if is_tensor_file(path):
+        declared = _declaration(path)
+        if is_tensor_file(path) and declared is None:
             checkpoint = _read_safetensors(path, family)
         else:
-            contents = read_any(path, limits)
-            refuse_tensorflow(contents)
+            contents = _contents(path, limits or Limits())
+            if declared is not None:
+                contents, family = Declared(contents, declared), _same(family, declared)
             checkpoint = recognised(contents, family)
-        return _with_settings(checkpoint, settings or {})
+        return replace(_with_settings(checkpoint, settings or {}), trusted=trusted)
     except CheckpointError as e:
         raise type(e)(said_of(path, str(e))) from e
     except (OSError, RecursionError) as e:
@@ -84,9 +92,47 @@ def files_of(path: Path) -> list[Path]:
     try:
         if path.is_file() and is_tensor_file(path):
             files += [*parts_of(path), _description_of(path)]
+        elif path.is_file():
+            files += program_files(path)
+        if _declaration(path) is not None:
+            files.append(_description_of(path))
     except CheckpointError:
         pass
     return [file for file in dict.fromkeys(files) if file.is_file()]
+
+
+def _contents(path: Path, limits: Limits) -> Any:
+    """What families are shown of a file."""
+    if is_tensor_file(path):
+        return read_tensors(path)
+    if (program := read_program(path, limits.max_bytes)) is not None:
+        return program
+    contents = read_any(path, limits)
+    refuse_tensorflow(contents)
+    return contents
+
+
+def _declaration(path: Path) -> dict[str, Any] | None:
+    """The JSON beside a file, where it names a family; None where it is another's or not there."""
+    beside = _description_of(path)
+    try:
+        if beside == path or beside.stat().st_size > MAX_JSON_BYTES:
+            return None
+        found = json.loads(beside.read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return None
+    return found if isinstance(found, dict) and isinstance(found.get("family"), str) else None
+
+
+def _same(family: str | None, declared: Mapping[str, Any]) -> str:
+    """The family that a declaration names; CheckpointError where the specification names another."""
+    named = str(declared["family"])
+    if family not in (None, named):
+        raise CheckpointError(
+            f"'generator.family' is {family!r}, but the JSON beside it says {named!r}: remove the "
+            "key, or correct the JSON"
+        )
+    return named
 
 
 def _with_settings(checkpoint: Checkpoint, settings: Mapping[str, Any]) -> Checkpoint:
@@ -153,7 +199,10 @@ def write_checkpoint(checkpoint: Checkpoint, path: str | Path) -> None:
     path = Path(path)
     if path.suffix != ".safetensors":
         raise UsageError(f"path {str(path)!r} does not end in '.safetensors': rename it")
-    tensors = {name: value.astype("<f4") for name, value in checkpoint.tensors.items()}
+    tensors = {
+        name: value if value.dtype == np.uint8 else value.astype("<f4")
+        for name, value in checkpoint.tensors.items()
+    }
     write_bytes(path, safetensors_bytes(tensors))
     write_json(
         path.with_suffix(".json"),

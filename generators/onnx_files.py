@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import mmap
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from generators.file_kinds import other_kind
@@ -41,8 +42,27 @@ _GRAPH, _KEY, _VALUE = 7, 1, 2
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 
 
-def data_files(path: str | Path) -> dict[str, Path]:
+@dataclass(frozen=True)
+class Port:
+    """An input or output of a network.
+
+    kind : element type, such as "float32". shape : None for an axis whose length is free; None
+        altogether where the file does not say.
+    """
+
+    name: str
+    kind: str
+    shape: tuple[int | None, ...] | None
+
+    def __str__(self) -> str:
+        axes = "?" if self.shape is None else ", ".join("n" if a is None else str(a) for a in self.shape)
+        return f"{self.name} {self.kind} ({axes})"
+
+
+def data_files(path: str | Path, what: str = "annotator") -> dict[str, Path]:
     """Name as in the model -> data file, for all tensors that lie outside an ONNX file.
+
+    what : the model is called in messages.
 
     Raises CheckpointError when the file is not an ONNX model or a data file is missing,
     UnsafeCheckpointError when one lies outside the model's folder.
@@ -51,13 +71,17 @@ def data_files(path: str | Path) -> dict[str, Path]:
     try:
         names = _names(path)
     except _DamagedError as e:
-        kind = other_kind(path, "give an ONNX model", endings=False)
-        damage = f"is not a usable ONNX model: {e}: copy or export it again"
-        raise CheckpointError(f"annotator {str(path)!r} {kind or damage}") from e
-    return {name: _beside(path, name) for name in sorted(names)}
+        raise _unusable(path, e, what) from e
+    return {name: _beside(path, name, what) for name in sorted(names)}
 
 
-def _beside(path: Path, name: str) -> Path:
+def _unusable(path: Path, damage: Exception, what: str) -> CheckpointError:
+    kind = other_kind(path, "give an ONNX model", endings=False)
+    told = f"is not a usable ONNX model: {damage}: copy or export it again"
+    return CheckpointError(f"{what} {str(path)!r} {kind or told}")
+
+
+def _beside(path: Path, name: str, what: str) -> Path:
     """The data file of that name, where onnxruntime would look for it."""
     pure = (PurePosixPath(name), PureWindowsPath(name))
     inside = bool(name) and "\0" not in name
@@ -65,13 +89,13 @@ def _beside(path: Path, name: str) -> Path:
     file = path.parent / name
     if inside and not file.is_file():
         raise CheckpointError(
-            f"annotator {str(path)!r} keeps weights in {name!r}, which is not beside it: copy "
+            f"{what} {str(path)!r} keeps weights in {name!r}, which is not beside it: copy "
             f"that file to {str(file)!r}, or save the model as a single file"
         )
     folders = (path.parent.resolve(), path.resolve().parent)  # a link to a model and its data, too
     if not inside or not any(file.resolve().is_relative_to(folder) for folder in folders):
         raise UnsafeCheckpointError(
-            f"annotator {str(path)!r} keeps weights in {name!r}, outside its own folder: put that "
+            f"{what} {str(path)!r} keeps weights in {name!r}, outside its own folder: put that "
             "file itself into the model's folder and save the model with its plain name"
         )
     return file
@@ -159,3 +183,77 @@ def _varint(data: mmap.mmap, at: int, end: int) -> tuple[int, int]:
         if byte < 128:
             return value, at
     raise _DamagedError(f"the number before byte {at} does not end")
+
+
+# ---- inputs and outputs --------------------------------------------------------------------------
+
+#: onnx.TensorProto.DataType -> name of the element type.
+_KINDS = {1: "float32", 2: "uint8", 3: "int8", 5: "int16", 6: "int32", 7: "int64", 9: "bool",
+          10: "float16", 11: "float64", 16: "bfloat16"}  # fmt: skip
+_INITIALISER, _INPUT, _OUTPUT = 5, 11, 12
+
+
+def ports(path: Path) -> tuple[tuple[Port, ...], tuple[Port, ...]]:
+    """Inputs and outputs of an ONNX model, those apart that have a stored value.
+
+    Raises CheckpointError when the file is not an ONNX model.
+    """
+    try:
+        with open(path, "rb") as file:
+            size = file.seek(0, 2)
+            if not size:
+                raise _DamagedError("it holds no bytes")
+            with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+                return _ports(data, size)
+    except _DamagedError as e:
+        raise _unusable(path, e, "model") from e
+
+
+def _ports(data: mmap.mmap, size: int) -> tuple[tuple[Port, ...], tuple[Port, ...]]:
+    graphs = [(a, b) for field, kind, a, b in _fields(data, 0, size) if (field, kind) == (7, _BYTES)]
+    if not graphs:
+        raise _DamagedError("it holds no graph")
+    stored: set[str] = set()
+    found: dict[int, list[Port]] = {_INPUT: [], _OUTPUT: []}
+    for start, end in graphs:
+        for field, kind, first, last in _fields(data, start, end):
+            if kind == _BYTES and field in found:
+                found[field].append(_port(data, first, last))
+            elif kind == _BYTES and field == _INITIALISER:
+                stored.add(_text(data, first, last, 8))
+    return tuple(p for p in found[_INPUT] if p.name not in stored), tuple(found[_OUTPUT])
+
+
+def _port(data: mmap.mmap, start: int, end: int) -> Port:
+    """A ValueInfoProto."""
+    kind, shape = "no tensor", None
+    for first, last in _inner(data, start, end, 2, 1):  # type.tensor_type
+        for field, wire, a, b in _fields(data, first, last):
+            if field == 1 and wire == _VARINT:
+                number = _varint(data, a, b)[0]
+                kind = _KINDS.get(number, f"type {number}")
+            elif field == 2 and wire == _BYTES:
+                shape = tuple(_axis(data, c, d) for c, d in _inner(data, a, b, 1))
+    return Port(_text(data, start, end, 1), kind, shape)
+
+
+def _axis(data: mmap.mmap, start: int, end: int) -> int | None:
+    for field, kind, first, last in _fields(data, start, end):
+        if field == 1 and kind == _VARINT:
+            return _varint(data, first, last)[0]
+    return None
+
+
+def _inner(data: mmap.mmap, start: int, end: int, *way: int) -> Iterator[tuple[int, int]]:
+    """First byte and end of the messages that the numbers of fields lead to."""
+    for field, kind, first, last in _fields(data, start, end):
+        if kind == _BYTES and field == way[0]:
+            if len(way) == 1:
+                yield first, last
+            else:
+                yield from _inner(data, first, last, *way[1:])
+
+
+def _text(data: mmap.mmap, start: int, end: int, number: int) -> str:
+    texts = [data[a:b] for a, b in _inner(data, start, end, number)]
+    return texts[-1].decode("utf-8", "replace") if texts else ""

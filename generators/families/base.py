@@ -26,6 +26,7 @@ class Checkpoint:
     architecture : JSON; "family" names the family.
     w_avg_estimated : the file it first came from had no w_avg. "mapping.w_avg" is then missing
         from `tensors`, or holds an estimate.
+    trusted : code in it may be run; from the command line only, never from a file.
     metadata : facts about the file that enter no fingerprint; of them "assumed" holds the settings
         that no file stated, with the values that are used.
     """
@@ -34,6 +35,7 @@ class Checkpoint:
     tensors: dict[str, np.ndarray]
     w_avg_estimated: bool = False
     metadata: dict[str, Any] = field(default_factory=dict)
+    trusted: bool = False
 
     @property
     def family(self) -> str:
@@ -59,6 +61,17 @@ class Checkpoint:
         return tensors_fingerprint(architecture, tensors)
 
 
+@dataclass(frozen=True, eq=False)
+class Declared:
+    """What a file holds, and what a JSON of the same name beside it says of it.
+
+    description : its "family" names the one family that is asked.
+    """
+
+    contents: Any
+    description: Mapping[str, Any]
+
+
 @runtime_checkable
 class GeneratorFamily(Protocol):
     """Generators that are read and drawn alike. The module that defines one imports no torch.
@@ -78,6 +91,8 @@ class GeneratorFamily(Protocol):
 
         contents : dicts, lists, numbers, arrays and stand-ins of tensors with ``shape`` and
             ``dtype``, as they lie in the file; of objects their state (`Inert`), never themselves.
+            An ONNX, torch.export or TorchScript file is a `generators.programs.Program`; a file
+            with a JSON beside it that names this family is a `Declared`.
         Raises CheckpointError, with what is wrong, where it nearly is one. Another family may then
         claim the file.
         """

@@ -1,0 +1,1 @@
+"""Architectures that a state dict can be of: one module each, found by `catalog`."""
