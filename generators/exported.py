@@ -95,7 +95,9 @@ def read_exported(path: Path) -> Exported:
             inputs = tuple(_port(name, values) for name in graph["inputs"])
             outputs = tuple(_port(name, values) for name in graph["outputs"])
     except (KeyError, TypeError, ValueError, AttributeError, IndexError, RecursionError) as e:
-        raise CheckpointError(f"is no torch.export archive that can be read ({e!r}): {_AGAIN}") from e
+        raise CheckpointError(
+            f"is no torch.export archive that can be read ({e!r}): {_AGAIN}"
+        ) from e
     except (zipfile.BadZipFile, EOFError, NotImplementedError) as e:
         raise CheckpointError(f"cannot be read ({e}): the file is damaged; copy it again") from e
     parts = {f"{TENSOR}{name}": value for name, value in stored.items()}
@@ -142,7 +144,9 @@ def _graph(graph_module: Mapping[str, Any]) -> dict[str, Any]:
         else:
             raise CheckpointError(f"takes a {kind!r} as input, which is not read: {_AGAIN}")
     outputs = [
-        _name(spec["user_output"]["arg"]) for spec in signature["output_specs"] if "user_output" in spec
+        _name(spec["user_output"]["arg"])
+        for spec in signature["output_specs"]
+        if "user_output" in spec
     ]
     nodes = []
     for node in graph["nodes"]:

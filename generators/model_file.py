@@ -2,8 +2,9 @@
 
 Read: pickles, torch files, and safetensors files, whole or split: our own with its JSON, or tensors
 alone; and programs (`generators.programs`). A JSON of the same name beside a file that names a
-"family" is a declaration: that family is asked, and is shown both. The same model has the same fingerprint whatever file it came from. Nothing in a file is
-executed (`generators.unpickle.interpreter`).
+"family" is a declaration: that family is asked, and is shown both. The same model has the same
+fingerprint whatever file it came from. Nothing in a file is executed
+(`generators.unpickle.interpreter`).
 """
 
 from __future__ import annotations
@@ -125,7 +126,8 @@ def _declaration(path: Path) -> dict[str, Any] | None:
 
 
 def _same(family: str | None, declared: Mapping[str, Any]) -> str:
-    """The family that a declaration names; CheckpointError where the specification names another."""
+    """The family that a declaration names. Raises CheckpointError where the specification names
+    another."""
     named = str(declared["family"])
     if family not in (None, named):
         raise CheckpointError(

@@ -55,14 +55,18 @@ class Port:
     shape: tuple[int | None, ...] | None
 
     def __str__(self) -> str:
-        axes = "?" if self.shape is None else ", ".join("n" if a is None else str(a) for a in self.shape)
+        axes = (
+            "?"
+            if self.shape is None
+            else ", ".join("n" if a is None else str(a) for a in self.shape)
+        )
         return f"{self.name} {self.kind} ({axes})"
 
 
 def data_files(path: str | Path, what: str = "annotator") -> dict[str, Path]:
     """Name as in the model -> data file, for all tensors that lie outside an ONNX file.
 
-    what : the model is called in messages.
+    what : the model is called in messages, "" where the caller names it.
 
     Raises CheckpointError when the file is not an ONNX model or a data file is missing,
     UnsafeCheckpointError when one lies outside the model's folder.
@@ -75,10 +79,14 @@ def data_files(path: str | Path, what: str = "annotator") -> dict[str, Path]:
     return {name: _beside(path, name, what) for name in sorted(names)}
 
 
+def _called(path: Path, what: str) -> str:
+    return f"{what} {str(path)!r} " if what else ""
+
+
 def _unusable(path: Path, damage: Exception, what: str) -> CheckpointError:
     kind = other_kind(path, "give an ONNX model", endings=False)
     told = f"is not a usable ONNX model: {damage}: copy or export it again"
-    return CheckpointError(f"{what} {str(path)!r} {kind or told}")
+    return CheckpointError(f"{_called(path, what)}{kind or told}")
 
 
 def _beside(path: Path, name: str, what: str) -> Path:
@@ -89,13 +97,13 @@ def _beside(path: Path, name: str, what: str) -> Path:
     file = path.parent / name
     if inside and not file.is_file():
         raise CheckpointError(
-            f"{what} {str(path)!r} keeps weights in {name!r}, which is not beside it: copy "
+            f"{_called(path, what)}keeps weights in {name!r}, which is not beside it: copy "
             f"that file to {str(file)!r}, or save the model as a single file"
         )
     folders = (path.parent.resolve(), path.resolve().parent)  # a link to a model and its data, too
     if not inside or not any(file.resolve().is_relative_to(folder) for folder in folders):
         raise UnsafeCheckpointError(
-            f"{what} {str(path)!r} keeps weights in {name!r}, outside its own folder: put that "
+            f"{_called(path, what)}keeps weights in {name!r}, outside its own folder: put that "
             "file itself into the model's folder and save the model with its plain name"
         )
     return file
@@ -206,11 +214,13 @@ def ports(path: Path) -> tuple[tuple[Port, ...], tuple[Port, ...]]:
             with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
                 return _ports(data, size)
     except _DamagedError as e:
-        raise _unusable(path, e, "model") from e
+        raise _unusable(path, e, "") from e
 
 
 def _ports(data: mmap.mmap, size: int) -> tuple[tuple[Port, ...], tuple[Port, ...]]:
-    graphs = [(a, b) for field, kind, a, b in _fields(data, 0, size) if (field, kind) == (7, _BYTES)]
+    graphs = [
+        (a, b) for field, kind, a, b in _fields(data, 0, size) if (field, kind) == (7, _BYTES)
+    ]
     if not graphs:
         raise _DamagedError("it holds no graph")
     stored: set[str] = set()

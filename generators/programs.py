@@ -19,8 +19,12 @@ from generators.file_kinds import is_torchscript
 from generators.onnx_files import Port, data_files, ports
 from schemas.errors import UnsafeCheckpointError
 
-ONNX, EXPORTED, TORCHSCRIPT = "onnx", "torch.export", "torchscript"
 Container = Literal["onnx", "torch.export", "torchscript"]
+ONNX: Container = "onnx"
+EXPORTED: Container = "torch.export"
+TORCHSCRIPT: Container = "torchscript"
+WORDS = {ONNX: "an ONNX model", EXPORTED: "a torch.export archive",
+         TORCHSCRIPT: "a TorchScript archive"}  # fmt: skip
 #: Name of the part that is the file itself.
 MODEL = "model"
 #: Begins the names of the parts that are data files.
@@ -48,7 +52,7 @@ def read_program(path: Path, max_bytes: int) -> Program | None:
     """
     if path.suffix.lower() == ENDING:
         inputs, outputs = ports(path)
-        beside = {f"{DATA}{name}": file for name, file in data_files(path, "model").items()}
+        beside = {f"{DATA}{name}": file for name, file in data_files(path, "").items()}
         files = {MODEL: path, **beside}
         return Program(ONNX, inputs, outputs, _bytes(files, max_bytes))
     if is_exported(path):
@@ -62,7 +66,7 @@ def read_program(path: Path, max_bytes: int) -> Program | None:
 
 def program_files(path: Path) -> list[Path]:
     """Every file that a program consists of. Raises CheckpointError for a damaged one."""
-    return [path, *data_files(path, "model").values()] if path.suffix.lower() == ENDING else [path]
+    return [path, *data_files(path, "").values()] if path.suffix.lower() == ENDING else [path]
 
 
 def _bytes(files: Mapping[str, Path], max_bytes: int) -> dict[str, np.ndarray]:

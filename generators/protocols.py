@@ -52,7 +52,8 @@ class Space:
 
     shape : of one row's code.
     prior : how codes are drawn at random: "normal" (standard normal), "truncated_normal" (within
-        2), "uniform" (on [-1, 1]), "derived" (converted from a draw of ``derived_from``), or "none".
+        2), "uniform" (on [-1, 1]), "derived" (converted from a draw of ``derived_from``), or
+        "none".
     layered : the first axis of a code counts layers (or steps).
     derived_from : the space whose codes are converted to this one's.
     injected_into : the space of the codes that are drawn where this space holds what a part of the

@@ -24,8 +24,11 @@ from schemas.errors import CheckpointError, UsageError
 class Network(Protocol):
     """What draws: codes (n, *shape) and labels, as the network takes them, to its raw output."""
 
-    dtype: torch.dtype
-    device: torch.device
+    @property
+    def dtype(self) -> torch.dtype: ...
+
+    @property
+    def device(self) -> torch.device: ...
 
     def __call__(self, z: Tensor, labels: Tensor | None) -> Tensor: ...
 

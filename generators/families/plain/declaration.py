@@ -127,7 +127,9 @@ def _choice(
 ) -> Any:
     value = part.get(key, default)
     if not any(value is each or (type(value) is type(each) and value == each) for each in among):
-        raise _wrong(within + key, value, f"one of {[each for each in among if each is not None]!r}")
+        raise _wrong(
+            within + key, value, f"one of {[each for each in among if each is not None]!r}"
+        )
     return value
 
 

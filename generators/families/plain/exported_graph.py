@@ -23,25 +23,24 @@ from schemas.errors import CheckpointError
 KNOWN = frozenset(
     """
     abs absolute adaptive_avg_pool2d add add_ addcmul addmm alias amax amin arange argmax as_strided
-    avg_pool2d baddbmm batch_norm bmm broadcast_to cat celu chunk clamp clamp_ clamp_max clamp_min
-    clone concat constant_pad_nd contiguous conv1d conv2d conv3d conv_transpose1d conv_transpose2d
-    conv_transpose3d convolution cos cumsum detach div div_ dot dropout einsum elu elu_ embedding eq
-    erf exp expand expand_as eye feature_dropout flatten flip floor floor_divide full full_like gather
-    ge     gelu glu group_norm gt hardsigmoid hardswish hardtanh hardtanh_ hypot index
-    index_select
-    instance_norm layer_norm le leaky_relu leaky_relu_ lerp lift_fresh_copy linalg_vector_norm linear
-    log log1p log_softmax logical_and logical_not logical_or lt masked_fill matmul max max_pool2d
-    maximum mean min minimum mish mm movedim mul mul_ narrow native_group_norm native_layer_norm ne
-    neg new_full new_ones new_zeros norm numpy_T one_hot ones ones_like outer pad permute
-    pixel_shuffle pixel_unshuffle pow prelu prod reciprocal reflection_pad2d relu relu6 relu_
-    remainder repeat repeat_interleave replication_pad2d reshape rms_norm roll round rsqrt rsub
-    scalar_tensor scaled_dot_product_attention select selu selu_ sigmoid sigmoid_ sign silu silu_ sin
-    slice softmax softplus split split_with_sizes sqrt square squeeze stack std sub sub_ sum
-    sym_numel sym_size t tan tanh tanh_ tile to transpose tril triu type_as unbind unflatten
-    unsqueeze upsample_bicubic2d upsample_bilinear2d upsample_nearest2d var view view_as where zeros
-    zeros_like _to_copy _unsafe_view _upsample_bilinear2d_aa _upsample_bicubic2d_aa
-    _upsample_nearest_exact2d _native_batch_norm_legit_no_training
-    bernoulli rand rand_like randn randn_like normal
+    avg_pool2d baddbmm batch_norm bernoulli bmm broadcast_to cat celu chunk clamp clamp_ clamp_max
+    clamp_min clone concat constant_pad_nd contiguous conv1d conv2d conv3d conv_transpose1d
+    conv_transpose2d conv_transpose3d convolution cos cumsum detach div div_ dot dropout einsum elu
+    elu_ embedding eq erf exp expand expand_as eye feature_dropout flatten flip floor floor_divide
+    full full_like gather ge gelu glu group_norm gt hardsigmoid hardswish hardtanh hardtanh_ hypot
+    index index_select instance_norm layer_norm le leaky_relu leaky_relu_ lerp lift_fresh_copy
+    linalg_vector_norm linear log log1p log_softmax logical_and logical_not logical_or lt
+    masked_fill matmul max max_pool2d maximum mean min minimum mish mm movedim mul mul_ narrow
+    native_group_norm native_layer_norm ne neg new_full new_ones new_zeros norm normal numpy_T
+    one_hot ones ones_like outer pad permute pixel_shuffle pixel_unshuffle pow prelu prod rand
+    rand_like randn randn_like reciprocal reflection_pad2d relu relu6 relu_ remainder repeat
+    repeat_interleave replication_pad2d reshape rms_norm roll round rsqrt rsub scalar_tensor
+    scaled_dot_product_attention select selu selu_ sigmoid sigmoid_ sign silu silu_ sin slice
+    softmax softplus split split_with_sizes sqrt square squeeze stack std sub sub_ sum sym_numel
+    sym_size t tan tanh tanh_ tile to transpose tril triu type_as unbind unflatten unsqueeze
+    upsample_bicubic2d upsample_bilinear2d upsample_nearest2d var view view_as where zeros
+    zeros_like _native_batch_norm_legit_no_training _to_copy _unsafe_view _upsample_bicubic2d_aa
+    _upsample_bilinear2d_aa _upsample_nearest_exact2d
     """.split()
 )
 #: Operators of sizes.

@@ -34,12 +34,15 @@ class OnnxNetwork:
         options.log_severity_level = 4
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         parts = {
-            name: np.ascontiguousarray(value, np.uint8) for name, value in checkpoint.tensors.items()
+            name: np.ascontiguousarray(value, np.uint8)
+            for name, value in checkpoint.tensors.items()
         }
         beside = {name.removeprefix(DATA): v for name, v in parts.items() if name != MODEL}
         if beside:
             options.add_external_initializers_from_files_in_memory(
-                list(beside), [v.tobytes() for v in beside.values()], [v.size for v in beside.values()]
+                list(beside),
+                [v.tobytes() for v in beside.values()],
+                [v.size for v in beside.values()],
             )
         try:
             self._session = onnxruntime.InferenceSession(
@@ -81,7 +84,9 @@ class OnnxNetwork:
 
 def _dtype(name: str, kind: str) -> Any:
     plain = kind.removeprefix("tensor(").removesuffix(")")
-    found = {"float": "f4", "float16": "f2", "double": "f8", "int64": "i8", "int32": "i4"}.get(plain)
+    found = {"float": "f4", "float16": "f2", "double": "f8", "int64": "i8", "int32": "i4"}.get(
+        plain
+    )
     if found is None:
         raise CheckpointError(
             f"takes {name!r} as {kind}, which codes and labels are not given as: export it with "

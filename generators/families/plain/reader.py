@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -20,7 +20,7 @@ from generators.families.plain.architectures.catalog import (
 )
 from generators.families.plain.declaration import Declaration, plain
 from generators.onnx_files import Port
-from generators.programs import TORCHSCRIPT, Program
+from generators.programs import TORCHSCRIPT, WORDS, Program
 from generators.unpickle.torch_files import TensorRecord
 from schemas.errors import CheckpointError
 
@@ -147,8 +147,8 @@ def from_program(program: Program, said: Declaration | None) -> Checkpoint:
     has to be said."""
     if said is None:
         raise CheckpointError(
-            f"is a network as {program.container}, of {seen(program)}: as a generator it needs a "
-            "JSON of the same name beside it, such as "
+            f"is {WORDS[program.container]} of {seen(program)}: as a generator it needs a JSON of "
+            "the same name beside it, such as "
             f"{json.dumps(declaration_for(program))}"
         )
     if said.architecture is not None or said.entry is not None:
