@@ -75,10 +75,15 @@ def read(source: Source) -> Checkpoint:
     state.
     """
     from generators.model_file import read_checkpoint
+    from schemas.spec_models import TrustedPath
 
+    path = source if isinstance(source, str | Path) else source.path
+    trusted = isinstance(path, TrustedPath)
     if isinstance(source, str | Path):
-        return read_checkpoint(resolve(source))
-    return read_checkpoint(resolve(source), settings=source.settings, family=source.family)
+        return read_checkpoint(resolve(source), trusted=trusted)
+    return read_checkpoint(
+        resolve(source), settings=source.settings, family=source.family, trusted=trusted
+    )
 
 
 def facts(source: Source) -> ModelFacts:
@@ -103,7 +108,8 @@ def load(source: Source, device: torch.device | str = "cpu") -> Generator:
 
     Reads files of every family, and our own ``.safetensors``; see `generators.model_file`.
     Raises CheckpointError for a file that holds no such generator,
-    UnsafeCheckpointError for one that tries to run code, NewerLayoutError for a newer release's.
+    UnsafeCheckpointError for one that tries to run code, UntrustedError for one that can run code
+    whose path is no `schemas.spec_models.TrustedPath`, NewerLayoutError for a newer release's.
     """
     from generators.families.catalog import built
 

@@ -73,7 +73,7 @@ def read_checkpoint(
         if is_tensor_file(path) and declared is None:
             checkpoint = _read_safetensors(path, family)
         else:
-            contents = _contents(path, limits or Limits())
+            contents = contents_of(path, limits)
             if declared is not None:
                 contents, family = Declared(contents, declared), _same(family, declared)
             checkpoint = recognised(contents, family)
@@ -102,8 +102,9 @@ def files_of(path: Path) -> list[Path]:
     return [file for file in dict.fromkeys(files) if file.is_file()]
 
 
-def _contents(path: Path, limits: Limits) -> Any:
-    """What families are shown of a file."""
+def contents_of(path: Path, limits: Limits | None = None) -> Any:
+    """What families are shown of a file. Raises the errors of `read_checkpoint`."""
+    limits = limits or Limits()
     if is_tensor_file(path):
         return read_tensors(path)
     if (program := read_program(path, limits.max_bytes)) is not None:

@@ -222,6 +222,7 @@ def edit(
     mask: Mask = None,
     keep: Keep = None,
     picture_weight: PictureWeight = None,
+    trust: Trust = False,
 ) -> None:
     """Edit rows along directions of the run's direction set, drawn as strips: a row of images
     each, strengths from left to right."""
@@ -230,7 +231,7 @@ def edit(
 
     amounts, chosen = numbers_of(strengths, "--strengths"), rows_of(rows, "--rows")
     only = None if layers is None else rows_of(layers, "--layers")
-    loaded = load_run_spec(spec)
+    loaded = load_run_spec(spec).trusting(trust)
     strips = edit_run(
         loaded, direction, out, chosen, amounts, unit, only, picture_weight, keep or (), mask
     )

@@ -105,9 +105,7 @@ Spec = Annotated[
 ]
 Trust = Annotated[
     bool,
-    typer.Option(
-        "--trust", help="Allow TorchScript annotators, which can run code from their file."
-    ),
+    typer.Option("--trust", help="Allow TorchScript models, which can run code from their file."),
 ]
 Wait = Annotated[
     float, typer.Option("--wait", help="Seconds to wait for another run's lock.", min=0)

@@ -11,6 +11,7 @@ the person who runs it, never by a file that may have come with the model.
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import Annotated, Literal, Self
 
 from pydantic import ConfigDict, Discriminator, Field, SerializeAsAny, Tag, model_validator
@@ -30,6 +31,10 @@ from schemas.sections.types import (
     SpecPath,
     Strings,
 )
+
+
+class TrustedPath(str):
+    """A path to a model whose code may be run: the command line says so, never a file."""
 
 
 class GeneratorSpec(SpecModel):
@@ -55,6 +60,13 @@ class GeneratorSpec(SpecModel):
         """What is given, by name."""
         given = self.__pydantic_extra__ or {}
         return {name: value for name, value in given.items() if value is not None}
+
+
+def trusted(source: str | Path | GeneratorSpec) -> str | GeneratorSpec:
+    """The same generator, whose code may be run."""
+    if isinstance(source, GeneratorSpec):
+        return source.model_copy(update={"path": TrustedPath(source.path)})
+    return TrustedPath(source)
 
 
 def _kind_of_generator(value: object) -> str:
@@ -261,6 +273,12 @@ class RunSpec(SpecModel):
     def generator_path(self) -> str:
         """File or bundled name of the generator."""
         return self.generator if isinstance(self.generator, str) else self.generator.path
+
+    def trusting(self, trust: bool) -> Self:
+        """The same, whose generator's code may be run where `trust` says so."""
+        if not trust:
+            return self
+        return self.model_copy(update={"generator": trusted(self.generator)})
 
     @property
     def output_path(self) -> str:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
 import numpy as np
 
+from generators.protocols import GRADIENTS
 from pipelines.analyses.checks import active_rows
 from pipelines.analyses.figures import Figure
 from pipelines.analyses.measured import Measured
@@ -71,6 +72,11 @@ class Known:
     def recorded(self, space: str) -> bool:
         """Whether codes of a space are recorded while stored ones are drawn."""
         return isinstance(self.spaces, Spaces) and self.spaces.recorded(space)
+
+    def without_gradients(self) -> bool:
+        """Whether it is known that what the generator draws cannot be differentiated."""
+        facts = self.spaces.facts if isinstance(self.spaces, Spaces) else None
+        return facts is not None and GRADIENTS not in facts.capabilities
 
     def without_labels(self, space: str) -> bool:
         """Whether codes are converted to a space with class labels that the rows do not have."""

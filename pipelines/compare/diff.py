@@ -49,7 +49,7 @@ def diff(
 
     samples : images that both runs hold, of the new run's held-out levels where they suffice; or,
         where the runs share too few, draws from the priors with the same seeds.
-    trust : TorchScript annotators may be loaded. Both models are measured by the new run's, and
+    trust : TorchScript models may be loaded. Both models are measured by the new run's, and
         by the actors that its specification asks for.
     out : folder in which a comparison that is killed keeps what it has measured, until the next
         one has finished; every actor must see it. By default a temporary one of this machine.
@@ -59,6 +59,7 @@ def diff(
     rule = rule or Rule()
     if samples < 8:
         raise UsageError(f"samples is {samples!r}: give at least 8, half of them confirm")
+    old, new = old.trusting(trust), new.trusting(trust)
     pairs = Pairs.of(old, new)
     choice, unlinked = pairs.link()
     link = None if choice is None else choice.chosen

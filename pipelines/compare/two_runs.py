@@ -4,9 +4,9 @@ are linked."""
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 import numpy as np
 from pydantic import ValidationError
@@ -18,6 +18,7 @@ from schemas.directions.direction_set import DirectionSet
 from schemas.errors import DirectionMismatchError, InputError, LatentflowError, StoreError
 from schemas.index import DatasetIndex
 from schemas.spec import RunSpec
+from schemas.spec_models import trusted
 from schemas.store.latent_store import LatentStore
 from schemas.store.reasons import Status
 from transforms.accumulate.blocks import Arrays, sum_blocks
@@ -51,6 +52,12 @@ class ComparedRun:
     directions: DirectionSet
     generator_uri: generators.Source | None
     generator_absent: str = ""
+
+    def trusting(self, trust: bool) -> Self:
+        """The same, whose generator's code may be run where `trust` says so."""
+        if not trust or self.generator_uri is None:
+            return self
+        return replace(self, generator_uri=trusted(self.generator_uri))
 
     @classmethod
     def open(cls, path: str | Path, generator: str | None = None) -> ComparedRun:

@@ -20,7 +20,11 @@ from schemas.class_labels import class_numbers
 from schemas.errors import PluginError, SpecError, UsageError
 from schemas.index import DatasetIndex
 from schemas.sections.dataset import LABEL, SAMPLED, DatasetSpec
-from schemas.sections.invert import InvertSpec, methods_without_encoder
+from schemas.sections.invert import (
+    InvertSpec,
+    methods_without_encoder,
+    methods_without_gradients,
+)
 from schemas.spec import RunSpec
 from schemas.store.latent_store import ArraySpec, LatentStore, block_rows_for
 from schemas.store.layout import COMPANIONS, companion_array
@@ -209,7 +213,8 @@ def _check_method(
     if spec.needs.gradients and GRADIENTS not in facts.capabilities:
         raise UsageError(
             f"'invert.method' is {spec.method!r}, which needs gradients of what the generator "
-            "draws, and this one has none: use 'encoder'"
+            "draws, and this one has none: use "
+            f"{' or '.join(map(repr, methods_without_gradients()))}"
         )
     spaces = method.spaces(facts)
     if space.name not in spaces:

@@ -194,7 +194,7 @@ def run(
 ) -> RunResult:
     """Bring everything up to the stage `until` up to date.
 
-    trust : TorchScript annotators may be loaded. wait_s : how long to wait for another run's lock.
+    trust : TorchScript models may be loaded. wait_s : how long to wait for another run's lock.
     address : Ray cluster instead of the specification's. stop : ends the run early, cleanly.
     only : annotators and analyses to bring up to date ("annotate/pose", "analyse/pca"), by default
         all. blocks : row blocks to invert and annotate, by default all; goes with `until`
@@ -211,6 +211,7 @@ def run(
             "'invert' or 'annotate', or leave 'blocks' out"
         )
     console = console or Console(stderr=True)
+    spec = spec.trusting(trust)
     out = Path(spec.output_path)
     out.mkdir(parents=True, exist_ok=True)
     state = Run(spec, trust, address, console, out, only, blocks, until)

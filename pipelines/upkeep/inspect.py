@@ -58,7 +58,7 @@ def _by_ending(path: Path) -> dict[str, Any] | None:
     if KIND_OF_ENDING.get(ending) == "parquet" and _is_index(path):
         return _index(path)
     if ending in ONNX_ENDINGS:
-        return {"kind": "ONNX model", "used": "under 'annotate[].model' of a specification"}
+        return _program(path, "ONNX model")
     if ending in IMAGE_ENDINGS:
         return {"kind": "image", "used": "the folder it lies in, as 'dataset.path'"}
     if ending in (".html", ".htm"):
@@ -203,11 +203,13 @@ def _model(path: Path) -> dict[str, Any]:
     Raises InputError for a file of another kind, naming it, and the reader's own error for a
     damaged or unsafe one.
     """
+    from generators.exported import is_exported
     from generators.file_kinds import is_torchscript, other_kind, said_of
 
     if is_torchscript(path):
-        used = "under 'annotate[].model', with --trust; of a generator, save its state_dict()"
-        return {"kind": "TorchScript model", "used": used}
+        return _program(path, "TorchScript model")
+    if is_exported(path):
+        return _program(path, "torch.export archive")
     try:
         return _checkpoint(path)
     except UnsafeCheckpointError:
@@ -218,6 +220,22 @@ def _model(path: Path) -> dict[str, Any]:
         if kind := other_kind(path, _GIVE):
             raise InputError(said_of(path, kind)) from None
         raise
+
+
+def _program(path: Path, kind: str) -> dict[str, Any]:
+    """A network as a program: a generator, where a JSON beside it describes one; else what it is
+    of use for, and what would have to be said of it."""
+    try:
+        return _checkpoint(path)
+    except UnsafeCheckpointError:
+        raise
+    except CheckpointError as e:
+        used = {
+            "ONNX model": "under 'annotate[].model' of a specification",
+            "TorchScript model": "under 'annotate[].model', with --trust",
+        }.get(kind)
+        facts = {"kind": kind, "used": used} if used else {"kind": kind}
+        return {**facts, "as a generator": str(e).removeprefix(f"{str(path)!r} ")}
 
 
 def _peer_file(path: Path) -> dict[str, Any] | None:

@@ -210,6 +210,11 @@ def methods_without_encoder() -> list[str]:
     return [name for name in SECTIONS.own() if not section_of(name)(method=name).needs.encoder]
 
 
+def methods_without_gradients() -> list[str]:
+    """Those of our methods that need no gradients of what a generator draws."""
+    return [name for name in SECTIONS.own() if not section_of(name)(method=name).needs.gradients]
+
+
 def invert_section(data: Any = None, base: str | None = None) -> InvertSpec:
     """The section of the method that ``data`` names, with its values.
 

@@ -13,7 +13,7 @@ from generators.edits import check_code, class_weights, edited
 from generators.families.base import Checkpoint
 from generators.families.plain.architectures.catalog import ARCHITECTURES, shapes_of
 from generators.families.plain.exported_graph import ExportedGraph
-from generators.families.plain.onnx_session import OnnxNetwork
+from generators.families.plain.onnx_session import OnnxSession
 from generators.families.plain.reader import fixed_cure
 from generators.families.plain.trial import try_out
 from generators.programs import EXPORTED, ONNX
@@ -197,6 +197,30 @@ class _Named:
             self._tensors[name] = tensor.to(self.device, self.dtype)
 
 
+class _Onnx:
+    """An ONNX model. `dtype` is that of what it gives: it computes as it was exported."""
+
+    def __init__(self, checkpoint: Checkpoint) -> None:
+        described = checkpoint.architecture
+        self._session = OnnxSession(checkpoint.tensors)
+        self._input, self._output = described["input"], described["output"]
+        self._labels = described["labels"]
+        self.dtype, self.device = torch.float32, torch.device("cpu")
+
+    def __call__(self, z: Tensor, labels: Tensor | None) -> Tensor:
+        given = {self._input: z}
+        if labels is not None:
+            given[self._labels["name"]] = labels
+        (found,) = self._session.run([self._output], given)
+        return found.to(self.device, self.dtype)
+
+    def to(self, place: torch.device | torch.dtype | str) -> None:
+        if isinstance(place, torch.dtype):
+            self.dtype = place
+        else:
+            self.device = torch.device(place)
+
+
 class _Exported:
     """A graph of torch.export."""
 
@@ -232,7 +256,9 @@ class _Scripted:
 
         data = io.BytesIO(bytes(checkpoint.tensors["model"].astype(np.uint8)))
         try:
-            self._module = torch.jit.load(data, map_location="cpu").eval().requires_grad_(False)
+            self._module = torch.jit.load(data, map_location="cpu").eval()
+            for parameter in self._module.parameters():
+                parameter.requires_grad_(False)
         except (RuntimeError, ValueError, OSError) as e:
             raise CheckpointError(f"is not a usable TorchScript model: {e}") from e
         self._output = checkpoint.architecture["output"]
@@ -265,5 +291,5 @@ def _network(checkpoint: Checkpoint) -> Network:
     if program is None:
         return _Named(checkpoint)
     if program == ONNX:
-        return OnnxNetwork(checkpoint)
+        return _Onnx(checkpoint)
     return _Exported(checkpoint) if program == EXPORTED else _Scripted(checkpoint)

@@ -62,5 +62,6 @@ def _drawn(generator: PlainGenerator, seeds: tuple[int, ...], container: str) ->
         if is_out_of_memory(e):
             raise
         raise CheckpointError(
-            f"the network fails on {len(seeds)!r} codes ({e}): {fixed_cure(container)}"
+            f"the network fails on {len(seeds)!r} codes ({' '.join(str(e).split())}): "
+            f"{fixed_cure(container)}"
         ) from e

@@ -27,7 +27,7 @@ class Jacobian(Analysis[JacobianSpec]):
         return Selection()
 
     def problems(self, known: Known, own: JacobianSpec) -> Problems:
-        """More codes than rows; more directions than a code has coordinates."""
+        """A model without gradients; more codes than rows, or directions than coordinates."""
         return jacobian_problems(known, own)
 
     def fit(self, data: Data, own: JacobianSpec) -> Fitted:
@@ -40,6 +40,12 @@ class Jacobian(Analysis[JacobianSpec]):
 def jacobian_problems(known: Known, own: JacobianSpec) -> Problems:
     """More codes than rows; more directions than a code has coordinates."""
     key, n_rows = "analyse.jacobian", known.n_rows()
+    if known.without_gradients():
+        yield (
+            f"'{key}' is given, which needs gradients of what the generator draws, and this one "
+            "has none: leave it out, or give the network as a state dict or by torch.export"
+        )
+        return
     dimension = math.prod(known.code_shape(own))
     if known.recorded(known.space(own)):
         yield (

@@ -39,7 +39,8 @@ def networks_in(contents: Any, only: str | None = None) -> list[Candidate]:
 
 
 def states_in(contents: Any, where: str = "", depth: int = 0) -> Iterator[tuple[str, Any]]:
-    """Mappings of names to tensors, at any depth of a file's dicts, and the keys that lead there."""
+    """Mappings of names to tensors, at any depth of a file's dicts, with the keys that lead
+    there."""
     if isinstance(contents, Inert):  # a subclass of dict, and nothing else that is looked into
         contents = contents.mapping
     if not isinstance(contents, Mapping) or depth > MAX_DEPTH:

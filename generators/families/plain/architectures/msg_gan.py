@@ -46,8 +46,7 @@ def find(shapes: Shapes) -> Found | None:
         return None
     blocks = numbered(shapes, f"{prefix}layers.")
     first = shapes[f"{prefix}layers.0.conv_1.weight"]
-    pictures = numbered(shapes, f"{prefix}rgb_converters.")
-    if blocks != list(range(len(blocks))) or pictures != blocks or first[2:] != (SIDE, SIDE):
+    if blocks != list(range(len(blocks))) or first[2:] != (SIDE, SIDE):
         return None
     names: dict[str, str] = {}
     width = first[0]

@@ -1,8 +1,8 @@
 """Decoder of a convolutional VAE (Kingma and Welling 2014), as in the PyTorch-VAE collection.
 
 A linear layer to 2 x 2 pixels; transposed convolutions (3 x 3, stride 2), each with batch
-normalisation and leaky ReLU; a last one, a convolution and tanh. `generators.encoders.vae`
-has its encoder.
+normalisation and leaky ReLU; a last one, a convolution and tanh.
+`generators.families.plain.vae_encoder` has its encoder.
 
 ==========================  ===========================================
 name in the file            where

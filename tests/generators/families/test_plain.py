@@ -1,0 +1,336 @@
+"""Networks that nobody here made: state dicts, ONNX, torch.export and TorchScript."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from conformance.generator import GeneratorSuite
+from onnx import helper
+from plain_networks import (
+    CLASSES,
+    NUMBERED,
+    ONNX,
+    WIDTH,
+    LapGan,
+    MsgGan,
+    Vae,
+    dcgan,
+    declare,
+    exported_file,
+    numbered,
+    onnx_file,
+    randomised,
+    scripted_file,
+)
+
+import generators
+from generators.families.base import Checkpoint
+from generators.families.plain import PLUGIN
+from generators.model_file import read_checkpoint
+from generators.protocols import GRADIENTS, Code
+from schemas.errors import CheckpointError, SpecError, UntrustedError, UsageError
+from schemas.spec_models import GeneratorSpec, TrustedPath, trusted
+
+pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
+
+
+def made(name: str, make: Any, **said: Any) -> Checkpoint:
+    """The checkpoint of a file that `make` writes, with a declaration beside it."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = make(Path(folder, name))
+        return read_checkpoint(declare(path, **said) if said else path, trusted=True)
+
+
+def saved(state: Any) -> Any:
+    def write(path: Path) -> Path:
+        torch.save(state, path)
+        return path
+
+    return write
+
+
+# ---- what every generator keeps ------------------------------------------------------------------
+
+
+class TestDcgan(GeneratorSuite):
+    family = PLUGIN
+
+    @classmethod
+    def checkpoint(cls) -> Checkpoint:
+        return made("g.pt", saved({"netG": dcgan().state_dict(), "epoch": 3}))
+
+
+class TestVae(GeneratorSuite):
+    family = PLUGIN
+
+    @classmethod
+    def checkpoint(cls) -> Checkpoint:
+        return made("g.ckpt", saved({"state_dict": randomised(Vae()).state_dict()}))
+
+
+class TestOnnx(GeneratorSuite):
+    family = PLUGIN
+
+    @classmethod
+    def checkpoint(cls) -> Checkpoint:
+        return made("g.onnx", onnx_file, **ONNX)
+
+
+class TestExported(GeneratorSuite):
+    family = PLUGIN
+
+    @classmethod
+    def checkpoint(cls) -> Checkpoint:
+        return made("g.pt2", exported_file, **NUMBERED)
+
+
+class TestScripted(GeneratorSuite):
+    family = PLUGIN
+
+    @classmethod
+    def checkpoint(cls) -> Checkpoint:
+        def write(path: Path) -> Path:
+            return scripted_file(path, dcgan(), torch.zeros(2, WIDTH, 1, 1))
+
+        said = {"input": {"shape": [WIDTH, 1, 1]}, "output": {"size": 8, "channels": 3}}
+        return made("g.pt", write, **said)
+
+
+# ---- the same pictures as the networks themselves ------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("network", "name"),
+    [(dcgan(), "dcgan"), (Vae(), "vae"), (MsgGan(), "msg_gan"), (LapGan(), "lapgan")],
+)
+def test_a_named_architecture_draws_what_the_network_draws(network, name, tmp_path) -> None:
+    randomised(network, seed=1)
+    torch.save({"module." + k: v for k, v in network.state_dict().items()}, tmp_path / "g.pt")
+    model = generators.load(tmp_path / "g.pt")
+    code = model.sample("z", range(4))
+    z = code.main[:, :, None, None] if name == "dcgan" else code.main
+    with torch.no_grad():
+        torch.testing.assert_close(model.draw(code), network(z), rtol=1e-5, atol=1e-5)
+    assert model.checkpoint().architecture["architecture"] == name
+    uniform = name == "lapgan"  # as its paper says
+    assert (float(code.main.abs().max()) <= 1) == uniform
+    assert model.facts.space("z").prior == ("uniform" if uniform else "normal")
+
+
+def test_an_exported_network_draws_what_it_draws_in_torch(tmp_path) -> None:
+    network, example = numbered(), (torch.randn(3, 2, 3), torch.tensor([0, 1, 2]))
+    path = exported_file(tmp_path / "g.pt2")
+    told = json.loads(message_of(path).partition("such as ")[2])
+    told["labels"]["classes"] = CLASSES
+    declare(path, **told)  # what the refusal proposes is enough, but for the number of classes
+    model = generators.load(path)
+    with torch.no_grad():
+        found = model.draw(Code("z", example[0]), labels=[0, 1, 2])
+        torch.testing.assert_close(found, network(*example)[1], rtol=1e-5, atol=1e-5)
+    weights = torch.eye(3)
+    torch.testing.assert_close(model.draw(Code("z", example[0]), labels=weights), found)
+    with pytest.raises(UsageError, match="one class number a row"):
+        model.draw(Code("z", example[0]), labels=weights * 0.5 + 0.1)
+
+
+def test_an_onnx_model_draws_in_its_range_layout_and_classes(tmp_path) -> None:
+    model = generators.load(declare(onnx_file(tmp_path / "g.onnx"), **ONNX))
+    weight = onnx.numpy_helper.to_array(onnx.load(tmp_path / "g.onnx").graph.initializer[0])
+    code = model.sample("z", [5, 6])
+    zy = np.concatenate([code.main.numpy(), np.eye(3)[[2, 0]]], axis=1)
+    grey = 2 / (1 + np.exp(-(zy @ weight))) - 1
+    found = model.draw(code, labels=[2, 0])
+    assert found.shape == (2, 3, 6, 4) and GRADIENTS not in model.facts.capabilities
+    for channel in range(3):
+        np.testing.assert_allclose(found[:, channel].reshape(2, 24), grey, atol=1e-6)
+    with pytest.raises(UsageError, match="without gradients"):
+        model.draw(Code("z", code.main.requires_grad_()), labels=[2, 0])
+
+
+def test_data_files_of_an_onnx_model_count(tmp_path) -> None:
+    path = declare(onnx_file(tmp_path / "g.onnx"), **ONNX)
+    whole = generators.load(path)
+    onnx.save_model(onnx.load(path), path, save_as_external_data=True, location="g.bin",
+                    size_threshold=100)  # fmt: skip
+    apart = generators.load(path)
+    code = whole.sample("z", range(3))
+    torch.testing.assert_close(*(m.draw(code, labels=[0, 1, 2]) for m in (whole, apart)))
+    assert {file.name for file in generators.files(path)} == {"g.onnx", "g.bin", "g.json"}
+    before = generators.fingerprint(path)
+    data = bytearray((tmp_path / "g.bin").read_bytes())
+    data[1] ^= 1
+    (tmp_path / "g.bin").write_bytes(data)
+    assert generators.fingerprint(path) != before == apart.facts.fingerprint
+
+
+# ---- what is declared ----------------------------------------------------------------------------
+
+
+def message_of(path: Path) -> str:
+    with pytest.raises(CheckpointError) as caught:
+        generators.load(path)
+    return str(caught.value)
+
+
+def test_the_declaration_proposed_by_the_refusal_fits(tmp_path) -> None:
+    path = onnx_file(tmp_path / "g.onnx")
+    told = json.loads(message_of(path).partition("such as ")[2])
+    assert told["labels"] == {"name": "y", "classes": 3, "as": "one_hot"}
+    assert told["output"]["layout"] == "NHWC"
+    assert generators.load(declare(path, **told)).facts.size == (6, 4)
+
+
+@pytest.mark.parametrize(
+    ("said", "message"),
+    [
+        ({"input": {"name": "x"}}, r"inputs \['z', 'y'\], .* names 'x'"),
+        ({"labels": None}, "as that of labels: name each"),
+        ({"input": {"name": "z", "shape": [6]}}, r"'input.shape' the shape \[6\] .* \[5\]"),
+        ({"output": {"size": 8, "layout": "NHWC"}}, r"\[8, 8, None\] .NHWC. .* \[6, 4, 1\]"),
+        ({"output": {}}, r"as 'NCHW' have 6 channels"),
+        ({"output": {"layout": "NHWC", "rang": [0, 1]}}, "'output.rang', .*'range'"),
+        ({"output": {"layout": "NHWC", "range": [1, 1]}}, "two numbers that differ"),
+        ({"input": {"name": "z", "prior": "gauss"}}, "'gauss' as 'input.prior'"),
+        ({"labels": {"name": "y", "classes": 0}}, "0 as 'labels.classes'"),
+        ({"architecture": "dcgan"}, "holds its own: leave it out"),
+        ({"family": "plane"}, "'plane'"),
+    ],
+)
+def test_a_declaration_that_does_not_fit_is_told(said, message, tmp_path) -> None:
+    path = declare(onnx_file(tmp_path / "g.onnx"), **{**ONNX, **said})
+    with pytest.raises((CheckpointError, UsageError), match=message):
+        generators.load(path)
+
+
+def test_a_state_dict_is_declared_where_it_must_be(tmp_path) -> None:
+    path = tmp_path / "g.pt"
+    torch.save({"G": dcgan().state_dict(), "E": dcgan(4).state_dict()}, path)
+    with pytest.raises(CheckpointError, match=r"G \(dcgan\).*name one as 'entry'"):
+        generators.load(path)
+    assert generators.facts(declare(path, entry="E")).space("z").shape == (4,)
+    for said, message in (
+        ({"entry": "E", "input": {"shape": [5]}}, r"\[5\] as 'input.shape', the file \[4\]"),
+        ({"entry": "E", "output": {"size": 64}}, r"\[64, 64\] as 'output.size', the file \[8, 8\]"),
+        ({"entry": "F"}, "no network .* under 'F' of .*'G', 'E'"),
+        ({"architecture": "vae"}, "no network of the architecture 'vae'"),
+        ({"entry": "E", "labels": {"name": "y", "classes": 2}}, "'labels', which a state dict"),
+    ):
+        with pytest.raises(CheckpointError, match=message):
+            generators.load(declare(path, **said))
+
+
+def test_the_prior_is_a_setting_where_nobody_declares_it(tmp_path) -> None:
+    torch.save(dcgan().state_dict(), tmp_path / "g.pt")
+    source = GeneratorSpec(path=str(tmp_path / "g.pt"), prior="uniform")
+    assert "generator.prior" in generators.facts(tmp_path / "g.pt").assumed["prior"]
+    told = generators.facts(source)
+    assert told.space("z").prior == "uniform" and not told.assumed
+    drawn = generators.load(source).sample("z", range(40)).main
+    assert 0.9 < float(drawn.abs().max()) <= 1
+    declare(tmp_path / "g.pt", input={"prior": "normal"})
+    with pytest.raises(CheckpointError, match="'generator.prior' is 'uniform', but .* 'normal'"):
+        generators.load(source)
+    with pytest.raises(SpecError, match="'generator.piror'"):
+        generators.load(GeneratorSpec(path=str(tmp_path / "g.pt"), piror="uniform"))
+
+
+def test_weights_that_are_not_finite_are_told(tmp_path) -> None:
+    state = dcgan().state_dict()
+    state["3.weight"][0, 0, 0, 0] = torch.nan
+    torch.save(state, tmp_path / "g.pt")
+    with pytest.raises(CheckpointError, match="'3.weight' holds numbers that are not finite"):
+        generators.load(tmp_path / "g.pt")
+
+
+# ---- tried before it is used ---------------------------------------------------------------------
+
+TRICKS: dict[str, tuple[Any, str]] = {
+    "noise": (
+        [
+            helper.make_node("RandomNormalLike", ["x"], ["e"]),
+            helper.make_node("Add", ["x", "e"], ["x2"]),
+        ],
+        "another picture of the same code each time",
+    ),
+    "neighbours": (
+        [
+            helper.make_node("ReduceMean", ["x"], ["m"], axes=[0], keepdims=1),
+            helper.make_node("Sub", ["x", "m"], ["x2"]),
+        ],
+        "depends on the codes beside it.*eval",
+    ),
+    "nan": ([helper.make_node("Log", ["x"], ["x2"])], "not finite"),
+}
+
+
+@pytest.mark.parametrize("trick", TRICKS)
+def test_networks_that_cannot_be_used_are_told_before_a_run(trick, tmp_path) -> None:
+    nodes, message = TRICKS[trick]
+    assert message_of_trial(onnx_file(tmp_path / "g.onnx", nodes), message)
+
+
+def message_of_trial(path: Path, message: str) -> bool:
+    with pytest.raises(CheckpointError, match=message):
+        generators.load(declare(path, **ONNX))
+    return True
+
+
+def test_a_fixed_number_of_rows_is_told(tmp_path) -> None:
+    message_of_trial(onnx_file(tmp_path / "a.onnx", batch=4), "4 rows at a time.*free first axis")
+    inside = onnx_file(tmp_path / "b.onnx", shape=(3, 6, 4, 1))  # as a trace has it
+    message_of_trial(inside, "fails on 1 codes.*free first axis")
+    path = exported_file(tmp_path / "c.pt2", with_rows)
+    with pytest.raises(CheckpointError, match="2 rows at a time.*Dim"):
+        generators.load(declare(path, **NUMBERED))
+
+
+def with_rows(model: bytes) -> bytes:
+    """A graph as it is exported without dynamic shapes, as far as its inputs tell."""
+    found = json.loads(model)
+    found["graph_module"]["graph"]["tensor_values"]["z"]["sizes"][0] = {"as_int": 2}
+    return json.dumps(found).encode()
+
+
+def test_of_two_pictures_one_is_named(tmp_path) -> None:
+    path = onnx_file(tmp_path / "g.onnx", outputs=("fine", "coarse"))
+    with pytest.raises(CheckpointError, match=r"outputs \['fine', 'coarse'\].*'output.name'"):
+        generators.load(declare(path, **ONNX))
+    said = {**ONNX, "output": {**ONNX["output"], "name": "coarse"}}
+    assert generators.load(declare(path, **said)).facts.channels == 1
+
+
+# ---- nothing of a file is run --------------------------------------------------------------------
+
+
+def test_torchscript_is_loaded_where_it_is_trusted_alone(tmp_path) -> None:
+    path = scripted_file(tmp_path / "g.pt", dcgan(), torch.zeros(2, WIDTH, 1, 1))
+    declare(path, input={"shape": [WIDTH, 1, 1]}, output={"size": 8, "channels": 3})
+    assert generators.facts(path).size == (8, 8)
+    for source in (path, str(path), GeneratorSpec(path=str(path))):
+        with pytest.raises(UntrustedError, match="--trust"):
+            generators.load(source)
+    for source in (trusted(str(path)), trusted(GeneratorSpec(path=str(path)))):
+        model = generators.load(source)
+    code = model.sample("z", range(2))
+    with torch.no_grad():
+        torch.testing.assert_close(model.draw(code), dcgan()(code.main))
+    assert not isinstance(GeneratorSpec(path=str(path)).path, TrustedPath)
+
+
+def test_only_known_operators_of_an_exported_graph_run(tmp_path) -> None:
+    for operator in ("torch.ops.aten.from_file.default", "builtins.eval", "torch.ops.aten.tanh.x"):
+
+        def changed(model: bytes, operator: str = operator) -> bytes:
+            assert b"torch.ops.aten.tanh.default" in model
+            return model.replace(b"torch.ops.aten.tanh.default", operator.encode())
+
+        path = exported_file(tmp_path / "g.pt2", changed)
+        with pytest.raises(CheckpointError, match=f"operator '{operator}', which is none of those"):
+            generators.load(declare(path, **NUMBERED))
