@@ -114,7 +114,7 @@ def test_the_specification_page_has_every_key_and_its_meaning():
     found = [m for m in all_models(RunSpec)]
     assert sum(map(check, found)) > 80 and len(found) == len(json_schema()["$defs"]) + 2
     assert all(check(section_of(method)) for method in SECTIONS.own())
-    assert "| `method` | `encoder` or `hybrid` or `optimise` | `encoder` |" in page
+    assert "| `method` | `encoder` or `hybrid` or `optimise` or `vae` | `encoder` |" in page
     assert "## invert, method: optimise" in page and "\nNo further keys.\n" in page
     assert "## analyse.hosvd" in page and "## annotate[]" in page
     assert "| `name` | text | **required** |" in page

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field, ValidationError
 
@@ -31,6 +31,18 @@ class StyleGAN2Settings(SpecModel):
         gt=0,
         description="Clamp of the layers' activations ('conv_clamp' of the official code, 256 in "
         "many of its trainings). Default: what the file states, else none.",
+    )
+
+
+class PlainSettings(SpecModel):
+    """Of a network of another maker without a declaration beside it, or whose declaration does not
+    say it."""
+
+    prior: Literal["normal", "uniform", "truncated_normal"] | None = Field(
+        default=None,
+        description="What codes are drawn from: 'normal', 'uniform' on [-1, 1], or "
+        "'truncated_normal' between -2 and 2. Default: what the declaration says, else what is "
+        "usual for the architecture.",
     )
 
 

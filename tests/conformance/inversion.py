@@ -120,9 +120,7 @@ class InversionSuite:
         assert section.space in method.spaces(facts)
         announced = {array.path for array in identity.arrays}
         given = {f"latents/{section.space}", "quality/mse", "quality/psnr", "quality/ssim"}
-        given |= {
-            companion_path(section.space, k) for k in method.companions(section, scene.generator)
-        }
+        given |= {companion_path(section.space, k) for k in method.companions(section, facts)}
         given |= {f"quality/{k}" for k in method.qualities(section)}
         assert announced == given
         assert str(method.cost(section))

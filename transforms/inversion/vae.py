@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from generators.families.plain.vae_encoder import VaeEncoder, VaeEncoderFile, read_vae_encoder
@@ -46,9 +47,10 @@ class VaeInversion(InversionMethod):
 
     def invert(self, images: Images) -> Inverted:
         settings = images.settings
-        mean, log_variance = _encoder(settings).encode(images.pixels)
+        space = images.generator.facts.space(settings.space)
+        mean, log_variance = _encoder(settings, _stamp(settings)).encode(images.pixels)
         beside = {}
-        if log_variance is not None and self.companions(settings, images.generator.facts):
+        if log_variance is not None and LOG_VARIANCE in space.companions:
             beside[LOG_VARIANCE] = log_variance
         return Inverted(Code(settings.space, mean, beside))
 
@@ -59,11 +61,17 @@ def _file(settings: Any) -> VaeEncoderFile:
             "'invert.model' is missing, and method 'vae' needs the encoder: give its file, the "
             "state dict of a VAE or an ONNX model"
         )
-    return read_vae_encoder(settings.model, settings.mean, settings.log_variance, settings.layout)
+    return read_vae_encoder(settings.model, settings.mean, settings.log_variance)
+
+
+def _stamp(settings: Any) -> tuple[int, int]:
+    """What changes when the encoder's file does."""
+    told = Path(settings.model).stat()
+    return told.st_mtime_ns, told.st_size
 
 
 @functools.lru_cache(maxsize=2)
-def _encoder(settings: Any) -> VaeEncoder:
+def _encoder(settings: Any, stamp: tuple[int, int]) -> VaeEncoder:
     return VaeEncoder(_file(settings), (settings.black, settings.white))
 
 

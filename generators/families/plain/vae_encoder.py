@@ -18,7 +18,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -64,14 +64,13 @@ class VaeEncoderFile:
     log_variance: bool
     input: str | None = None
     outputs: tuple[str, ...] = ()
-    layout: Literal["NCHW", "NHWC"] = "NCHW"
+    channels_last: bool = False
 
 
 def read_vae_encoder(
     path: str,
     mean: str | None = None,
     log_variance: str | None = None,
-    layout: Literal["NCHW", "NHWC"] = "NCHW",
 ) -> VaeEncoderFile:
     """The encoder in a file.
 
@@ -85,7 +84,7 @@ def read_vae_encoder(
     try:
         contents = contents_of(file)
         if isinstance(contents, Program):
-            return _from_onnx(contents, mean, log_variance, layout)
+            return _from_onnx(contents, mean, log_variance)
         found = [each for _, state in states_in(contents) if (each := _from_state(state))]
         if len(found) != 1:
             raise CheckpointError(
@@ -98,12 +97,7 @@ def read_vae_encoder(
         raise type(e)(said_of(file, str(e))) from e
 
 
-def _from_onnx(
-    program: Program,
-    mean: str | None,
-    log_variance: str | None,
-    layout: Literal["NCHW", "NHWC"],
-) -> VaeEncoderFile:
+def _from_onnx(program: Program, mean: str | None, log_variance: str | None) -> VaeEncoderFile:
     if program.container != ONNX or set(program.parts) != {MODEL}:
         raise CheckpointError(
             f"is an encoder as {program.container} of {len(program.parts)} parts: save it as an "
@@ -134,16 +128,16 @@ def _from_onnx(
             f"takes {source}, expected pictures, any number at a time: export it with a free first "
             "axis"
         )
-    channels, height, width = axes[1:] if layout == "NCHW" else (axes[3], axes[1], axes[2])
+    last = axes[1] not in CHANNELS and axes[3] in CHANNELS
+    channels, height, width = (axes[3], axes[1], axes[2]) if last else axes[1:]
     if channels not in CHANNELS:
         raise CheckpointError(
-            f"takes {source}, which as {layout!r} has {channels!r} channels, expected 1 or 3: "
-            "correct 'invert.layout'"
+            f"takes {source}, expected pictures of 1 or 3 channels: export it with their number"
         )
     size = None if height is None or width is None else (height, width)
     shape = tuple(n for n in code[1:] if n is not None)
     return VaeEncoderFile(program.parts, shape, channels, size, len(chosen) == 2, source.name,
-                          tuple(chosen), layout)  # fmt: skip
+                          tuple(chosen), last)  # fmt: skip
 
 
 def _from_state(state: Mapping[str, object]) -> VaeEncoderFile | None:
@@ -216,7 +210,7 @@ class VaeEncoder:
             images = (images + 1) * ((self._white - self._black) / 2) + self._black
             if self._session is None:
                 return self._computed(images)
-            if self.file.layout == "NHWC":
+            if self.file.channels_last:
                 images = images.permute(0, 2, 3, 1)
             given = {str(self.file.input): images.contiguous()}
             found = self._session.run(self.file.outputs, given)

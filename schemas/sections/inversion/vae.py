@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Self
 
 from pydantic import Field, model_validator
 
@@ -27,9 +27,6 @@ class VaeSpec(InvertSpec):
         default=None,
         description="Output of an ONNX model that is the logarithm of the variance. Default: the "
         "second of two; without it only the mean is stored.",
-    )
-    layout: Literal["NCHW", "NHWC"] = Field(
-        default="NCHW", description="Axes of the pictures that an ONNX model takes."
     )
     black: Number = Field(default=-1.0, description="Black in the pictures that it takes.")
     white: Number = Field(default=1.0, description="White in the pictures that it takes.")

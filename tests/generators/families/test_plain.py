@@ -12,8 +12,7 @@ import onnx
 import pytest
 import torch
 from conformance.generator import GeneratorSuite
-from onnx import helper
-from plain_networks import (
+from networks.plain import (
     CLASSES,
     NUMBERED,
     ONNX,
@@ -29,6 +28,7 @@ from plain_networks import (
     randomised,
     scripted_file,
 )
+from onnx import helper
 
 import generators
 from generators.families.base import Checkpoint

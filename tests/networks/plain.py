@@ -201,6 +201,33 @@ ONNX = {
 }
 
 
+def onnx_encoder(path: Path, mean: np.ndarray, weights: np.ndarray) -> Path:
+    """Of pictures (n, 3, 16, 16): ``mean + pixels @ weights``, and a log-variance of -1."""
+    k = len(mean)
+    held = [
+        numpy_helper.from_array(mean.astype("f4"), "b"),
+        numpy_helper.from_array(weights.astype("f4"), "w"),
+        numpy_helper.from_array(np.zeros(k, "f4"), "zero"),
+        numpy_helper.from_array(-np.ones(k, "f4"), "minus"),
+    ]
+    nodes = [
+        helper.make_node("Flatten", ["image"], ["x"], axis=1),
+        helper.make_node("Gemm", ["x", "w", "b"], ["mu"]),
+        helper.make_node("Mul", ["mu", "zero"], ["still"]),
+        helper.make_node("Add", ["still", "minus"], ["logvar"]),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "e",
+        [helper.make_tensor_value_info("image", TensorProto.FLOAT, ["n", 3, 16, 16])],
+        [helper.make_tensor_value_info(n, TensorProto.FLOAT, ["n", k]) for n in ("mu", "logvar")],
+        held,
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    onnx.save(model, path)
+    return path
+
+
 # ---- torch.export and TorchScript ----------------------------------------------------------------
 
 

@@ -1,0 +1,1 @@
+"""Networks of the kinds that other projects train, small."""
