@@ -42,7 +42,8 @@ class GeneratorSpec(SpecModel):
 
     The settings depend on its family; `latentflow inspect FILE` shows which are assumed. For
     StyleGAN2: 'lr_multiplier', the learning-rate multiplier of the mapping layers, and
-    'conv_clamp', the clamp of the layers' activations.
+    'conv_clamp', the clamp of the layers' activations. For a plain network: 'prior', what its
+    codes are drawn from.
     """
 
     model_config = ConfigDict(extra="allow", frozen=True)
@@ -202,7 +203,7 @@ class RunSpec(SpecModel):
     dataset: DatasetSpec = Field(description="The images, or sampled rows.")
     generator: GeneratorSource = Field(
         default="bundled:faces64",
-        description="Checkpoint of a generator (StyleGAN2: .pkl, .pt, .pth, .ckpt, .safetensors), "
+        description="Checkpoint of a generator (.pkl, .pt, .pth, .ckpt, .safetensors, .onnx, .pt2), "
         "'bundled:<name>' or 'obtained:<name>'; or a section of 'path' and settings that the file "
         "does not state.",
     )
