@@ -92,9 +92,9 @@ def index(spec: Spec) -> None:
 
 
 @app.command()
-def invert(spec: Spec, wait: Wait = 0.0, ray_address: Address = None) -> None:
+def invert(spec: Spec, trust: Trust = False, wait: Wait = 0.0, ray_address: Address = None) -> None:
     """Index, then invert every image into the latent store (sampled rows: draw their codes)."""
-    _run(spec, "invert", False, wait, ray_address)
+    _run(spec, "invert", trust, wait, ray_address)
 
 
 @app.command()

@@ -173,7 +173,6 @@ def from_program(program: Program, said: Declaration | None) -> Checkpoint:
         "family": FAMILY,
         "program": program.container,
         "input": source.name if source is not None else said.input,
-        "input_kind": source.kind if source is not None else "float32",
         "output": target.name if target is not None else said.output,
         "labels": labels,
         "shape": list(shape),
