@@ -203,9 +203,9 @@ class RunSpec(SpecModel):
     dataset: DatasetSpec = Field(description="The images, or sampled rows.")
     generator: GeneratorSource = Field(
         default="bundled:faces64",
-        description="Checkpoint of a generator (.pkl, .pt, .pth, .ckpt, .safetensors, .onnx, .pt2), "
-        "'bundled:<name>' or 'obtained:<name>'; or a section of 'path' and settings that the file "
-        "does not state.",
+        description="Checkpoint of a generator (.pkl, .pt, .pth, .ckpt, .safetensors, .onnx, "
+        ".pt2), 'bundled:<name>' or 'obtained:<name>'; or a section of 'path' and settings that "
+        "the file does not state.",
     )
     encoder: SpecPath | None = Field(
         default=None,
