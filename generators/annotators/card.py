@@ -17,9 +17,10 @@ axes       of landmarks: which numbers a point has, "xy" or "yx"; other letters 
            are left out, such as a depth or a confidence: "xyz", "yxc"
 order      of landmarks: "points", (n, points, 2) or in one row x, y, x, y, ...; "planes",
            (n, 2, points) or in one row all x, then all y
-scheme     of landmarks: what the order of the points is called, "ibug68" or any other name, or
-           null where nobody says. It changes no measured number, only what is known about the
-           points ("ibug68": which of them are the nose), so it is not part of the fingerprint
+scheme     of landmarks: what the order of the points is called, one of
+           `schemas.landmark_schemes` ("ibug68", "mediapipe468") or any other name, or null where
+           nobody says. It changes no measured number, only what is known about the points (which
+           of them are the nose), so it is not part of the fingerprint
 presence   null, or {"output": ..., "threshold": ..., "index": ...}: rows below it hold no face;
            "index" is the place of the face's score where the output has several a row. A model
            that gives one picture several rows is taken at its word for the highest of them
@@ -55,10 +56,9 @@ from generators.obtained.recipe import obtained_file
 from generators.onnx_files import data_files
 from schemas.errors import CheckpointError
 from schemas.fingerprint import digest, file_sha256
+from schemas.landmark_schemes import SCHEMES
 from schemas.sections.types import OBTAINED
 
-#: Landmark schemes that are known here, with their number of points.
-SCHEMES = {"ibug68": 68, "mediapipe468": 468}
 ONNX_ENDINGS = (".onnx",)
 TORCHSCRIPT_ENDINGS = (".pt", ".pth", ".ts", ".torchscript")
 _BUNDLED_ROOT = Path(__file__).parents[1] / "bundled"
@@ -464,9 +464,9 @@ def _scheme(value: Any, kind: AnnotatorKind, names: tuple[str, ...]) -> str | No
             f"'scheme' is {value!r} and 'kind' {kind.name!r}: give the name of the landmarks' "
             "order, such as 'ibug68', and only for landmarks"
         )
-    if len(names) != SCHEMES.get(value, len(names)):
+    if value in SCHEMES and len(names) != SCHEMES[value].count:
         raise ValueError(
-            f"'scheme' {value!r} has {SCHEMES[value]!r} points, 'names' has {len(names)!r}: "
+            f"'scheme' {value!r} has {SCHEMES[value].count!r} points, 'names' has {len(names)!r}: "
             "name them all, or leave 'scheme' out"
         )
     return value

@@ -141,10 +141,6 @@ def promised(
     return _of_kind(kind, found)
 
 
-IBUG68 = "ibug68"
-"""Name of the order of landmarks in which it is known which of 68 are the nose."""
-
-
 def scheme_of(annotate: Sequence[AnnotateSpec], name: str) -> str | None:
     """What the order of a model's landmarks is called, None where its description names none."""
     models = [entry.model for entry in annotate if entry.name == name]

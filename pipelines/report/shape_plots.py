@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import numpy as np
 from markupsafe import Markup
@@ -10,32 +11,15 @@ from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 
 from pipelines.report.plots import CARD, MUTED, SERIES, canvas, inline_svg
+from schemas.landmark_schemes import scheme_of_count
 
-#: Lines between the 68 iBUG points: (first, last, closed).
-_RUNS = (
-    (0, 16, False),  # jaw
-    (17, 21, False),
-    (22, 26, False),  # brows
-    (27, 30, False),
-    (31, 35, False),  # nose
-    (36, 41, True),
-    (42, 47, True),  # eyes
-    (48, 59, True),
-    (60, 67, True),  # lips
-)
 VIEWS = (("front", 0.0), ("three-quarter", 40.0), ("profile", 90.0))
 
 
 def connections(n_points: int) -> list[tuple[int, int]]:
-    """Pairs of point numbers to join: the usual lines for 68 points, none for other numbers."""
-    if n_points != 68:
-        return []
-    pairs = []
-    for first, last, closed in _RUNS:
-        pairs += [(i, i + 1) for i in range(first, last)]
-        if closed:
-            pairs.append((last, first))
-    return pairs
+    """Pairs of point numbers to join: those of the scheme of so many points, where there is one."""
+    scheme = scheme_of_count(n_points)
+    return [] if scheme is None else [pair for line in scheme.lines for pair in pairwise(line)]
 
 
 def _turned(shape: np.ndarray, yaw: float) -> np.ndarray:

@@ -9,11 +9,11 @@ from onnx import TensorProto, helper
 from scipy.spatial.transform import Rotation
 
 from generators.annotators import load_annotator
-from generators.annotators.card import SCHEMES
 from generators.facerig import geometry, random_faces, render
 from generators.obtained import mediapipe
 from generators.obtained.onnx_formula import Formula
 from generators.obtained.recipe import recipe
+from schemas.landmark_schemes import MEDIAPIPE468, SCHEMES
 
 N_ANCHORS = 896
 
@@ -165,7 +165,7 @@ def test_recipes_name_their_own_converters():
         wanted = recipe(name)
         assert wanted.converter() is getattr(mediapipe, name)
         assert wanted.needs == (() if name == "face_boxes" else ("face_boxes",))
-    assert SCHEMES["mediapipe468"] == mediapipe.POINTS
+    assert SCHEMES[MEDIAPIPE468].count == mediapipe.POINTS
 
 
 OBTAINED = all(recipe(name).is_obtained for name in ("face_boxes", "face_landmarks", "face_pose"))
@@ -184,3 +184,11 @@ def test_obtained_models_measure_a_drawn_face():
     np.testing.assert_allclose(one[:, 1], other[:, 1], atol=8)
     points = load_annotator("obtained:face_landmarks").predict(pictures)
     assert points.values.shape == (9, 468, 2) and np.nanmax(points.values) < 160
+    scheme = SCHEMES[MEDIAPIPE468]
+    for face in points.values[points.reasons == 0]:
+        right, left, nose, mouth = (
+            face[list(part)].mean(axis=0)
+            for part in (scheme.right_eye, scheme.left_eye, scheme.nose, scheme.mouth)
+        )
+        assert right[0] < nose[0] < left[0] and max(right[1], left[1]) < nose[1] < mouth[1]
+        assert face[scheme.sides[0], 0] < face[scheme.sides[1], 0]

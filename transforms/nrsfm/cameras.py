@@ -12,9 +12,9 @@ import scipy.linalg
 from scipy.spatial.transform import Rotation
 
 from schemas.errors import UsageError
+from schemas.landmark_schemes import IBUG68, SCHEMES
 
-# Points 28-36 of the 68 iBUG points are the nose: nearer to the viewer than the rest.
-IBUG68_NOSE = tuple(range(27, 36))
+IBUG68_NOSE = SCHEMES[IBUG68].nose
 
 
 def rotation_of_angles(angles: np.ndarray) -> np.ndarray:

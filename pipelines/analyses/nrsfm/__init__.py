@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
-from generators.annotators.card import SCHEMES
 from pipelines.analyses.base import Analysis, Known, Model, Selection
 from pipelines.analyses.checks import REGRESSED_FEATURES, Problems, label_problems
 from pipelines.analyses.figures import Figure
-from pipelines.analyses.measured import IBUG68, Measured, scheme_of
+from pipelines.analyses.measured import Measured, scheme_of
 from pipelines.analyses.nrsfm.figures import shape_figures
+from schemas.landmark_schemes import IBUG68, SCHEMES, scheme_of_count
 from schemas.sections.nrsfm import NrsfmSpec
 from schemas.suggest import suggestion
 
@@ -32,12 +32,15 @@ class Nrsfm(Analysis[NrsfmSpec]):
     labels = {"nrsfm": "NRSfM"}
 
     def select(self, known: Known, own: NrsfmSpec) -> Selection:
-        """The landmarks; of 68 also what their order is called, where that is not iBUG's."""
+        """The landmarks, and what their order is called, where that is known; of 68 points where
+        it is not iBUG's."""
         chosen = _chosen(known.measurements("landmarks", own.labels), own)
         parameters: dict[str, Any] = {}
-        if chosen and len(chosen[0].names) == SCHEMES[IBUG68]:
+        n_points = len(chosen[0].names) if chosen else 0
+        if scheme_of_count(n_points) is not None:
             scheme = scheme_of(known.spec.annotate, own.landmarks)
-            if scheme != IBUG68:
+            usual = n_points == SCHEMES[IBUG68].count
+            if scheme != IBUG68 if usual else scheme in SCHEMES:
                 parameters["scheme"] = scheme
         return Selection(measured=tuple(chosen), parameters=parameters)
 

@@ -21,6 +21,7 @@ from pipelines.analyses.figures import (
     Table,
     Text,
 )
+from schemas.landmark_schemes import scheme_of_count
 
 SHOWN_BASIS = 4
 BASIS_SHARE = 0.08
@@ -142,16 +143,18 @@ def _floats(value: Any) -> np.ndarray:
 
 
 def face_frame(shape: np.ndarray) -> tuple[np.ndarray, bool]:
-    """The orthogonal matrix that turns a 68-point shape to face the viewer, and whether it mirrors.
+    """The orthogonal matrix that turns a shape to face the viewer, and whether it mirrors.
 
-    shape : float64 (3, 68). A factorisation knows shape up to a rotation, and up to a reversal of
-    depth: where the nose would point away from the viewer, the matrix also reverses depth. Other
-    numbers of points, and degenerate shapes, give the identity.
+    shape : float64 (3, points), as many as a known scheme has. A factorisation knows shape up to a
+    rotation, and up to a reversal of depth: where the nose would point away from the viewer, the
+    matrix also reverses depth. Other numbers of points, and degenerate shapes, give the identity.
     """
-    if shape.shape[1] != 68:
+    scheme = scheme_of_count(shape.shape[1])
+    if scheme is None:
         return np.eye(3), False
-    eyes = shape[:, 42:48].mean(axis=1) - shape[:, 36:42].mean(axis=1)
-    up = shape[:, 36:48].mean(axis=1) - shape[:, 48:60].mean(axis=1)
+    eyes = shape[:, scheme.left_eye].mean(axis=1) - shape[:, scheme.right_eye].mean(axis=1)
+    both = scheme.right_eye + scheme.left_eye
+    up = shape[:, both].mean(axis=1) - shape[:, scheme.mouth].mean(axis=1)
     length = np.linalg.norm(eyes)
     if not length > 0:
         return np.eye(3), False
@@ -162,6 +165,6 @@ def face_frame(shape: np.ndarray) -> tuple[np.ndarray, bool]:
         return np.eye(3), False
     y = y / height
     z = np.cross(x, y)
-    jaw_ends = shape[:, [0, 16]].mean(axis=1)
-    mirrored = bool(z @ (shape[:, 30] - jaw_ends) < 0)
+    sides = shape[:, scheme.sides].mean(axis=1)
+    mirrored = bool(z @ (shape[:, scheme.tip] - sides) < 0)
     return np.stack([x, y, -z if mirrored else z]), mirrored

@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from pipelines.analyses.inputs import Data, Fitted
-from pipelines.analyses.measured import IBUG68, Measured
+from pipelines.analyses.measured import Measured
 from schemas.errors import DataError
+from schemas.landmark_schemes import IBUG68, SCHEMES
 from schemas.sections.nrsfm import NrsfmSpec
 from transforms.accumulate.blocks import BlockSource
 from transforms.accumulate.sources import SelectBlocks
@@ -139,19 +140,19 @@ def solve_shapes(
 ) -> ShapeModel | SequenceModel:
     """The landmark model with `n_shapes` basis shapes.
 
-    The nose is in front where the landmarks are iBUG's 68; that 68 of no named scheme are these is
-    assumed, and told in the flag ``depth_sign``.
+    The nose is in front where the landmarks' scheme is known; that 68 of no named scheme are iBUG's
+    is assumed, and told in the flag ``depth_sign``.
     """
-    front, missing, scheme = None, False, None
+    front, missing = None, False
     for block in range(source.n_blocks):
         points = source.read(block)[1]["points"]
         if len(points):
             front = default_front(points.shape[2], None)
             missing = missing or not bool(np.isfinite(points).all())
     run = data.engine.run
-    if front is not None:
-        scheme = data.selection.parameters.get("scheme", IBUG68)
-        front = front if scheme in (None, IBUG68) else None
+    scheme = data.selection.parameters.get("scheme", None if front is None else IBUG68)
+    if scheme is not None:
+        front = SCHEMES[scheme].nose if scheme in SCHEMES else None
     first = NRSfMSolver(0 if wanted.temporal else n_shapes, front, assumed=scheme is None)
     start = run(first, source).model()
     if wanted.temporal:

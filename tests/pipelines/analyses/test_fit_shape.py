@@ -111,13 +111,21 @@ def test_beam_gives_the_same_bits():
 
 
 @pytest.mark.parametrize(
-    ("scheme", "sign"), [(None, "assumed"), ("ibug68", "front"), ("mine", "arbitrary")]
+    ("scheme", "n_points", "sign"),
+    [
+        (None, 68, "assumed"),
+        ("ibug68", 68, "front"),
+        ("mine", 68, "arbitrary"),
+        (None, 468, "arbitrary"),
+        ("mediapipe468", 468, "front"),
+        ("mine", 468, "arbitrary"),
+    ],
 )
-def test_the_nose_is_that_of_the_scheme_that_the_annotator_names(tmp_path, scheme, sign):
-    points = ArrayBlocks({"points": np.random.default_rng(0).normal(size=(6, 2, 68))}, 6)
+def test_the_nose_is_that_of_the_scheme_that_the_annotator_names(tmp_path, scheme, n_points, sign):
+    points = ArrayBlocks({"points": np.random.default_rng(0).normal(size=(6, 2, n_points))}, 6)
     (tmp_path / "lm.onnx").write_bytes(b"")
     card = {
-        **{"name": "lm", "kind": "landmarks", "names": [f"p{i}" for i in range(68)]},
+        **{"name": "lm", "kind": "landmarks", "names": [f"p{i}" for i in range(n_points)]},
         "input": {"size": 8},
     } | ({} if scheme is None else {"scheme": scheme})
     (tmp_path / "lm.json").write_text(json.dumps(card))
