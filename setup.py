@@ -32,7 +32,7 @@ setup(
         "pyarrow>=18",
         "pydantic>=2.10",
         "pyyaml>=6",
-        "ray[data]>=2.50",
+        "ray>=2.50",
         "rich>=13",
         "safetensors>=0.5",
         "scikit-learn>=1.6",

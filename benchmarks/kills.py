@@ -35,7 +35,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT / "tests"), str(ROOT)]
 
 #: Part of the command lines of the processes that are killed.
-VICTIMS = {"actor": "MapWorker", "beam": "sdk_worker_main"}
+VICTIMS = {"actor": "WorkActor", "beam": "sdk_worker_main"}
 FINISHED = (0, 3)
 EARLY_S = 5.0
 

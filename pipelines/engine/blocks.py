@@ -52,7 +52,7 @@ class Work(Protocol):
         ...
 
     def to_item(self) -> dict[str, Any]:
-        """A flat row for Ray Data."""
+        """A flat row, as it travels to a worker."""
         ...
 
     @classmethod

@@ -20,11 +20,13 @@ import signal
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
 
 from schemas.errors import LatentflowError, UsageError
 from schemas.expected_errors import expected
@@ -112,10 +114,10 @@ class RayEngine:
         common: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
         try:
             if local:
-                with _without_backend_chatter(), _own_signals():
+                with _own_signals():
                     ray.init(
                         address="local",
-                        num_cpus=self.actors + 1,
+                        num_cpus=self.actors,
                         include_dashboard=False,
                         object_store_memory=self.object_store_mb * 1024**2,
                         _temp_dir=str(self._folder),
@@ -188,37 +190,91 @@ class RayEngine:
         items : flat rows of numbers, strings and bytes.
         actors : size of the pool, by default the engine's.
 
-        Items come back in any order, each exactly once. An actor that dies is started again, and
-        its item worked on again, as often as it takes (Ray Data's defaults, for processes that are
-        killed). What an actor raises ends the run with a LatentflowError.
+        Items come back in any order, each exactly once. An actor that dies is replaced, and its
+        item worked on again, as often as it takes, for processes are killed. What an actor raises
+        ends the run with a LatentflowError.
         """
         if not items:
             return
         self.start()
-        import ray.data
+        import ray
         from ray.exceptions import RayError
 
         count = max(1, min(actors if actors is not None else self.actors, len(items)))
-        with _quiet_data_context():
-            dataset = ray.data.from_items(list(items), override_num_blocks=len(items)).map_batches(
-                actor,
-                batch_size=1,
-                batch_format="numpy",
-                compute=ray.data.ActorPoolStrategy(
-                    min_size=count, max_size=count, max_tasks_in_flight_per_actor=2
-                ),
-                fn_constructor_kwargs=dict(arguments),
-                num_cpus=None if self.gpus_per_actor else 1,
-                num_gpus=self.gpus_per_actor or None,
-            )
-            try:
-                for batch in dataset.iter_batches(
-                    batch_size=None, batch_format="numpy", prefetch_batches=0
-                ):
-                    for i in range(len(next(iter(batch.values())))):
-                        yield {name: column[i] for name, column in batch.items()}
-            except RayError as e:
-                raise _failure(e) from e
+        remote: Any = ray.remote(
+            num_cpus=0 if self.gpus_per_actor else 1, num_gpus=self.gpus_per_actor
+        )(actor)
+        pool = _Pool(lambda: remote.remote(**arguments), items)
+        try:
+            for _ in range(count):
+                pool.add()
+            while pool.working():
+                batch = pool.next()
+                if batch is not None:
+                    yield {name: column[0] for name, column in batch.items()}
+        except RayError as e:
+            raise _failure(e) from e
+        finally:
+            pool.close()
+
+
+class _Pool:
+    """Actors that work through items, one at a time each.
+
+    start : makes an actor's handle
+    """
+
+    def __init__(self, start: Callable[[], Any], items: Sequence[Mapping[str, Any]]) -> None:
+        self._start = start
+        self._left = list(reversed(items))
+        self._busy: dict[Any, tuple[Any, Mapping[str, Any] | None]] = {}
+        """Of what an actor is asked: the actor, and its item; None while it starts."""
+        self._deaths = 0
+
+    def add(self) -> None:
+        """Start one more actor."""
+        handle = self._start()
+        self._busy[handle.__ray_ready__.remote()] = handle, None
+
+    def working(self) -> bool:
+        """Whether an item is left, or in hand."""
+        return bool(self._left) or any(item is not None for _, item in self._busy.values())
+
+    def next(self) -> dict[str, Any] | None:
+        """What the next actor that has done something returns; None of one that has started, or
+        died. Raises RayError for what an actor raises, or when actors die as they start."""
+        import ray
+        from ray.exceptions import OutOfMemoryError, RayActorError
+
+        (asked,), _ = ray.wait(list(self._busy))
+        handle, item = self._busy.pop(asked)
+        try:
+            found = ray.get(asked)
+        except (RayActorError, OutOfMemoryError):
+            ray.kill(handle)
+            self._deaths += item is None
+            if self._deaths == INIT_DEATHS:
+                raise
+            if item is not None:
+                self._left.append(item)
+            self.add()
+            return None
+        self._deaths = 0
+        if self._left:
+            item_now = self._left.pop()
+            batch = {name: np.array([value]) for name, value in item_now.items()}
+            self._busy[handle.__call__.remote(batch)] = handle, item_now
+        else:
+            ray.kill(handle)
+        return None if item is None else found
+
+    def close(self) -> None:
+        """End the actors, whatever they do."""
+        import ray
+
+        for handle, _ in self._busy.values():
+            ray.kill(handle)
+        self._busy.clear()
 
 
 def _failure(error: BaseException) -> LatentflowError:
@@ -237,34 +293,6 @@ def _failure(error: BaseException) -> LatentflowError:
     if isinstance(error, RayTaskError):
         cure = "the actors' environment must be that of this process"
     return LatentflowError(f"the Ray actors failed: {(said or lines)[0].strip()}; {cure}")
-
-
-@contextmanager
-def _quiet_data_context() -> Iterator[None]:
-    """Ray Data without progress bars, in the order of completion, patient with dying actors."""
-    from ray.data import DataContext
-
-    context = DataContext.get_current()
-    wanted: dict[str, Any] = {
-        "enable_progress_bars": False,
-        "print_on_execution_start": False,
-        "max_consecutive_actor_init_deaths": INIT_DEATHS,
-        "actor_task_retry_on_errors": False,
-    }
-    before = {name: getattr(context, name) for name in wanted if hasattr(context, name)}
-    logger = logging.getLogger("ray.data")
-    level = logger.level
-    for name in before:
-        setattr(context, name, wanted[name])
-    context.execution_options.preserve_order = False
-    context.execution_options.verbose_progress = False
-    logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            setattr(context, name, value)
-        logger.setLevel(level)
 
 
 # ---------------------------------------------------------------------------------------------
@@ -297,29 +325,6 @@ def _prepare_local(folder: Path) -> None:
 
         ray_constants.ENABLE_RAY_CLUSTER = False
         Config.initialize("")
-
-
-@contextmanager
-def _without_backend_chatter() -> Iterator[None]:
-    """Starts Ray without its C++ side writing to this process's standard error.
-
-    It would report, as an error, that Ray Data keeps actors' arguments in the object store; and
-    asked to be quiet, it reports that. What else arrives meanwhile is written afterwards.
-    """
-    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
-    sys.stderr.flush()
-    kept = os.dup(2)
-    with tempfile.TemporaryFile() as held:
-        os.dup2(held.fileno(), 2)
-        try:
-            yield
-        finally:
-            os.dup2(kept, 2)
-            os.close(kept)
-            held.seek(0)
-            for line in held:
-                if b"RAY_BACKEND_LOG_LEVEL" not in line:
-                    os.write(2, line)
 
 
 @contextmanager

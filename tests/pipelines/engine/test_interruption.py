@@ -229,7 +229,7 @@ def test_ctrl_c_in_a_terminal_stops_ray_as_well(world):
 
     def at_work() -> bool:
         children = psutil.Process(process.pid).children(recursive=True)
-        return any("MapWorker" in " ".join(_cmdline(child)) for child in children)
+        return any("WorkActor" in " ".join(_cmdline(child)) for child in children)
 
     until(at_work, process)
     children = psutil.Process(process.pid).children(recursive=True)

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import grpc
 import numpy as np
@@ -16,10 +17,11 @@ import psutil
 import pytest
 from inversion_fixture import CONFIG, Setting, annotator, make, tree
 from places import ROOT
+from ray.exceptions import RayActorError
 
 import generators
 from pipelines.engine.blocks import InProcess, WorkActor
-from pipelines.engine.ray import RayEngine
+from pipelines.engine.ray import INIT_DEATHS, RayEngine, _Pool
 from pipelines.engine.writer_guard import Guard
 from pipelines.evaluation.actors_meter import ActorsMeter, Models
 from pipelines.evaluation.meter import Sweep
@@ -132,7 +134,7 @@ def test_actors_write_the_bytes_of_one_process_even_when_one_is_killed(setting, 
 
     def kill(done: int, total: int) -> None:
         if done and not killed:
-            actors = [p for p in ray_processes() if "MapWorker" in " ".join(p.cmdline())]
+            actors = [p for p in ray_processes() if "WorkActor" in " ".join(p.cmdline())]
             assert len(actors) == 2
             os.kill(actors[0].pid, signal.SIGKILL)
             killed.append(actors[0].pid)
@@ -174,6 +176,72 @@ def test_an_actors_error_arrives_as_it_was(setting, engine, tmp_path, monkeypatc
         arguments = {"task": None, "guard": Guard.of(lock)}
         with pytest.raises(LatentflowError, match="actors failed: .*JSONDecodeError"):
             list(engine.map_blocks(WorkActor, arguments, items))
+
+
+class Actor:
+    """In place of an actor's handle: what it is asked for is a pair of it and a batch or None."""
+
+    started = 0
+
+    def __init__(self, deaths: set[int]) -> None:
+        Actor.started += 1
+        self.dies = Actor.started in deaths
+
+    def __getattr__(self, name: str) -> SimpleNamespace:
+        return SimpleNamespace(remote=lambda batch=None: (self, batch and int(batch["n"][0])))
+
+
+@pytest.fixture
+def killed(monkeypatch) -> list[Actor]:
+    """Ray without processes: an actor that ``dies`` does so at the first thing asked."""
+    import ray
+
+    def get(asked):
+        actor, n = asked
+        if actor.dies:
+            raise RayActorError
+        return {"n": np.array([n])}
+
+    gone: list[Actor] = []
+    monkeypatch.setattr(ray, "wait", lambda asked: ([asked[0]], asked[1:]))
+    monkeypatch.setattr(ray, "get", get)
+    monkeypatch.setattr(ray, "kill", gone.append)
+    monkeypatch.setattr(Actor, "started", 0)
+    return gone
+
+
+def done_by(pool: _Pool, then=lambda actor: None) -> list[int]:
+    found = []
+    while pool.working():
+        batch = pool.next()
+        if batch is not None:
+            found.append(int(batch["n"][0]))
+            then(pool)
+    pool.close()
+    return found
+
+
+def test_each_item_comes_back_once_when_an_actor_dies_over_one(killed):
+    ill: list[Actor] = []
+
+    def die(pool: _Pool) -> None:
+        if not ill:
+            ill.append(next(actor for actor, n in pool._busy if n is not None))
+            ill[0].dies = True
+
+    pool = _Pool(lambda: Actor({1}), [{"n": n} for n in range(9)])
+    pool.add()
+    pool.add()
+    assert sorted(done_by(pool, die)) == list(range(9))
+    assert Actor.started == len(killed) == len(set(map(id, killed))) == 4
+
+
+def test_actors_that_only_die_end_the_run(killed):
+    pool = _Pool(lambda: Actor(set(range(99))), [{"n": 1}])
+    pool.add()
+    with pytest.raises(RayActorError):
+        done_by(pool)
+    assert Actor.started == len(killed) == INIT_DEATHS
 
 
 def test_bad_settings():
