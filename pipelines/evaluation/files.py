@@ -16,6 +16,8 @@ import numpy as np
 
 from pipelines.folder.checksums import intact, noted
 from schemas.atomic import read_json, replacing, write_json
+from schemas.fingerprint import digest
+from schemas.spec import AnnotateSpec, EvaluateSpec
 
 FOUND, PICTURES, SO_FAR = "evaluation.json", "evaluation.npz", "evaluation.partial"
 
@@ -31,6 +33,35 @@ def finished_fingerprint(out: Path) -> str | None:
     fingerprint = read_json(out / FOUND).get("fingerprint")
     drawn = _arrays(out / PICTURES, ["fingerprint"]).get("fingerprint")
     return str(fingerprint) if drawn is not None and str(drawn) == fingerprint else None
+
+
+def is_finished(out: Path, inputs: Mapping[str, Any]) -> bool:
+    """Whether the evaluation in the folder is that of these inputs (`inputs_in_effect`)."""
+    fingerprint = finished_fingerprint(out)
+    if fingerprint is None or fingerprint == digest(inputs):
+        return fingerprint is not None
+    return inputs_in_effect(read_json(out / FOUND).get("inputs")) == inputs
+
+
+def inputs_in_effect(inputs: Any) -> dict[str, Any]:
+    """Inputs of an evaluation with all that changes no number and no picture at its default: what
+    only the page shows, what only other stages use, and the order of the strengths.
+
+    inputs : as `write_evaluation` notes them, by any release
+    """
+    found = dict(inputs) if isinstance(inputs, Mapping) else {}
+    try:
+        evaluate = dict(found["evaluate"])
+        evaluate["strengths"] = sorted(set(map(float, evaluate["strengths"])))
+        unused = ["holdout"] if evaluate["source"] == "prior" else ["truncation_psi"]
+        default = EvaluateSpec().model_dump(mode="json")
+        found["evaluate"] = evaluate | {key: default[key] for key in (*unused, "seed")}
+        found["report"] = {**found["report"], "title": None}
+        size = AnnotateSpec.model_fields["batch_size"].default
+        found["annotate"] = [{**model, "batch_size": size} for model in found["annotate"]]
+    except (KeyError, TypeError, ValueError):  # of a release that noted others
+        return dict(inputs) if isinstance(inputs, Mapping) else {}
+    return found
 
 
 def write_evaluation(
@@ -56,7 +87,7 @@ def known_effects(out: Path, inputs: Mapping[str, Any]) -> dict[str, Any]:
         return {}
     found = read_json(out / FOUND)
     fitted: dict[str, Any] = {"directions": {}, "models": {}}
-    was = found.get("inputs", {})
+    was = inputs_in_effect(found.get("inputs"))
     if {**was, **fitted} != {**inputs, **fitted}:
         return {}
     pictures = _arrays(out / PICTURES)

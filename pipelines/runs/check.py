@@ -130,7 +130,7 @@ def run_problems(
         )
     for name in requested(spec):
         yield from problems_of(known, name)
-    yield from _evaluation(spec, known.index)
+    yield from _evaluation(spec, known.index, facts)
     yield from _runner(spec.beam.runner)
 
 
@@ -162,13 +162,7 @@ def _sampled(spec: RunSpec, facts: ModelFacts | None) -> Problems:
     """What is asked of images, of rows that have none; truncation of what is not truncated."""
     if not spec.dataset.sampled:
         return
-    held = None if facts is None else facts.spaces.get(spec.invert.space or facts.default_space)
-    if facts and held and spec.dataset.truncation != 1 and held.prior == "normal":
-        yield (
-            f"'dataset.truncation' is {spec.dataset.truncation!r}, but codes of {held.name!r} are "
-            "not truncated: leave it out, or set 'invert.space' to "
-            f"{[s.name for s in facts.spaces.values() if s.prior == 'derived']!r}"
-        )
+    yield from _untruncated(spec, facts, "dataset.truncation", spec.dataset.truncation)
     why = "but sampled rows are drawn from the generator, and no image is"
     if spec.encoder is not None:
         yield f"'encoder' is {spec.encoder!r}, {why} inverted: leave it out"
@@ -184,9 +178,22 @@ def _sampled(spec: RunSpec, facts: ModelFacts | None) -> Problems:
             yield f"'analyse.{name}.labels' is 'image', {why} measured: leave it out"
 
 
-def _evaluation(spec: RunSpec, index: DatasetIndex) -> Problems:
-    """Factors that are not there, or not levels."""
+def _untruncated(spec: RunSpec, facts: ModelFacts | None, key: str, value: float) -> Problems:
+    """Truncation of what is not truncated."""
+    held = None if facts is None else facts.spaces.get(spec.invert.space or facts.default_space)
+    if facts and held and value != 1 and held.prior == "normal":
+        yield (
+            f"{key!r} is {value!r}, but codes of {held.name!r} are not truncated: leave it out, or "
+            "set 'invert.space' to "
+            f"{[s.name for s in facts.spaces.values() if s.prior == 'derived']!r}"
+        )
+
+
+def _evaluation(spec: RunSpec, index: DatasetIndex, facts: ModelFacts | None) -> Problems:
+    """Factors that are not there, or not levels; truncation of what is not truncated."""
     own, key = spec.evaluate, "evaluate"
+    if own.source == "prior":
+        yield from _untruncated(spec, facts, f"{key}.truncation_psi", own.truncation_psi)
     factor = own.holdout.factor
     if factor is not None and ("factor" in own.holdout.model_fields_set or factor in index.factors):
         yield from factor_problems(f"{key}.holdout.factor", [factor], index)
@@ -209,6 +216,11 @@ def run_notes(known: Known) -> Iterator[str]:
         yield f"invert.{key}: {value} given, not used by method {spec.invert.method!r}"
     own, rows = spec.evaluate, int(active_rows(index).sum())
     samples = own.samples
+    if own.source == "dataset" and own.truncation_psi != 1:
+        yield (
+            f"evaluate.truncation_psi: {own.truncation_psi} given, not used: rows of the dataset "
+            "are edited, see 'evaluate.source'"
+        )
     if own.source == "dataset" and samples > rows:
         if "samples" in own.model_fields_set:
             yield f"evaluate.samples: {samples} asked for, {rows} used, all rows of the dataset"

@@ -20,7 +20,7 @@ from pipelines.analyses.base import Known
 from pipelines.analyses.catalog import ANALYSES, analysis_of, requested, selected
 from pipelines.analyses.measured import Measured, measurements
 from pipelines.analyses.spaces import Spaces, conversions, facts_of
-from pipelines.evaluation.files import finished_fingerprint
+from pipelines.evaluation.files import finished_fingerprint, inputs_in_effect
 from pipelines.folder.checksums import intact, noted
 from pipelines.folder.likeness import embedding_stages
 from pipelines.folder.store_identity import INVERT
@@ -149,11 +149,12 @@ def unchanged(facts: Mapping[str, Any]) -> dict[str, Any]:
 def evaluation_inputs(
     spec: RunSpec, store: LatentStore, index: DatasetIndex, directions: DirectionSet
 ) -> Inputs:
-    """What the evaluation is computed from: of each direction, what its effect depends on."""
+    """What the evaluation is computed from: of each direction, what its effect depends on, and of
+    the specification what changes a number (`inputs_in_effect`)."""
     # named where it is not the default, with which it was always drawn
     noise = spec.invert.noise_mode
     vectors = embedding_stages(store)
-    return {
+    found = {
         **({"likeness": vectors} if vectors else {}),
         **({} if noise == "const" else {"noise": noise}),
         "version": EVALUATE_VERSION,
@@ -178,6 +179,7 @@ def evaluation_inputs(
         "store": store.store_fp,
         "blocks": {stage: store.contents(stage) for stage in store.stages()},
     }
+    return inputs_in_effect(found)
 
 
 def report_inputs(

@@ -21,7 +21,7 @@ from rich.tree import Tree
 
 from pipelines.analyses.catalog import requested
 from pipelines.analyses.spaces import Spaces
-from pipelines.evaluation.files import finished_fingerprint
+from pipelines.evaluation.files import finished_fingerprint, inputs_in_effect, is_finished
 from pipelines.folder.checksums import intact
 from pipelines.folder.store_identity import INVERT, StoreIdentity, identify_run
 from pipelines.runs.check import check_run, held_spaces
@@ -363,11 +363,10 @@ class _Plan:
         except StoreError:
             return Stage("evaluate", STALE, causes=["there is no direction set"])
         now = self._expected(evaluation_inputs(self.spec, self.store, self.index, directions))
-        finished = finished_fingerprint(self.out)
-        if finished == digest(now) and not changed:
+        if is_finished(self.out, now) and not changed:
             return Stage("evaluate", CURRENT)
         causes = [f"directions of {', '.join(changed)}"] if changed else []
-        if finished is None:
+        if finished_fingerprint(self.out) is None:
             causes.append("its images are missing or of another evaluation")
         was = found.get("inputs")
         if was is not None:
@@ -375,7 +374,7 @@ class _Plan:
             if was["directions"].keys() != now["directions"].keys() and not changed:
                 causes.append("directions were added or taken away")
             fitted = {"directions": None, "models": None}
-            was, now = {**was, **fitted}, {**now, **fitted}
+            was, now = {**inputs_in_effect(was), **fitted}, {**now, **fitted}
             causes += changes(was, now, block_rows, n_rows)
         return Stage("evaluate", STALE, causes=causes or ["directions changed"])
 

@@ -22,7 +22,7 @@ from pipelines.engine.blocks import BlockEngine, InProcess, Prepared
 from pipelines.engine.interruption import CheckedEngine, Interruption
 from pipelines.engine.memory import PeakMemory
 from pipelines.engine.progress import stage_progress
-from pipelines.evaluation.files import finished_fingerprint, known_effects, write_evaluation
+from pipelines.evaluation.files import is_finished, known_effects, write_evaluation
 from pipelines.folder.checksums import intact, noted, write_noted
 from pipelines.folder.store_identity import StoreIdentity, identify_run, labels_of
 from pipelines.report.left_out import failure_lines, quarantine_lines, without_direction_lines
@@ -444,8 +444,7 @@ def _evaluate(state: Run, progress: Any) -> dict[str, Any]:
     directions = state.directions or DirectionSet.load(state.directions_path)
     spec, store = state.spec, state.store
     inputs = evaluation_inputs(spec, store, state.index, directions)
-    fingerprint = digest(inputs)
-    if finished_fingerprint(state.out) == fingerprint:
+    if is_finished(state.out, inputs):
         return {"rows": 0, "skipped": True, "detail": {}}
     from pipelines.evaluation.actors_meter import ActorsMeter
     from pipelines.evaluation.evaluate import Evaluated, evaluate
@@ -456,7 +455,7 @@ def _evaluate(state: Run, progress: Any) -> dict[str, Any]:
     meter = ActorsMeter.of(spec, directions, engine, state.lock, state.out, state.trust)
     evaluated = Evaluated(spec, store, state.index, state.source)
     found, pictures = evaluate(evaluated, directions, meter, progress, known)
-    write_evaluation(state.out, found, pictures, inputs, fingerprint)
+    write_evaluation(state.out, found, pictures, inputs, digest(inputs))
     meter.clear()
     measured = len(found["directions"]) - len(known)
     detail = {"directions": len(found["directions"]), "measured": measured}

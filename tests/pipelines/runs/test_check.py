@@ -255,6 +255,12 @@ def test_numbers_that_are_used_as_far_as_the_data_reach_are_noted():
     assert "evaluate.holdout.fraction" in held and "4 levels of factor 'person'" in held
 
 
+def test_truncation_of_rows_that_are_not_drawn_is_noted():
+    spec = spec_of(evaluate={"samples": 5, "truncation_psi": 0.5})
+    (told,) = run_notes(known_before(spec, index_of(), {}, {}))
+    assert told.startswith("evaluate.truncation_psi: 0.5 given, not used")
+
+
 def test_the_check_is_light_and_quick():
     script = (
         "import sys, pipelines.runs.check, pipelines.runs.plan; "

@@ -1,5 +1,6 @@
 """The whole path as a user runs it: files, exit codes, resumption, laziness."""
 
+import copy as copies
 import json
 import shutil
 import subprocess
@@ -14,12 +15,18 @@ from digests import tree_digest
 from tiny_run import in_process
 
 from pipelines.downstream.finished_run import FinishedRun
-from pipelines.evaluation.files import known_effects, write_evaluation
+from pipelines.evaluation.files import (
+    inputs_in_effect,
+    is_finished,
+    known_effects,
+    write_evaluation,
+)
 from pipelines.evaluation.meter import Meter
 from pipelines.runs.run import run
 from schemas.directions.direction_set import DirectionSet
 from schemas.errors import LockedError, SpecError
-from schemas.spec import load_spec
+from schemas.fingerprint import digest
+from schemas.spec import load_spec, parse_spec
 from schemas.store.latent_store import LatentStore
 from schemas.store.lock import run_lock
 
@@ -201,6 +208,37 @@ def test_directions_measured_in_another_way_are_not_taken_over(tmp_path):
     part = tmp_path / "evaluation.npz"
     part.write_bytes(part.read_bytes()[:-40])
     assert known_effects(tmp_path, inputs) == {}
+
+
+def test_an_evaluation_is_known_by_what_changes_a_number(tmp_path):
+    spec = parse_spec("name: a\ndataset: {path: .}\nannotate: [{name: m, model: m}]", "/")
+    sections = spec.model_dump(mode="json")
+    plain = {key: sections[key] for key in ("evaluate", "report", "annotate")}
+    plain |= {"seed": 0, "directions": {}, "models": {}}
+    assert inputs_in_effect(plain) == plain, "those of 0.1.0 with defaults keep their fingerprint"
+    held = copies.deepcopy(plain)
+    held["report"]["title"], held["annotate"][0]["batch_size"] = "Another", 8
+    held["evaluate"] |= {"strengths": [2.0, -2.0, 0.0, 1.0, -1.0], "truncation_psi": 0.5, "seed": 0}
+    assert inputs_in_effect(held) == plain
+    write_evaluation(tmp_path, {"directions": []}, {}, held, digest(held))
+    assert is_finished(tmp_path, plain)
+    for section, changed in (
+        ("evaluate", {"strengths": [-1.0, 1.0]}),
+        ("evaluate", {"samples": 3}),
+        ("evaluate", {"holdout": {"factor": "person", "fraction": 0.1}}),
+        ("report", {"samples": 3}),
+    ):
+        other = inputs_in_effect({**plain, section: plain[section] | changed})
+        assert not is_finished(tmp_path, other), changed
+    prior = {**plain, "evaluate": plain["evaluate"] | {"source": "prior", "truncation_psi": 0.5}}
+    assert inputs_in_effect(prior) == prior
+    other = {
+        **prior,
+        "evaluate": prior["evaluate"] | {"holdout": {"factor": None, "fraction": 0.5}},
+    }
+    assert inputs_in_effect(other) == prior
+    assert not is_finished(tmp_path / "nowhere", plain)
+    assert inputs_in_effect(None) == {} and inputs_in_effect({"evaluate": 3}) == {"evaluate": 3}
 
 
 def test_a_run_that_ends_early_takes_nothing_away(copy):

@@ -362,6 +362,9 @@ def test_codes_of_z_are_drawn_with_their_class(models, tmp_path):
     np.testing.assert_allclose(held, measured, atol=0.05)
     strip = next(iter(edit_run(load_spec(path), ["mean.smile"], tmp_path / "s.png", [1], [0, 1])))
     assert strip.is_file()
+    with pytest.raises(SpecError, match="'evaluate.truncation_psi' is 0.5.*of 'z' are not trunc"):
+        prior = {"evaluate": {"source": "prior", "truncation_psi": 0.5}}
+        plan_stages(load_spec(write_spec(tmp_path, spec | prior)))
     with pytest.raises(SpecError, match="'dataset.truncation' is 0.5.*of 'z' are not truncated"):
         changed = spec | {"dataset": spec["dataset"] | {"truncation": 0.5}}
         plan_stages(load_spec(write_spec(tmp_path, changed)))
