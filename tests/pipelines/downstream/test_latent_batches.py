@@ -55,6 +55,11 @@ def test_every_row_once_in_the_same_batches_for_any_number_of_workers(source):
     assert max(map(len, blocks)) == 2  # rows of both blocks of a window are mixed
 
 
+def test_batches_may_hold_one_row_of_one_block(source):
+    rows = epoch_of(LatentBatches(source, 1, window=1, shuffle=False))
+    assert rows == [(row,) for row in range(N_ROWS) if row not in MISSING]
+
+
 def test_order_depends_on_seed_and_epoch_only(source):
     batches = LatentBatches(source, 6, seed=3)
     first = epoch_of(batches)

@@ -18,7 +18,7 @@ from schemas.errors import DataError, InputError, UsageError
 from schemas.store.reasons import Reason
 from transforms.images import preprocess
 from transforms.images.pixels import rgb_pixels
-from transforms.images.preprocess import Quarantine, decode, fit, probe, to_float, to_uint8
+from transforms.images.preprocess import Quarantine, cropped, decode, fit, probe, to_float, to_uint8
 
 
 @pytest.fixture
@@ -627,3 +627,23 @@ def test_golden_pixels_belong_to_the_version():
     pixels = fit(decode(encoded(image)), 8)
     checks = {1: (322695263, (8, 8, 3))}
     assert (zlib.crc32(pixels.tobytes()), pixels.shape) == checks[preprocess.PREPROCESS_VERSION]
+
+
+def test_the_part_that_is_kept_is_square_unless_a_size_is_given():
+    image = np.arange(4 * 7 * 3, dtype=np.uint8).reshape(4, 7, 3)
+    np.testing.assert_array_equal(cropped(image), image[:, 1:5])
+    np.testing.assert_array_equal(cropped(image, size=(4, 6)), image[:, :6])
+
+
+def test_of_an_endless_exif_chunk_one_megabyte_is_read():
+    class Counted(io.BytesIO):
+        most = 0
+
+        def read(self, size=-1):
+            self.most = max(self.most, size)
+            return super().read(size)
+
+    head = (2**31 - 1).to_bytes(4, "big") + b"eXIf"
+    file = Counted(b"\x89PNG\r\n\x1a\n" + head + b"II*\0")
+    assert preprocess._late_png_exif(file) == {"exif": b"Exif\0\0II*\0"}
+    assert file.most == 2**20
