@@ -121,7 +121,7 @@ def fingerprint(source: Source) -> str:
 
     Imports no torch. Raises the errors of `load`.
     """
-    return read(source).fingerprint
+    return facts(source).fingerprint
 
 
 def files(source: Source) -> list[Path]:

@@ -93,6 +93,8 @@ class ModelFacts:
     spaces : by name. default_space : the one that images are inverted into unless said otherwise.
     capabilities : `GRADIENTS` (drawings can be differentiated), `NOISE` (has noise inputs).
     assumed : settings that its file does not state, with what is to be told of each.
+    version : raised whenever the family's code draws or samples otherwise from the same file: what
+        was made before is then stale.
     """
 
     family: str
@@ -106,13 +108,18 @@ class ModelFacts:
     capabilities: frozenset[str] = frozenset({GRADIENTS})
     sampler_fp: str | None = None
     assumed: Mapping[str, str] = field(default_factory=dict)
+    version: int = 1
 
     @property
     def fingerprint(self) -> str:
-        """What the identity of a store of codes is made of: network and, if any, sampler."""
-        if self.sampler_fp is None:
-            return self.network_fp
-        return digest({"network": self.network_fp, "sampler": self.sampler_fp})
+        """What the identity of a store of codes is made of: network, sampler and version.
+
+        No sampler and a first version are left out: they add nothing to the network.
+        """
+        more: dict[str, Any] = {} if self.sampler_fp is None else {"sampler": self.sampler_fp}
+        if self.version > 1:
+            more["version"] = self.version
+        return digest({"network": self.network_fp, **more}) if more else self.network_fp
 
     def space(self, name: str) -> Space:
         """A space by name. Raises UsageError, with the names there are, for an unknown one."""

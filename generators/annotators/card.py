@@ -175,6 +175,9 @@ class AnnotatorCard:
             found["presence_index"] = self.presence_index
         if self.options:
             found["options"] = dict(self.options)
+        version = KINDS.load(self.kind).version
+        if version > 1:
+            found["version"] = version
         if self.crop is not None and self.finder is not None:
             found["crop"] = {**self.crop.identity(), "by": self.finder.fingerprint}
         return found

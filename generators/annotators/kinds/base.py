@@ -59,6 +59,8 @@ class AnnotatorKind:
     group : of the store that holds them, "annotations" for (n, len(names)) or "landmarks" for
     (n, len(names), 2). keys : of descriptions that only this kind may set to something else than
     their default.
+    version : raised whenever the kind makes other numbers of the same output: what was measured
+    before is then stale.
     """
 
     name: str
@@ -67,6 +69,7 @@ class AnnotatorKind:
     unit: str = ""
     group: str = "annotations"
     keys: frozenset[str] = frozenset()
+    version: int = 1
 
     def names(self, value: Any) -> Any:
         """The description's ``names``, before they are checked: a list of texts."""

@@ -142,6 +142,15 @@ def test_fingerprints_of_descriptions_of_the_first_release_stay(tmp_path):
     }  # fmt: skip
 
 
+def test_another_version_of_a_kind_makes_its_numbers_stale(tmp_path, monkeypatch):
+    file = embedding(tmp_path)
+    first = read_card(file)
+    monkeypatch.setattr(type(KINDS.load("embedding")), "version", 2)
+    second = read_card(file)
+    assert second.identity() == first.identity() | {"version": 2}
+    assert second.fingerprint != first.fingerprint
+
+
 TOY = """
 from generators.annotators.kinds.base import AnnotatorKind
 

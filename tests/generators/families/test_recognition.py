@@ -19,6 +19,7 @@ from generators.families import catalog
 from generators.families.base import Checkpoint
 from generators.model_file import read_checkpoint, write_checkpoint
 from schemas.errors import CheckpointError, PluginError, UnsafeCheckpointError
+from schemas.fingerprint import digest
 from schemas.sections.generator_settings import NoSettings
 from tests.stylegan2_layouts import tiny
 
@@ -148,6 +149,16 @@ def test_a_mistake_of_another_packages_family_is_told_as_its_own(
         generators.load(path)
     monkeypatch.setattr(Clumsy, "gives", found)
     assert generators.facts(path) is found
+
+
+def test_another_version_of_a_family_is_another_generator(tmp_path: Path) -> None:
+    path = tiny_file(tmp_path)
+    found = generators.facts(path)
+    assert found.fingerprint == found.network_fp == generators.fingerprint(path)
+    sampled = replace(found, sampler_fp="ab")
+    assert sampled.fingerprint == digest({"network": found.network_fp, "sampler": "ab"})
+    apart = {replace(facts, version=n).fingerprint for facts in (found, sampled) for n in (1, 2, 3)}
+    assert len(apart) == 6
 
 
 def tiny_file(folder: Path) -> Path:
