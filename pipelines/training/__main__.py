@@ -7,7 +7,7 @@ import argparse
 import logging
 from pathlib import Path
 
-from pipelines.training import annotators, bundle, gan, mapping
+from pipelines.training import annotators, brightness, bundle, gan, mapping
 
 
 def main() -> None:
@@ -22,7 +22,7 @@ def main() -> None:
     parser.add_argument("--feature-steps", type=int, default=3_000)
     parser.add_argument("--annotator-steps", type=int, default=6_000)
     parser.add_argument("--threads", type=int, default=2)
-    parts = ["features", "gan", *gan.STAGES, "mapping", "annotators", "bundle"]
+    parts = ["features", "gan", *gan.STAGES, "mapping", "annotators", "brightness", "bundle"]
     parser.add_argument("--only", choices=parts)
     args = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
@@ -39,6 +39,8 @@ def main() -> None:
     if args.only in (None, "annotators"):
         redraw = gan.load_pair(args.work).redraw
         annotators.train(args.work, redraw, args.images, args.annotator_steps, 12, args.threads)
+    if args.only in (None, "brightness"):
+        brightness.write_brightness(args.out.parent / "pictures")
     if args.only in (None, "bundle"):
         bundle.write_bundle(args.work, args.out)
 
