@@ -86,7 +86,7 @@ class Steps:
         codes = [
             model.sample(self.space, seeds[:, side].tolist(), labels=labels) for side in (0, 1)
         ]
-        a, b = (code.main.float().cpu().numpy() for code in codes)
+        a, b = (code.main.cpu().numpy() for code in codes)
         normal = model.facts.space(self.space).prior in ("normal", "truncated_normal")
         n = len(a)
 
@@ -95,8 +95,8 @@ class Steps:
                 return slerp(a.reshape(n, -1), b.reshape(n, -1), at).reshape(a.shape)
             return lerp(a, b, at)
 
-        ends = [torch.tensor(between(at), dtype=torch.float32) for at in (t, t + self.epsilon)]
-        start, end = (codes[0].moved(code.to(codes[0].main.device)) for code in ends)
+        ends = [torch.from_numpy(between(at)) for at in (t, t + self.epsilon)]
+        start, end = (codes[0].moved(code.to(codes[0].main)) for code in ends)
         if self.noise is None:
             start, end = (self._with_noise(model, code, labels, numbers) for code in (start, end))
         return start, end, labels
@@ -131,7 +131,7 @@ class Steps:
         for name, companion in spaces[target].companions.items():
             if name.startswith(NOISE):
                 rows = [stream.standard_normal(companion.shape, np.float32) for stream in streams]
-                beside[name] = torch.from_numpy(np.stack(rows)).to(code.main.device)
+                beside[name] = torch.from_numpy(np.stack(rows)).to(code.main)
         return Code(target, code.main, beside)
 
     def _drawn(self, model: Generator, code: Code, labels: list[int] | None) -> Tensor:
@@ -139,7 +139,7 @@ class Steps:
         import torch.nn.functional as F
 
         own = labels if model.facts.space(code.space).conditional else None
-        images = model.draw(code, labels=own, noise=self.noise or "const").float()
+        images = model.draw(code, labels=own, noise=self.noise or "const")
         low, high = model.facts.value_range
         if (low, high) != (-1.0, 1.0):
             images = (images - low) / (high - low) * 2 - 1
