@@ -19,8 +19,9 @@ from generators.annotators.crop import Crop, maps_of
 from generators.annotators.input_output import cut
 from generators.annotators.kinds.base import turn_of
 from generators.annotators.kinds.catalog import KINDS
-from pipelines.stages.annotate_stages import stages_of
+from pipelines.stages.annotate_stages import Originals, stages_of
 from schemas.errors import CheckpointError, UntrustedError
+from schemas.index import DatasetIndex, NewRow
 from schemas.spec_models import AnnotateSpec
 from schemas.store.reasons import Reason
 
@@ -228,6 +229,10 @@ def test_the_image_is_seen_large_enough_for_its_part(tmp_path):
     uri = centroid(tmp_path, {"by": "finder"})
     stages = stages_of([AnnotateSpec(name="spot", model=uri)])
     assert [stage.view((64, 128)).size for stage in stages] == [(80, 160), (64, 128)]
+    # An image of the generator's size is enlarged here, and not with 'of: resized'.
+    index = DatasetIndex.empty().append([NewRow("0" * 64, "0", 128, 64)])
+    originals = Originals(index, 99, (64, 128), "centre")
+    assert originals.inputs(stages[0], slice(0, 1)) == {"max_pixels": 99, "of": "original"}
 
 
 def test_a_crop_that_cannot_be_is_refused(tmp_path):

@@ -13,6 +13,7 @@ import pandas as pd
 import pytest
 import torch
 from inversion_fixture import RESOLUTION, Setting, adapter, annotator, drawn, make, tree
+from onnx import helper
 from PIL import Image
 from rich.console import Console
 
@@ -36,6 +37,7 @@ from schemas.spec import RunSpec
 from schemas.spec_models import AnnotateSpec
 from schemas.store.latent_store import LatentStore
 from schemas.store.reasons import Reason
+from tests.generators.annotators.test_crops import write
 from transforms.images.annotate import annotate_batch
 from transforms.images.preprocess import to_uint8
 from transforms.inversion.method import render
@@ -423,6 +425,38 @@ def test_failing_images_are_reasons_and_the_first_is_told(setting, tmp_path, mon
     assert result.counts["attributes"]["reasons"] == {"empty": 1, "model_failed": 7}
     uri = files[int(np.flatnonzero(scores > limit)[0])].name
     assert result.failed == {"attributes": (uri, "too bright")}
+    assert run(setting, path, specs).blocks_done == 0
+
+
+def test_a_face_that_is_not_found_is_counted_for_every_annotator_that_looks_there(
+    setting, tmp_path
+):
+    """The score of the box is the mean brightness; the box itself is always the same."""
+    path = inverted(setting, tmp_path)
+    names = ["left", "top", "right", "bottom", "score"]
+    weight = np.zeros((3 * RESOLUTION**2, 5))
+    weight[:, 4] = 1 / len(weight)
+    nodes = [
+        helper.make_node("MatMul", ["flat", "weight"], ["score"]),
+        helper.make_node("Add", ["score", "box"], ["out"]),
+    ]
+    files = [setting.file(row) for row in range(80) if row != 3]
+    levels = np.sort([np.asarray(Image.open(f)).mean() for f in files])
+    write(
+        tmp_path, "finder", nodes, {"weight": weight, "box": [2, 2, 14, 14, 0]},
+        kind="boxes", names=names, input={"size": RESOLUTION, "range": [0, 255]},
+        presence={"output": "out", "index": 4, "threshold": float(levels[4:6].mean())},
+    )  # fmt: skip
+    crop = {"by": "finder", "scale": 1.5}
+    uris = [
+        annotator(tmp_path, "a", "scores", SCORES, crop=crop)[0],
+        annotator(tmp_path, "lm", "landmarks", POINTS, crop=crop)[0],
+        annotator(tmp_path, "whole", "scores", SCORES)[0],
+    ]
+    specs = [AnnotateSpec(name=Path(u).stem, model=u, of="resized", render=False) for u in uris]
+    result = run(setting, path, specs)
+    lost = {"empty": 1, "no_face": 5}
+    assert [result.counts[spec.name]["reasons"] for spec in specs] == [lost, lost, {"empty": 1}]
     assert run(setting, path, specs).blocks_done == 0
 
 
