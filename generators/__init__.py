@@ -9,7 +9,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from schemas.errors import CheckpointError, UsageError
+from schemas.errors import CheckpointError, UntrustedError, UsageError
 from schemas.faces import find_old_names
 from schemas.sections.types import OBTAINED
 
@@ -112,8 +112,13 @@ def load(source: Source, device: torch.device | str = "cpu") -> Generator:
     whose path is no `schemas.spec_models.TrustedPath`, NewerLayoutError for a newer release's.
     """
     from generators.families.catalog import built
+    from generators.file_kinds import said_of
 
-    return built(read(source)).to(device)
+    found = read(source)
+    try:
+        return built(found).to(device)
+    except (CheckpointError, UntrustedError) as e:
+        raise type(e)(said_of(resolve(source), str(e))) from e
 
 
 def fingerprint(source: Source) -> str:

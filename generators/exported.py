@@ -98,7 +98,7 @@ def read_exported(path: Path) -> Exported:
         raise CheckpointError(
             f"is no torch.export archive that can be read ({e!r}): {_AGAIN}"
         ) from e
-    except (zipfile.BadZipFile, EOFError, NotImplementedError) as e:
+    except (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError) as e:
         raise CheckpointError(f"cannot be read ({e}): the file is damaged; copy it again") from e
     parts = {f"{TENSOR}{name}": value for name, value in stored.items()}
     text = np.frombuffer(canonical_json(graph), np.uint8)

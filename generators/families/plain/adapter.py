@@ -226,9 +226,12 @@ class _Exported:
 
     def __init__(self, checkpoint: Checkpoint) -> None:
         described = checkpoint.architecture
-        self._graph = ExportedGraph(checkpoint.tensors)
+        try:
+            self._graph = ExportedGraph(checkpoint.tensors)
+            self._output = self._graph.outputs.index(described["output"])
+        except (KeyError, TypeError, ValueError, AttributeError) as e:
+            raise CheckpointError(f"has a graph that cannot be computed: {e!r}") from e
         self._input, self._labels = described["input"], described["labels"]
-        self._output = self._graph.outputs.index(described["output"])
 
     @property
     def dtype(self) -> torch.dtype:

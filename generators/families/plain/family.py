@@ -78,7 +78,7 @@ class PlainFamily:
         trusted, CheckpointError for what cannot be drawn with."""
         if checkpoint.architecture.get("program") == TORCHSCRIPT and not checkpoint.trusted:
             raise UntrustedError(
-                "generator is TorchScript, which can run any code when it is loaded: give --trust "
+                "is TorchScript, which can run any code when it is loaded: give --trust "
                 "on the command line if you trust its source, or export it to ONNX"
             )
         from generators.families.plain.adapter import PlainGenerator

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -18,7 +19,7 @@ from generators.families.plain.architectures.catalog import (
     states_in,
     the_one,
 )
-from generators.families.plain.declaration import Declaration, plain
+from generators.families.plain.declaration import MAX_CODE, MAX_SIDE, Declaration, plain
 from generators.onnx_files import Port
 from generators.programs import TORCHSCRIPT, WORDS, Program
 from generators.unpickle.torch_files import TensorRecord
@@ -162,6 +163,11 @@ def from_program(program: Program, said: Declaration | None) -> Checkpoint:
     declared = _picture_axes(said)
     picture = _merged("output", declared, None if target is None else target.shape, said.layout)
     channels, height, width = _unordered(picture, said.layout)
+    if math.prod(shape) > MAX_CODE or max(height, width) > MAX_SIDE:
+        raise CheckpointError(
+            f"takes codes of shape {list(shape)!r} and gives {height} x {width} pixels, expected "
+            f"at most {MAX_CODE} numbers and {MAX_SIDE} pixels a side: export the generator alone"
+        )
     if channels not in (1, 3):
         raise CheckpointError(
             f"gives pictures of shape {list(picture)!r}, which as {said.layout!r} have "

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import pickle
 import tempfile
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -34,9 +36,19 @@ import generators
 from generators.families.base import Checkpoint
 from generators.families.plain import PLUGIN
 from generators.model_file import read_checkpoint
+from generators.obtained import gan_face_generate
+from generators.obtained.recipe import recipe
 from generators.protocols import GRADIENTS, Code
+from pipelines.analyses.base import Known
+from pipelines.analyses.jacobian import PLUGIN as JACOBIAN
+from pipelines.analyses.spaces import Spaces
+from pipelines.folder.store_identity import identify
+from pipelines.upkeep.inspect import describe
 from schemas.errors import CheckpointError, SpecError, UntrustedError, UsageError
-from schemas.spec_models import GeneratorSpec, TrustedPath, trusted
+from schemas.index import DatasetIndex
+from schemas.sections.invert import invert_section
+from schemas.sections.jacobian import JacobianSpec
+from schemas.spec_models import GeneratorSpec, RunSpec, TrustedPath, trusted
 
 pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
 
@@ -277,8 +289,9 @@ def test_networks_that_cannot_be_used_are_told_before_a_run(trick, tmp_path) -> 
 
 
 def message_of_trial(path: Path, message: str) -> bool:
-    with pytest.raises(CheckpointError, match=message):
+    with pytest.raises(CheckpointError, match=message) as caught:
         generators.load(declare(path, **ONNX))
+    assert str(caught.value).count(str(path)) == 1
     return True
 
 
@@ -314,7 +327,7 @@ def test_torchscript_is_loaded_where_it_is_trusted_alone(tmp_path) -> None:
     declare(path, input={"shape": [WIDTH, 1, 1]}, output={"size": 8, "channels": 3})
     assert generators.facts(path).size == (8, 8)
     for source in (path, str(path), GeneratorSpec(path=str(path))):
-        with pytest.raises(UntrustedError, match="--trust"):
+        with pytest.raises(UntrustedError, match="g.pt' is TorchScript, .*--trust"):
             generators.load(source)
     for source in (trusted(str(path)), trusted(GeneratorSpec(path=str(path)))):
         model = generators.load(source)
@@ -334,3 +347,74 @@ def test_only_known_operators_of_an_exported_graph_run(tmp_path) -> None:
         path = exported_file(tmp_path / "g.pt2", changed)
         with pytest.raises(CheckpointError, match=f"operator '{operator}', which is none of those"):
             generators.load(declare(path, **NUMBERED))
+
+
+# ---- where it is used ----------------------------------------------------------------------------
+
+
+def test_what_needs_gradients_says_so_before_a_run(tmp_path) -> None:
+    path = str(declare(onnx_file(tmp_path / "g.onnx"), **ONNX))
+
+    def of(section: dict[str, Any]) -> Any:
+        return identify(tmp_path, invert_section(section), generator_uri=path, name="x", seed=0)
+
+    with pytest.raises(UsageError, match="'optimise', which needs gradients.*'encoder' or 'vae'"):
+        of({"method": "optimise"})
+    known = Known(
+        RunSpec(name="x", dataset={"kind": "sampled", "n": 4}, generator=path),
+        DatasetIndex.empty(),
+        Spaces({"z": (WIDTH,)}, lambda: generators.facts(path)),
+        lambda kind, labels: [],
+    )
+    (told,) = JACOBIAN.problems(known, JacobianSpec())
+    assert "'analyse.jacobian' is given, which needs gradients" in told
+
+
+def test_a_specification_cannot_trust_a_command_line_can(tmp_path) -> None:
+    spec = RunSpec(name="x", dataset={"kind": "sampled", "n": 4}, generator="g.pt")
+    given = spec.trusting(True)
+    assert given == spec and isinstance(given.generator, TrustedPath)
+    assert not isinstance(spec.trusting(False).generator, TrustedPath)
+    again = pickle.loads(pickle.dumps(given))  # noqa: S301 - as it is sent to actors
+    assert isinstance(again.generator, TrustedPath)
+    section = spec.model_copy(update={"generator": GeneratorSpec(path="g.pt", prior="uniform")})
+    held = section.trusting(True).generator
+    assert isinstance(held.path, TrustedPath) and held.settings == {"prior": "uniform"}
+    assert "trust" not in json.dumps(given.model_dump(mode="json"))
+
+
+def test_inspect_tells_what_it_sees_and_what_would_fit(tmp_path) -> None:
+    path = onnx_file(tmp_path / "g.onnx")
+    told = describe(path)
+    assert told["kind"] == "ONNX model" and "annotate[].model" in told["used"]
+    assert "z float32 (n, 5)" in told["as a generator"] and '"family"' in told["as a generator"]
+    shown = describe(declare(path, **ONNX))
+    assert (shown["kind"], shown["spaces"]) == ("generator checkpoint", "z 5")
+    assert "y int64 (n)" in describe(exported_file(tmp_path / "h.pt2"))["as a generator"]
+
+
+def test_the_weights_of_a_package_become_a_generator(tmp_path) -> None:
+    torch.save({"netG_state_dict": dcgan().state_dict()}, tmp_path / "weights.tar")
+    gan_face_generate.convert({"weights.tar": tmp_path / "weights.tar"}, tmp_path)
+    found = generators.load(tmp_path / "generator.safetensors")
+    assert found.facts.space("z").prior == "normal" and not found.facts.assumed
+    assert found.facts.fingerprint == generators.fingerprint(tmp_path / "weights.tar")
+
+
+def test_the_faces_of_the_package_are_those_of_torch() -> None:
+    own = recipe("gan_face_generate")
+    if not own.is_obtained:
+        pytest.skip("latentflow obtain gan_face_generate has not been run here")
+    model = generators.load("obtained:gan_face_generate")
+    state = {n: torch.from_numpy(v.copy()) for n, v in model.checkpoint().tensors.items()}
+    layers: list[torch.nn.Module] = []
+    for k, (a, b) in enumerate(pairwise((100, 512, 256, 128, 64))):
+        up = torch.nn.ConvTranspose2d(a, b, 4, 2 if k else 1, 1 if k else 0, bias=False)
+        layers += [up, torch.nn.BatchNorm2d(b), torch.nn.ReLU()]
+    layers += [torch.nn.ConvTranspose2d(64, 3, 4, 2, 1, bias=False), torch.nn.Tanh()]
+    network = torch.nn.Sequential(*layers)
+    network.load_state_dict(state, strict=False)
+    code = model.sample("z", range(4))
+    with torch.no_grad():
+        expected = network.eval()(code.main[:, :, None, None])
+        torch.testing.assert_close(model.draw(code), expected, rtol=0, atol=1e-6)
