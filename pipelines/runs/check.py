@@ -182,10 +182,10 @@ def _untruncated(spec: RunSpec, facts: ModelFacts | None, key: str, value: float
     """Truncation of what is not truncated."""
     held = None if facts is None else facts.spaces.get(spec.invert.space or facts.default_space)
     if facts and held and value != 1 and held.prior == "normal":
+        derived = [s.name for s in facts.spaces.values() if s.prior == "derived"]
         yield (
-            f"{key!r} is {value!r}, but codes of {held.name!r} are not truncated: leave it out, or "
-            "set 'invert.space' to "
-            f"{[s.name for s in facts.spaces.values() if s.prior == 'derived']!r}"
+            f"{key!r} is {value!r}, but codes of {held.name!r} are not truncated: leave it out"
+            + (f", or set 'invert.space' to {derived!r}" if derived else "")
         )
 
 
