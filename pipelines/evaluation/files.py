@@ -64,6 +64,13 @@ def inputs_in_effect(inputs: Any) -> dict[str, Any]:
     return found
 
 
+def pictures_of(samples: int, strengths: Sequence[float], directions: int) -> int:
+    """Pictures that evaluating so many directions draws: every sample at every strength of each,
+    and once as it is."""
+    moved = len(set(strengths) - {0.0})
+    return samples * (1 + directions * moved) if directions else 0
+
+
 def write_evaluation(
     out: Path,
     found: Mapping[str, Any],

@@ -21,7 +21,12 @@ from rich.tree import Tree
 
 from pipelines.analyses.catalog import requested
 from pipelines.analyses.spaces import Spaces
-from pipelines.evaluation.files import finished_fingerprint, inputs_in_effect, is_finished
+from pipelines.evaluation.files import (
+    finished_fingerprint,
+    inputs_in_effect,
+    is_finished,
+    pictures_of,
+)
 from pipelines.folder.checksums import intact
 from pipelines.folder.store_identity import INVERT, StoreIdentity, identify_run
 from pipelines.runs.check import check_run, held_spaces
@@ -114,6 +119,8 @@ class _Plan:
         self.size = (0, 0)
         self.pending: dict[str, set[int]] = {}
         """Stage -> blocks that will be made."""
+        self.unmeasured: int | None = None
+        """Directions to be evaluated, where all are known."""
 
     def stages(self) -> list[Stage]:
         """All stages in order. Raises SpecError for what the data cannot give."""
@@ -131,7 +138,10 @@ class _Plan:
         for part in analyses.parts:
             part.notes += self._derived(part.name, held_spaces(self.spec, identity))
         stages.append(analyses)
-        stages.append(self._evaluate(analyses))
+        evaluate = self._evaluate(analyses)
+        if evaluate.state != CURRENT:
+            evaluate.notes.append(self._pictures())
+        stages.append(evaluate)
         stages.append(self._report(stages))
         return stages
 
@@ -369,14 +379,33 @@ class _Plan:
         if finished_fingerprint(self.out) is None:
             causes.append("its images are missing or of another evaluation")
         was = found.get("inputs")
+        if not changed:
+            self.unmeasured = len(now["directions"])
         if was is not None:
             n_rows, block_rows = self.index.n_rows, self.store.block_rows
             if was["directions"].keys() != now["directions"].keys() and not changed:
                 causes.append("directions were added or taken away")
             fitted = {"directions": None, "models": None}
+            same = was["directions"].items() & now["directions"].items()
             was, now = {**inputs_in_effect(was), **fitted}, {**now, **fitted}
             causes += changes(was, now, block_rows, n_rows)
+            if self.unmeasured is not None and was == now:
+                self.unmeasured -= len(same)
         return Stage("evaluate", STALE, causes=causes or ["directions changed"])
+
+    def _pictures(self) -> str:
+        """What evaluating the directions will cost."""
+        own = self.spec.evaluate
+        rows = int(self.index.active.sum())
+        n = own.samples if own.source == "prior" else min(own.samples, rows)
+        moved = len({*map(float, own.strengths)} - {0.0})
+        known = self.unmeasured is not None
+        total = pictures_of(n, own.strengths, self.unmeasured or 0) if known else n * moved
+        time = _time(total, self.rates.get("evaluate"), "the last run's rate")
+        what = f"{self.unmeasured} directions" if known else "each direction"
+        return (
+            f"{total} pictures to draw and measure: {what} at {moved} strengths of {n} rows{time}"
+        )
 
     def _report(self, before: list[Stage]) -> Stage:
         changed = [stage.name for stage in before if stage.state != CURRENT]
@@ -422,10 +451,14 @@ def _index_changes(old: DatasetIndex, new: DatasetIndex) -> list[str]:
 
 
 def _rates(out: Path) -> dict[str, float]:
-    """Seconds a row of the last run's stages that did something."""
+    """Seconds a row of the last run's stages that did something; of evaluation, a picture."""
     facts = read_json(out / "run.json") if intact(out, "run.json") else {}
     stages = facts.get("stages", [])
-    return {s["name"]: s["seconds"] / s["rows"] for s in stages if s["rows"] and not s["skipped"]}
+    done = {s["name"]: s for s in stages if s["rows"] and not s["skipped"]}
+    found = {name: s["seconds"] / s["rows"] for name, s in done.items()}
+    if found.pop("evaluate", None) is not None and done["evaluate"]["detail"].get("pictures"):
+        found["evaluate"] = done["evaluate"]["seconds"] / done["evaluate"]["detail"]["pictures"]
+    return found
 
 
 def _time(rows: int, seconds: float | None, rate: str) -> str:

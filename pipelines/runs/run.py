@@ -22,7 +22,7 @@ from pipelines.engine.blocks import BlockEngine, InProcess, Prepared
 from pipelines.engine.interruption import CheckedEngine, Interruption
 from pipelines.engine.memory import PeakMemory
 from pipelines.engine.progress import stage_progress
-from pipelines.evaluation.files import is_finished, known_effects, write_evaluation
+from pipelines.evaluation.files import is_finished, known_effects, pictures_of, write_evaluation
 from pipelines.folder.checksums import intact, noted, write_noted
 from pipelines.folder.store_identity import StoreIdentity, identify_run, labels_of
 from pipelines.report.left_out import failure_lines, quarantine_lines, without_direction_lines
@@ -458,7 +458,8 @@ def _evaluate(state: Run, progress: Any) -> dict[str, Any]:
     write_evaluation(state.out, found, pictures, inputs, digest(inputs))
     meter.clear()
     measured = len(found["directions"]) - len(known)
-    detail = {"directions": len(found["directions"]), "measured": measured}
+    pictures = pictures_of(found["samples"], found["strengths"], measured)
+    detail = {"directions": len(found["directions"]), "measured": measured, "pictures": pictures}
     return {"rows": found["samples"], "skipped": False, "detail": detail}
 
 

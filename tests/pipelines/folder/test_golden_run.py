@@ -61,6 +61,31 @@ def test_plan_calls_every_stage_current(run):
     assert states(run) == {}
 
 
+def test_plan_tells_what_evaluating_directions_will_cost(run):
+    spec = load_spec(run / "spec.yaml")
+    record = json.loads((run / "out" / "run.json").read_text())
+    for stage in record["stages"]:
+        if stage["name"] == "evaluate":
+            stage |= {"rows": 2, "skipped": False, "seconds": 60.0, "detail": {"pictures": 10}}
+    with noted(run / "out", "run.json"):
+        (run / "out" / "run.json").write_text(json.dumps(record))
+
+    def told(**sections):
+        changed = {k: getattr(spec, k).model_copy(update=v) for k, v in sections.items()}
+        stages = {s.name: s for s in plan_stages(spec.model_copy(update=changed))}
+        return stages["evaluate"].state, " ".join(stages["evaluate"].notes)
+
+    assert told() == (CURRENT, "")
+    state, note = told(evaluate={"samples": 3, "strengths": [-1.0, 0.0, 1.0, 2.0]})
+    n = 3 * (1 + 3 * len(DIRECTIONS))
+    assert state == STALE and note.startswith(f"{n} pictures to draw and measure: 20 directions at")
+    assert note.endswith(
+        f"at 3 strengths of 3 rows, about {n * 6 / 60:.1f} min at the last run's rate"
+    )
+    state, note = told(evaluate={"samples": 3}, invert={"crop": "stretch"})
+    assert state == STALE and note.startswith("6 pictures to draw and measure: each direction at 2")
+
+
 def test_verify_finds_the_run_whole(run):
     found = verify(run / "spec.yaml")
     assert found.problems == []
