@@ -403,9 +403,8 @@ class _Plan:
         total = pictures_of(n, own.strengths, self.unmeasured or 0) if known else n * moved
         time = _time(total, self.rates.get("evaluate"), "the last run's rate")
         what = f"{self.unmeasured} directions" if known else "each direction"
-        return (
-            f"{total} pictures to draw and measure: {what} at {moved} strengths of {n} rows{time}"
-        )
+        each = f"{what} at {moved} strengths of {n} samples"
+        return f"{total} pictures to draw and measure, {each}{time}"
 
     def _report(self, before: list[Stage]) -> Stage:
         changed = [stage.name for stage in before if stage.state != CURRENT]

@@ -458,8 +458,8 @@ def _evaluate(state: Run, progress: Any) -> dict[str, Any]:
     write_evaluation(state.out, found, pictures, inputs, digest(inputs))
     meter.clear()
     measured = len(found["directions"]) - len(known)
-    pictures = pictures_of(found["samples"], found["strengths"], measured)
-    detail = {"directions": len(found["directions"]), "measured": measured, "pictures": pictures}
+    drawn = pictures_of(found["samples"], found["strengths"], measured)
+    detail = {"directions": len(found["directions"]), "measured": measured, "pictures": drawn}
     return {"rows": found["samples"], "skipped": False, "detail": detail}
 
 

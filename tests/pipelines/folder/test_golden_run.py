@@ -16,8 +16,9 @@ from tiny_run import run_tiny
 
 from pipelines.downstream.finished_run import FinishedRun
 from pipelines.engine.saved_sums import sealed
+from pipelines.folder.checksums import noted
 from pipelines.folder.run_folder import RunFolder
-from pipelines.runs.plan import CURRENT, plan_stages
+from pipelines.runs.plan import CURRENT, STALE, plan_stages
 from pipelines.upkeep.verify import verify
 from schemas.directions.direction_set import DirectionSet
 from schemas.index import REMOVED
@@ -78,12 +79,12 @@ def test_plan_tells_what_evaluating_directions_will_cost(run):
     assert told() == (CURRENT, "")
     state, note = told(evaluate={"samples": 3, "strengths": [-1.0, 0.0, 1.0, 2.0]})
     n = 3 * (1 + 3 * len(DIRECTIONS))
-    assert state == STALE and note.startswith(f"{n} pictures to draw and measure: 20 directions at")
-    assert note.endswith(
-        f"at 3 strengths of 3 rows, about {n * 6 / 60:.1f} min at the last run's rate"
-    )
+    cost = f"3 strengths of 3 samples, about {n * 6 / 60:.1f} min at the last run's rate"
+    assert state == STALE
+    assert note == f"{n} pictures to draw and measure, {len(DIRECTIONS)} directions at {cost}"
     state, note = told(evaluate={"samples": 3}, invert={"crop": "stretch"})
-    assert state == STALE and note.startswith("6 pictures to draw and measure: each direction at 2")
+    assert state == STALE
+    assert note.startswith("6 pictures to draw and measure, each direction at 2 strengths of 3")
 
 
 def test_verify_finds_the_run_whole(run):

@@ -647,3 +647,14 @@ def test_of_an_endless_exif_chunk_one_megabyte_is_read():
     file = Counted(b"\x89PNG\r\n\x1a\n" + head + b"II*\0")
     assert preprocess._late_png_exif(file) == {"exif": b"Exif\0\0II*\0"}
     assert file.most == 2**20
+
+
+def test_the_length_of_a_bitmap_is_told_by_four_bytes_whatever_follows_them():
+    length = (200).to_bytes(4, "little")
+    for reserved, size, reason in (
+        (b"\0\0\0\0", 200, Reason.CORRUPT),
+        (b"made", 200, Reason.CORRUPT),
+        (b"made", 199, Reason.TRUNCATED),
+    ):
+        ends = preprocess._Ends(b"BM" + length + reserved, b"", size)
+        assert preprocess._damage(ends) == reason

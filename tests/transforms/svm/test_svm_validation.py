@@ -113,6 +113,6 @@ def test_attributes_and_folds_without_both_classes_are_nan():
 
 def test_bad_paths_are_refused():
     x, y = problem(50)
-    for path in ((), (1.0, 0.5)):
+    for path in ((1.0, 1.0), (), (1.0, 0.5)):
         with pytest.raises(UsageError, match="path of C"):
             cross_validate(x, y, path)
