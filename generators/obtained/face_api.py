@@ -1,4 +1,4 @@
-"""Face models of the npm package @vladmandic/face-api: quantised weights to ONNX.
+"""Facial expression by the npm package @vladmandic/face-api: quantised weights to ONNX.
 
 The package keeps a network's weights in ``<model>.bin``, one tensor after the other, and their
 names, shapes and scales in ``<model>-weights_manifest.json``. What is computed of them stands in
@@ -13,7 +13,6 @@ from pathlib import Path
 
 import numpy as np
 
-from generators.obtained import dlib_faces
 from generators.obtained.annotator import empty_model, write_annotator
 from generators.obtained.onnx_formula import Formula
 from schemas.errors import InputError
@@ -23,46 +22,13 @@ Weights = Mapping[str, np.ndarray]
 MEAN = np.array([122.782, 117.001, 104.298], np.float32).reshape(3, 1, 1)
 SOURCE = "npm @vladmandic/face-api 1.7.15"
 EXPRESSIONS = ("neutral", "happy", "sad", "angry", "fearful", "disgusted", "surprised")
-#: Blocks of the identity network; one that goes "down" halves the picture.
-BLOCKS = (
-    *("conv32_1", "conv32_2", "conv32_3", "conv64_down", "conv64_1", "conv64_2", "conv64_3"),
-    *("conv128_down", "conv128_1", "conv128_2", "conv256_down", "conv256_1", "conv256_2"),
-    "conv256_down_out",
-)
-SIDE = 150
-EXPRESSION_SIDE = 112
-
-
-def identity(files: Mapping[str, Path], folder: Path) -> None:
-    """Write dlib's face recognition network (King 2017) as ``face_identity.onnx``: 128 numbers."""
-    weights = read_weights(files)
-    f = Formula(empty_model(SIDE))
-    x = f("Div", f("Sub", "image", MEAN), 255.0)
-    x = f("Relu", _scaled(f, weights, x, "conv32_down", stride=2, pad=0))
-    x = f("MaxPool", x, kernel_shape=[3, 3], strides=[2, 2])
-    side = 35  # (150 - 7) // 2 + 1 = 72, then (72 - 3) // 2 + 1
-    for block in BLOCKS:
-        x = _residual(f, weights, x, block, side)
-        side = side // 2 if "down" in block else side
-    x = f("MatMul", f("ReduceMean", x, axes=[2, 3], keepdims=0), weights["fc"])
-    write_annotator(
-        folder,
-        "face_identity",
-        f.give(embedding=(x, [128])),
-        kind="embedding",
-        output="embedding",
-        names=128,
-        input={"size": SIDE, "range": [0, 255]},
-        crop=dlib_faces.crop(SIDE, 0.25),
-        licence="MIT (package), CC0-1.0 (dlib's weights, rounded to 8 bits by the package)",
-        source=SOURCE,
-    )
+SIDE = 112
 
 
 def expression(files: Mapping[str, Path], folder: Path) -> None:
     """Write the expression network as ``face_expression.onnx``: seven probabilities."""
     weights = read_weights(files)
-    f = Formula(empty_model(EXPRESSION_SIDE))
+    f = Formula(empty_model(SIDE))
     x = f("Div", f("Sub", "image", MEAN), 255.0)
     for block in range(4):
         x = _dense(f, weights, x, f"dense{block}")
@@ -76,9 +42,9 @@ def expression(files: Mapping[str, Path], folder: Path) -> None:
         output="expressions",
         names=list(EXPRESSIONS),
         activation="softmax",
-        input={"size": EXPRESSION_SIDE, "range": [0, 255], "resize": "bilinear"},
-        crop={"by": "obtained:face_boxes", "scale": 1.0, "upright": True},
-        licence="MIT",
+        input={"size": SIDE, "range": [0, 255], "resize": "bilinear"},
+        crop={"by": "obtained:face_boxes"},
+        licence="MIT (package)",
         source=SOURCE,
     )
 
@@ -110,33 +76,6 @@ def read_weights(files: Mapping[str, Path]) -> Weights:
             "again"
         )
     return found
-
-
-def _scaled(
-    f: Formula, weights: Weights, x: str, name: str, stride: int = 1, pad: int = 1
-) -> str:
-    """Convolution, then a scale and a shift of each channel, folded into it."""
-    filters, bias, scale, shift = (
-        weights[f"{name}/{part}"]
-        for part in ("conv/filters", "conv/bias", "scale/weights", "scale/biases")
-    )
-    kernel = filters.transpose(3, 2, 0, 1) * scale[:, None, None, None]
-    return f("Conv", x, kernel, bias * scale + shift, strides=[stride] * 2, pads=[pad] * 4)
-
-
-def _residual(f: Formula, weights: Weights, x: str, name: str, side: int) -> str:
-    """Two convolutions beside the block's input of ``side`` pixels. Where the two then differ by a
-    line of pixels, or in their channels, the smaller one is filled up with zeros."""
-    down = "down" in name
-    y = _scaled(f, weights, x, f"{name}/conv1", stride=2 if down else 1, pad=0 if down else 1)
-    y = _scaled(f, weights, f("Relu", y), f"{name}/conv2")
-    if down:
-        x = f("AveragePool", x, kernel_shape=[2, 2], strides=[2, 2])
-        before, after = weights[f"{name}/conv1/conv/filters"].shape[2:]
-        x = f("Pad", x, np.array([0, 0, 0, 0, 0, after - before, 0, 0]))
-        if side % 2 == 0:
-            y = f("Pad", y, np.array([0, 0, 0, 0, 0, 0, 1, 1]))
-    return f("Relu", f("Add", x, y))
 
 
 def _dense(f: Formula, weights: Weights, x: str, name: str) -> str:

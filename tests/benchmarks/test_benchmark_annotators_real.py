@@ -2,7 +2,20 @@
 
 from __future__ import annotations
 
+import numpy as np
+from sklearn.metrics import roc_auc_score
+
+from benchmarks.annotators_real import same_person
 from tests.smoke import benchmark, smoke
+
+
+def test_the_area_of_pairs_is_scikit_learn_s():
+    rng = np.random.default_rng(0)
+    vectors, person = rng.normal(size=(30, 4)).round(1), rng.integers(0, 5, 30)
+    pairs = [(i, j) for i in range(30) for j in range(i)]
+    same = [person[i] == person[j] for i, j in pairs]
+    cosine = [vectors[i] @ vectors[j] for i, j in pairs]
+    assert abs(same_person(vectors, person) - roc_auc_score(same, cosine)) < 1e-12
 
 
 def test_drawn_faces_are_turned_to_the_side_they_were_drawn():
