@@ -132,10 +132,10 @@ class Rows:
         self.labels = labels
         self._slices = [store.block_slice(block) for block in range(store.n_blocks)]
 
-    def identity(self, block: int) -> list[tuple[str, str]]:
+    def identity(self, block: int) -> tuple[tuple[str, str], ...]:
         """(image_id, state) of a block's rows, for its fingerprint."""
         rows = self._slices[block]
-        return list(zip(self.image_ids[rows], self.states[rows], strict=True))
+        return tuple(zip(self.image_ids[rows], self.states[rows], strict=True))
 
     def work(self, block: int, stages: Mapping[str, StageWork]) -> BlockWork:
         """What is sent to a worker."""

@@ -50,6 +50,8 @@ class StoreHandle:
         self._read: dict[str, np.ndarray] = {}
         self._contents: dict[str, list[str]] = {}
         self._stages: list[str] | None = None
+        self._encoded: tuple[Any, bytes] = (None, b"")
+        """The rows that `LatentStore.block_fp` got last, and their canonical JSON."""
 
     def __reduce__(self) -> tuple[Any, ...]:
         return (type(self), (self.path, self.mode))

@@ -307,7 +307,8 @@ class LatentStore(StoreHandle):
     ) -> bytes:
         """The 32 bytes that identify what a block of a stage is computed from.
 
-        rows_identity : (image_id, state) of the block's rows, in order, from the dataset index.
+        rows_identity : (image_id, state) of the block's rows, in order, from the dataset index; a
+            tuple that is given again, for the block's next stage, is not encoded again.
         extra : further inputs as canonical JSON or bytes: an annotator's fingerprint, for
             ``@render`` annotations also the latent block's commit.
         """
@@ -317,14 +318,13 @@ class LatentStore(StoreHandle):
                 f"block {block!r} of {self.path!r} has {rows.stop - rows.start!r} rows, but "
                 f"{len(rows_identity)!r} identities were given; grow the store to the index first"
             )
-        identity = {
-            "store_fp": self.store_fp,
-            "stage": stage,
-            "stage_version": stage_version,
-            "rows": rows_identity,
-            "extra": extra,
-        }
-        return hashlib.sha256(canonical_json(identity)).digest()
+        if rows_identity is not self._encoded[0] or not isinstance(rows_identity, tuple):
+            self._encoded = rows_identity, canonical_json(rows_identity)
+        own = {"stage": stage, "stage_version": stage_version, "store_fp": self.store_fp}
+        # the canonical JSON of one object, whose keys are sorted
+        before, after = canonical_json({"extra": extra}), canonical_json(own)
+        text = before[:-1] + b',"rows":' + self._encoded[1] + b"," + after[1:]
+        return hashlib.sha256(text).digest()
 
     # ---- writing ----------------------------------------------------------------------------
 

@@ -14,7 +14,7 @@ is read, checked and removed as they are, and written by whoever holds the paren
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Self, cast
@@ -141,13 +141,13 @@ class SiblingStore(LatentStore):
         }
         return hashlib.sha256(canonical_json(identity)).digest()
 
-    def expected(self, parent: LatentStore) -> list[bytes]:
+    def expected(self, parent: LatentStore, blocks: Iterable[int] | None = None) -> list[bytes]:
         """What each block must be committed with, by what the parent holds now; zeros where the
-        parent's block is not committed, or the rows are not there yet."""
+        parent's block is not committed, or the rows are not there yet. blocks : by default all"""
         self._check_parent(parent)
         commits, ok = parent.committed(self.stage), parent.status(self.stage) == Status.OK
         found = []
-        for block in range(self.n_blocks):
+        for block in range(self.n_blocks) if blocks is None else blocks:
             rows = self.block_slice(block)
             commit = commits[rows.start // parent.block_rows]
             known = commit.any() and rows.stop <= parent.n_rows
@@ -183,7 +183,9 @@ class SiblingStore(LatentStore):
         Raises StoreError for rows that are not OK here, or of a block that is not made of what the
         parent holds now: a code is never used without what belongs to it.
         """
-        rows, expected = np.asarray(rows, np.int64), self.expected(parent)
+        rows = np.asarray(rows, np.int64)
+        held = np.unique(rows[(rows >= 0) & (rows < self.n_rows)] // self.block_rows).tolist()
+        expected = dict(zip(held, self.expected(parent, held), strict=True))
         names = list(arrays) or self.arrays(self.stage)
         status = self.status(self.stage)
         values = {name: [] for name in names}  # type: dict[str, list[np.ndarray]]

@@ -123,6 +123,17 @@ def test_rows_are_read_back_and_the_store_is_one_like_any_other(tmp_path):
     assert tree_files(tmp_path / "faces") == tree_files(tmp_path / "alone")
 
 
+def test_only_the_blocks_that_are_read_are_checked(tmp_path, monkeypatch):
+    parent = create(tmp_path / "faces", 20)
+    for block in range(parent.n_blocks):
+        write_both(parent, block)
+    store = beside(parent)
+    asked, fp_of = [], SiblingStore.fp_of
+    monkeypatch.setattr(SiblingStore, "fp_of", lambda *a: asked.append(a[1]) or fp_of(*a))
+    store.rows(parent, [14, 3, 15, 3])
+    assert asked == [1, 7]
+
+
 def test_what_belongs_to_codes_comes_from_the_store_and_its_sibling(tmp_path):
     small = ArraySpec("companions", "w_plus.seed", (2,), "int32")
     other = ArraySpec("companions", "w.seed", (2,), "int32")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import pickle
 import shutil
@@ -32,6 +33,7 @@ from stores import (
 )
 
 from schemas.errors import NewerLayoutError, StoreError, UnalignedWriteError
+from schemas.fingerprint import canonical_json
 from schemas.store.check import strangers
 from schemas.store.latent_store import LAYOUT_VERSION, ArraySpec, LatentStore, block_rows_for
 from schemas.store.layout import read_small
@@ -390,6 +392,26 @@ def test_expected_fingerprints_are_honoured(tmp_path):
     }
     assert len(fps) == 6
     assert store.block_fp("invert", 0, names, 1) == right
+
+
+def test_the_rows_of_a_block_are_encoded_once_for_all_its_stages(tmp_path, monkeypatch):
+    store = create(tmp_path)
+    rows = tuple((f"image-{i}", "active") for i in range(8))
+    encoded = []
+
+    def counted(value):
+        encoded.append(value)
+        return canonical_json(value)
+
+    monkeypatch.setattr("schemas.store.latent_store.canonical_json", counted)
+    for stage, extra in (("invert", None), ("pose", {"b": 1, "a": b"x"}), ("invert", [2])):
+        whole = {"store_fp": store.store_fp, "stage": stage, "stage_version": 3,
+                 "rows": rows, "extra": extra}  # fmt: skip
+        expected = hashlib.sha256(canonical_json(whole)).digest()
+        assert store.block_fp(stage, 0, rows, 3, extra) == expected
+    assert encoded.count(rows) == 1
+    other = (("image-9", "active"), *rows[1:])
+    assert store.block_fp("invert", 0, other, 3) != store.block_fp("invert", 0, rows, 3)
 
 
 def test_layers_can_be_read_alone(tmp_path):
