@@ -22,25 +22,37 @@ from schemas.errors import CheckpointError
 #: Names in ``torch.ops.aten``, without overloads.
 KNOWN = frozenset(
     """
-    abs absolute adaptive_avg_pool2d add add_ addcmul addmm alias amax amin arange argmax as_strided
-    avg_pool2d baddbmm batch_norm bernoulli bmm broadcast_to cat celu chunk clamp clamp_ clamp_max
-    clamp_min clone concat constant_pad_nd contiguous conv1d conv2d conv3d conv_transpose1d
-    conv_transpose2d conv_transpose3d convolution cos cumsum detach div div_ dot dropout einsum elu
-    elu_ embedding eq erf exp expand expand_as eye feature_dropout flatten flip floor floor_divide
-    full full_like gather ge gelu glu group_norm gt hardsigmoid hardswish hardtanh hardtanh_ hypot
-    index index_select instance_norm layer_norm le leaky_relu leaky_relu_ lerp lift_fresh_copy
-    linalg_vector_norm linear log log1p log_softmax logical_and logical_not logical_or lt
-    masked_fill matmul max max_pool2d maximum mean min minimum mish mm movedim mul mul_ narrow
-    native_group_norm native_layer_norm ne neg new_full new_ones new_zeros norm normal numpy_T
-    one_hot ones ones_like outer pad permute pixel_shuffle pixel_unshuffle pow prelu prod rand
-    rand_like randn randn_like reciprocal reflection_pad2d relu relu6 relu_ remainder repeat
-    repeat_interleave replication_pad2d reshape rms_norm roll round rsqrt rsub scalar_tensor
-    scaled_dot_product_attention select selu selu_ sigmoid sigmoid_ sign silu silu_ sin slice
-    softmax softplus split split_with_sizes sqrt square squeeze stack std sub sub_ sum sym_numel
-    sym_size t tan tanh tanh_ tile to transpose tril triu type_as unbind unflatten unsqueeze
-    upsample_bicubic2d upsample_bilinear2d upsample_nearest2d var view view_as where zeros
-    zeros_like _native_batch_norm_legit_no_training _to_copy _unsafe_view _upsample_bicubic2d_aa
-    _upsample_bilinear2d_aa _upsample_nearest_exact2d
+    abs absolute acos acosh adaptive_avg_pool1d adaptive_avg_pool2d adaptive_max_pool2d add add_
+    addcmul addmm addmm_ affine_grid_generator alias amax amin any arange argmax argmin as_strided
+    asin asinh atan atan2 atanh avg_pool1d avg_pool2d avg_pool3d baddbmm batch_norm bernoulli
+    bitwise_and bitwise_not bitwise_or bitwise_xor bmm broadcast_to cat ceil celu channel_shuffle
+    chunk clamp clamp_ clamp_max clamp_max_ clamp_min clamp_min_ clone col2im concat concatenate
+    constant_pad_nd contiguous conv1d conv2d conv3d conv_transpose1d conv_transpose2d
+    conv_transpose3d convolution copy copy_ cos cosh cross cumsum detach detach_ diagonal div div_
+    divide dot dropout einsum elu elu_ embedding eq erf exp expand expand_as expm1 eye
+    feature_dropout fft_fft2 fft_ifft2 fft_irfft2 fft_rfft2 fill fill_ flatten flip floor floor_
+    floor_divide fmod full full_like gather ge gelu gelu_ glu grid_sampler grid_sampler_2d
+    group_norm gt hardsigmoid hardsigmoid_ hardswish hardswish_ hardtanh hardtanh_ hstack hypot
+    im2col index index_put index_select instance_norm isinf isnan kron layer_norm le leaky_relu
+    leaky_relu_ lerp lift_fresh_copy linalg_norm linalg_vector_norm linear linspace log log10 log1p
+    log2 log_sigmoid log_sigmoid_forward log_softmax logical_and logical_not logical_or logical_xor
+    logsumexp lt masked_fill masked_fill_ masked_scatter matmul max max_pool1d max_pool2d
+    max_pool2d_with_indices maximum mean meshgrid min minimum mish mm movedim mul mul_ multiply
+    narrow native_dropout native_group_norm native_layer_norm ne neg negative new_full new_ones
+    new_zeros norm normal numel numpy_T one_hot ones ones_like outer pad permute pixel_shuffle
+    pixel_unshuffle pow prelu prod rand rand_like randn randn_like randperm reciprocal
+    reflection_pad1d reflection_pad2d reflection_pad3d relu relu6 relu_ remainder repeat
+    repeat_interleave replication_pad2d replication_pad3d reshape rms_norm roll round rsqrt rsub
+    scalar_tensor scaled_dot_product_attention scatter scatter_add scatter_reduce select
+    select_scatter selu selu_ sigmoid sigmoid_ sign silu silu_ sin sinh slice slice_scatter softmax
+    softplus sort split split_with_sizes sqrt square squeeze squeeze_ stack std sub sub_ subtract
+    sum sym_numel sym_size t tan tanh tanh_ tensordot threshold threshold_ tile to topk transpose
+    tril triu true_divide trunc type_as unbind unflatten unfold unsqueeze unsqueeze_
+    upsample_bicubic2d upsample_bilinear2d upsample_linear1d upsample_nearest2d upsample_trilinear3d
+    var view view_as view_as_complex view_as_real vstack where zero_ zeros zeros_like
+    _adaptive_avg_pool2d _cdist_forward _fft_c2r _fft_r2c _log_softmax _native_batch_norm_legit
+    _native_batch_norm_legit_no_training _scaled_dot_product_flash_attention_for_cpu _softmax
+    _to_copy _unsafe_view _upsample_bicubic2d_aa _upsample_bilinear2d_aa _upsample_nearest_exact2d
     """.split()
 )
 #: Operators of sizes.

@@ -50,7 +50,9 @@ class OnnxSession:
         except Exception as e:  # onnxruntime raises bare C++ exception types, one a failure
             if is_out_of_memory(e):
                 raise
-            raise CheckpointError(f"is not a usable ONNX model: {e}") from e
+            told = f"is not a usable ONNX model: {' '.join(str(e).split())}"
+            apart = "; save it as a single file (onnx.save_model)" if held else ""
+            raise CheckpointError(told + apart) from e
         self._kinds = {port.name: _dtype(port) for port in self._session.get_inputs()}
 
     def run(self, outputs: Sequence[str], given: Mapping[str, Tensor]) -> list[Tensor]:

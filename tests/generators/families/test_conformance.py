@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import test_plain  # noqa: F401 (the suites of plain networks)
 import torch
 from conformance.generator import GeneratorSuite
 from places import ROOT
