@@ -214,7 +214,8 @@ class KernelsAndNeighbours:
         for rows, products, distances in _strips(prepared):
             same = prepared["a_at"][rows, None] == prepared["b_at"] if own else None
             if self.subsets is not None:
-                kernel = (products / prepared["a"].shape[1] + 1) ** 3
+                root = products / prepared["a"].shape[1] + 1
+                kernel = root * root * root
                 if same is not None:
                     kernel[same] = 0.0
                 total += twice * float(kernel.sum())

@@ -29,7 +29,7 @@ class Fidelity(Analysis[FidelitySpec]):
     name = "fidelity"
     section = FidelitySpec
     version = 1
-    title = "How near what is drawn is to pictures"
+    title = "Fidelity and diversity"
 
     def select(self, known: Known, own: FidelitySpec) -> Selection:
         """The features of what is drawn, and of the originals, or what another run holds."""

@@ -45,20 +45,20 @@ def fidelity_figures(model: Model) -> list[Figure]:
         "of_real": str(facts["real"]),
         "of_drawn": str(facts["drawn"]),
         "features": Count(facts["features"]),
-        "network": str(facts["network"] or facts["annotator"]),
+        "network": str(facts["network"] or f"annotator {facts['annotator']!r}"),
     }
     subsets, size = facts["kid_subsets"]
     rows = []
     for name, value in metrics.items():
-        used, note = compared, f"k = {facts['neighbours']}"
+        used, note = compared, f", k = {facts['neighbours']}"
         if name.startswith("FID"):
-            used, note = [real, drawn], "all pictures"
+            used, note = [real, drawn], ""
         elif name.startswith("KID"):
-            note = f"mean of {subsets} subsets of {size}"
-        rows.append([name, Number(value, 4), Count(used[0]), Count(used[1]), note])
+            note = f", mean of {subsets} subsets of {size}"
+        rows.append([name + note, Number(value, 4), Count(used[0]), Count(used[1])])
     found: list[Figure] = [
         Text(text, values),
-        Table(("", "value", "real", "drawn", "of"), rows),
+        Table(("", "value", "real", "drawn"), rows),
     ]
     return found + _sweep(facts.get("sweep") or [])
 

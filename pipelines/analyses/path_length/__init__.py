@@ -88,7 +88,7 @@ class PathLength(Analysis[PathLengthSpec]):
             )
         values: dict[str, Value] = {
             "n": Count(facts["n"]),
-            "epsilon": Number(facts["epsilon"]),
+            "epsilon": f"{facts['epsilon']:g}",
             "distance": str(facts["distance"]),
         }
         rows: list[list[Value]] = [
