@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
-CARDS = ROOT / "generators" / "bundled" / "faces64"
+CARDS = ROOT / "generators" / "bundled"
 
 Schema = Mapping[str, Any]
 
@@ -95,8 +95,9 @@ def pages() -> dict[str, str]:
     return {
         "index.md": relinked((ROOT / "README.md").read_text(encoding="utf-8")),
         "changelog.md": relinked((ROOT / "CHANGELOG.md").read_text(encoding="utf-8")),
-        "models/generator.md": (CARDS / "generator.md").read_text(encoding="utf-8"),
-        "models/annotators.md": (CARDS / "annotators.md").read_text(encoding="utf-8"),
+        **{
+            f"models/{card.name}": card.read_text(encoding="utf-8") for card in CARDS.glob("*/*.md")
+        },
         "specification.md": specification(json_schema()),
     }
 
@@ -104,7 +105,7 @@ def pages() -> dict[str, str]:
 def relinked(text: str) -> str:
     """Links of a file in the repository's root as links of a page in the site's root."""
     text = text.replace("](docs/", "](")
-    return re.sub(r"\]\(generators/bundled/faces64/(\w+\.md)\)", r"](models/\1)", text)
+    return re.sub(r"\]\(generators/bundled/\w+/(\w+\.md)\)", r"](models/\1)", text)
 
 
 # ---- the specification --------------------------------------------------------------------------
@@ -134,7 +135,8 @@ def sections(schema: Schema) -> Iterator[tuple[str, str, Schema]]:
         yield path or "Top level", cell(section.get("description", "")), section
         for key, value in section["properties"].items():
             if choices := chosen_by_a_key(value):
-                yield from each_choice(f"{path}.{key}".lstrip("."), value, choices)
+                for name, one in each_choice(f"{path}.{key}".lstrip("."), value, choices):
+                    yield from walk(name, one)
                 continue
             inner = target(value, schema)
             if inner is not None:
@@ -149,9 +151,7 @@ def chosen_by_a_key(value: Schema) -> list[Schema]:
     return [option for option in value.get("oneOf", []) if "properties" in option]
 
 
-def each_choice(
-    path: str, value: Schema, choices: list[Schema]
-) -> Iterator[tuple[str, str, Schema]]:
+def each_choice(path: str, value: Schema, choices: list[Schema]) -> Iterator[tuple[str, Schema]]:
     """The keys that all choices have, then for each choice its own."""
     keys = [
         {k: v for k, v in choice["properties"].items() if not v.get("deprecated")}
@@ -161,10 +161,11 @@ def each_choice(
     key = next(k for k, v in shared.items() if "const" in v)
     names = [own[key]["const"] for own in keys]
     chooses = {**shared[key], "enum": names, "default": value["default"][key]}
-    yield path, cell(value["description"]), {"properties": {**shared, key: chooses}}
+    yield path, {"description": value["description"], "properties": {**shared, key: chooses}}
     for name, own, choice in zip(names, keys, choices, strict=True):
         rest = {k: v for k, v in own.items() if k not in shared}
-        yield f"{path}, {key}: {name}", cell(choice["description"]), {"properties": rest}
+        one = {"description": choice["description"], "properties": rest}
+        yield f"{path}, {key}: {name}", one
 
 
 def target(value: Schema, schema: Schema) -> Schema | None:

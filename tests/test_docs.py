@@ -116,6 +116,7 @@ def test_the_specification_page_has_every_key_and_its_meaning():
     assert all(check(section_of(method)) for method in SECTIONS.own())
     assert "| `method` | `encoder` or `hybrid` or `optimise` or `vae` | `encoder` |" in page
     assert "## invert, method: optimise" in page and "\nNo further keys.\n" in page
+    assert "## invert.perceptual" in page and "| `perceptual` | section or null |" in page
     assert "## analyse.hosvd" in page and "## annotate[]" in page
     assert "| `name` | text | **required** |" in page
     assert "| `max_pixels` | integer | `67108864` |" in page
@@ -128,8 +129,10 @@ def all_models(model: type[BaseModel], seen: list[type[BaseModel]] | None = None
         for field in model.model_fields.values():
             for name in re.findall(r"\w+Spec\b", str(field.annotation)):
                 key = next((k for k, v in OWN.items() if v.__name__ == name), None)
-                home = "schemas.sections.invert" if name == "InvertSpec" else "schemas.spec_models"
-                module = importlib.import_module(home)
+                of_invert = name in ("InvertSpec", "PerceptualSpec")
+                module = importlib.import_module(
+                    "schemas.sections.invert" if of_invert else "schemas.spec_models"
+                )
                 all_models(OWN[key] if key else getattr(module, name), seen)
     return seen
 

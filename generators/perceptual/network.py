@@ -1,6 +1,6 @@
 """The feature network of the project: five scales of a 64 px picture.
 
-``python -m pipelines.training.perceptual`` trains it and writes its weights.
+``python -m pipelines.training --only perceptual`` trains it and writes its weights.
 """
 
 from __future__ import annotations
@@ -28,6 +28,10 @@ class FeatureNetwork(nn.Module):
             convolutions.append(nn.Conv2d(width, wider, 3, stride=2, padding=1))
             convolutions.append(nn.Conv2d(wider, wider, 3, padding=1))
         self.layers = nn.ModuleList(convolutions)
+
+    def convolutions(self) -> list[nn.Conv2d]:
+        """In order."""
+        return [layer for layer in self.layers if isinstance(layer, nn.Conv2d)]
 
     def maps(self, images: Tensor) -> list[Tensor]:
         """Images float32 (n, 3, 64, 64) in [-1, 1] -> what each scale puts out."""

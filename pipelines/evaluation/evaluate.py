@@ -16,7 +16,7 @@ from pipelines.evaluation.meter import EditMeter, Effects, evaluate_directions
 from pipelines.evaluation.sample_rows import sample_rows
 from pipelines.evaluation.samples import Samples
 from pipelines.folder.likeness import EMBEDDING, likeness, likenesses
-from pipelines.folder.store_identity import labels_of
+from pipelines.folder.store_identity import PERCEPTUAL, QUALITIES, labels_of
 from pipelines.sources.base import Source
 from pipelines.sources.block_images import BlockImages
 from schemas.directions.direction_set import DirectionSet
@@ -110,7 +110,7 @@ def _reconstruction(spec: RunSpec, store: LatentStore) -> dict[str, float]:
     """Medians over all finished rows; infinite (null in JSON) where most pictures are equal. Of
     each annotator of embeddings the median cosine of original and render."""
     out: dict[str, float] = {}
-    for metric in ("mse", "psnr", "ssim"):
+    for metric in (*QUALITIES, *PERCEPTUAL):
         name = f"quality/{metric}"
         if name not in store.arrays("invert"):  # of draws from the prior
             continue

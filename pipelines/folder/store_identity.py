@@ -9,7 +9,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,9 +34,14 @@ from transforms.images.preprocess import PREPROCESS_VERSION
 from transforms.inversion.catalog import method_named
 from transforms.inversion.method import InversionMethod
 
+if TYPE_CHECKING:
+    from generators.perceptual.files import PerceptualFile
+
 #: The stage that every store has: its codes.
 INVERT = "invert"
 QUALITIES = ("mse", "psnr", "ssim")
+#: Qualities by a perceptual network, where one is named -> what they are called.
+PERCEPTUAL = {"lpips": "LPIPS", "lpips_star": "LPIPS*"}
 
 
 def encoder_uri_of(generator: generators.Source, encoder_uri: str | None) -> str | None:
@@ -167,13 +172,17 @@ def identify(
         encoder = read_encoder(uri)
         _check_encoder(uri, encoder.spaces, facts, space.name)
         encoder_fp = encoder.fingerprint
+    perceptual = None if sampled else perceptual_of(spec)
     arrays = (
         ArraySpec("latents", space.name, space.shape, "float32"),
         *(() if sampled else _beside(spec, space, method, facts)),
+        *(() if perceptual is None else [ArraySpec("quality", perceptual.architecture.key)]),
     )
     own, large = apart(arrays)
     block_rows = spec.block_rows or block_rows_for(max(array.row_bytes for array in own))
-    description = method_of(spec, encoder_fp)
+    description = method_of(
+        spec, encoder_fp, None if perceptual is None else perceptual.fingerprint
+    )
     if sampled and dataset is not None:
         description, seed = sampled_method(spec, dataset), 0
     identity = StoreIdentity(
@@ -319,11 +328,29 @@ def sampled_method(spec: InvertSpec, dataset: DatasetSpec) -> dict[str, Any]:
     }
 
 
-def method_of(spec: InvertSpec, encoder_fp: str | None) -> dict[str, Any]:
+def perceptual_of(spec: InvertSpec) -> PerceptualFile | None:
+    """The network of the perceptual distance that the settings name; None where they name none.
+
+    Raises CheckpointError for one that cannot be read.
+    """
+    if spec.compared_by is None:
+        return None
+    from generators.perceptual.files import read_perceptual
+
+    return read_perceptual(spec.compared_by.network, spec.compared_by.linear)
+
+
+def method_of(
+    spec: InvertSpec, encoder_fp: str | None, perceptual_fp: str | None = None
+) -> dict[str, Any]:
     """Canonical description of the inversion, as it stands in the store.
 
     What does not change the codes is left out, so that changing it makes nothing stale; so is the
-    encoder where none is used.
+    encoder where none is used, and the perceptual network.
     """
     method = spec.identity()
-    return {**method, "encoder": encoder_fp} if spec.needs.encoder else method
+    if spec.needs.encoder:
+        method["encoder"] = encoder_fp
+    if perceptual_fp is not None:
+        method["perceptual"] = perceptual_fp
+    return method

@@ -16,6 +16,7 @@ from generators.annotators.card import files_of, resolve_uri
 from generators.encoders.files import encoder_files
 from pipelines.folder.store_identity import encoder_uri_of
 from schemas.errors import CheckpointError
+from schemas.sections.types import BUNDLED
 from schemas.spec import RunSpec
 
 MISSING = "missing"
@@ -33,6 +34,10 @@ def locations(spec: RunSpec) -> dict[str, list[Path]]:
     encoder = encoder_uri_of(spec.generator, spec.encoder)
     if spec.invert.needs.encoder and not spec.dataset.sampled and encoder is not None:
         found["encoder"] = _encoder(encoder)
+    if spec.invert.compared_by is not None and not spec.dataset.sampled:
+        by = spec.invert.compared_by
+        own = [path for path in (by.network, by.linear) if path and not path.startswith(BUNDLED)]
+        found |= {"perceptual": [Path(path) for path in own]} if own else {}
     for model in spec.annotate:
         found[f"annotate/{model.name}"] = _annotator(model.model)
     return found

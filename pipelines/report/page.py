@@ -17,7 +17,7 @@ import numpy as np
 
 from pipelines.folder.checksums import noted
 from pipelines.folder.run_folder import RunFolder
-from pipelines.folder.store_identity import INVERT
+from pipelines.folder.store_identity import INVERT, PERCEPTUAL
 from pipelines.report import text as report_text
 from pipelines.report.sections import all_sections
 from schemas.atomic import write_bytes
@@ -106,6 +106,7 @@ def _tiles(folder: RunFolder) -> list[tuple[str, str, str]]:
     if missing:
         tiles.append(("not measured", report_text.count(missing), "rows"))
     qualities = [("psnr", "median PSNR", 1, "dB"), ("ssim", "median SSIM", 3, "")]
+    qualities += [(key, f"median {title}", 3, "") for key, title in PERCEPTUAL.items()]
     for name in folder.likenesses():
         qualities.append((name, f"median cosine of {report_text.plain(name)}", 3, ""))
     for metric, label, places, unit in qualities:

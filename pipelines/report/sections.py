@@ -13,6 +13,7 @@ from pipelines.analyses.base import Analysis, Model
 from pipelines.analyses.catalog import ANALYSES, analysis_of
 from pipelines.analyses.figures import NotShownError
 from pipelines.folder.run_folder import RunFolder
+from pipelines.folder.store_identity import PERCEPTUAL
 from pipelines.report import plots
 from pipelines.report import text as report_text
 from pipelines.report.directions import comparison, direction_strips, matrix
@@ -183,6 +184,7 @@ def _left_out(folder: RunFolder) -> dict[str, Any]:
 def _reconstruction(folder: RunFolder) -> dict[str, Any]:
     histograms = []
     qualities = [("psnr", "PSNR, dB", " dB", 2), ("ssim", "SSIM", "", 3)]
+    qualities += [(key, title, "", 3) for key, title in PERCEPTUAL.items()]
     for name in folder.likenesses():
         qualities.append((name, f"{report_text.plain(name)}, cosine to the original", "", 3))
     for metric, label, unit, places in qualities:

@@ -1,7 +1,8 @@
 """Images to latent codes, on Ray, into a latent store (stage "invert").
 
 The stage writes ``latents/<space>`` and, of each image against what the generator draws from its
-code, ``quality/mse``, ``quality/psnr`` and ``quality/ssim``.
+code, ``quality/mse``, ``quality/psnr`` and ``quality/ssim``; where the settings name a perceptual
+network also ``quality/lpips_star``, or of a user's network ``quality/lpips``.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import time
 from collections.abc import Container, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -48,6 +49,9 @@ from transforms.images.preprocess import to_float, to_uint8
 from transforms.inversion.catalog import invert_batch, method_named
 from transforms.inversion.method import STAGE as SEED_STAGE
 from transforms.inversion.method import Images, render, row_generator
+
+if TYPE_CHECKING:
+    from generators.perceptual import PerceptualDistance
 
 #: Raised whenever a code or a quality changes for the same inputs (a golden test notices).
 VERSION = 1
@@ -182,7 +186,17 @@ class InvertWorker:
                     f"{self.encoder.fingerprint!r}, the store was made with "
                     f"{identity.method['encoder']!r}: the file changed during the run; start again"
                 )
-        now = method_of(spec, None if self.encoder is None else self.encoder.fingerprint)
+        self.perceptual = None
+        if spec.compared_by is not None:
+            from generators.perceptual import load_perceptual
+
+            by = spec.compared_by
+            self.perceptual = load_perceptual(by.network, by.linear, self.device)
+        models = [
+            None if model is None else model.fingerprint
+            for model in (self.encoder, self.perceptual)
+        ]
+        now = method_of(spec, *models)
         if now != identity.method:
             raise UsageError(
                 f"method {now!r} is not the store's, {identity.method!r}: a file that 'invert' "
@@ -223,7 +237,7 @@ class InvertWorker:
                 reason[batch.start + lost] = Reason.NOT_FINITE
                 keep = keep[found.finite[keep - part.start]]
                 rows, at = batch.start + keep, keep - part.start
-                measured = measure(batch.images[keep], found.drawn[at])
+                measured = measure(batch.images[keep], found.drawn[at], self.perceptual)
                 for name, values in measured.items():
                     arrays[f"quality/{name}"][rows] = values
                 for path in found.arrays.keys() & arrays.keys():
@@ -276,7 +290,7 @@ class InvertWorker:
         if labels is not None:
             generator = Labelled(generator, labels[rows])
         target = torch.from_numpy(to_float(images[rows])).to(self.device)
-        found = invert_batch(Images(target, generator, spec, self.encoder, rngs))
+        found = invert_batch(Images(target, generator, spec, self.encoder, rngs, self.perceptual))
         space, code = self.task.identity.space, found.code
         parts = {f"latents/{space}": code.main}
         parts |= {companion_path(space, k): v for k, v in code.companions.items()}
@@ -319,7 +333,11 @@ def set_aside_unlabelled(work: BlockWork, batch: Batch) -> None:
     batch.status[lost], batch.reason[lost] = Status.QUARANTINED, Reason.NO_LABEL
 
 
-def measure(images: NDArray[np.uint8], drawn: NDArray[np.uint8]) -> dict[str, NDArray[np.float64]]:
+def measure(
+    images: NDArray[np.uint8],
+    drawn: NDArray[np.uint8],
+    perceptual: PerceptualDistance | None = None,
+) -> dict[str, NDArray[np.floating]]:
     """Qualities of drawn images against the originals, both uint8 (n, h, w, 3): name -> (n,).
 
     SSIM is NaN for images smaller than its window.
@@ -327,7 +345,8 @@ def measure(images: NDArray[np.uint8], drawn: NDArray[np.uint8]) -> dict[str, ND
     error = mse(images, drawn)
     small = min(images.shape[1:3]) < SSIM_WINDOW or not len(images)
     similarity = np.full(len(images), np.nan) if small else ssim(images, drawn)
-    return {"mse": error, "psnr": psnr_from_mse(error), "ssim": similarity}
+    found = {"mse": error, "psnr": psnr_from_mse(error), "ssim": similarity}
+    return found if perceptual is None else {**found, perceptual.key: perceptual(images, drawn)}
 
 
 # ---------------------------------------------------------------------------------------------

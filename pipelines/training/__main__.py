@@ -7,11 +7,12 @@ import argparse
 import logging
 from pathlib import Path
 
-from pipelines.training import annotators, brightness, bundle, gan, mapping
+from pipelines.training import annotators, brightness, bundle, gan, mapping, perceptual
 
 
 def main() -> None:
-    """Train generator and encoder, then the annotators, then write them with their cards."""
+    """Train generator and encoder, then the annotators, then write them with their cards; last the
+    feature network, which needs none of them."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--work", type=Path, default=Path("runs/training"))
     parser.add_argument("--out", type=Path, default=bundle.BUNDLED)
@@ -22,7 +23,15 @@ def main() -> None:
     parser.add_argument("--feature-steps", type=int, default=3_000)
     parser.add_argument("--annotator-steps", type=int, default=6_000)
     parser.add_argument("--threads", type=int, default=2)
-    parts = ["features", "gan", *gan.STAGES, "mapping", "annotators", "brightness", "bundle"]
+    parser.add_argument(
+        "--photographs",
+        type=Path,
+        nargs="*",
+        default=[],
+        help="files .npz with 'images', on which the feature network is measured, too",
+    )
+    parts = ["features", "gan", *gan.STAGES, "mapping", "annotators"]
+    parts += ["brightness", "bundle", "perceptual"]
     parser.add_argument("--only", choices=parts)
     args = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
@@ -43,6 +52,9 @@ def main() -> None:
         brightness.write_brightness(args.out.parent / "pictures")
     if args.only in (None, "bundle"):
         bundle.write_bundle(args.work, args.out)
+    if args.only in (None, "perceptual"):
+        out = args.out.parent / perceptual.FEATURES.name
+        perceptual.write(args.work, out, args.photographs)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,8 @@ package's whatever its plug-in (entry points of the group ``latentflow.inversion
 ``section``.
 
 Every key is part of the store's identity, so that another value makes other codes in another
-store, but for those marked `SAME_CODES` or `UNUSED`. A `MODEL_FILE` enters by what it holds.
+store, but for those marked `SAME_CODES` or `UNUSED`. A `MODEL_FILE` enters by what it holds, a
+`MODEL` by its fingerprint, and a key `WHEN_SET` only with another value than its default.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from pydantic_core import CoreSchema
 
 from schemas.catalog import Catalog
 from schemas.errors import CheckpointError, PluginError
+from schemas.sections.perceptual import PerceptualSpec
 from schemas.sections.types import Integer, Space, SpecModel
 from schemas.suggest import suggestion
 
@@ -46,6 +48,8 @@ class _Mark:
 SAME_CODES = _Mark("other values give the same codes, up to rounding")
 UNUSED = _Mark("accepted, for other methods have it, but without effect")
 MODEL_FILE = _Mark("path of a model's file; the file's bytes count, not where it lies")
+MODEL = _Mark("what a model is read from; whoever reads it adds its fingerprint")
+WHEN_SET = _Mark("left out at its default: stores of before there was the key keep their identity")
 
 
 @dataclass(frozen=True)
@@ -116,6 +120,12 @@ class InvertSpec(SpecModel):
         "quarantined by their header, as decompression bombs.",
     )
 
+    perceptual: Annotated[PerceptualSpec | None, MODEL] = Field(
+        default=None,
+        description="Measure every reconstruction by a perceptual distance, too (quality/lpips or "
+        "quality/lpips_star); {} takes the project's own network. Part of the store's identity.",
+    )
+
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         if type(self) is InvertSpec:
@@ -137,6 +147,11 @@ class InvertSpec(SpecModel):
         """The same settings with a space: the one that they name, else `space`."""
         return self if self.space is not None else self.model_copy(update={"space": space})
 
+    @property
+    def compared_by(self) -> PerceptualSpec | None:
+        """The perceptual distance that codes are found or measured by; None for neither."""
+        return self.perceptual
+
     def identity(self) -> dict[str, Any]:
         """The keys that decide the codes, with their values: part of the store's identity. Of
         settings with a space, see `into`.
@@ -145,9 +160,11 @@ class InvertSpec(SpecModel):
         """
         kept = {}
         for name, field in type(self).model_fields.items():
-            if SAME_CODES in field.metadata or UNUSED in field.metadata:
+            if any(mark in field.metadata for mark in (SAME_CODES, UNUSED, MODEL)):
                 continue
             value = getattr(self, name)
+            if WHEN_SET in field.metadata and value == field.default:
+                continue
             if MODEL_FILE in field.metadata and value is not None:
                 value = _sha256(f"invert.{name}", value)
             kept[name] = value

@@ -190,6 +190,8 @@ class InversionSuite:
         value, field = getattr(self.section(), key), section_of(self.method).model_fields[key]
         if key in self.others:
             return self.others[key]
+        if key == "perceptual":
+            return {}  # the project's own network
         if key == "space":
             return next(space for space in spaces if space != value)
         choices = [c for c in get_args(field.annotation) if c != value]

@@ -50,6 +50,11 @@ def invert_batch(images: Images) -> Inverted:
             f"{type(getattr(found, 'code', None)).__name__!r}, expected 'Inverted' of a 'Code': "
             "repair the method"
         )
+    if settings.compared_by is not None and images.perceptual is None:
+        raise UsageError(
+            f"settings of inversion method {settings.method!r} name a perceptual distance: give "
+            "'perceptual', see 'generators.perceptual.load_perceptual'"
+        )
     facts = images.generator.facts
     space = facts.space(settings.space)
     wanted = {space.name: (n, *space.shape)}

@@ -1,10 +1,12 @@
 """The loss of one row, of a rendered image x and its target t, both float32 in [-1, 1]:
 
     pixel_weight * mean((x - t)^2) + feature_weight * features(x, t)
+        + perceptual_weight * LPIPS(x, t)
 
 ``features`` compares image gradients over an average-pooling pyramid (see `feature_distance`): it
 is fixed, has no weights and needs no other model, and like a perceptual distance it judges edges
-at every scale and not the absolute brightness.
+at every scale and not the absolute brightness. The last term is by a network
+(`generators.perceptual`), and only where its weight is set.
 """
 
 from __future__ import annotations
@@ -15,18 +17,36 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from transforms.inversion.method import Images
+
 PYRAMID_LEVELS = 4
 
 
-def row_losses(drawn: Tensor, target: list[Tensor], settings: Any) -> Tensor:
-    """Loss of every row, (n,): see the module text.
+class RowLosses:
+    """Loss of every row of drawn images (n, 3, h, w) -> (n,): see the module text.
 
-    target : `pyramid` of the images. settings : ``pixel_weight`` and ``feature_weight``
+    images : the targets, with settings that have ``pixel_weight``, ``feature_weight`` and
+        ``perceptual_weight``. What is compared of them is computed once.
     """
-    loss: Tensor = settings.pixel_weight * (drawn - target[0]).square().flatten(1).mean(dim=1)
-    if settings.feature_weight:
-        loss = loss + settings.feature_weight * _feature_distance(pyramid(drawn), target)
-    return loss
+
+    def __init__(self, images: Images) -> None:
+        self.settings: Any = images.settings
+        self._pyramid = pyramid(images.pixels)
+        self._distance = images.perceptual if self.settings.perceptual_weight else None
+        if self._distance is not None:
+            with torch.no_grad():
+                self._maps = self._distance.maps(images.pixels)
+
+    def __call__(self, drawn: Tensor) -> Tensor:
+        settings, pixels = self.settings, self._pyramid[0]
+        loss: Tensor = settings.pixel_weight * (drawn - pixels).square().flatten(1).mean(dim=1)
+        if settings.feature_weight:
+            distance = _feature_distance(pyramid(drawn), self._pyramid)
+            loss = loss + settings.feature_weight * distance
+        if self._distance is not None:
+            distance = self._distance.between_maps(self._distance.maps(drawn), self._maps)
+            loss = loss + settings.perceptual_weight * distance
+        return loss
 
 
 def feature_distance(a: Tensor, b: Tensor) -> Tensor:

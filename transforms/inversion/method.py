@@ -23,6 +23,8 @@ from schemas.sections.invert import InvertSpec
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from generators.perceptual import PerceptualDistance
+
 #: Number of this stage in the seeds of its rows; other stages use other numbers.
 STAGE = 1
 
@@ -61,6 +63,7 @@ class Images:
     encoder : of a method that needs one, else None
     rngs : of a method that needs random numbers, one for each row, else empty; a row's numbers
         are its own wherever it lies (`row_generator`)
+    perceptual : distance of the settings' `compared_by`, where they have one
     """
 
     pixels: Tensor
@@ -68,6 +71,7 @@ class Images:
     settings: Any
     encoder: Encoder | None = None
     rngs: Sequence[np.random.Generator] = ()
+    perceptual: PerceptualDistance | None = None
 
     def __len__(self) -> int:
         return len(self.pixels)

@@ -60,14 +60,14 @@ def optimise(images: Images, start: Code, noise: bool = True) -> Code:
     """
     import torch
 
-    from transforms.inversion.loss import pyramid, row_losses
+    from transforms.inversion.loss import RowLosses
 
     generator, settings = images.generator, images.settings
     first = start.main.detach()
     codes = first.clone().requires_grad_(True)
     best, best_loss = first.clone(), torch.full((len(first),), math.inf, device=first.device)
     scale = NOISE_SCALE * spread(generator, start.space) if noise else 0.0
-    target = pyramid(images.pixels)
+    row_losses = RowLosses(images)
     optimiser = torch.optim.Adam([codes], lr=settings.learning_rate, betas=(0.9, 0.999))
     for step in range(settings.steps + 1):
         t = step / settings.steps
@@ -81,7 +81,7 @@ def optimise(images: Images, start: Code, noise: bool = True) -> Code:
         last = step == settings.steps
         with torch.set_grad_enabled(not last):
             drawn = generator.draw(start.moved(used), noise=settings.noise_mode)
-            losses = row_losses(drawn, target, settings)
+            losses = row_losses(drawn)
         if sigma == 0.0:
             better = losses.detach() < best_loss  # False where the loss is not a number
             best[better], best_loss[better] = codes.detach()[better], losses.detach()[better]

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Self
+from typing import Annotated, Self
 
 from pydantic import Field, model_validator
 
-from schemas.sections.invert import InvertSpec, Needs
+from schemas.sections.invert import WHEN_SET, InvertSpec, Needs
+from schemas.sections.perceptual import PerceptualSpec
 from schemas.sections.types import Integer, Number
 
 
@@ -28,17 +29,29 @@ class OptimiseSpec(InvertSpec):
         description="Weight of the feature distance in the loss: image gradients compared over a "
         "pyramid of scales.",
     )
+    perceptual_weight: Annotated[Number, WHEN_SET] = Field(
+        default=0.0,
+        ge=0,
+        description="Weight of the perceptual distance in the loss: of 'perceptual', or where that "
+        "is null of the project's own network.",
+    )
 
     @property
     def needs(self) -> Needs:
         return Needs(gradients=True, random=True)
 
+    @property
+    def compared_by(self) -> PerceptualSpec | None:
+        if self.perceptual is None and self.perceptual_weight:
+            return PerceptualSpec()
+        return self.perceptual
+
     @model_validator(mode="after")
     def _some_loss(self) -> Self:
-        if self.pixel_weight == 0 and self.feature_weight == 0:
+        if self.pixel_weight == self.feature_weight == self.perceptual_weight == 0:
             raise ValueError(
-                "'pixel_weight' and 'feature_weight' are both 0, so there is nothing to optimise: "
-                "raise one of them"
+                "'pixel_weight', 'feature_weight' and 'perceptual_weight' are all 0, so there is "
+                "nothing to optimise: raise one of them"
             )
         return self
 

@@ -178,6 +178,8 @@ REASONS = {
     "analyse.fidelity.reference": "of another run, see tests/pipelines/analyses/test_fidelity.py",
     "analyse.path_length.linear": "of VGG16 files, see tests/generators/perceptual",
     "analyse.separability.spaces": "no run holds codes of two spaces",
+    **{f"invert.{key}": "see tests/pipelines/stages/test_perceptual_inversion.py"
+       for key in ("perceptual.network", "perceptual.linear", "perceptual_weight")},
     "analyse.pca.regress_to": "no run holds codes of two spaces",
     **{f"dataset.{key}": "of rows without images, see tests/pipelines/stages/test_sample.py"
        for key in ("n", "seed", "truncation", "labels")},

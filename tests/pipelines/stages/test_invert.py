@@ -35,7 +35,7 @@ from schemas.store.reasons import Reason, Status
 from transforms.images.metrics import psnr, ssim
 from transforms.images.preprocess import to_float, to_uint8
 from transforms.inversion.catalog import invert_batch, method_named
-from transforms.inversion.loss import feature_distance, row_losses
+from transforms.inversion.loss import RowLosses, feature_distance
 from transforms.inversion.method import Images, render, row_generator
 from transforms.inversion.optimise import optimise, ramp
 
@@ -138,16 +138,13 @@ def test_a_row_that_is_not_a_number_touches_no_other(generator):
 def test_hybrid_never_ends_worse_than_the_encoder(generator, setting):
     encoder = load_encoder(setting.encoder)
     _, images = planted(generator, 4)
-    target = [images]
     encoded = inverted(generator, images, encoder)
     torch.testing.assert_close(encoded, encoder.encode(images))
     for rate in (0.05, 50.0):  # the second one diverges
         settings = {"method": "hybrid", "steps": 5, "learning_rate": rate, "feature_weight": 0.0}
         codes = inverted(generator, images, encoder, **settings)
-        losses = [
-            row_losses(render(generator, Code("w_plus", c)), target, invert_section(settings))
-            for c in (codes, encoded)
-        ]
+        loss = RowLosses(Images(images, generator, invert_section(settings)))
+        losses = [loss(render(generator, Code("w_plus", c))) for c in (codes, encoded)]
         assert (losses[0] <= losses[1] + 1e-6).all()
 
 
