@@ -286,8 +286,8 @@ def import_command(
     space: Annotated[
         str,
         typer.Option(
-            help="Latent space of its vectors: that of the run's codes, or 'w' for every layer of "
-            "'w_plus'."
+            help="Latent space of its vectors: that of the run's codes, or the one that each of "
+            "their layers repeats ('w' of 'w_plus')."
         ),
     ],
     generator: Annotated[

@@ -60,8 +60,8 @@ def read_directions(
     """The directions in a file of any known format.
 
     space, generator_fp : what they are for, a claim of the caller.
-    made_in : the space of the file's vectors where that is another: "w", for use in every layer of
-        w_plus.
+    made_in : the space of the file's vectors where that is another, whose code each layer of
+        `space` repeats (w, of w_plus).
     codes : (n, *row_shape), codes of that generator in that space, on which sd is measured.
     sd : of every direction, instead. Without either it is the peer's own unit of strength, where
         the file has one.
@@ -188,14 +188,14 @@ def _direction(
     axes = SPACE_AXES.get(space, len(shape))
     vector, sd = _folded(given, shape), entry.sd
     layers = _layers(entry.layers, shape, what, space)
-    if vector is not None and made_in == "w" and len(shape) == 2:
+    if vector is not None and made_in != space and len(shape) == 2:
         raise DirectionMismatchError(
-            f"{what} has layers, codes of space 'w' have none: claim space 'w_plus' for it"
+            f"{what} has layers, codes of space {made_in!r} have none: claim space {space!r} for it"
         )
     if vector is None and len(shape) == 2 and _longer(given.shape) == _longer(shape[1:]):
         vector = np.zeros(shape)
         vector[:] = given.reshape(-1)
-        claim = {**claim, "broadcast_from": "w"}
+        claim = {**claim, "broadcast_from": made_in if made_in != space else "w"}
         sd = None if sd is None else sd * math.sqrt(shape[0] if layers is None else len(layers))
     if vector is None or len(shape) != axes:
         raise DirectionMismatchError(f"{what} {_misfit(given.shape, shape, space)}")

@@ -129,8 +129,8 @@ def import_directions(
     """Read a file of any known format into the run's direction set; returns the names.
 
     space, generator_fp : what the file was made for, a claim. The space is the run's, one that is
-        injected where its codes are drawn, or "w" for
-        vectors to be used in every layer of a w_plus run.
+        injected where its codes are drawn, or the one whose code each of its layers repeats (w of a
+        w_plus run): such vectors are used in every layer.
     name : of a single direction, or prefix of several.
     file_format : the file's format, where its contents do not tell.
 
@@ -145,7 +145,7 @@ def import_directions(
     """
     own = run.directions.space
     injected = _injected(run, space)
-    if injected is None and space != own and (space, own) != ("w", "w_plus"):
+    if injected is None and space != own and space != _repeated(run):
         raise UsageError(
             f"the run stores codes of space {own!r}, on which directions are measured, and the "
             f"file's are of {space!r}: {other_space(space)}"
@@ -192,9 +192,16 @@ def import_directions(
     return [d.name for d in found]
 
 
+def _repeated(run: FinishedRun) -> str | None:
+    """The space whose code stands in every layer of the run's codes; None without one."""
+    facts = generators.facts(run.spec.generator)
+    own = run.directions.space
+    return facts.repeated(own) if own in facts.spaces else None
+
+
 def _injected(run: FinishedRun, space: str) -> tuple[int, ...] | None:
     """Shape of a space that is injected while the run's codes are drawn, None for any other."""
-    if space in (run.directions.space, "w"):
+    if space == run.directions.space:
         return None
     found = generators.facts(run.spec.generator).spaces.get(space)
     return found.shape if found and found.injected_into == run.directions.space else None

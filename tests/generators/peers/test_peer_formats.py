@@ -19,6 +19,7 @@ from generators.peers import catalog, read_directions, read_latents, write_direc
 from generators.peers.base import Codes
 from generators.peers.catalog import PEERS, direction_formats, latent_formats
 from generators.peers.tensorgan import EXPRESSIONS
+from generators.protocols import ModelFacts
 from pipelines.downstream.directions import export_directions, import_directions
 from pipelines.upkeep.inspect import describe
 from schemas.directions import DirectionSet, unit_direction
@@ -160,7 +161,8 @@ def small_run(folder: Path) -> Any:
     vector[0, 0] = 1.0
     own = DirectionSet(FP, "w_plus", [unit_direction("own", "w_plus", vector, method="pca", sd=1)])
     own.save(str(folder / "set"))
-    return SimpleNamespace(directions=own, store=LatentStore.open(store.path))
+    spec = SimpleNamespace(generator="bundled:faces64")  # of w_plus, like the codes
+    return SimpleNamespace(directions=own, store=LatentStore.open(store.path), spec=spec)
 
 
 def test_another_package_s_format_is_imported_exported_and_inspected(bring, tmp_path):
@@ -176,6 +178,18 @@ def test_another_package_s_format_is_imported_exported_and_inspected(bring, tmp_
     flat = SimpleNamespace(directions=DirectionSet(FP, "w", [smile]), store=run.store)
     (path,) = export_directions(flat, "toy", tmp_path / "out")
     assert path.read_bytes() == (tmp_path / "smile.toy").read_bytes()
+
+
+def test_vectors_of_the_space_that_layers_repeat_are_used_in_every_layer(tmp_path, monkeypatch):
+    run = small_run(tmp_path)
+    dim = run.directions["own"].vector.shape[1]
+    np.save(tmp_path / "age.npy", np.arange(1.0, dim + 1))
+    monkeypatch.setattr(ModelFacts, "repeated", lambda facts, name: "v")
+    assert import_directions(run, tmp_path / "age.npy", "v", FP) == ["age"]
+    assert run.directions["age"].provenance["broadcast_from"] == "v"
+    assert np.ptp(run.directions["age"].vector, axis=0).max() == 0
+    with pytest.raises(UsageError, match="codes of space 'w_plus'.*file's are of 'w'"):
+        import_directions(run, tmp_path / "age.npy", "w", FP)
 
 
 def test_two_formats_that_claim_a_file_are_named_until_one_is_chosen(bring, tmp_path):

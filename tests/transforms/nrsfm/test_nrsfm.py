@@ -1,5 +1,7 @@
 """Landmark factorisation on planted shapes and cameras."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -13,6 +15,7 @@ from transforms.nrsfm.cameras import (
 )
 from transforms.nrsfm.errors import camera_frame_error, similarity_error
 from transforms.nrsfm.fit import NRSfMSolver, factorise
+from transforms.nrsfm.joint import JointSolver
 from transforms.nrsfm.passes import unit_axes
 
 
@@ -146,6 +149,23 @@ def test_the_shape_is_centred_where_points_are_missing():
     found = factorise(points, 1, front=s["front"])
     np.testing.assert_allclose(found.rigid.mean(axis=1), 0, atol=1e-12)
     np.testing.assert_allclose(found.model.modes.mean(axis=1), 0, atol=1e-12)
+
+
+def test_the_refinement_ends_where_a_coordinate_gains_less_than_the_tolerance(monkeypatch):
+    s, seen, step = scene(n_shapes=1), [], JointSolver.step
+
+    def recorded(self, total):
+        seen.append((self, total))
+        return step(self, total)
+
+    monkeypatch.setattr(JointSolver, "step", recorded)
+    factorise(s["points"][:60], 1, front=s["front"], refine=True)
+    solver, total = seen[0]
+    n = float(total["seen"])
+    cost = float(total["cost"]) + 2 * n * np.log(solver.model_.noise**2)
+    for gain, phase in ((1.9, "metric"), (2.1, solver.phase)):  # two coordinates a point
+        before = replace(solver, cost=cost + gain * 1e-3 * n, tol=1e-3, max_rounds=9)
+        assert step(before, total).phase == phase, gain
 
 
 def test_depth_sign_follows_the_hint_both_ways():
