@@ -22,7 +22,12 @@ from pathlib import Path
 import numpy as np
 
 from transforms.accumulate.blocks import NpyBlocks
-from transforms.svm.fit import HyperplaneOptions, HyperplaneSolver, fit_hyperplanes
+from transforms.svm.fit import (
+    HyperplaneOptions,
+    Hyperplanes,
+    HyperplaneSolver,
+    fit_hyperplanes,
+)
 
 
 def main() -> int:
@@ -113,18 +118,22 @@ def compare(n: int, d: int, attributes: int, repeats: int) -> dict[str, object]:
 
 def through_beam(x: np.ndarray, y: np.ndarray, coef: np.ndarray) -> tuple[float, float]:
     """(seconds from .npy files through Beam, largest relative difference of the normals)."""
-    from transforms.beam.engine import BeamEngine
-
     with tempfile.TemporaryDirectory(prefix="hyperplanes-") as folder:
         paths = {name: str(Path(folder) / f"{name}.npy") for name in ("x", "y")}
         np.save(paths["x"], x)
         np.save(paths["y"], y)
         started = time.perf_counter()
-        options = HyperplaneOptions(penalise_intercept=True)
-        found = BeamEngine().run(HyperplaneSolver(options), NpyBlocks(paths)).result()
+        found = from_files(paths, HyperplaneOptions(penalise_intercept=True))
         seconds = time.perf_counter() - started
     gap = np.linalg.norm(found.coef - coef, axis=1) / np.linalg.norm(coef, axis=1)
     return seconds, float(gap.max())
+
+
+def from_files(paths: dict[str, str], options: HyperplaneOptions) -> Hyperplanes:
+    """Through Beam. paths : .npy files of x and y."""
+    from transforms.beam.engine import BeamEngine
+
+    return BeamEngine().run(HyperplaneSolver(options), NpyBlocks(paths)).result()
 
 
 def peak_mb() -> float:

@@ -375,8 +375,9 @@ def encode_categories(
         )
     merged = value_type if known is None or known.type == value_type else "string"
     info = FactorInfo(CATEGORICAL, merged, tuple(categories))
-    codes = [MISSING_CODE if value is None else codes_of[value] for value in values]
-    return FactorColumn(info, np.array(codes, dtype=np.int16))
+    found = {None: MISSING_CODE, **codes_of}
+    codes = np.fromiter(map(found.__getitem__, values), np.int16, len(values))
+    return FactorColumn(info, codes)
 
 
 def continuous_column(values: Sequence[float]) -> FactorColumn:

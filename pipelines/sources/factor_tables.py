@@ -136,7 +136,8 @@ def _read_parquet(path: Path, table: FactorTable, ignore: Sequence[str]) -> None
         if name is None:
             continue
         if _is_scalar(kind):
-            table.columns[name] = cells_of(arrow.column(i).to_pylist())
+            cells = arrow.column(i).to_pylist()
+            table.columns[name] = cells if _is_number(kind) else cells_of(cells)
         else:
             table.skipped[name] = str(kind)
 
@@ -148,6 +149,11 @@ def _is_scalar(kind: pa.DataType) -> bool:
     return not (t.is_nested(kind) or t.is_binary(kind) or t.is_large_binary(kind)) and not (
         t.is_fixed_size_binary(kind) or t.is_binary_view(kind) or t.is_null(kind)
     )
+
+
+def _is_number(kind: pa.DataType) -> bool:
+    t = pa.types
+    return bool(t.is_boolean(kind) or t.is_integer(kind) or t.is_floating(kind))
 
 
 def cells_of(values: Iterable[Any]) -> list[Cell]:

@@ -50,7 +50,9 @@ def values_of(
     numbers = {number_of(text) for text in named & missing} - {None}
     there = missing.intersection(cells)
     counts = Counter(text for text in _texts(cells) if text in there) if there else Counter[str]()
-    values = [None if type(cell) is float and math.isnan(cell) else cell for cell in cells]
+    values = list(cells)
+    if float in set(map(type, cells)):
+        values = [None if type(cell) is float and math.isnan(cell) else cell for cell in cells]
     if counts:
         values = [None if type(cell) is str and cell in counts else cell for cell in values]
     if numbers:
@@ -193,6 +195,14 @@ def number_of(value: Cell) -> float | None:
 @functools.lru_cache(maxsize=4096)
 def _number_in(text: str) -> float | None:
     return float(text) if _DECIMAL.fullmatch(text) else None
+
+
+def levels_of(values: Sequence[Cell], value_type: str) -> list[str | None]:
+    """`level_of` of every value."""
+    if len(set(map(type, values)) - {type(None)}) > 1:  # 1, 1.0 and True would be one key
+        return [level_of(value, value_type) for value in values]
+    known = {value: level_of(value, value_type) for value in set(values)}
+    return [known[value] for value in values]
 
 
 @functools.lru_cache(maxsize=4096, typed=True)

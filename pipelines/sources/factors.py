@@ -6,13 +6,19 @@ import difflib
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
 from pipelines.sources.factor_keys import IMAGE_ID, KEY_COLUMNS, Images, Match, find_key
 from pipelines.sources.factor_tables import Cell, FactorTable, cells_of
-from pipelines.sources.factor_values import absent_texts, kind_of, level_of, number_of, values_of
+from pipelines.sources.factor_values import (
+    absent_texts,
+    kind_of,
+    levels_of,
+    number_of,
+    values_of,
+)
 from schemas.errors import InputError, SpecError
 from schemas.index import (
     CATEGORICAL,
@@ -212,7 +218,10 @@ def _typed(
     values, missing = values_of(name, cells, dataset, known)
     info, kind = kind_of(name, values, dataset, known)
     notes += [note for note in (missing, kind) if note is not None]
-    of_rows = [None if cell is None else values[cell] for cell in cell_of]
+    if None in cell_of:
+        of_rows = [None if cell is None else values[cell] for cell in cell_of]
+    else:
+        of_rows = list(map(values.__getitem__, cast(Sequence[int], cell_of)))
     if kept is not None:
         kept = values_of(name, kept, dataset, None)[0]
         if info.kind == CONTINUOUS:
@@ -221,8 +230,8 @@ def _typed(
     if (known.kind if known else info.kind) == CONTINUOUS:
         plain = kept is None and info.type in ("integer", "float")  # every value is a number
         return _quantities(index, name, of_rows, found, known, float if plain else number_of)
-    levels = [level_of(value, known.type if known else info.type) for value in of_rows]
-    if known is not None:
+    levels = levels_of(of_rows, known.type if known else info.type)
+    if known is not None and not all(found):
         codes, categories = index.categorical(name)
         for row, code in enumerate(codes.tolist()):
             if not found[row]:

@@ -182,7 +182,7 @@ def area_under_roc(ranks: np.ndarray) -> np.ndarray:
 class ValidationSolver:
     """Hyperplanes at every C of a path, with K folds each (a `PassSolver` over `FoldBlocks`).
 
-    path : values of C, from small to large
+    path : values of C, from small to large.  n_folds : 0 measures nothing
     """
 
     path: tuple[float, ...]
@@ -198,8 +198,8 @@ class ValidationSolver:
         path = tuple(float(c) for c in path)
         if not path or any(b <= a for a, b in zip(path, path[1:], strict=False)):
             raise UsageError(f"path of C is {list(path)!r}: give ascending values, at least one")
-        if n_folds < 1:
-            raise UsageError(f"n_folds is {n_folds!r}: give at least 1")
+        if n_folds < 0:
+            raise UsageError(f"n_folds is {n_folds!r}: give 0 or more")
         first = replace(options, c=path[0], degenerate="skip")
         return cls(path, n_folds, HyperplaneSolver(first))
 
@@ -232,11 +232,17 @@ class ValidationSolver:
     def step(self, total: Accumulator) -> ValidationSolver:
         """State after a pass with the summed statistic `total`."""
         if not self.solver.done:
-            return replace(self, solver=self.solver.step(total))
-        total = expect(total, Sums)
+            stepped = replace(self, solver=self.solver.step(total))
+            return stepped if self.n_folds or not stepped.solver.done else stepped._scored(None)
+        return self._scored(expect(total, Sums))
+
+    def _scored(self, total: Sums | None) -> ValidationSolver:
+        """State after a C was solved and scored. total : of a `ScoreRequest`, None without folds"""
         every = self.solver.result()
         n_attributes = len(every.coef) // (1 + self.n_folds)
         folds = (1 + self.n_folds, n_attributes)
+        if total is None:
+            total = _nothing_scored(n_attributes)
         fitted = np.isfinite(every.intercepts).reshape(folds)[1:]
         n_rows = total["ranks"].sum(axis=-1, dtype=np.int64)
         kept = n_rows.sum(axis=1)
@@ -254,6 +260,18 @@ class ValidationSolver:
         if state.done:
             return state
         return replace(state, solver=self.solver.restart(self.path[len(state.found)]))
+
+
+def _nothing_scored(n_attributes: int) -> Sums:
+    """The statistic of a `ScoreRequest` of no folds."""
+    bins = len(MARGIN_EDGES) - 1
+    return Sums(
+        {
+            "correct": np.zeros((0, n_attributes), np.int64),
+            "ranks": np.zeros((0, 2, n_attributes, RANK_BINS), np.int32),
+            "margins": np.zeros((2, n_attributes, bins), np.int64),
+        }
+    )
 
 
 def cross_validate(

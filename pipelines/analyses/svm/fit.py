@@ -216,8 +216,9 @@ def _solve(data: Data, wanted: SvmSpec, labelled: Labelled) -> tuple[Validated, 
         degenerate="skip",
     )
     path = _path(wanted)
-    n_folds = wanted.folds or 1
-    source = FoldBlocks(labelled.blocks({"fold": _folds(data, wanted.folds)}), n_folds)
+    folds = _folds(data, wanted.folds)
+    n_folds = wanted.folds or int(folds.max()) + 1  # none where no row is held out
+    source = FoldBlocks(labelled.blocks({"fold": folds}), n_folds)
     return data.engine.run(ValidationSolver.start(options, path, n_folds), source).found
 
 

@@ -6,6 +6,7 @@ from sklearn.metrics import roc_auc_score
 
 from schemas.errors import DataError, UsageError
 from transforms.accumulate.blocks import ArrayBlocks
+from transforms.accumulate.passes import run_passes
 from transforms.beam.engine import BeamEngine
 from transforms.svm.fit import HyperplaneOptions, fit_hyperplanes
 from transforms.svm.validation import (
@@ -116,3 +117,19 @@ def test_bad_paths_are_refused():
     for path in ((1.0, 1.0), (), (1.0, 0.5)):
         with pytest.raises(UsageError, match="path of C"):
             cross_validate(x, y, path)
+
+
+def test_without_folds_the_fit_is_that_of_all_rows_and_nothing_is_measured():
+    rng = np.random.default_rng(3)
+    x = rng.standard_normal((90, 5))
+    y = np.where(x[:, :2] + 0.3 * rng.standard_normal((90, 2)) > 0, 1, -1).astype(np.int8)
+    arrays = {"x": x, "y": y, "fold": np.full(90, -1)}
+    solver = ValidationSolver.start(HyperplaneOptions(precision="float64"), [0.1, 1.0], 0)
+    found = run_passes(solver, FoldBlocks(ArrayBlocks(arrays, 32), 0)).found
+    for one, c in zip(found, (0.1, 1.0), strict=True):
+        expected = fit_hyperplanes(x, y, c)
+        np.testing.assert_allclose(one.model.coef, expected.coef, atol=1e-4)
+        assert np.isnan(one.mean_auc).all() and np.isnan(one.mean_accuracy).all()
+        assert one.margins.shape == (2, 2, 64) and not one.margins.any()
+    with pytest.raises(UsageError, match="n_folds is -1"):
+        ValidationSolver.start(HyperplaneOptions(), [1.0], -1)
