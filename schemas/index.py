@@ -375,7 +375,8 @@ def encode_categories(
         )
     merged = value_type if known is None or known.type == value_type else "string"
     info = FactorInfo(CATEGORICAL, merged, tuple(categories))
-    found = {None: MISSING_CODE, **codes_of}
+    found: dict[str | None, int] = {None: MISSING_CODE}
+    found.update(codes_of)
     codes = np.fromiter(map(found.__getitem__, values), np.int16, len(values))
     return FactorColumn(info, codes)
 

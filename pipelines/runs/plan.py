@@ -198,7 +198,9 @@ class _Plan:
             )
             time = _time(rows, self.rates.get("invert"), "the last run's rate")
             notes = []
-            if not identity.sampled:
+            if identity.sampled:
+                notes.append("each row: a draw from the prior; no picture is drawn of it")
+            else:
                 cost = method_named(spec.invert.method).cost(spec.invert)
                 time = time or _time(rows, cost.seconds, "the rate that the method gives")
                 measuring = "1 pass through the generator to measure the result"

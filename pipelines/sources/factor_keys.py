@@ -127,6 +127,8 @@ def _keys(cells: Sequence[Cell], root: str) -> list[str | None]:
 
 
 def _key(text: str, root: str) -> str:
+    if text.isdecimal():  # a seed, of which there may be millions
+        return text
     return _plain(below_root(root, text.replace("\\", "/")))
 
 
