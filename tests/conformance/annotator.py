@@ -66,6 +66,13 @@ class AnnotatorSuite:
             np.testing.assert_array_equal(part.reasons, whole.reasons[rows])
             np.testing.assert_allclose(part.values, whole.values[rows], rtol=1e-5, atol=1e-6)
 
+    def test_a_crop_that_is_the_whole_picture_changes_nothing(self, kind, file, images):
+        card, values = read_card(file), load_annotator(file).annotate(images)
+        whole = np.repeat(np.eye(3)[None, :2], len(images), axis=0)
+        placed = kind.placed(values, card, whole)
+        assert placed.dtype == np.float32
+        np.testing.assert_allclose(placed, values, rtol=1e-5, atol=1e-4)
+
     def test_what_changes_a_number_changes_the_fingerprint(self, file, images):
         before, values = read_card(file).fingerprint, load_annotator(file).annotate(images)
         self.changed(file, name="other", licence="MIT", source="here", notes="none")
