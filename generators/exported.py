@@ -20,7 +20,7 @@ import numpy as np
 
 from generators.onnx_files import Port
 from generators.unpickle.torch_files import Storage, rebuild_tensor
-from schemas.errors import CheckpointError, UnsafeCheckpointError
+from schemas.errors import CheckpointError, DataError, UnsafeCheckpointError
 from schemas.fingerprint import canonical_json
 
 GRAPH = "graph"
@@ -94,14 +94,22 @@ def read_exported(path: Path) -> Exported:
             values = graph_module["graph"]["tensor_values"]
             inputs = tuple(_port(name, values) for name in graph["inputs"])
             outputs = tuple(_port(name, values) for name in graph["outputs"])
-    except (KeyError, TypeError, ValueError, AttributeError, IndexError, RecursionError) as e:
+            text = np.frombuffer(canonical_json(graph), np.uint8)
+    except (
+        DataError,
+        KeyError,
+        TypeError,
+        ValueError,
+        AttributeError,
+        IndexError,
+        RecursionError,
+    ) as e:
         raise CheckpointError(
             f"is no torch.export archive that can be read ({e!r}): {_AGAIN}"
         ) from e
     except (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError) as e:
         raise CheckpointError(f"cannot be read ({e}): the file is damaged; copy it again") from e
     parts = {f"{TENSOR}{name}": value for name, value in stored.items()}
-    text = np.frombuffer(canonical_json(graph), np.uint8)
     return Exported(inputs, outputs, {GRAPH: text, **parts})
 
 

@@ -115,13 +115,20 @@ def contents_of(path: Path, limits: Limits | None = None) -> Any:
 
 
 def _declaration(path: Path) -> dict[str, Any] | None:
-    """The JSON beside a file, where it names a family; None where it is another's or not there."""
+    """The JSON beside a file, where it names a family; None where it is another's or not there.
+
+    Raises CheckpointError for a text that names one and is no JSON.
+    """
     beside = _description_of(path)
+    data = b""
     try:
         if beside == path or beside.stat().st_size > MAX_JSON_BYTES:
             return None
-        found = json.loads(beside.read_bytes())
-    except (OSError, ValueError, RecursionError):
+        data = beside.read_bytes()
+        found = json.loads(data)
+    except (OSError, ValueError, RecursionError) as e:
+        if b'"family"' in data:
+            raise CheckpointError(f"{beside.name!r} beside it is not JSON ({e}): correct it") from e
         return None
     return found if isinstance(found, dict) and isinstance(found.get("family"), str) else None
 

@@ -31,6 +31,7 @@ from networks.plain import (
     scripted_file,
 )
 from onnx import helper
+from safetensors.torch import save_file
 
 import generators
 from generators.families.base import Checkpoint
@@ -236,6 +237,22 @@ def test_a_state_dict_is_declared_where_it_must_be(tmp_path) -> None:
     ):
         with pytest.raises(CheckpointError, match=message):
             generators.load(declare(path, **said))
+
+
+def test_any_file_of_tensors_can_be_declared(tmp_path) -> None:
+    save_file({f"G.{k}": v for k, v in dcgan().state_dict().items()}, tmp_path / "g.safetensors")
+    said = {"architecture": "dcgan", "output": {"range": [0, 1]}, "input": {"prior": "uniform"}}
+    model = generators.load(declare(tmp_path / "g.safetensors", **said))
+    code = model.sample("z", range(2))
+    with torch.no_grad():
+        expected = 2 * dcgan()(code.main[:, :, None, None]) - 1
+    torch.testing.assert_close(model.draw(code), expected)
+    assert {file.name for file in generators.files(tmp_path / "g.safetensors")} == {
+        "g.safetensors", "g.json",
+    }  # fmt: skip
+    (tmp_path / "g.json").write_text('{"family": "plain",}')
+    with pytest.raises(CheckpointError, match="'g.json' beside it is not JSON"):
+        generators.load(tmp_path / "g.safetensors")
 
 
 def test_the_prior_is_a_setting_where_nobody_declares_it(tmp_path) -> None:
