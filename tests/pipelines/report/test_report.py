@@ -107,11 +107,12 @@ EVERY = ["inputs", "stages", "left-out", "reconstruction", "directions", "change
 
 def test_a_complete_run_shows_every_section(html):
     page = Page(html)
-    assert sections(page) == EVERY
+    assert sections(page) == [*EVERY, "absent"]
     assert (
         "−2 sd" in page.text and "of the shape's size" not in page.text
     )  # basis shapes have a spread
-    assert "Not in this report" not in page.text
+    absent = re.findall(r"'(\w+)' is not among this run's analyses", page.text)
+    assert absent == ["fidelity", "path_length", "separability"]
     linked = [a["href"] for a in page.all("a") if a["href"].startswith("#")]
     assert {f"#{kind}" for kind in EVERY} <= set(linked)
     assert {link[1:] for link in linked} <= set(page.ids)
@@ -174,7 +175,7 @@ def test_hostile_names_everywhere_stay_text(tmp_path):
         attrs["levels"][1][5:9] = [[dollar, k] for k in range(1, 5)]
         folder.directions.save_model("hosvd", arrays, attrs)
     page = page_of(run)
-    assert sections(page) == EVERY
+    assert sections(page) == [*EVERY, "absent"]
     assert not {"script"} & {name for name, _ in page.tags}
     assert all("onerror" not in attrs for _, attrs in page.tags)
     assert bad in page.text and dollar in page.text and "</svg><script>" in page.text
@@ -218,6 +219,18 @@ def test_rows_left_out_are_counted_once_with_reasons(run):
     ]
     assert found[1].examples[0] == SCRIPT
     assert len(values) == 64 - 4
+
+
+def test_perceptual_distances_are_shown_by_their_names(run, monkeypatch):
+    stored = RunFolder.quality
+
+    def own(folder, metric):
+        return stored(folder, "ssim" if metric == "lpips_star" else metric)
+
+    assert "LPIPS" not in page_of(run).text
+    monkeypatch.setattr(RunFolder, "quality", own)
+    page = page_of(run)
+    assert "median LPIPS*" in page.text and "LPIPS" not in page.text.replace("LPIPS*", "")
 
 
 # ---- what is missing ------------------------------------------------------------------------
@@ -370,7 +383,7 @@ def test_missing_and_odd_numbers_are_dashes(run):
         facts["held_out"][0]["accuracy"] = None
         folder.directions.save_model("svm", arrays, facts)
     page = page_of(run)
-    assert sections(page) == EVERY
+    assert sections(page) == [*EVERY, "absent"]
     assert not re.search(r"\b(nan|inf)\b", page.text)
 
 
