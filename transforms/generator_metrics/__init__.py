@@ -9,6 +9,7 @@ from schemas.faces import face
 
 if TYPE_CHECKING:
     from transforms.generator_metrics.frechet import frechet_distance as frechet_distance
+    from transforms.generator_metrics.kernel import Subsets as Subsets
     from transforms.generator_metrics.kernel import kernel_distance as kernel_distance
     from transforms.generator_metrics.path_length import slerp as slerp
     from transforms.generator_metrics.path_length import trimmed_mean as trimmed_mean
@@ -19,7 +20,7 @@ __getattr__ = face(
     __name__,
     {
         "frechet": ["frechet_distance"],
-        "kernel": ["kernel_distance"],
+        "kernel": ["Subsets", "kernel_distance"],
         "path_length": ["slerp", "trimmed_mean"],
         "separability": ["separability"],
         "sets": ["compare_sets"],
