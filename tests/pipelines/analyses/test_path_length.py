@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -11,18 +13,21 @@ from inversion_fixture import adapter
 from safetensors.torch import save_file
 
 import generators
+from generators.perceptual.files import ALEXNET, VGG16
 from generators.perceptual.network import FeatureNetwork
 from generators.protocols import Code
 from pipelines.analyses.base import Model
 from pipelines.analyses.catalog import analysis_of
 from pipelines.analyses.figures import Table, Text
 from pipelines.analyses.path_length import fit as fit_module
+from pipelines.analyses.path_length import network as network_module
 from pipelines.analyses.path_length.steps import AT_ONCE, Steps, StepsOfPath
 from pipelines.engine.saved_sums import SavedStatistics
 from pipelines.report.figures import drawn as shown
 from pipelines.runs.analyse import fit_analysis
 from pipelines.runs.lineage import analysis_inputs
-from schemas.errors import SpecError
+from schemas.errors import CheckpointError, SpecError
+from schemas.sections.path_length import PathLengthSpec
 from schemas.spec import parse_spec
 from tests.pipelines.analyses.test_derived_spaces import Drawn
 
@@ -211,6 +216,19 @@ def test_inputs_name_the_network_and_not_its_path(root, run, tmp_path):
 def test_bad_input_is_told(root, run, section, told):
     with pytest.raises(SpecError, match=told):
         fit(run, spec_of(root, **section))
+
+
+def test_the_star_is_of_the_network(monkeypatch):
+    default = PathLengthSpec().network
+    assert network_module.name_of(default, None) == "PPL*"
+    for architecture, expected in ((VGG16, "PPL"), (ALEXNET, None)):
+        found = SimpleNamespace(architecture=architecture)
+        monkeypatch.setattr(network_module, "_read", lambda *_, found=found: found)
+        if expected is not None:
+            assert network_module.name_of("file", None) == expected
+            continue
+        with pytest.raises(CheckpointError, match="'alexnet', and path lengths are defined by"):
+            network_module.name_of("file", None)
 
 
 def test_the_report_shows_the_paths(root, run):
