@@ -79,8 +79,9 @@ class TextScores(AnnotatorKind):
         image = values.astype(np.float64)
         with np.errstate(invalid="ignore", over="ignore", divide="ignore"):
             image = image / np.sqrt((image**2).sum(axis=1, keepdims=True))
-            # not a matrix product, whose bits depend on how many rows there are
-            cosine = (image[:, None, :] * _texts(card)[None]).sum(axis=2)
+            # row by row: the bits of one product would depend on how many rows there are
+            texts = _texts(card)
+            cosine = np.array([texts @ row for row in image]).reshape(len(image), len(texts))
         return card.options.get("scale", 1.0) * cosine + card.options.get("bias", 0.0)
 
     def finish(self, values: np.ndarray, card: Described, shape: tuple[int, int]) -> np.ndarray:

@@ -272,6 +272,19 @@ def test_quantities_stand_beside_scores_each_on_its_own_scale(run):
     assert "width" in text and "3\u202f000" in text and "12.5" in text
 
 
+def test_what_an_edit_keeps_of_an_embedding_stands_beside_its_strip(run):
+    def with_identity(value):
+        value["likeness"] = ["face_identity"]
+        n = len(value["strengths"])
+        for entry, top in zip(value["directions"], (0.8125, None), strict=False):
+            means = [0.9375] + [1.0] * (n - 2) + [top]
+            entry["likeness"] = {"face_identity": {"mean": means, "pairs": 3}}
+
+    edit_json(run / "evaluation.json", with_identity)
+    text = page_of(run).text
+    assert "face identity kept, cosine" in text and "0.94" in text and "0.81" in text
+
+
 def test_without_annotators_nothing_is_said_of_scores(run):
     def unmeasured(value):
         value |= {"attributes": [], "pose": []}
