@@ -41,7 +41,7 @@ def identity(files: Mapping[str, Path], folder: Path) -> None:
         output="output",
         names=WIDTH,
         input={"name": "input", "size": SIDE, "range": [0, 255], "mean": [127.0] * 3,
-               "std": [128.0] * 3, "resize": "bilinear"},
+               "std": [128.0] * 3},
         crop={"by": "obtained:face_landmarks", "points": POINTS, "places": PLACES},
         licence="MIT (package, which says nothing of the training data)",
         source="npm faceplugin-face-recognition-js 0.0.1",
