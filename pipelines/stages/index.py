@@ -108,6 +108,7 @@ def update_index(
         refused=list(listing.refused),
         damaged=list(listing.damaged),
         notes=list(listing.notes),
+        drawn=dataset.sampled,
     )
     containers = _container_hashes(source, listing.items, cache)
     look = _Look(existing, source, containers, cache, max_pixels)

@@ -64,6 +64,7 @@ class IndexReport:
     damaged : (path, why) of shards and folders whose images could not all be listed
     factors : the join with the factor table, None without one
     notes : what people should know about the dataset and its table, in whole sentences
+    drawn : the rows are of no files
     """
 
     n_files: int = 0
@@ -81,6 +82,7 @@ class IndexReport:
     damaged: list[tuple[str, str]] = field(default_factory=list)
     factors: JoinReport | None = None
     notes: list[str] = field(default_factory=list)
+    drawn: bool = False
 
     @property
     def n_duplicates(self) -> int:
@@ -128,7 +130,10 @@ class IndexReport:
         found = [f"left out: {kind.line()}" for kind in self.left_out() if not kind.ordinary]
         if self.removed:
             rows = f"{self.removed} row{'' if self.removed == 1 else 's'}"
-            found.append(f"{rows} removed for ever: the images are gone, left out or changed")
+            gone = "the images are gone, left out or changed"
+            if self.drawn:
+                gone = "'dataset' no longer lists their seeds, or lists them with another class"
+            found.append(f"{rows} removed for ever: {gone}")
         reasons = Counter(row.reason for row in self.unreadable)
         if reasons:
             counts = ", ".join(f"{n} {reason}" for reason, n in reasons.most_common())
@@ -140,9 +145,10 @@ class IndexReport:
             )
         join = self.factors
         if join is not None and (join.unmatched_rows or join.unmatched_table):
+            one, many = ("seed", "seeds") if self.drawn else ("image", "images")
             found.append(
-                f"factor table: {len(join.unmatched_table)} of its rows match no image and "
-                f"{len(join.unmatched_rows)} images have no row, "
+                f"factor table: {len(join.unmatched_table)} of its rows match no {one} and "
+                f"{len(join.unmatched_rows)} {many} have no row, "
                 + ("'latentflow index' lists them in" if planned else "see")
                 + " index_report.json"
             )
@@ -161,6 +167,7 @@ class IndexReport:
         length under ``n_<name>``, which every list has."""
         result: dict[str, Any] = {}
         _flatten_lists(dataclasses.asdict(self), limit, result)
+        del result["drawn"]  # as the specification says
         kinds = [dataclasses.asdict(kind) for kind in self.left_out()]
         result["left_out"] = kinds if limit is None else kinds[:limit]
         result["n_duplicate_rows"] = self.n_duplicates

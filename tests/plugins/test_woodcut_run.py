@@ -17,12 +17,15 @@ from latentflow_woodcut.family import PLUGIN as FAMILY
 from onnx import TensorProto, helper
 from PIL import Image
 from places import ROOT
+from tiny_run import run_tiny
 from typer.testing import CliRunner, Result
 
 from generators.families.base import Checkpoint
 from generators.model_file import write_checkpoint
 from generators.peers.directions import read_directions
 from pipelines.cli import app
+from pipelines.runs.plan import plan_stages
+from pipelines.upkeep.verify import verify
 from schemas.directions import DirectionSet
 from schemas.errors import SpecError
 from schemas.spec import load_spec
@@ -132,6 +135,42 @@ def test_the_analysis_finds_the_planted_sources(prints: Path) -> None:
     cosines = np.abs(np.stack([d.vector for d in directions]) @ sources()[1].T)
     assert (cosines.max(axis=1) > 0.97).all() and len(set(cosines.argmax(axis=1))) == 4
     assert "Independent components" in (prints / "out" / "report.html").read_text()
+
+
+def test_rows_are_drawn_from_another_package_s_model(prints: Path) -> None:
+    """A family with one space, whose pictures depend on the class and whose codes do not."""
+    spec = {
+        "name": "drawn",
+        "dataset": {"kind": "sampled", "n": 60, "labels": {"0": 1, "2": 2}},
+        "generator": "press.safetensors",
+        "invert": {"block_rows": 64},
+        "annotate": [{"name": "inks", "model": "inks.onnx"}],
+        "analyse": {
+            "pca": {"n_components": 2},
+            "svm": {"labels": "factors"},
+            "mean_difference": {},
+        },
+        "evaluate": {"samples": 4, "strengths": [-1, 1]},
+        "output": "drawn",
+    }
+    path = prints / "drawn.yaml"
+    path.write_text(yaml.safe_dump(spec))
+    assert run_tiny(path, "report").exit_code == 0
+    states = {part.state for stage in plan_stages(load_spec(path)) for part in stage}
+    assert states == {"current"}
+    assert verify(prints / "drawn").ok
+    (stored,) = (prints / "drawn" / "stores").glob("drawn-*")
+    store = LatentStore.open(str(stored))
+    normal = [np.random.default_rng(seed).standard_normal(BLOCKS) for seed in range(60)]
+    np.testing.assert_allclose(store.array("latents/latent")[:], normal, atol=1e-6)
+    tensors = checkpoint().tensors
+    paper = tensors["paper"][np.where(np.arange(60) % 3, 2, 0)]
+    inked = np.tanh(paper + np.tensordot(np.stack(normal), tensors["blocks"], 1))
+    amounts = ((inked + 1) / 2).mean(axis=(2, 3))
+    shares = store.array("annotations/inks@render")[:]
+    np.testing.assert_allclose(shares, amounts / amounts.sum(axis=1, keepdims=True), atol=0.01)
+    (path,) = (prints / "drawn" / "directions").iterdir()
+    assert {"svm.label-2", "pca.000"} <= {d.name for d in DirectionSet.load(path)}
 
 
 def here(*arguments: str) -> Result:

@@ -117,6 +117,17 @@ def test_the_class_of_a_row_depends_on_its_seed_alone(labels, expected):
     assert later.image_ids == index.image_ids[3:]
 
 
+def test_a_table_names_rows_by_their_seed_and_what_does_not_fit_is_told_of_seeds(tmp_path):
+    (tmp_path / "t.csv").write_text("seed,mood\n10,glad\n11,sad\n12,glad\n99,sad\n")
+    spec = dataset(4, seed=10, factors=str(tmp_path / "t.csv"), key="seed")
+    index, report = update_index(DatasetIndex.empty(), opened(spec), spec)
+    assert index.decoded().column("mood").to_pylist() == ["glad", "sad", "glad", None]
+    assert "1 of its rows match no seed and 1 seeds have no row" in report.lines()[0]
+    fewer = dataset(3, seed=10, factors=str(tmp_path / "t.csv"), key="seed")
+    report = update_index(index, opened(fewer), fewer)[1]
+    assert "1 row removed for ever: 'dataset' no longer lists their seeds" in report.lines()[0]
+
+
 def test_labels_that_change_make_other_rows():
     before = indexed(dataset(6), CLASSES)
     after = indexed(dataset(6, labels=[0, 1]), CLASSES, before)
