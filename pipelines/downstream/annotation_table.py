@@ -11,7 +11,7 @@ Columns, in this order; names with a dot belong to a stage or group:
 | ``latents.<space>`` | ``fixed_size_list<float>`` | the code in C order; only with codes |
 | ``quality.<metric>`` | float or int32 | of the reconstruction |
 | ``<stage>.<name>`` | float | a score or an angle |
-| ``<stage>`` | ``fixed_size_list<float>`` | landmarks x0, y0, x1, y1, ... in pixels |
+| ``<stage>`` | ``fixed_size_list<float>`` | landmarks x0, y0, x1, y1, ... in pixels; an embedding |
 | ``quality.<annotator>`` | float | cosine of the embeddings of original and reconstruction |
 
 A factor whose name would collide is called ``factor.<name>``. Lists have the field metadata
@@ -34,6 +34,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipelines.downstream.export_rows import MEASURED, ExportRows, annotation_stages
+from pipelines.folder.likeness import embedding_stages
 from pipelines.folder.store_identity import INVERT
 from schemas.atomic import replacing
 from schemas.fingerprint import canonical_json
@@ -140,6 +141,7 @@ class RowTables:
     def _columns(self) -> list[_Column]:
         """Columns of the store's arrays."""
         found: list[_Column] = []
+        embeddings = embedding_stages(self.rows.store)
         groups = ("latents", "quality") if self.codes else ("quality",)
         for array, stage in self.rows.arrays.items():
             group, name = array.split("/")
@@ -149,7 +151,7 @@ class RowTables:
                 found.append(_Column(pa.field(f"{group}.{name}", kind), array))
             elif stage == INVERT and group in groups:
                 found.append(_Column(_list_field(f"{group}.{name}", stored), array))
-            elif group in MEASURED and stored.ndim == 2:
+            elif group in MEASURED and stored.ndim == 2 and stage not in embeddings:
                 attrs: Mapping[str, Any] = stored.attrs
                 labels = attrs.get("names", range(stored.shape[1]))
                 found += [

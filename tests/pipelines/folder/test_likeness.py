@@ -81,11 +81,16 @@ def test_the_report_reads_it_as_a_quality(store, expected, tmp_path):
     assert len(RunFolder(tmp_path, run).quality("identity")) == 0
 
 
-def test_exports_have_it_as_a_column(store, expected, tmp_path):
+def test_exports_have_it_as_a_column(store, vectors, expected, tmp_path):
     index = stores.index_of(N)
     export_annotations(store, index, tmp_path / "rows.parquet")
     column = pq.read_table(tmp_path / "rows.parquet").column("quality.identity").to_pylist()
     assert column[FACELESS] is None
+    table = pq.read_table(tmp_path / "rows.parquet")  # a vector is one column
+    assert {"identity", "clip@render", "marks.0"} <= set(table.column_names)
+    assert "identity.0" not in table.column_names
+    render = np.array(table.column("identity@render").to_pylist())
+    np.testing.assert_array_equal(render, vectors[1].astype(float))
     np.testing.assert_allclose(np.array(column, float), expected, atol=1e-6)
     export_rows(store, index, "npz", tmp_path / "rows.npz")
     with np.load(tmp_path / "rows.npz") as found:
