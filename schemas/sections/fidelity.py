@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Self
+from typing import Annotated, Any, Self
 
 from pydantic import Field, model_validator
 
-from schemas.sections.base import AnalysisSection
+from schemas.sections.base import AnalysisSection, SpaceName
 from schemas.sections.types import Integer, Label, Number, SpecPath
 
 
@@ -48,9 +48,22 @@ class FidelitySpec(AnalysisSection):
     truncation_samples: Integer = Field(
         default=10_000, ge=2, description="Pictures drawn for each of 'truncations'."
     )
+    truncation_space: SpaceName | None = Field(
+        default=None,
+        description="Space in which these codes are drawn. Default: the stored one, or, where that "
+        "is not truncated (z), the next one that is (w).",
+    )
     seed: Integer = Field(
         default=0, ge=0, lt=1 << 32, description="Seed of subsets, chosen rows and draws."
     )
+
+    def check(self, spec: Any) -> None:
+        """Raise ValueError for the key of the other analyses."""
+        if self.space is not None:
+            raise ValueError(
+                f"'analyse.fidelity.space' is {self.space!r}, and no codes are read: leave it out, "
+                "or give 'truncation_space', in which codes are drawn"
+            )
 
     @model_validator(mode="after")
     def _each_once(self) -> Self:

@@ -18,6 +18,7 @@ from schemas.sections.fidelity import FidelitySpec
 from schemas.suggest import suggestion
 
 if TYPE_CHECKING:
+    from generators.protocols import ModelFacts
     from pipelines.analyses.inputs import Data, Fitted
 
 KEY = "analyse.fidelity"
@@ -45,16 +46,19 @@ class Fidelity(Analysis[FidelitySpec]):
                     parameters["reference"] = found.inputs()
                 except (LatentflowError, OSError):  # `problems` tells
                     parameters["reference"] = None
+        if own.truncations:
+            parameters["drawn_in"] = _drawn_in(known, own)
         measured = tuple(m for m in (drawn, real) if m is not None)
         return Selection(measured=measured, parameters=parameters)
 
     def parameters(self, known: Known, own: FidelitySpec) -> dict[str, Any]:
-        """The section without the reference's path: `select` has what it holds. What is drawn anew
-        is drawn in a space, and by nothing that the store's identity does not name."""
+        """The section without the reference's path and the space of draws, of which `select` has
+        what they stand for."""
         found = super().parameters(known, own)
-        del found["reference"]
+        for key in ("reference", "space", "truncation_space"):
+            del found[key]
         if not own.truncations:
-            found = {k: v for k, v in found.items() if k not in ("space", "truncation_samples")}
+            del found["truncation_samples"]
         return found
 
     def problems(self, known: Known, own: FidelitySpec) -> Problems:
@@ -92,6 +96,21 @@ def _originals(known: Known, own: FidelitySpec) -> Measured | None:
 
 def _model(known: Known, m: Measured) -> str:
     return next(a.model for a in known.spec.annotate if a.name == m.annotator)
+
+
+def _facts(known: Known) -> ModelFacts | None:
+    return known.spaces.facts if isinstance(known.spaces, Spaces) else None
+
+
+def _drawn_in(known: Known, own: FidelitySpec) -> str:
+    """The space of a sweep's draws."""
+    stored, facts = known.space(own), _facts(known)
+    if own.truncation_space is not None or facts is None or stored not in facts.spaces:
+        return own.truncation_space or stored
+    if facts.spaces[stored].prior != "normal":
+        return stored
+    derived = [s.name for s in facts.spaces.values() if s.prior == "derived"]
+    return derived[0] if derived else stored
 
 
 def _network(uri: str) -> str | None:
@@ -154,19 +173,24 @@ def _reference_problems(known: Known, own: FidelitySpec, drawn: Measured) -> Pro
 def _sweep_problems(known: Known, own: FidelitySpec, drawn: Measured) -> Problems:
     if not own.truncations:
         return
-    key, space = f"{KEY}.truncations", known.space(own)
+    key, space = f"{KEY}.truncations", _drawn_in(known, own)
     uri = _model(known, drawn)
     if Path(uri).suffix not in ("", *ONNX_ENDINGS):
         yield f"{key!r} draws and measures where analyses run, with ONNX models, not {uri!r}"
-    facts = known.spaces.facts if isinstance(known.spaces, Spaces) else None
-    if facts is None or space not in facts.spaces:
+    facts = _facts(known)
+    if facts is None:
+        return
+    drawn_in = [s.name for s in facts.spaces.values() if s.prior != "none"]
+    if space not in drawn_in:
+        yield (
+            f"{key!r} draws codes of {space!r}, which has no prior: set "
+            f"'{KEY}.truncation_space' to one of {drawn_in!r}"
+        )
         return
     prior = facts.spaces[space].prior
-    if prior == "none":
-        yield f"{key!r} draws codes of {space!r}, which has no prior: name '{KEY}.space'"
-    elif prior == "normal" and set(own.truncations) != {1.0}:
+    if prior == "normal" and set(own.truncations) != {1.0}:
         derived = [s.name for s in facts.spaces.values() if s.prior == "derived"]
-        cure = f"set '{KEY}.space' to one of {derived!r}" if derived else "leave it out"
+        cure = f"set '{KEY}.truncation_space' to one of {derived!r}" if derived else "leave it out"
         yield (f"{key!r} is {own.truncations!r}, but codes of {space!r} are not truncated: {cure}")
 
 

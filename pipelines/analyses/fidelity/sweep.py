@@ -126,7 +126,7 @@ def drawn_features(data: Data, truncation: float, n: int, seed: int) -> DerivedB
         data.generator_fp,
         annotator.path,
         annotator.fingerprint,
-        data.space,
+        str(data.parameter("drawn_in")),
         float(truncation),
         data.noise_mode,
     )

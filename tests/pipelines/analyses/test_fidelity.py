@@ -182,8 +182,9 @@ def test_bad_input_is_told_before_anything_is_computed(runs, tmp_path):
     assert "no run in" in problems(runs, reference=str(runs / "nothing"))
     assert "has nothing to compare sampled rows with" in problems(runs, reference=None)
     assert "no annotator of kind 'features'" in problems(runs, features="marks")
-    told = problems(runs, truncations=[0.5], space="z")
-    assert "codes of 'z' are not truncated: set 'analyse.fidelity.space' to" in told
+    told = problems(runs, truncations=[0.5], truncation_space="z")
+    assert "codes of 'z' are not truncated: set 'analyse.fidelity.truncation_space' to" in told
+    assert "'q', which has no prior" in problems(runs, truncation_space="q")
     # another network in the other run
     shutil.copytree(runs / "real", tmp_path / "real")
     noted = json.loads((tmp_path / "real/lineage.json").read_text())
@@ -225,6 +226,8 @@ def test_features_that_cannot_be_compared_are_refused(world):  # the last one: i
     assert fit("{samples: 20}").facts["n_compared"] == [20, 20]
     with pytest.raises(DataError, match="no 80 nearest"):
         fit("{neighbours: 80}")
+    with pytest.raises(SpecError, match="no codes are read"):
+        fit("{space: w}")
     with pytest.raises(SpecError, match="name each once"):
         fit("{truncations: [1, 1.0]}")
     store = LatentStore.open(world.store.path, "r+")

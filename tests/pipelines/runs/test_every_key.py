@@ -73,6 +73,7 @@ ANALYSES = {
     "fidelity": [
         ("features", "gaze"), ("kid_subsets", 3), ("kid_subset_size", 9), ("neighbours", 2),
         ("samples", 20), ("truncations", [0.5]), ("truncation_samples", 10), ("seed", 1),
+        ("truncation_space", "w"),
     ],
     "path_length": [
         ("paths", ["z_end"]), ("samples", 6), ("epsilon", 0.1), ("crop", True), ("noise", "run"),
@@ -296,7 +297,9 @@ def test_keys_of_analyses(tmp_path):
         parts = planned(tmp_path)
         for name, key in asked.items():
             assert parts[name].state == "stale", (name, key)
-            told = {"network": "distance"}.get(key, key)  # its contents, not its path
+            told = {"network": "distance", "truncation_space": "drawn_in"}.get(
+                key, key
+            )  # its contents, not its path
             assert any(f"parameters.{told}" in line for line in parts[name].causes), (name, key)
         if at % 2 or at > 8:  # of two changes each is told by the plan, and one run makes both
             check(tmp_path, spec, "analyse", later)
