@@ -7,6 +7,7 @@ TorchScript archive its own; of a torch.export archive see `generators.exported`
 
 from __future__ import annotations
 
+import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,7 +18,7 @@ import numpy as np
 from generators.exported import is_exported, read_exported
 from generators.file_kinds import is_torchscript
 from generators.onnx_files import Port, data_files, ports
-from schemas.errors import UnsafeCheckpointError
+from schemas.errors import CheckpointError, UnsafeCheckpointError
 
 Container = Literal["onnx", "torch.export", "torchscript"]
 ONNX: Container = "onnx"
@@ -30,6 +31,7 @@ MODEL = "model"
 #: Begins the names of the parts that are data files.
 DATA = "data/"
 ENDING = ".onnx"
+EXPORTED_ENDING = ".pt2"
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,9 +61,24 @@ def read_program(path: Path, max_bytes: int) -> Program | None:
         _check_size([path], max_bytes)
         found = read_exported(path)
         return Program(EXPORTED, found.inputs, found.outputs, found.parts)
+    if path.suffix.lower() == EXPORTED_ENDING and _is_cut(path):
+        raise CheckpointError(
+            "is an archive of torch.export that is cut off or damaged: copy it again"
+        )
     if is_torchscript(path):
         return Program(TORCHSCRIPT, parts=_bytes({MODEL: path}, max_bytes))
     return None
+
+
+def _is_cut(path: Path) -> bool:
+    """Whether a file begins as a zip archive and does not end as that one. The last archive that is
+    whole inside a cut one would be read in its place."""
+    try:
+        with path.open("rb") as file, zipfile.ZipFile(path) as archive:
+            return file.read(2) == b"PK" and all(i.header_offset for i in archive.infolist())
+    except (zipfile.BadZipFile, ValueError, NotImplementedError):
+        with path.open("rb") as file:
+            return file.read(2) == b"PK"
 
 
 def program_files(path: Path) -> list[Path]:

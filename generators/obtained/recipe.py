@@ -77,7 +77,10 @@ class Recipe:
 
     def altered(self) -> list[str]:
         """Files that are not as they were when the model was obtained."""
-        kept = json.loads((self.folder / NOTE).read_bytes())["files"]
+        try:
+            kept = dict(json.loads((self.folder / NOTE).read_bytes())["files"])
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
+            return [NOTE]
         paths = {name: self.folder / name for name in kept}
         return [n for n, p in paths.items() if not p.is_file() or file_sha256(p) != kept[n]]
 

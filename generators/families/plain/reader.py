@@ -19,7 +19,13 @@ from generators.families.plain.architectures.catalog import (
     states_in,
     the_one,
 )
-from generators.families.plain.declaration import MAX_CODE, MAX_SIDE, Declaration, plain
+from generators.families.plain.declaration import (
+    MAX_CODE,
+    MAX_SIDE,
+    Declaration,
+    Labels,
+    plain,
+)
 from generators.onnx_files import Port
 from generators.programs import TORCHSCRIPT, WORDS, Program
 from generators.unpickle.torch_files import TensorRecord
@@ -65,7 +71,12 @@ def _of_state(candidate: Candidate, said: Declaration) -> Checkpoint:
     _agree("input.shape", said.shape, found.shape)
     _agree("output.size", said.size, found.size)
     _agree("output.channels", said.channels, found.channels)
-    for key, value in (("labels", said.labels), ("input.name", said.input)):
+    for key, value in (
+        ("labels", said.labels),
+        ("input.name", said.input),
+        ("output.name", said.output),
+        ("output.layout", None if said.layout == "NCHW" else said.layout),
+    ):
         if value is not None:
             raise CheckpointError(
                 f"the JSON beside it gives {key!r}, which a state dict of {architecture.name!r} "
@@ -149,7 +160,7 @@ def from_program(program: Program, said: Declaration | None) -> Checkpoint:
     if said is None:
         raise CheckpointError(
             f"is {WORDS[program.container]} of {seen(program)}: as a generator it needs a JSON of "
-            "the same name beside it, such as "
+            "the same name beside it that names its family, such as "
             f"{json.dumps(declaration_for(program))}"
         )
     if said.architecture is not None or said.entry is not None:
@@ -269,7 +280,22 @@ def _code_input(program: Program, said: Declaration) -> Port | None:
             f"takes {name!r} as {list(source.shape)!r}, {source.shape[0]} rows at a time, and is "
             f"drawn with any number: {fixed_cure(program.container)}"
         )
+    if said.labels is not None:
+        _check_labels(by_name[said.labels.name], said.labels)
     return source
+
+
+def _check_labels(port: Port, said: Labels) -> None:
+    """Whether the input of labels takes them as they are declared, as far as the file tells."""
+    wanted: tuple[int, ...] = (said.classes,) if said.given == "one_hot" else ()
+    row = None if port.shape is None else port.shape[1:]
+    if row is None or (len(row) == len(wanted) and all(n in (None, *wanted) for n in row)):
+        return
+    raise CheckpointError(
+        f"takes {port}, the JSON beside it gives it labels as {said.given!r} of "
+        f"{said.classes!r} classes, (n{''.join(f', {n}' for n in wanted)}): correct "
+        "'labels.classes' or 'labels.as'"
+    )
 
 
 def fixed_cure(container: str) -> str:

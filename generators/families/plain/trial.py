@@ -1,7 +1,8 @@
 """A network of another maker is tried before it is used: nobody else has seen that it can be.
 
 Three codes together, the same again, and one of them alone: another number of rows, noise inside
-the graph, and rows that depend on their neighbours show in this.
+the graph, rows that depend on their neighbours, a class that is not there and a range that is not
+that of the pictures show in this.
 """
 
 from __future__ import annotations
@@ -21,6 +22,10 @@ if TYPE_CHECKING:
 SEEDS = (0, 1, 2)
 #: Two calls may differ by this share of the range of values: threads sum in another order.
 TOLERANCE = 1e-3
+#: No network leaves the range that it draws in by this factor; 0 to 255 read as -1 to 1 do.
+FAR = 10.0
+#: What lies in the declared range this near to one value all over is of a much smaller range.
+NEAR = 0.02
 
 
 def try_out(generator: PlainGenerator, container: str) -> None:
@@ -33,6 +38,7 @@ def try_out(generator: PlainGenerator, container: str) -> None:
             "the network gives values that are not finite for codes of its prior: take an earlier "
             "checkpoint, or export it in float32"
         )
+    _check_range(generator, together)
     if _apart(together, again):
         raise CheckpointError(
             "the network draws another picture of the same code each time: it draws noise inside "
@@ -46,13 +52,38 @@ def try_out(generator: PlainGenerator, container: str) -> None:
         )
 
 
+def _check_range(generator: PlainGenerator, drawn: Tensor) -> None:
+    black, white = (float(n) for n in generator.checkpoint().architecture["range"])
+    outside = float(drawn.abs().max()) > FAR
+    # 0 to 1 or -1 to 1 read as 0 to 255: every picture is black
+    black_all_over = float((drawn + 1).abs().max()) < NEAR and bool(drawn.std() > 0)
+    if outside or black_all_over:
+        low, high = (
+            float((n + 1) / 2 * (white - black) + black) for n in (drawn.min(), drawn.max())
+        )
+        raise CheckpointError(
+            f"the network gives values from {low:.4g} to {high:.4g}, its declaration says that "
+            f"black and white are {[black, white]!r}: correct 'output.range'"
+        )
+
+
 def _apart(a: Tensor, b: Tensor) -> bool:
     return float((a - b).abs().max()) > TOLERANCE * max(float(a.max() - a.min()), 1e-6)
 
 
+_LABELS_CURE = "correct 'labels' in the JSON beside it, or "
+
+
+def _of(labels: list[int] | None) -> str:
+    return "" if labels is None else f" of the classes {labels!r}"
+
+
 def _drawn(generator: PlainGenerator, seeds: tuple[int, ...], container: str) -> Tensor:
     code = generator.sample(generator.facts.default_space, seeds)
-    labels = labels_in_turn(generator.facts.classes, seeds)
+    classes = generator.facts.classes
+    labels = labels_in_turn(classes, seeds)
+    if labels is not None and len(labels) > 1:
+        labels[-1] = classes - 1
     try:
         with torch.no_grad():
             return generator.draw(code, labels=labels)
@@ -62,6 +93,7 @@ def _drawn(generator: PlainGenerator, seeds: tuple[int, ...], container: str) ->
         if is_out_of_memory(e):
             raise
         raise CheckpointError(
-            f"the network fails on {len(seeds)!r} codes ({' '.join(str(e).split())}): "
+            f"the network fails on {len(seeds)!r} codes{_of(labels)} "
+            f"({' '.join(str(e).split())}): {'' if labels is None else _LABELS_CURE}"
             f"{fixed_cure(container)}"
         ) from e

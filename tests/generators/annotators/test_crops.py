@@ -242,7 +242,7 @@ def test_a_crop_that_cannot_be_is_refused(tmp_path):
     centroid(tmp_path, {"by": "spot"}, "round")
     places = [[1, 1], [5, 5]]
     for crop, message in [
-        ({"by": "nowhere"}, "no annotator|nowhere"),
+        ({"by": "nowhere"}, "'.*spot.json'.* 'crop.by': annotator '.*nowhere' does not exist"),
         ({"by": "scores"}, "of kind 'scores': name an annotator of kind 'boxes'"),
         ({"by": "round"}, "looks at a crop that is found by this annotator"),
         ({"by": "finder", "scale": 0}, "'crop.scale' is 0"),
@@ -258,6 +258,9 @@ def test_a_crop_that_cannot_be_is_refused(tmp_path):
     ]:
         with pytest.raises(CheckpointError, match=message):
             read_description(centroid(tmp_path, crop, "spot"))
+    Path(centroid(tmp_path, None, "deep")).with_suffix(".json").write_text("[" * 200_000)
+    with pytest.raises(CheckpointError, match="deep.json' cannot be read"):
+        read_description(centroid(tmp_path, {"by": "deep"}))
     centroid(tmp_path, None, "plain")
     with pytest.raises(CheckpointError, match="'crop.points' has 1 and .* has 1 points"):
         crop = {"by": "plain", "points": [[0], [1]], "places": places}

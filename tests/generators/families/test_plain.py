@@ -212,6 +212,9 @@ def test_the_declaration_proposed_by_the_refusal_fits(tmp_path) -> None:
         ({"output": {"layout": "NHWC", "range": [1, 1]}}, "two numbers that differ"),
         ({"input": {"name": "z", "prior": "gauss"}}, "'gauss' as 'input.prior'"),
         ({"labels": {"name": "y", "classes": 0}}, "0 as 'labels.classes'"),
+        ({"labels": {"name": "y", "classes": 4}}, r"y float32 \(n, 3\).* 4 classes, \(n, 4\)"),
+        ({"labels": {"name": "y", "classes": 3, "as": "number"}}, r"'number' of 3 classes, \(n\)"),
+        ({"output": {"layout": "NHWC", "range": [0, 255]}}, r"from 0\..* to .*\[0\.0, 255\.0\]"),
         ({"architecture": "dcgan"}, "holds its own: leave it out"),
         ({"family": "plane"}, "'plane'"),
     ],
@@ -234,6 +237,8 @@ def test_a_state_dict_is_declared_where_it_must_be(tmp_path) -> None:
         ({"entry": "F"}, "no network .* under 'F' of .*'G', 'E'"),
         ({"architecture": "vae"}, "no network of the architecture 'vae'"),
         ({"entry": "E", "labels": {"name": "y", "classes": 2}}, "'labels', which a state dict"),
+        ({"entry": "E", "output": {"layout": "NHWC"}}, "'output.layout', which a state dict"),
+        ({"entry": "E", "output": {"name": "x"}}, "'output.name', which a state dict"),
     ):
         with pytest.raises(CheckpointError, match=message):
             generators.load(declare(path, **said))
@@ -297,6 +302,36 @@ TRICKS: dict[str, tuple[Any, str]] = {
     ),
     "nan": ([helper.make_node("Log", ["x"], ["x2"])], "not finite"),
 }
+
+
+def test_pictures_of_0_to_255_are_not_taken_for_others(tmp_path) -> None:
+    nodes = [helper.make_node("Mul", ["grey", "most"], ["bytes"])]
+    path = onnx_file(tmp_path / "g.onnx")
+    model = onnx.load(path)
+    most = onnx.numpy_helper.from_array(np.array(255, "f4"), "most")
+    model.graph.initializer.append(most)
+    model.graph.node[-1].input[0] = "bytes"
+    model.graph.node.insert(len(model.graph.node) - 1, nodes[0])
+    onnx.save(model, path)
+    said = {**ONNX, "output": {"layout": "NHWC"}}
+    with pytest.raises(CheckpointError, match=r"to 2\d\d.*\[-1\.0, 1\.0\]: correct 'output.range'"):
+        generators.load(declare(path, **said))
+    said["output"]["range"] = [0, 255]
+    generators.load(declare(path, **said))
+
+
+def test_more_classes_than_there_are_is_told(tmp_path) -> None:
+    said = {**NUMBERED, "labels": {**NUMBERED["labels"], "classes": CLASSES + 2}}
+    with pytest.raises(CheckpointError, match=r"classes \[0, 1, 4\].*correct 'labels'"):
+        generators.load(declare(exported_file(tmp_path / "g.pt2"), **said))
+
+
+def test_a_damaged_exported_archive_is_told(tmp_path) -> None:
+    path = exported_file(tmp_path / "g.pt2")
+    for end in (-200, 100):
+        path.write_bytes(path.read_bytes()[:end])
+        with pytest.raises(CheckpointError, match="torch.export that is cut off or damaged"):
+            generators.load(declare(path, **NUMBERED))
 
 
 @pytest.mark.parametrize("trick", TRICKS)
