@@ -19,6 +19,7 @@ from pipelines.engine.interruption import Interruption
 from pipelines.folder.checksums import noted
 from pipelines.folder.run_folder import RunFolder
 from pipelines.runs.run import run
+from pipelines.runs.run_record import QUARANTINED
 from schemas.atomic import write_bytes, write_json
 from schemas.sections.types import OBTAINED
 from schemas.spec import load_spec
@@ -32,7 +33,8 @@ def run_real(out: Path, console: Console, rows: int | None = None) -> int:
 
     rows : sampled, where not as many as the specification says
 
-    Returns the run's exit code. Run again, it fetches and computes only what is missing. Raises
+    Returns the run's exit code, 0 where all that is amiss is that some drawn pictures show no face.
+    Run again, it fetches and computes only what is missing. Raises
     InputError where a model cannot be fetched.
     """
     started = time.monotonic()
@@ -57,7 +59,7 @@ def run_real(out: Path, console: Console, rows: int | None = None) -> int:
     for line in _lines(summary):
         _say(console, line)
     _say(console, f"report: {out / 'report.html'}")
-    return result.exit_code
+    return 0 if result.exit_code == QUARANTINED else result.exit_code
 
 
 def summarise(folder: RunFolder) -> dict[str, Any]:

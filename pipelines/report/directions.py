@@ -314,7 +314,7 @@ def matrix(folder: RunFolder) -> dict[str, Any]:
         for name in quantities:
             told = _mapping(entry.get("quantities_change")).get(name)
             if name in scales.quantities and is_number(told):
-                text = report_text.number(float(told))
+                text = ("+" if told > 0 else "") + report_text.number(float(told))
                 cell = scales.quantities[name].cell(float(told), text)
             else:
                 cell = scales.scores.cell(0.0, report_text.DASH)

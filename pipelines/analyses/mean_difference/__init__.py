@@ -24,7 +24,7 @@ class MeanDifference(Analysis[MeanDifferenceSpec]):
     section = MeanDifferenceSpec
     version = 2
     title = "Mean differences"
-    labels = {"mean_difference": "Mean difference", "linear": "Linear regression"}
+    labels = {"mean_difference": "Mean difference", "regression": "Linear regression"}
 
     def select(self, known: Known, own: MeanDifferenceSpec) -> Selection:
         """Chosen factors and quantities, their pairs, chosen attributes, every angle."""
