@@ -7,7 +7,7 @@ Imports nothing heavy.
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -137,9 +137,16 @@ def label_problems(key: str, section: Any, measured: Iterable[Measured]) -> Prob
                 )
 
 
-def style_problems(key: str, space: str) -> Problems:
-    """A space whose codes the affine layers of a style generator do not take."""
-    if space not in ("w", "w_plus"):
+def style_problems(key: str, space: str, spaces: Collection[str]) -> Problems:
+    """A space whose codes the affine layers of a style generator do not take; a generator without
+    such layers. spaces : those of the generator, none where it is not known."""
+    styled = [name for name in ("w", "w_plus") if name in spaces]
+    if spaces and not styled:
+        yield (
+            f"{key!r} is of a style generator's layers, and this generator has the spaces "
+            f"{list(spaces)!r} and no such layers: leave it out"
+        )
+    elif space not in ("w", "w_plus"):
         yield (
             f"'{key}.space' is {space!r}, but the layers' styles are made of 'w' and 'w_plus': "
             f"set '{key}.space' to one of these"

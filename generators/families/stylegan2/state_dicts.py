@@ -92,7 +92,8 @@ def find_generator(contents: Any) -> Candidate:
     keys = [str(key)[:40] for key in list(contents)[:8]]
     raise CheckpointError(
         f"file has entries {keys!r}, none of them a StyleGAN2 generator: expected 'G_ema' "
-        "(official), 'g_ema' (rosinality), or a state dict with names such as 'mapping.fc0.weight'"
+        "(official), 'g_ema' (rosinality), or a state dict with names such as "
+        "'mapping.fc0.weight'; what is not recognised is read from ONNX or torch.export"
     )
 
 

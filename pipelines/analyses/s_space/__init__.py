@@ -35,7 +35,7 @@ class SSpace(Analysis[SSpaceSpec]):
     def problems(self, known: Known, own: SSpaceSpec) -> Problems:
         """Attributes that nothing measures."""
         scores = known.measurements("scores")
-        yield from style_problems("analyse.s_space", known.space(own))
+        yield from style_problems("analyse.s_space", known.space(own), known.spaces)
         yield from attribute_problems("analyse.s_space.attributes", own.attributes, scores)
         yield from threshold_problems("analyse.s_space.threshold", own.threshold, known.bounded)
 

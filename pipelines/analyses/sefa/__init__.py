@@ -39,7 +39,7 @@ class Sefa(Analysis[SefaSpec]):
 def sefa_problems(known: Known, own: SefaSpec) -> Problems:
     """Rows of w_plus that are not there; more components than the latent has coordinates."""
     key, shape = "analyse.sefa", known.code_shape(own)
-    yield from style_problems(key, known.space(own))
+    yield from style_problems(key, known.space(own), known.spaces)
     if own.layers is not None and not known.layered(known.space(own)):
         yield (
             f"'{key}.layers' is {own.layers!r}, but codes of space {known.space(own)!r} have no "

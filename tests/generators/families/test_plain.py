@@ -42,6 +42,8 @@ from generators.obtained.recipe import recipe
 from generators.protocols import GRADIENTS, Code
 from pipelines.analyses.base import Known
 from pipelines.analyses.jacobian import PLUGIN as JACOBIAN
+from pipelines.analyses.s_space import PLUGIN as S_SPACE
+from pipelines.analyses.sefa import PLUGIN as SEFA
 from pipelines.analyses.spaces import Spaces
 from pipelines.folder.store_identity import identify
 from pipelines.upkeep.inspect import describe
@@ -49,6 +51,8 @@ from schemas.errors import CheckpointError, SpecError, UntrustedError, UsageErro
 from schemas.index import DatasetIndex
 from schemas.sections.invert import invert_section
 from schemas.sections.jacobian import JacobianSpec
+from schemas.sections.s_space import SSpaceSpec
+from schemas.sections.sefa import SefaSpec
 from schemas.spec_models import GeneratorSpec, RunSpec, TrustedPath, trusted
 
 pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
@@ -244,6 +248,16 @@ def test_a_state_dict_is_declared_where_it_must_be(tmp_path) -> None:
             generators.load(declare(path, **said))
 
 
+def test_tensors_may_lie_beside_the_networks_of_a_training(tmp_path) -> None:
+    path = tmp_path / "g.pt"
+    noise = {"fixed_noise": torch.zeros(4, WIDTH, 1, 1), "epoch": torch.tensor(3)}
+    torch.save({"netG": dcgan().state_dict(), **noise}, path)
+    assert generators.load(path).facts.size == (8, 8)
+    torch.save({"netG": {"0.weight": torch.zeros(2)}, **noise}, path)
+    with pytest.raises(CheckpointError, match="what is not recognised is read from ONNX"):
+        generators.load(path)
+
+
 def test_any_file_of_tensors_can_be_declared(tmp_path) -> None:
     save_file({f"G.{k}": v for k, v in dcgan().state_dict().items()}, tmp_path / "g.safetensors")
     said = {"architecture": "dcgan", "output": {"range": [0, 1]}, "input": {"prior": "uniform"}}
@@ -420,6 +434,9 @@ def test_what_needs_gradients_says_so_before_a_run(tmp_path) -> None:
     )
     (told,) = JACOBIAN.problems(known, JacobianSpec())
     assert "'analyse.jacobian' is given, which needs gradients" in told
+    for analysis, section in ((SEFA, SefaSpec()), (S_SPACE, SSpaceSpec())):
+        told = next(iter(analysis.problems(known, section)))
+        assert "this generator has the spaces ['z'] and no such layers: leave it out" in told
 
 
 def test_a_specification_cannot_trust_a_command_line_can(tmp_path) -> None:

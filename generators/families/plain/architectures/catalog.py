@@ -40,14 +40,13 @@ def networks_in(contents: Any, only: str | None = None) -> list[Candidate]:
 
 def states_in(contents: Any, where: str = "", depth: int = 0) -> Iterator[tuple[str, Any]]:
     """Mappings of names to tensors, at any depth of a file's dicts, with the keys that lead
-    there."""
+    there. Beside the state dicts of a training may lie tensors, such as noise for its samples."""
     if isinstance(contents, Inert):  # a subclass of dict, and nothing else that is looked into
         contents = contents.mapping
     if not isinstance(contents, Mapping) or depth > MAX_DEPTH:
         return
     if shapes_of(contents):
         yield where, contents
-        return
     for key, value in contents.items():
         if isinstance(key, str):
             yield from states_in(value, f"{where}.{key}" if where else key, depth + 1)
