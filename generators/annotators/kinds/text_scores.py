@@ -18,7 +18,9 @@ from __future__ import annotations
 
 import functools
 import math
+import tokenize
 import zipfile
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -31,6 +33,10 @@ from generators.tensor_files import SUFFIX, read_safetensors
 
 _KEYS = ("texts", "scale", "bias", "groups")
 _MAX_BYTES = 1 << 28
+#: What numpy raises of damaged files; MemoryError where an array's head promises too large a shape.
+_UNREADABLE = (OSError, ValueError, TypeError, AttributeError, EOFError, MemoryError,
+               NotImplementedError, SyntaxError, tokenize.TokenError, zipfile.BadZipFile,
+               zlib.error)  # fmt: skip
 
 
 class TextScores(AnnotatorKind):
@@ -185,9 +191,13 @@ def _arrays(path: Path, size: int) -> dict[str, np.ndarray]:
     try:
         if path.suffix == SUFFIX:
             return read_safetensors(path.read_bytes())[0]
+        with zipfile.ZipFile(path) as archive:
+            unpacked = sum(entry.file_size for entry in archive.infolist())
+        if unpacked > _MAX_BYTES:
+            raise ValueError(f"{unpacked} bytes unpacked, texts have at most {_MAX_BYTES}")
         with np.load(path, allow_pickle=False) as held:
             return {name: held[name] for name in held.files}
-    except (OSError, ValueError, TypeError, AttributeError, EOFError, zipfile.BadZipFile) as e:
+    except _UNREADABLE as e:
         raise ValueError(
             f"{path.name!r} holds no text embeddings ({e}): write it with numpy.savez or "
             "safetensors"

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import json
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -166,6 +168,29 @@ def test_texts_of_another_model_are_told_when_the_model_is_tried(tmp_path):
 def test_a_file_with_pickled_objects_is_not_opened(tmp_path):
     np.savez(tmp_path / "words.npz", **{name: np.array([{}]) for name in NAMES})
     with pytest.raises(CheckpointError, match="holds no text embeddings .*allow_pickle=False"):
+        read_description(clip(tmp_path))
+
+
+def test_a_file_that_promises_or_unpacks_to_too_much_is_refused(tmp_path):
+    """A head of 10^13 numbers; 300 MB of zeros in some kilobytes; packed bytes that are damaged."""
+    path, head = tmp_path / "words.npz", io.BytesIO()
+    shape = {"descr": "<f8", "fortran_order": False, "shape": (10**9, 10**4)}
+    np.lib.format.write_array_header_1_0(head, shape)
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("hat.npy", head.getvalue())
+    with pytest.raises(CheckpointError, match="holds no text embeddings .*Unable to allocate"):
+        read_description(clip(tmp_path))
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
+        with archive.open("hat.npy", "w") as entry:
+            for _ in range(300):
+                entry.write(bytes(1 << 20))
+    with pytest.raises(CheckpointError, match="314572800 bytes unpacked, texts have at most"):
+        read_description(clip(tmp_path))
+    np.savez_compressed(path, hat=np.arange(4000.0))
+    data = bytearray(path.read_bytes())
+    data[200:260] = bytes(60)
+    path.write_bytes(data)
+    with pytest.raises(CheckpointError, match="holds no text embeddings"):
         read_description(clip(tmp_path))
 
 
