@@ -52,7 +52,7 @@ from generators.annotators.crop import Crop, read_crop
 from generators.annotators.kinds.base import AnnotatorKind
 from generators.annotators.kinds.catalog import KINDS
 from generators.file_kinds import missing, no_bundled
-from generators.obtained.recipe import obtained_file
+from generators.obtained.recipe import check_obtained, obtained_file
 from generators.onnx_files import data_files
 from schemas.errors import CheckpointError
 from schemas.fingerprint import digest, file_sha256
@@ -224,6 +224,7 @@ def _fingerprinted(card: AnnotatorCard) -> AnnotatorCard:
     if card.finder is not None:
         card = replace(card, finder=_fingerprinted(card.finder))
     model = file_sha256(card.path)
+    check_obtained(Path(card.path), model)
     identity = {"model": model, **card.identity()}
     data = [file_sha256(file) for file in _data_files(Path(card.path))]
     beside = [file_sha256(file) for file in KINDS.load(card.kind).data_files(card)]

