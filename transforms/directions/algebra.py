@@ -152,9 +152,12 @@ def keeping(
         mask[:] = 0
         mask[only] = 1
     within = np.stack([other.vector * mask for other in others])
-    left = project_out(direction.vector * mask, within, normalise=False) * mask
-    share = float(np.linalg.norm(left))
     kept = [other.name for other in others]
+    try:
+        left = project_out(direction.vector * mask, within, normalise=False) * mask
+    except DataError as e:
+        raise DataError(f"{direction.name!r} cannot be edited while {kept!r} stay: {e}") from e
+    share = float(np.linalg.norm(left))
     return dataclasses.replace(
         direction,
         vector=left / share,

@@ -109,6 +109,11 @@ def _array(value: Any, name: str) -> np.ndarray:
             f"tensor {name!r} holds numbers that are not finite, with which no picture can be "
             "drawn: take an earlier checkpoint of the training"
         )
+    if name.endswith("running_var") and found.size and float(found.min()) < 0:
+        raise CheckpointError(
+            f"tensor {name!r} holds a variance of {float(found.min())!r}, expected none below 0: "
+            "the file is damaged; copy it again"
+        )
     return found
 
 

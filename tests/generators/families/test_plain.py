@@ -295,6 +295,11 @@ def test_weights_that_are_not_finite_are_told(tmp_path) -> None:
     torch.save(state, tmp_path / "g.pt")
     with pytest.raises(CheckpointError, match="'3.weight' holds numbers that are not finite"):
         generators.load(tmp_path / "g.pt")
+    state = dcgan().state_dict()
+    state["1.running_var"][2] = -0.5
+    torch.save(state, tmp_path / "g.pt")
+    with pytest.raises(CheckpointError, match="'1.running_var' holds a variance of -0.5"):
+        generators.load(tmp_path / "g.pt")
 
 
 # ---- tried before it is used ---------------------------------------------------------------------
