@@ -55,11 +55,10 @@ class Port:
     shape: tuple[int | None, ...] | None
 
     def __str__(self) -> str:
-        axes = (
-            "?"
-            if self.shape is None
-            else ", ".join("n" if a is None else str(a) for a in self.shape)
-        )
+        if self.shape is None:
+            return f"{self.name} {self.kind} (?)"
+        free = ["n", *"?" * len(self.shape)]
+        axes = ", ".join(f if a is None else str(a) for f, a in zip(free, self.shape, strict=False))
         return f"{self.name} {self.kind} ({axes})"
 
 

@@ -173,8 +173,11 @@ def gc(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     wait: Wait = 0.0,
 ) -> None:
-    """List what no run refers to any more (with --delete: remove it): former stores, direction
-    sets, statistics, evaluations, and files that killed runs left incomplete."""
+    """List what no run refers to any more; with --delete, remove it.
+
+    That is former stores, direction sets, statistics, evaluations, and files that killed runs left
+    incomplete.
+    """
     from pipelines.upkeep.gc import collect, seconds_of
     from pipelines.upkeep.show import show_collection
 
@@ -224,8 +227,10 @@ def edit(
     picture_weight: PictureWeight = None,
     trust: Trust = False,
 ) -> None:
-    """Edit rows along directions of the run's direction set, drawn as strips: a row of images
-    each, strengths from left to right."""
+    """Edit rows along directions of the run's direction set, drawn as strips.
+
+    A strip has a line of images for each row, strengths from left to right.
+    """
     from pipelines.downstream.finished_run import edit_run
     from pipelines.folder.specification import load_run_spec
 

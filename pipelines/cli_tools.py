@@ -30,7 +30,9 @@ def inspect(
     ],
 ) -> None:
     """Describe a file or folder: what it is, shapes, counts, fingerprints, and where it is used.
-    Nothing in it is executed."""
+
+    Nothing in it is executed.
+    """
     from pipelines.upkeep.inspect import describe
 
     facts = describe(path)
@@ -95,7 +97,8 @@ def demo(
 @app.command()
 def obtain(
     names: Annotated[
-        list[str] | None, typer.Argument(help="Models. Default: list them.", metavar="NAME")
+        list[str] | None,
+        typer.Argument(help="Models to fetch. Default: list all.", metavar="NAME"),
     ] = None,
     source: Annotated[
         Path | None,

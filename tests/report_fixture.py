@@ -291,6 +291,7 @@ def _run(n_rows: int) -> dict:
             "dataset": {"kind": "folder", "path": "data/faces", "factors": "factors.csv"},
             "generator": "bundled:faces64",
             "invert": {"method": "encoder", "space": "w_plus", "batch_size": 64},
+            "analyse": {"pca": {}, "svm": {}, "hosvd": {}, "nrsfm": {}, "fidelity": None},
             "seed": 0,
             "max_quarantined": 0.05,
         },

@@ -246,7 +246,7 @@ def _described(path: Path, name: str | None, asked: tuple[Path, ...]) -> Annotat
     except FileNotFoundError as e:
         raise CheckpointError(
             f"annotator {str(path)!r} has no description {str(sidecar)!r}: write one with name, "
-            "kind, output, names and input (see generators/annotators/card.py)"
+            "kind, output, names and input (see 'Annotators' in docs/your-data.md)"
         ) from e
     except (OSError, ValueError, RecursionError) as e:
         raise CheckpointError(
@@ -261,7 +261,7 @@ def _described(path: Path, name: str | None, asked: tuple[Path, ...]) -> Annotat
     except (KeyError, ValueError) as e:
         raise CheckpointError(
             f"description {str(sidecar)!r} is not usable: {_why(e)}; "
-            "see generators/annotators/card.py for its keys"
+            "see 'Annotators' in docs/your-data.md for its keys"
         ) from e
 
 

@@ -198,7 +198,9 @@ def draw_strips(
     )
     if labels is None:
         labels = [str(row) for row in range(len(images))]
-    picture = strip_grid(images, strengths, labels, unit=unit, title=direction.name)
+    kept = (facts or {}).get("keep")
+    title = f"{direction.name}, keeping {', '.join(kept)}" if kept else direction.name
+    picture = strip_grid(images, strengths, labels, unit=unit, title=title)
     space = codes.space if isinstance(codes, Samples) else space
     drawn = {**_facts(generator, direction, strengths, unit, space), **(facts or {})}
     if options:

@@ -29,6 +29,10 @@ class AbsentError(Exception):
     """A section that cannot be shown; the text says why in one line."""
 
 
+class NotAskedError(Exception):
+    """A section of an analysis that the specification does not ask for."""
+
+
 @dataclass
 class Section:
     """One section: ``kind`` names its part of the template, ``data`` what that part shows."""
@@ -38,16 +42,26 @@ class Section:
     data: dict[str, Any] = field(default_factory=dict)
 
 
+def _asked(folder: RunFolder, analysis: str) -> bool:
+    """Whether the specification of the run has a section of the analysis."""
+    spec = _mapping(folder.run.get("spec"))
+    return _mapping(spec.get("analyse")).get(analysis) is not None
+
+
 _Builder = tuple[str, str, Callable[[RunFolder], dict[str, Any]]]
 
 
 def all_sections(folder: RunFolder) -> tuple[list[Section], list[tuple[str, str]]]:
-    """The sections that can be shown, in order, and (title, reason) of those that cannot."""
+    """The sections that can be shown, in order, and (title, reason) of those that cannot; what
+    nobody asked for is neither."""
     shown: list[Section] = []
     absent: list[tuple[str, str]] = []
     for kind, title, build in (*_SECTIONS, *_analyses(folder)):
         try:
-            shown.append(Section(kind, title, build(folder)))
+            data = build(folder)
+            shown.append(Section(kind, data.get("title", title), data))
+        except NotAskedError:
+            continue
         except AbsentError as e:
             absent.append((title, str(e)))
     return shown, absent
@@ -205,7 +219,7 @@ def _reconstruction(folder: RunFolder) -> dict[str, Any]:
         pairs = [plots.picture_uri(plots.tile(image[None, None])) for image in alone[:MAX_SAMPLES]]
         dataset = _mapping(_mapping(folder.run.get("spec")).get("dataset"))
         facts = {key: dataset.get(key) for key in ("n", "seed", "truncation")}
-        return {"pairs": pairs, "histograms": [], "sampled": facts}
+        return {"title": "Samples", "pairs": pairs, "histograms": [], "sampled": facts}
     if not pairs and not histograms:
         if folder.store is None:
             raise _why(folder, "store", "there is no latent store")
@@ -236,11 +250,14 @@ def _broken(why: str, folder: RunFolder) -> dict[str, Any]:
 
 
 def _shown(analysis: Analysis[Any], folder: RunFolder) -> dict[str, Any]:
+    asked = _asked(folder, analysis.name)
     if folder.directions is None:
-        raise _why(folder, "directions", "there is no direction set")
+        raise _why(folder, "directions", "there is no direction set") if asked else NotAskedError
     arrays, facts = folder.model(analysis.name)
     if not facts:
-        raise AbsentError(f"{analysis.name!r} is not among this run's analyses")
+        if not asked:
+            raise NotAskedError
+        raise AbsentError(f"the direction set holds no model of {analysis.name!r}")
     summary = _mapping(folder.summary.get(analysis.name))
     try:
         return {"parts": drawn(analysis.figures(Model(arrays, facts, summary)))}
@@ -271,6 +288,14 @@ def _changes(folder: RunFolder) -> dict[str, Any]:
     return found
 
 
+def _compared(folder: RunFolder) -> dict[str, Any]:
+    if not (_list(folder.evaluation.get("comparison")) or _asked(folder, "hosvd")):
+        raise NotAskedError
+    what = "comparison of HOSVD with mean difference"
+    shown: dict[str, Any] = _evaluated(comparison, "comparison", what)(folder)
+    return shown
+
+
 def _mapping(value: Any) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
@@ -289,6 +314,6 @@ _SECTIONS: tuple[_Builder, ...] = (
     (
         "comparison",
         "HOSVD and mean difference",
-        _evaluated(comparison, "comparison", "comparison of HOSVD with mean difference"),
+        _compared,
     ),
 )

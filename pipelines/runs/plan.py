@@ -404,9 +404,10 @@ class _Plan:
         known = self.unmeasured is not None
         total = pictures_of(n, own.strengths, self.unmeasured or 0) if known else n * moved
         time = _time(total, self.rates.get("evaluate"), "the last run's rate")
-        what = f"{self.unmeasured} directions" if known else "each direction"
-        each = f"{what} at {moved} strengths of {n} samples"
-        return f"{total} pictures to draw and measure, {each}{time}"
+        each = f"at {moved} strengths of {n} samples{time}"
+        if not known:
+            return f"{total} pictures to draw and measure for each direction there will be, {each}"
+        return f"{total} pictures to draw and measure, {self.unmeasured} directions {each}"
 
     def _report(self, before: list[Stage]) -> Stage:
         changed = [stage.name for stage in before if stage.state != CURRENT]

@@ -163,10 +163,13 @@ def from_program(program: Program, said: Declaration | None) -> Checkpoint:
     """The network in a program. Raises CheckpointError where what is said does not fit it, or more
     has to be said."""
     if said is None:
+        fitting = declaration_for(program)
+        held = {**fitting["input"], **fitting["output"]}
+        examples = ", ".join(key for key in _EXAMPLES if key in held)
         raise CheckpointError(
             f"is {WORDS[program.container]} of {seen(program)}: as a generator it needs a JSON of "
-            "the same name beside it that names its family, such as "
-            f"{json.dumps(declaration_for(program))}"
+            f"the same name beside it that names its family and gives the right {examples}, such "
+            f"as {json.dumps(fitting)}"
         )
     if said.architecture is not None or said.entry is not None:
         raise CheckpointError(
@@ -215,6 +218,10 @@ def seen(program: Program) -> str:
         return "inputs and outputs that it does not tell"
     given, gives = ("; ".join(map(str, ports)) or "nothing" for ports in _sides(program))
     return f"{given} -> {gives}"
+
+
+#: Keys of input and output in `declaration_for` that hold an example: the file does not tell.
+_EXAMPLES = ("prior", "range", "shape", "size", "channels")
 
 
 def _sides(program: Program) -> tuple[Sequence[Port], Sequence[Port]]:

@@ -36,7 +36,7 @@ def fidelity_figures(model: Model) -> list[Figure]:
             "one."
         )
     if facts.get("singular"):
-        text += " There are fewer pictures than features, and FID is far too high."
+        text += " There are no more pictures than features: FID says little."
     elif facts.get("few"):
         text += " FID falls as pictures are added: compare only figures of as many."
     values: dict[str, Value] = {

@@ -110,7 +110,8 @@ class Svm(Analysis[SvmSpec]):
         return [
             Text(
                 "Accuracy and area under the ROC curve of each separating hyperplane on held-out "
-                "rows, whose persons (or levels of the hold-out factor) it was not fitted to."
+                "rows, which it was not fitted to. Where the dataset has the hold-out factor (by "
+                "default the person), all rows of a level are held out together."
             ),
             Table(["Attribute", "Accuracy", "", "AUC", *(k.capitalize() for k in keys)], rows),
         ]

@@ -39,6 +39,7 @@ from generators.families.plain import PLUGIN
 from generators.model_file import read_checkpoint
 from generators.obtained import gan_face_generate
 from generators.obtained.recipe import recipe
+from generators.onnx_files import Port
 from generators.protocols import GRADIENTS, Code
 from pipelines.analyses.base import Known
 from pipelines.analyses.jacobian import PLUGIN as JACOBIAN
@@ -462,6 +463,8 @@ def test_inspect_tells_what_it_sees_and_what_would_fit(tmp_path) -> None:
     told = describe(path)
     assert told["kind"] == "ONNX model" and "annotate[].model" in told["used"]
     assert "z float32 (n, 5)" in told["as a generator"] and '"family"' in told["as a generator"]
+    assert "gives the right prior, range, such as" in told["as a generator"]
+    assert str(Port("x", "float32", (None, 3, None, None))) == "x float32 (n, 3, ?, ?)"
     shown = describe(declare(path, **ONNX))
     assert (shown["kind"], shown["spaces"]) == ("generator checkpoint", "z 5")
     assert "y int64 (n)" in describe(exported_file(tmp_path / "h.pt2"))["as a generator"]

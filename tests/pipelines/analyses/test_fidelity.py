@@ -136,6 +136,8 @@ def test_the_report_shows_them_with_their_rows(runs):
     assert [type(f) for f in found if isinstance(f, Table)] == [Table, Table]
     text = next(f for f in found if isinstance(f, Text))
     assert "A star" in text.text and "compare only figures of as many" in text.text
+    few = analysis_of("fidelity").figures(Model({}, {**facts, "singular": True}))
+    assert "no more pictures than features: FID says little" in few[0].text
     table = next(f for f in found if isinstance(f, Table))
     assert [row[0].split(",")[0] for row in table.rows] == ["FID*", "KID*", "precision*", "recall*"]
     assert [cell.value for cell in table.rows[0][2:4]] == [N, DRAWN]

@@ -185,6 +185,17 @@ def test_too_many_and_no_pictures_are_refused(generator, codes):
         edit_images(generator, codes[:0], direction(), [1.0])
 
 
+def test_a_strip_of_an_edit_that_keeps_something_is_titled_so(generator, codes, tmp_path):
+    titles = []
+    for name, facts in (("a", {}), ("b", {"keep": ["svm.blue"]})):
+        path = draw_strips(
+            generator, codes, direction(), [0], "sd", tmp_path / f"{name}.png", facts=facts
+        )
+        with Image.open(path) as picture:
+            titles.append((np.asarray(picture)[:30] < 128).sum())
+    assert titles[1] > 2 * titles[0]
+
+
 def test_a_strip_file_says_what_it_shows_and_repeats(generator, codes, tmp_path):
     first, second = tmp_path / "new/a.png", tmp_path / "b.png"
     for path in (first, second):

@@ -84,7 +84,9 @@ def test_plan_tells_what_evaluating_directions_will_cost(run):
     assert note == f"{n} pictures to draw and measure, {len(DIRECTIONS)} directions at {cost}"
     state, note = told(evaluate={"samples": 3}, invert={"crop": "stretch"})
     assert state == STALE
-    assert note.startswith("6 pictures to draw and measure, each direction at 2 strengths of 3")
+    assert note.startswith(
+        "6 pictures to draw and measure for each direction there will be, at 2 strengths of 3"
+    )
 
 
 def test_verify_finds_the_run_whole(run):

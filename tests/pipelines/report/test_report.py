@@ -107,12 +107,10 @@ EVERY = ["inputs", "stages", "left-out", "reconstruction", "directions", "change
 
 def test_a_complete_run_shows_every_section(html):
     page = Page(html)
-    assert sections(page) == [*EVERY, "absent"]
+    assert sections(page) == EVERY  # and nothing is said of analyses that nobody asked for
     assert (
         "−2 sd" in page.text and "of the shape's size" not in page.text
     )  # basis shapes have a spread
-    absent = re.findall(r"'(\w+)' is not among this run's analyses", page.text)
-    assert absent == ["fidelity", "path_length", "separability"]
     linked = [a["href"] for a in page.all("a") if a["href"].startswith("#")]
     assert {f"#{kind}" for kind in EVERY} <= set(linked)
     assert {link[1:] for link in linked} <= set(page.ids)
@@ -175,7 +173,7 @@ def test_hostile_names_everywhere_stay_text(tmp_path):
         attrs["levels"][1][5:9] = [[dollar, k] for k in range(1, 5)]
         folder.directions.save_model("hosvd", arrays, attrs)
     page = page_of(run)
-    assert sections(page) == [*EVERY, "absent"]
+    assert sections(page) == EVERY
     assert not {"script"} & {name for name, _ in page.tags}
     assert all("onerror" not in attrs for _, attrs in page.tags)
     assert bad in page.text and dollar in page.text and "</svg><script>" in page.text
@@ -251,7 +249,12 @@ def test_a_sampled_run_is_told_as_one(run):
         value["spec"]["dataset"] = {"kind": "sampled", "n": 5, "path": None}
 
     edit_json(run / "run.json", sampled)
+    with np.load(run / "evaluation.npz") as found:
+        arrays = {key: found[key] for key in found.files if key != "samples/original"}
+    arrays["samples/drawn"] = arrays.pop("samples/reconstruction")
+    np.savez(run / "evaluation.npz", **arrays)
     text = page_of(run).text
+    assert "Samples5 sampled rows" in text.replace("\n", "") and "Reconstruction" not in text
     assert "Datasetdrawn from the generator's priorsampled" in text
     assert "Latent spacew_plus" in text and "Inversion" not in text
 
@@ -322,12 +325,21 @@ def test_quarantined_rows_count_before_the_run_has_its_exit_code(run):
     assert "finished, some rows left out" in text and "exit code 3" in text
 
 
-def test_an_analysis_that_did_not_run_is_named(run):
+def test_an_analysis_that_was_asked_for_and_left_no_model_is_named(run):
     shutil.rmtree(run / "directions/faces-0123456789ab/models/hosvd")
     shutil.rmtree(run / "directions/faces-0123456789ab/models/nrsfm")
     page = page_of(run)
-    assert "Tensor model (HOSVD): 'hosvd' is not among this run's analyses." in page.text
-    assert "Landmark shape in 3D: 'nrsfm' is not among this run's analyses." in page.text
+    assert "Tensor model (HOSVD): the direction set holds no model of 'hosvd'." in page.text
+    assert "Landmark shape in 3D: the direction set holds no model of 'nrsfm'." in page.text
+
+
+def test_what_nobody_asked_for_is_not_missed(run):
+    shutil.rmtree(run / "directions/faces-0123456789ab/models/hosvd")
+    edit_json(run / "evaluation.json", lambda value: value.update(comparison=[]))
+    edit_json(run / "run.json", lambda value: value["spec"]["analyse"].pop("hosvd"))
+    page = page_of(run)
+    gone = ("comparison", "analysis-hosvd")
+    assert sections(page) == [kind for kind in EVERY if kind not in gone]
 
 
 def test_the_subspace_is_of_the_kept_levels_of_theexpression_mode(run):
@@ -396,7 +408,7 @@ def test_missing_and_odd_numbers_are_dashes(run):
         facts["held_out"][0]["accuracy"] = None
         folder.directions.save_model("svm", arrays, facts)
     page = page_of(run)
-    assert sections(page) == [*EVERY, "absent"]
+    assert sections(page) == EVERY
     assert not re.search(r"\b(nan|inf)\b", page.text)
 
 
