@@ -100,7 +100,8 @@ def _inputs(folder: RunFolder) -> dict[str, Any]:
         how = ", ".join(str(invert[k]) for k in ("method", "space") if invert.get(k))
         facts.append(("Inversion", how, ""))
     if folder.store is not None:
-        note = f"{folder.store.n_blocks} blocks of {folder.store.block_rows} rows"
+        n = folder.store.n_blocks
+        note = f"{n} block{'s' if n > 1 else ''} of {folder.store.block_rows} rows"
         facts.append(("Latent store", run.get("store", ""), note))
     if is_number(spec.get("seed")):
         facts.append(("Seed", str(spec["seed"]), ""))

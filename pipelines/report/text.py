@@ -131,10 +131,17 @@ def counted(counts: Mapping[str, Any]) -> list[tuple[str, str]]:
     ]
 
 
+def _singular(what: str) -> str:
+    return re.sub(
+        r"\b(image|row|file|group|shard|kind|note|block|direction)s\b", r"\1", what, count=1
+    )
+
+
 def tally(detail: Mapping[str, Any]) -> str:
     """What a stage counted, in one line: "20 blocks computed, 3 rows removed". Nothing is said of
     zeros, nor of what is false."""
-    found = [f"{amount} {what}" for what, amount in counted({k: v for k, v in detail.items() if v})]
+    counts = counted({k: v for k, v in detail.items() if v})
+    found = [f"{amount} {_singular(what) if amount == '1' else what}" for what, amount in counts]
     found += [_COUNTED.get(k, plain(k)) for k, v in detail.items() if v is True]
     found += [f"{plain(k)} {v}" for k, v in detail.items() if isinstance(v, str) and v]
     return ", ".join(found)

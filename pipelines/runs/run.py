@@ -284,7 +284,8 @@ def _timed(state: Run, name: str, stage: Callable[[Run, Any], dict[str, Any]]) -
     told = record.pop("told", [])
     seconds = time.monotonic() - started
     state.stages.append({"name": name, "seconds": round(seconds, 3), **record})
-    what = "up to date" if record["skipped"] else f"{record['rows']} rows"
+    done = f"{record['rows']} rows" if record["rows"] else "done"
+    what = "up to date" if record["skipped"] else done
     for line in (f"{name}: {what}, {seconds:.1f} s", *(f"  {line}" for line in told)):
         state.console.print(line, markup=False, highlight=False, soft_wrap=True)
 

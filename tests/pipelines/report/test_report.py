@@ -492,6 +492,11 @@ def test_keys_that_only_sound_like_secrets_are_shown(run):
     assert '"max_passes": 50' in page_of(run).text and "hush" not in page_of(run).text
 
 
+def test_one_of_something_is_not_called_many():
+    told = report_text.tally({"blocks_done": 1, "n_files": 1, "n_notes": 2})
+    assert told == "1 image listed, 2 notes, 1 block computed"
+
+
 def test_counts_of_a_stage_are_in_words(run):
     detail = {"n_active": 5000, "n_damaged": 2, "removed": 0, "batches_halved_for_memory": False}
     edit_json(run / "run.json", lambda v: v["stages"][0].update(detail=detail))
