@@ -355,7 +355,7 @@ def truth_of(
     changes = {}
     for name, (side, direction) in sides.items():
         sweep = Sweep(direction, (0.0, rule.strength))
-        values, _ = side["meter"].edit(Samples(SPACE, side["truth"]), sweep, 0)
+        values = side["meter"].edit(Samples(SPACE, side["truth"]), sweep, 0).values
         changes[name] = values[measure][:, 1] - values[measure][:, 0]
     if entry["reference"] == "old":  # the sense in which it moved its measure
         sign = np.sign(changes["reference"].mean())

@@ -198,6 +198,7 @@ annotate:
   - {name: attributes, model: "bundled:faces64/attributes", render: true, batch_size: 8}
   - {name: landmarks, model: "bundled:faces64/landmarks"}
   - {name: pose, model: "bundled:faces64/pose", render: false}
+  - {name: look, model: "bundled:features64/features"}
 analyse:
   pca: {space: w_plus, n_components: 4, layers: [[0, 4], [4, 8]], solver: gram, n_directions: 2}
   mean_difference: {factors: [expression], pair_by: [person], ridge: 0.01}
@@ -210,6 +211,10 @@ analyse:
   sefa: {n_components: 3, layers: [0, 1]}
   jacobian: {n_components: 2, samples: 2, region: [0.1, 0.2, 0.5, 0.6], background_rank: 4}
   s_space: {attributes: [glasses], threshold: 0.5}
+  fidelity: {kid_subsets: 2, kid_subset_size: 4, neighbours: 2, samples: 4, truncations: [0.5, 1.0],
+             truncation_samples: 4, truncation_space: w, seed: 1}
+  path_length: {paths: [w_end, z_full], samples: 4, epsilon: 0.001, crop: true, noise: run}
+  separability: {spaces: [w_plus], attributes: [glasses], threshold: 0.5, share: 0.5, max_passes: 5}
 evaluate: {samples: 4, source: dataset, truncation_psi: 0.7, strengths: [-1, 1.5], seed: 3,
            holdout: {factor: person, fraction: 0.3}, stratify: [expression]}
 report: {title: A title, samples: 4, strip_rows: 2}

@@ -36,9 +36,9 @@ def install(target: Path) -> None:
     )
 
 
-@pytest.fixture(scope="session", autouse=True)
+@pytest.fixture(scope="module", autouse=True)
 def known(installed: Path) -> Iterator[None]:
-    """The catalogs of this process have the package's plug-ins."""
+    """The catalogs have the plug-ins of the package while a module of this folder is tested."""
     sys.path.insert(0, str(installed))
     forget()
     yield
