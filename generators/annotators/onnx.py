@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from typing import Any
 from weakref import WeakSet, WeakValueDictionary
 
@@ -11,17 +13,30 @@ import numpy as np
 
 from generators.annotators.card import AnnotatorCard
 from generators.annotators.model import AnnotatorModel
+from generators.annotators.trunk import joined
 from schemas.errors import CheckpointError, MissingExtraError, is_out_of_memory
+
+MOST_BYTES = 1 << 28
+"""Files above this size are not compared with others."""
 
 
 class Network:
-    """A file's network in onnxruntime, one for all annotators of a process that are of its bytes.
+    """A file's network in onnxruntime, one for all annotators of a process that are of its bytes,
+    or of files that begin with the same computation (`take_in`).
 
     users : those that have been tried; what one batch gives is remembered while there are several,
     so that points, angles and scores of one network cost one run. Raises CheckpointError.
     """
 
     def __init__(self, path: str, threads: int, providers: Sequence[str] | None) -> None:
+        self.path, self.threads, self.providers = path, threads, providers
+        self.session = self._opened(path)
+        self.users: WeakSet[OnnxAnnotator] = WeakSet()
+        self._last: tuple[Any, dict[str, Any]] = (None, {})
+
+    def _opened(self, model: str | bytes) -> Any:
+        """A session of a file or of a model's bytes."""
+        path, threads, providers = self.path, self.threads, self.providers
         try:
             import onnxruntime
         except ImportError as e:
@@ -36,15 +51,53 @@ class Network:
         # Spinning threads would take the cores of the other actors between two calls.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         try:
-            self.session = onnxruntime.InferenceSession(
-                path, options, providers=list(providers or ["CPUExecutionProvider"])
+            return onnxruntime.InferenceSession(
+                model, options, providers=list(providers or ["CPUExecutionProvider"])
             )
         except Exception as e:  # onnxruntime raises bare C++ exception types, one a failure
             if is_out_of_memory(e):
                 raise
             raise CheckpointError(f"annotator {path!r} is not a usable ONNX model: {e}") from e
-        self.users: WeakSet[OnnxAnnotator] = WeakSet()
-        self._last: tuple[Any, dict[str, Any]] = (None, {})
+
+    @cached_property
+    def _model(self) -> Any:
+        """What the session computes, to be compared with others; None without the library onnx."""
+        try:
+            import onnx
+        except ImportError:
+            return None
+        if os.path.getsize(self.path) > MOST_BYTES:
+            return None
+        return onnx.load(self.path, load_external_data=False)
+
+    def take_in(self, other: Network) -> Mapping[str, str] | None:
+        """Compute the outputs of another network, too, where both begin alike; where they are.
+
+        None, and nothing is changed, where they do not, or where a bit of any output would differ.
+        """
+        same = self.threads == other.threads and self.providers == other.providers
+        if not same or self._model is None or other._model is None:
+            return None
+        made = joined(self._model, other._model)
+        if made is None:
+            return None
+        model, places = made
+        session = self._opened(model.SerializeToString())
+        own = [each.name for each in self.session.get_outputs()]
+        given = session.get_inputs()[0]
+        if given.type != "tensor(float)" or not all(isinstance(n, int) for n in given.shape[1:]):
+            return None
+        for n in (1, 8) if not isinstance(given.shape[0], int) else (given.shape[0],):
+            values = np.random.default_rng(n).uniform(-1, 1, (n, *given.shape[1:]))
+            feed = {given.name: values.astype(np.float32)}
+            found = session.run([*own, *places.values()], feed)
+            expected = [*self.session.run(own, feed), *other.session.run(list(places), feed)]
+            if not all(
+                np.array_equal(a, b, equal_nan=True) for a, b in zip(found, expected, strict=True)
+            ):
+                return None
+        self.session, self._model, self._last = session, model, (None, {})
+        return places
 
     def run(
         self, wanted: Sequence[str], given: Mapping[str, np.ndarray], user: OnnxAnnotator
@@ -133,6 +186,13 @@ class OnnxAnnotator(AnnotatorModel):
 
     def try_out(self) -> None:
         super().try_out()
+        own = self._network
+        if not own.users:
+            for other in list(_NETWORKS.values()):
+                places = other.take_in(own) if other is not own and other.users else None
+                if places is not None:
+                    self._network, self.outputs = other, [places[name] for name in self.outputs]
+                    break
         self._network.users.add(self)
 
 
