@@ -658,3 +658,9 @@ def test_the_length_of_a_bitmap_is_told_by_four_bytes_whatever_follows_them():
     ):
         ends = preprocess._Ends(b"BM" + length + reserved, b"", size)
         assert preprocess._damage(ends) == reason
+
+
+def test_a_webp_file_is_eight_bytes_longer_than_it_says():
+    head = b"RIFF" + (192).to_bytes(4, "little") + b"WEBP"
+    for size, reason in ((200, Reason.CORRUPT), (199, Reason.TRUNCATED)):
+        assert preprocess._damage(preprocess._Ends(head, b"", size)) == reason
