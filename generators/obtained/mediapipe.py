@@ -7,13 +7,13 @@ Sources: BlazeFace (Bazarevsky et al. 2019), face mesh (Kartynnik et al. 2019).
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from generators.obtained.annotator import write_annotator
 from generators.obtained.onnx_formula import Formula
 from generators.tflite import onnx_model, read_network
 
@@ -25,14 +25,13 @@ POINTS = 468
 CROP = {"by": "obtained:face_boxes", "scale": 1.5}
 PRESENT = 0.5
 """Score from which on a face counts as found, of the detector and of the mesh."""
-LICENCE = "Apache-2.0"
-SOURCE = "mediapipe 0.10.21 (PyPI)"
+ORIGIN = {"licence": "Apache-2.0", "source": "mediapipe 0.10.21 (PyPI)"}
 MEASURES = ("mouth_opening", "mouth_width", "eye_opening")
 
 
 def face_boxes(files: Mapping[str, Path], folder: Path) -> None:
     """Write the detector, ``face_boxes.onnx``: one box a picture, of the face of the best score."""
-    _write(
+    write_annotator(
         folder,
         "face_boxes",
         detector(onnx_model(read_network(_only(files)), ["regressors", "classificators"])),
@@ -41,6 +40,7 @@ def face_boxes(files: Mapping[str, Path], folder: Path) -> None:
         names=["left", "top", "right", "bottom", "angle", "score"],
         presence={"output": "score", "threshold": PRESENT},
         input={"size": DETECTOR_SIDE, "range": [-1, 1]},
+        **ORIGIN,
     )
 
 
@@ -68,7 +68,7 @@ def face_measures(files: Mapping[str, Path], folder: Path) -> None:
 
 
 def _write_mesh(files: Mapping[str, Path], folder: Path, name: str, **card: Any) -> None:
-    _write(
+    write_annotator(
         folder,
         name,
         mesh(onnx_model(read_network(_only(files)), ["mesh", "flag"])),
@@ -76,15 +76,8 @@ def _write_mesh(files: Mapping[str, Path], folder: Path, name: str, **card: Any)
         input={"size": MESH_SIDE, "range": [0, 1], "resize": "bilinear"},
         crop=CROP,
         **card,
+        **ORIGIN,
     )
-
-
-def _write(folder: Path, name: str, model: onnx.ModelProto, **card: Any) -> None:
-    import onnx
-
-    onnx.save(model, folder / f"{name}.onnx")
-    described = {"name": name, **card, "licence": LICENCE, "source": SOURCE}
-    (folder / f"{name}.json").write_text(json.dumps(described, indent=1) + "\n")
 
 
 def _only(files: Mapping[str, Path]) -> Path:

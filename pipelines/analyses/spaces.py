@@ -9,7 +9,6 @@ are read, by `DerivedBlocks`.
 from __future__ import annotations
 
 import math
-import threading
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -18,8 +17,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 import generators
+from pipelines.engine.loaded_once import LoadedOnce
 from pipelines.folder.store_identity import labels_of
-from schemas.errors import UsageError
 from schemas.fingerprint import digest
 from schemas.store.latent_store import LatentStore
 from transforms.inversion.stored import stored_code
@@ -219,23 +218,19 @@ def conversions(known: Known, store: LatentStore, wanted: Collection[str]) -> di
     return found
 
 
-_MODELS: dict[str, Generator] = {}
-_LOADING = threading.Lock()
+_GENERATORS: LoadedOnce[Generator] = LoadedOnce(lambda model: model.facts.fingerprint)
 
 
 def generator_of(source: generators.Source, fingerprint: str) -> Generator:
     """The generator, loaded once a process. Raises UsageError where its file is another one now."""
-    with _LOADING:
-        if fingerprint not in _MODELS:
-            model = generators.load(source)
-            if model.facts.fingerprint != fingerprint:
-                raise UsageError(
-                    f"generator {source!r} has fingerprint {model.facts.fingerprint!r}, the codes "
-                    f"are of {fingerprint!r}: the file changed during the run; start again"
-                )
-            _MODELS.clear()  # one at a time: they are large
-            _MODELS[fingerprint] = model
-        return _MODELS[fingerprint]
+
+    def changed(found: str) -> str:
+        return (
+            f"generator {source!r} has fingerprint {found!r}, the codes are of {fingerprint!r}: "
+            "the file changed during the run; start again"
+        )
+
+    return _GENERATORS.get(fingerprint, lambda: generators.load(source), changed)
 
 
 _FACTS: dict[str, ModelFacts] = {}

@@ -215,7 +215,12 @@ def _score_rows(folder: RunFolder, entry: dict[str, Any], scales: _Scales) -> li
     """Rows of the table beside a strip: an attribute's mean at every strength."""
     strengths = _strengths(folder)
     n, origin, target = len(strengths), _origin(strengths), entry.get("target")
-    rows = []
+    rows: list[dict[str, Any]] = []
+
+    def row(name: str, cells: list[dict[str, Any]], size: float = 0.0) -> dict[str, Any]:
+        shown = report_text.plain(name)
+        return {"name": shown, "target": name == target, "cells": cells, "size": size}
+
     for name, values in _mapping(entry.get("scores")).items():
         series = _series(values, n)
         if np.isfinite(series).any():
@@ -224,16 +229,7 @@ def _score_rows(folder: RunFolder, entry: dict[str, Any], scales: _Scales) -> li
                 scales.scores.cell(c, report_text.fixed(float(v)))
                 for c, v in zip(change, series, strict=True)
             ]
-            size = float(np.nanmax(np.abs(change), initial=0.0))
-            rows.append(
-                {
-                    "name": report_text.plain(name),
-                    "target": name == target,
-                    "cells": cells,
-                    "size": size,
-                    "pose": False,
-                }
-            )
+            rows.append(row(name, cells, float(np.nanmax(np.abs(change), initial=0.0))))
     left = 0
     if len(rows) > MAX_ATTRIBUTES:
         ranked = sorted(rows, key=lambda row: (not row["target"], -row["size"]))[:MAX_ATTRIBUTES]
@@ -246,15 +242,7 @@ def _score_rows(folder: RunFolder, entry: dict[str, Any], scales: _Scales) -> li
                 scales.pose.cell(c, report_text.fixed(float(v), 1 if abs(v) < 9.95 else 0) + "°")
                 for c, v in zip(series - series[origin], series, strict=True)
             ]
-            rows.append(
-                {
-                    "name": report_text.plain(name),
-                    "target": name == target,
-                    "cells": cells,
-                    "size": 0.0,
-                    "pose": True,
-                }
-            )
+            rows.append(row(name, cells))
     for name, values in _mapping(entry.get("quantities")).items():
         series = _series(values, n)
         if np.isfinite(series).any():
@@ -262,23 +250,12 @@ def _score_rows(folder: RunFolder, entry: dict[str, Any], scales: _Scales) -> li
                 scales.quantities[name].cell(c, report_text.number(float(v)))
                 for c, v in zip(series - series[origin], series, strict=True)
             ]
-            rows.append(
-                {
-                    "name": report_text.plain(name),
-                    "target": name == target,
-                    "cells": cells,
-                    "size": 0.0,
-                    "pose": False,
-                }
-            )
+            rows.append(row(name, cells))
     for name, told in _mapping(entry.get("likeness")).items():
         series = _series(_mapping(told).get("mean"), n)
         if np.isfinite(series).any():
             cells = [_COSINE.cell(v - 1, report_text.fixed(float(v))) for v in series]
-            label = _cosine_of(name)
-            rows.append(
-                {"name": label, "target": False, "cells": cells, "size": 0.0, "pose": False}
-            )
+            rows.append({"name": _cosine_of(name), "target": False, "cells": cells, "size": 0.0})
     if left:
         rows[-1]["note"] = f"{left} attributes with smaller changes are in the table below"
     return rows

@@ -136,3 +136,10 @@ def positive(value: Any, key: str) -> int:
 def turn_of(maps: np.ndarray) -> np.ndarray:
     """Degrees (n,) by which crops are turned clockwise in their pictures."""
     return np.asarray(np.degrees(np.arctan2(maps[:, 1, 0], maps[:, 0, 0])))
+
+
+def numbered(names: Any) -> Any:
+    """``names`` of a vector's elements as given, or of their number: "0", "1", ..."""
+    if isinstance(names, list):
+        return names
+    return [str(i) for i in range(positive(names, "names"))]

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from generators.annotators.kinds.base import AnnotatorKind, Described, positive
+from generators.annotators.kinds.base import AnnotatorKind, Described, numbered
 
 
 class Embedding(AnnotatorKind):
@@ -26,9 +26,7 @@ class Embedding(AnnotatorKind):
     unit = "unit vector"
 
     def names(self, value: Any) -> Any:
-        if isinstance(value, list):
-            return value
-        return [str(i) for i in range(positive(value, "names"))]
+        return numbered(value)
 
     def finish(self, values: np.ndarray, card: Described, shape: tuple[int, int]) -> np.ndarray:
         x = values.astype(np.float64)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from generators.annotators.kinds.base import AnnotatorKind, positive
+from generators.annotators.kinds.base import AnnotatorKind, numbered
 
 INCEPTION = "inception-v3-2015-12-05"
 VGG16 = "vgg16-fc2"
@@ -33,9 +33,7 @@ class Features(AnnotatorKind):
     unit = "feature"
 
     def names(self, value: Any) -> Any:
-        if isinstance(value, list):
-            return value
-        return [str(i) for i in range(positive(value, "names"))]
+        return numbered(value)
 
     def check(self, names: tuple[str, ...], options: Mapping[str, Any]) -> None:
         unknown = sorted(set(options) - {"network"})

@@ -18,6 +18,7 @@ from generators.families.plain.reader import fixed_cure
 from generators.families.plain.trial import try_out
 from generators.programs import EXPORTED, ONNX
 from generators.protocols import Code, Edit, Labels, ModelFacts, labels_in_turn
+from generators.seeds import streams
 from schemas.errors import CheckpointError, UsageError
 
 
@@ -73,8 +74,8 @@ class PlainGenerator:
             labels = labels_in_turn(self.facts.classes, seeds)
         class_weights(self.facts, labels, len(seeds), "cpu")
         rows = np.empty((len(seeds), *known.shape), np.float32)
-        for row, seed in zip(rows, seeds, strict=True):
-            row[...] = _DRAWN[known.prior](_stream(int(seed)), known.shape)
+        for row, stream in zip(rows, streams(seeds), strict=True):
+            row[...] = _DRAWN[known.prior](stream, known.shape)
         main = torch.from_numpy(rows).to(self._network.device)
         return self.convert(Code(space, main), space, truncation=truncation)
 
@@ -142,14 +143,6 @@ class PlainGenerator:
                     )
                 given = weights.argmax(dim=1)
         return self._network(z.to(dtype), given)
-
-
-def _stream(seed: int) -> np.random.RandomState:
-    """numpy's frozen MT19937 stream of a seed; larger ones are split into 32-bit words."""
-    if seed < 0:
-        raise UsageError(f"seed {seed!r} is negative: give seeds from 0")
-    words = [(seed >> shift) & 0xFFFFFFFF for shift in range(0, seed.bit_length() or 1, 32)]
-    return np.random.RandomState(words if len(words) > 1 else words[0])
 
 
 def _truncated(stream: np.random.RandomState, shape: tuple[int, ...]) -> np.ndarray:

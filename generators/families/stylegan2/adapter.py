@@ -17,25 +17,15 @@ from generators.families.stylegan2.config import StyleGAN2Config
 from generators.families.stylegan2.facts import facts_of
 from generators.families.stylegan2.network import StyleGAN2, StyleSlice
 from generators.protocols import Code, Edit, Labels, ModelFacts, labels_in_turn
+from generators.seeds import streams
 from schemas.errors import UsageError
 
 
 def draw_z(seeds: Sequence[int], z_dim: int) -> np.ndarray:
-    """One standard normal row for each seed, float32 (n, z_dim).
-
-    Row i depends on ``seeds[i]`` alone. The stream is numpy's frozen MT19937 one, as in the
-    official ``generate.py``, so that seeds below 2**32 give the official images; larger seeds are
-    split into 32-bit words.
-    """
+    """One standard normal row for each seed, float32 (n, z_dim), of the seed's stream alone."""
     rows = np.empty((len(seeds), z_dim), np.float32)
-    state = np.random.RandomState(0)  # making one costs ten times what seeding it again does
-    for i, seed in enumerate(seeds):
-        value = int(seed)
-        if value < 0:
-            raise UsageError(f"seed {value!r} is negative: give seeds from 0")
-        words = [(value >> shift) & 0xFFFFFFFF for shift in range(0, value.bit_length() or 1, 32)]
-        state.seed(words if len(words) > 1 else words[0])
-        rows[i] = state.standard_normal(z_dim)
+    for row, stream in zip(rows, streams(seeds), strict=True):
+        row[...] = stream.standard_normal(z_dim)
     return rows
 
 

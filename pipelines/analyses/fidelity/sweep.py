@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import threading
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -12,7 +11,8 @@ import generators
 from generators.protocols import labels_in_turn
 from pipelines.analyses.inputs import Data
 from pipelines.analyses.spaces import generator_of
-from schemas.errors import DataError, UsageError
+from pipelines.engine.loaded_once import LoadedOnce
+from schemas.errors import DataError
 from schemas.fingerprint import digest
 from transforms.accumulate.blocks import Arrays
 from transforms.accumulate.derived import DerivedBlocks
@@ -133,23 +133,17 @@ def drawn_features(data: Data, truncation: float, n: int, seed: int) -> DerivedB
     return DerivedBlocks(Seeds(n, seed), "seeds", "x", change)
 
 
-_NETWORKS: dict[str, Any] = {}
-_LOADING = threading.Lock()
+_NETWORKS: LoadedOnce[AnnotatorModel] = LoadedOnce(lambda model: model.fingerprint)
 
 
 def _network(uri: str, fingerprint: str) -> AnnotatorModel:
     """The annotator, loaded once a process. Raises UsageError where its file is another one."""
     from generators.annotators import load_annotator
 
-    with _LOADING:
-        if fingerprint not in _NETWORKS:
-            model = load_annotator(uri)
-            if model.fingerprint != fingerprint:
-                raise UsageError(
-                    f"annotator {uri!r} has fingerprint {model.fingerprint!r}, the run began with "
-                    f"{fingerprint!r}: the file changed; start again"
-                )
-            _NETWORKS.clear()
-            _NETWORKS[fingerprint] = model
-        found: AnnotatorModel = _NETWORKS[fingerprint]
-        return found
+    def changed(found: str) -> str:
+        return (
+            f"annotator {uri!r} has fingerprint {found!r}, the run began with {fingerprint!r}: the "
+            "file changed; start again"
+        )
+
+    return _NETWORKS.get(fingerprint, lambda: load_annotator(uri), changed)

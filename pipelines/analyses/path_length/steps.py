@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 import generators
 from generators.protocols import labels_in_turn
 from pipelines.analyses.spaces import generator_of
-from schemas.errors import UsageError
+from pipelines.engine.loaded_once import LoadedOnce
 from schemas.fingerprint import digest
 from transforms.accumulate.blocks import Arrays
 from transforms.generator_metrics.path_length import lerp, slerp
@@ -185,23 +184,17 @@ class StepsOfPath:
         }
 
 
-_DISTANCES: dict[str, Any] = {}
-_LOADING = threading.Lock()
+_DISTANCES: LoadedOnce[PerceptualDistance] = LoadedOnce(lambda distance: distance.fingerprint)
 
 
 def _distance(uri: str, linear: str | None, fingerprint: str) -> PerceptualDistance:
     """The distance, loaded once a process. Raises UsageError where its file is another one now."""
     from generators.perceptual import load_perceptual
 
-    with _LOADING:
-        if fingerprint not in _DISTANCES:
-            found = load_perceptual(uri, linear)
-            if found.fingerprint != fingerprint:
-                raise UsageError(
-                    f"perceptual network {uri!r} has fingerprint {found.fingerprint!r}, the run "
-                    f"began with {fingerprint!r}: the file changed; start again"
-                )
-            _DISTANCES.clear()
-            _DISTANCES[fingerprint] = found
-        loaded: PerceptualDistance = _DISTANCES[fingerprint]
-        return loaded
+    def changed(found: str) -> str:
+        return (
+            f"perceptual network {uri!r} has fingerprint {found!r}, the run began with "
+            f"{fingerprint!r}: the file changed; start again"
+        )
+
+    return _DISTANCES.get(fingerprint, lambda: load_perceptual(uri, linear), changed)
