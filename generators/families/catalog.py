@@ -6,6 +6,7 @@ from typing import Any
 
 from generators.families.base import Checkpoint, GeneratorFamily
 from generators.protocols import Generator, ModelFacts
+from generators.unpickle.find_network import told
 from schemas.catalog import Catalog
 from schemas.errors import CheckpointError, PluginError, UnsafeCheckpointError
 
@@ -84,4 +85,6 @@ def recognised(contents: Any, family: str | None = None) -> Checkpoint:
     if refusals:
         raise type(refusals[0])(f"{refusals[0]}{also}") from refusals[0]
     asked = list(FAMILIES.names()) if family is None else [family]
-    raise CheckpointError(f"file holds no generator of the families {asked!r}{also}")
+    raise CheckpointError(
+        f"file holds no generator of the families {asked!r}: {told(contents)}{also}"
+    )

@@ -3,47 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any
 
-from pydantic import Field, ValidationError
+from pydantic import ValidationError
 
 from schemas.errors import SpecError
-from schemas.sections.types import Number, SpecModel
+from schemas.sections.types import SpecModel
 from schemas.suggest import suggestion
 
 
 class NoSettings(SpecModel):
     """Of a family whose files state everything."""
-
-
-class StyleGAN2Settings(SpecModel):
-    """What a StyleGAN2 file may leave open. A state dict alone says neither."""
-
-    lr_multiplier: Number | None = Field(
-        default=None,
-        gt=0,
-        description="Learning-rate multiplier of the mapping layers ('mapping_kwargs' of the "
-        "official code, 'lr_mlp' of rosinality's), which scales their weights. Default: what the "
-        "file states, else 0.01.",
-    )
-    conv_clamp: Number | None = Field(
-        default=None,
-        gt=0,
-        description="Clamp of the layers' activations ('conv_clamp' of the official code, 256 in "
-        "many of its trainings). Default: what the file states, else none.",
-    )
-
-
-class PlainSettings(SpecModel):
-    """Of a network of another maker without a declaration beside it, or whose declaration does not
-    say it."""
-
-    prior: Literal["normal", "uniform", "truncated_normal"] | None = Field(
-        default=None,
-        description="What codes are drawn from: 'normal', 'uniform' on [-1, 1], or "
-        "'truncated_normal' between -2 and 2. Default: what the declaration says, else what is "
-        "usual for the architecture.",
-    )
 
 
 def checked_settings(

@@ -168,6 +168,7 @@ def test_a_rosinality_network_saved_whole_is_named(tmp_path: Path) -> None:
     network = nn.Module()
     for name in ("style", "input", "conv1", "to_rgb1"):
         network.add_module(name, nn.Identity())
+    network.input.register_parameter("input", nn.Parameter(torch.ones(1, 8, 4, 4)))
     torch.save({"g_ema": network}, tmp_path / "g.pt")
     with pytest.raises(CheckpointError, match="rosinality network saved whole: save its state_di"):
         generators.read(tmp_path / "g.pt")

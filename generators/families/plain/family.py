@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any, cast
 from generators.families.base import Checkpoint, Declared
 from generators.families.plain.declaration import Declaration
 from generators.families.plain.reader import FAMILY, check_state, from_program, from_state
+from generators.families.plain.settings import PlainSettings
 from generators.programs import ONNX, TORCHSCRIPT, Program
 from generators.protocols import GRADIENTS, Companion, ModelFacts, Prior, Space
 from schemas.errors import CheckpointError, UntrustedError
-from schemas.sections.generator_settings import PlainSettings
 
 if TYPE_CHECKING:
     from generators.families.plain.adapter import PlainGenerator

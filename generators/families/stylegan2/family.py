@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 from generators.families.base import Checkpoint
 from generators.families.stylegan2 import facts, reader
 from generators.families.stylegan2.config import StyleGAN2Config
+from generators.families.stylegan2.settings import StyleGAN2Settings
 from generators.protocols import ModelFacts
 from schemas.errors import CheckpointError
-from schemas.sections.generator_settings import StyleGAN2Settings
 
 if TYPE_CHECKING:
     from generators.families.stylegan2.adapter import StyleGAN2Adapter

@@ -19,15 +19,11 @@ from typing import Any
 import numpy as np
 
 from generators.families.stylegan2.config import RESAMPLE_TAPS
-from generators.families.stylegan2.state_dicts import module_state, unwrapped
 from generators.unpickle.interpreter import Inert
 from generators.unpickle.plain import plain
 from generators.unpickle.torch_files import TensorRecord
+from generators.unpickle.torch_modules import walk
 from schemas.errors import CheckpointError
-
-STYLEGAN3 = "file holds a StyleGAN3 generator, which is not implemented: give a StyleGAN2 one"
-MAX_DEPTH = 16
-MAX_MODULES = 10_000
 
 #: Names of modules -> their part in a generator of the skip architecture.
 _PARTS: Mapping[str, str] = {
@@ -89,10 +85,8 @@ def read_modules(module: Any) -> tuple[dict[str, Any], Settings]:
     """
     tensors: dict[str, Any] = {}
     settings = Settings()
-    found = list(_walk(module))
+    found = list(walk(module))
     names = {path for path, _, _ in found}
-    if "synthesis.input" in names:
-        raise CheckpointError(STYLEGAN3)
     if "input" in names and "to_rgb1" in names:
         raise CheckpointError(
             "file holds a rosinality network saved whole: save its state_dict() with torch.save "
@@ -107,27 +101,6 @@ def read_modules(module: Any) -> tuple[dict[str, Any], Settings]:
                 if isinstance(value, TensorRecord):
                     tensors[f"{path}.{name}".lstrip(".")] = value
     return tensors, settings
-
-
-def _walk(module: Any) -> Iterator[tuple[str, str, Mapping[str, Any]]]:
-    """(path, class name, state) of the network and the modules below it."""
-    class_name, state = unwrapped(module)
-    waiting = [("", class_name, state, 0)]
-    count = 0
-    while waiting:
-        path, class_name, state, depth = waiting.pop()
-        count += 1
-        if not state:
-            raise CheckpointError("a network is not stored as a module: the file is damaged or old")
-        if depth > MAX_DEPTH:
-            raise CheckpointError(f"modules nest deeper than {MAX_DEPTH} levels")
-        if count > MAX_MODULES:
-            raise CheckpointError(f"network has more than {MAX_MODULES} modules: no StyleGAN2")
-        yield path, class_name, state
-        for name, child in reversed(state["_modules"].items()):
-            if child is not None:
-                found = module_state(child) or ("", {})
-                waiting.append((f"{path}.{name}".lstrip("."), *found, depth + 1))
 
 
 def _check(path: str, class_name: str, state: Mapping[str, Any], settings: Settings) -> None:

@@ -14,12 +14,14 @@ import numpy as np
 
 from generators.families.base import Checkpoint
 from generators.families.stylegan2.config import StyleGAN2Config
-from generators.families.stylegan2.official_modules import STYLEGAN3, read_modules
+from generators.families.stylegan2.official_modules import read_modules
 from generators.families.stylegan2.rosinality import check_filter, from_rosinality
-from generators.families.stylegan2.state_dicts import Candidate, array_of, arrays_of, find_generator
+from generators.unpickle.find_network import Candidate, array_of, arrays_of, find_network
 from generators.unpickle.interpreter import Inert
 from schemas.errors import CheckpointError
 
+#: Tensors of which every StyleGAN2 has one, and no other network: official, and rosinality's.
+MARKERS = ("synthesis.b4.const", "synthesis.b4.conv1.weight", "input.input")
 #: Settings that change images and that tensors do not show, with the values that are assumed where
 #: a file does not state them; a specification may give them.
 ASSUMED: Mapping[str, float | None] = {"lr_multiplier": 0.01, "conv_clamp": None}
@@ -27,9 +29,11 @@ ASSUMED: Mapping[str, float | None] = {"lr_multiplier": 0.01, "conv_clamp": None
 CHANNELS = (1, 3)
 
 
-def read(contents: Any) -> Checkpoint:
-    """The one generator in a file's contents. Raises CheckpointError where there is none."""
-    found = find_generator(contents)
+def read(contents: Any) -> Checkpoint | None:
+    """The one generator in a file's contents, None where there is none."""
+    found = find_network(contents, MARKERS)
+    if found is None:
+        return None
     if not isinstance(found.state, Inert):
         return _from_tensors(arrays_of(found), found)
     records, settings = read_modules(found.state)
@@ -59,8 +63,6 @@ def _finish(
 
     said : settings that the file states; the others are assumed, and noted in the metadata.
     """
-    if any(name.startswith("synthesis.input.") for name in tensors):
-        raise CheckpointError(STYLEGAN3)
     for name in [name for name in tensors if name.endswith("resample_filter")]:
         check_filter(name, tensors.pop(name), total=1.0)
     if any(".skip." in name for name in tensors):

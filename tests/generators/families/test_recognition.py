@@ -88,7 +88,7 @@ def test_a_family_that_is_broken_or_refuses_stops_no_other(
     for other in (broken, Claims(CheckpointError("no other either"))):
         monkeypatch.setattr(catalog, "FAMILIES", Two(other))
         assert read_checkpoint(file).family == "stylegan2"
-        with pytest.raises(CheckpointError, match="none of them a StyleGAN2") as caught:
+        with pytest.raises(CheckpointError, match="no other either|holds no generator") as caught:
             read_checkpoint(tmp_path / "none.pt")
         assert ("package 'p' cannot be imported" in str(caught.value)) == (other is broken)
     for other, told in ((Claims(KeyError("odd")), "KeyError: 'odd'"), (Claims("yes"), "'yes'")):

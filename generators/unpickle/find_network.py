@@ -1,14 +1,15 @@
-"""The generator among the entries of a training checkpoint: which one, and under which prefix.
+"""The network among the entries of a training checkpoint: which one, and under which prefix.
 
 Trainers save more than the averaged generator, and wrappers prefix its names: ``module.``
 (DataParallel), ``decoder.`` (pSp, e4e), ``G_ema.`` (Lightning), ``_orig_mod.`` (torch.compile).
-A generator is recognised by the names of its tensors, whatever they are prefixed with.
+A network is recognised by the names of its tensors, whatever they are prefixed with; a family gives
+those that each of its networks has, and no other network.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,15 +18,9 @@ import numpy as np
 from generators.unpickle.interpreter import Inert
 from generators.unpickle.plain import plain
 from generators.unpickle.torch_files import TensorRecord
+from generators.unpickle.torch_modules import tensor_in
 from schemas.errors import CheckpointError
 
-#: Tensors that every generator of a layout has, and no other network.
-MARKERS = (
-    "synthesis.b4.const",
-    "synthesis.b4.conv1.weight",
-    "synthesis.input.weight",
-    "input.input",
-)
 _AVERAGE = re.compile(r"(^|[._])(ema|smooth|gs)([._]|$)")
 _DEPTH = 4
 #: Where trainers keep the mean of w of a generator that has none itself.
@@ -34,7 +29,7 @@ _MEANS = ("latent_avg", "mean_latent")
 
 @dataclass(frozen=True, eq=False)
 class Candidate:
-    """A generator in a file.
+    """A network in a file.
 
     state : its tensors by name without the prefix, or the pickled module.
     keys : entries that lead to it. prefix : what stood before the names. latent_avg : mean of w
@@ -60,52 +55,66 @@ class Candidate:
         return any(_AVERAGE.search(text.lower()) for text in (*self.keys, self.prefix))
 
 
-def find_generator(contents: Any) -> Candidate:
-    """The one generator in the contents of a file; of several, the only moving average.
+def find_network(contents: Any, markers: Sequence[str]) -> Candidate | None:
+    """The one network in the contents of a file that has one of the tensors ``markers``, such as
+    "synthesis.b4.const"; of several, the only moving average; None where there is none.
 
-    Raises CheckpointError when there is none, or no telling which.
+    Raises CheckpointError where there is no telling which.
     """
     if isinstance(contents, Inert) and not contents.mapping:
-        return Candidate(contents)
+        return Candidate(contents) if _is_one(contents, markers) else None
     contents = contents.mapping if isinstance(contents, Inert) else contents
     if not isinstance(contents, dict):
-        raise CheckpointError(
-            f"file holds a {type(contents).__name__!r}, expected a network, a dict with 'G_ema' "
-            "or 'g_ema', or a state dict"
-        )
-    found = list(_candidates(contents, set()))
+        return None
+    found = list(_candidates(contents, markers, set()))
     chosen = [candidate for candidate in found if candidate.averaged] or found
-    if len(chosen) == 1:
-        return chosen[0]
-    if chosen:
+    if len(chosen) > 1:
         names = [candidate.where for candidate in chosen]
         raise CheckpointError(
             f"file holds {len(chosen)} generators: {'; '.join(names)}: save one of them alone"
         )
+    return chosen[0] if chosen else None
+
+
+def told(contents: Any) -> str:
+    """What a file holds, for the message that no generator was found in it."""
+    contents = contents.mapping if isinstance(contents, Inert) and contents.mapping else contents
+    if isinstance(contents, Inert):
+        return f"it holds one object of class {contents.function.path!r}"
+    if not isinstance(contents, dict):
+        return f"it holds a {type(contents).__name__!r}, neither a network nor a state dict"
     for key in ("G_ema", "g_ema"):
-        if isinstance(contents.get(key), Inert):
-            return Candidate(contents[key], (key,))
-        if contents.get(key) is not None:
-            raise CheckpointError(
-                f"entry {key!r} is neither a network nor a state dict of tensors of a StyleGAN2"
-            )
+        if isinstance(held := contents.get(key), dict) and not any(map(_is_tensor, held.values())):
+            return f"its entry {key!r} is neither a network nor a state dict of tensors"
     keys = [str(key)[:40] for key in list(contents)[:8]]
-    raise CheckpointError(
-        f"file has entries {keys!r}, none of them a StyleGAN2 generator: expected 'G_ema' "
-        "(official), 'g_ema' (rosinality), or a state dict with names such as "
-        "'mapping.fc0.weight'; what is not recognised is read from ONNX or torch.export"
+    return (
+        f"it has entries {keys!r}, expected a network as 'G_ema' (official) or 'g_ema', or a state "
+        "dict with names such as 'mapping.fc0.weight'; what is not recognised is read from ONNX or "
+        "torch.export"
     )
 
 
+def _is_tensor(value: Any) -> bool:
+    return isinstance(value, TensorRecord | np.ndarray)
+
+
+def _is_one(module: Any, markers: Sequence[str]) -> bool:
+    return any(tensor_in(module, marker) is not None for marker in markers)
+
+
 def _candidates(
-    node: Mapping[Any, Any], seen: set[int], keys: tuple[str, ...] = (), outer: Any = None
+    node: Mapping[Any, Any],
+    markers: Sequence[str],
+    seen: set[int],
+    keys: tuple[str, ...] = (),
+    outer: Any = None,
 ) -> Iterator[Candidate]:
     """seen : ids of entries looked at; a file may hold one under several names, or in itself."""
     names = [name for name in node if isinstance(name, str)]
     prefixes = {
         name.removesuffix(marker)
         for name in names
-        for marker in MARKERS
+        for marker in markers
         if name == marker or name.endswith("." + marker)
     }
     outer = _mean_in(node, "", outer)
@@ -127,8 +136,8 @@ def _candidates(
             continue
         seen.add(id(value))
         if isinstance(value, dict):
-            yield from _candidates(value, seen, (*keys, name[:40]), outer)
-        elif isinstance(value, Inert) and "synthesis" in unwrapped(value)[1].get("_modules", {}):
+            yield from _candidates(value, markers, seen, (*keys, name[:40]), outer)
+        elif isinstance(value, Inert) and _is_one(value, markers):
             yield Candidate(value, (*keys, name[:40]))
 
 
@@ -136,37 +145,6 @@ def _mean_in(node: Mapping[Any, Any], prefix: str, outer: Any) -> Any:
     """The mean of w beside the tensors of a prefix, else the one further out."""
     found = (node.get(prefix + key) for key in _MEANS)
     return next((mean for mean in found if mean is not None), outer)
-
-
-def module_state(module: Any) -> tuple[str, Mapping[str, Any]] | None:
-    """Class name and ``__dict__`` of a pickled module, persistent or plain; else None."""
-    if not isinstance(module, Inert):
-        return None
-    state, name = module.state, str(module.function.name)
-    if name == "_reconstruct_persistent_obj" and len(module.args) == 1:
-        meta = module.args[0]
-        if not isinstance(meta, dict) or meta.get("type") != "class":
-            return None
-        state, name = meta.get("state"), str(meta.get("class_name"))
-    if not isinstance(state, dict) or not isinstance(state.get("_modules"), dict):
-        return None
-    if not all(isinstance(state.get(k) or {}, dict) for k in ("_parameters", "_buffers")):
-        return None
-    return name[:80], state
-
-
-def unwrapped(module: Any) -> tuple[str, Mapping[str, Any]]:
-    """`module_state` of the network inside a wrapper (DataParallel, torch.compile), or of itself;
-    empty for what is no module."""
-    found = module_state(module)
-    for _ in range(_DEPTH):
-        if found is None:
-            return "", {}
-        inner = [v for k, v in found[1]["_modules"].items() if k in ("module", "_orig_mod")]
-        if len(inner) != 1 or len(found[1]["_modules"]) != 1:
-            return found
-        found = module_state(inner[0])
-    return found or ("", {})
 
 
 def arrays_of(candidate: Candidate) -> dict[str, np.ndarray]:
