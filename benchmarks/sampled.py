@@ -161,7 +161,7 @@ def plant(folder: Path, model: Any, shape: Shape, clock: Clock) -> np.ndarray:
     """
     import torch
 
-    from generators.families.stylegan2.adapter import draw_z
+    from generators.seeds import drawn
 
     rng = np.random.default_rng(SEED)
     normals = rng.standard_normal((shape.attributes, shape.width))
@@ -179,7 +179,10 @@ def plant(folder: Path, model: Any, shape: Shape, clock: Clock) -> np.ndarray:
     centre: Any = 0.0
     for start in range(0, n, BLOCK_ROWS):
         rows = np.arange(start, min(start + BLOCK_ROWS, n))
-        z, w = torch.from_numpy(draw_z(rows.tolist(), width)), np.empty((len(rows), width), "f4")
+        z, w = (
+            torch.from_numpy(drawn("normal", rows.tolist(), (width,))),
+            np.empty((len(rows), width), "f4"),
+        )
         with clock.of("mapping"), torch.no_grad():
             for first in range(0, len(rows), BATCH):
                 w[first : first + BATCH] = model.network.mapping(z[first : first + BATCH])

@@ -48,6 +48,7 @@ LIBRARIES: dict[str, set[str] | None] = {
         "onnxscript",
         "diffusers",
         "PIL",
+        "pydantic",
         "yaml",
     },
     "transforms": {"numpy", "scipy"},

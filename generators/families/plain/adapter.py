@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, Protocol, Self
 
 import numpy as np
@@ -18,7 +18,7 @@ from generators.families.plain.reader import fixed_cure
 from generators.families.plain.trial import try_out
 from generators.programs import EXPORTED, ONNX
 from generators.protocols import Code, Edit, Labels, ModelFacts, labels_in_turn
-from generators.seeds import streams
+from generators.seeds import drawn
 from schemas.errors import CheckpointError, UsageError
 
 
@@ -73,9 +73,7 @@ class PlainGenerator:
         if labels is None:
             labels = labels_in_turn(self.facts.classes, seeds)
         class_weights(self.facts, labels, len(seeds), "cpu")
-        rows = np.empty((len(seeds), *known.shape), np.float32)
-        for row, stream in zip(rows, streams(seeds), strict=True):
-            row[...] = _DRAWN[known.prior](stream, known.shape)
+        rows = drawn(known.prior, seeds, known.shape)
         main = torch.from_numpy(rows).to(self._network.device)
         return self.convert(Code(space, main), space, truncation=truncation)
 
@@ -143,21 +141,6 @@ class PlainGenerator:
                     )
                 given = weights.argmax(dim=1)
         return self._network(z.to(dtype), given)
-
-
-def _truncated(stream: np.random.RandomState, shape: tuple[int, ...]) -> np.ndarray:
-    """Standard normal, each number drawn again until it lies within 2."""
-    values = stream.standard_normal(shape)
-    while (outside := np.abs(values) > 2).any():
-        values[outside] = stream.standard_normal(int(outside.sum()))
-    return values
-
-
-_DRAWN: dict[str, Callable[[np.random.RandomState, tuple[int, ...]], np.ndarray]] = {
-    "normal": lambda stream, shape: stream.standard_normal(shape),
-    "uniform": lambda stream, shape: stream.uniform(-1, 1, shape),
-    "truncated_normal": _truncated,
-}
 
 
 # ---- networks ------------------------------------------------------------------------------------

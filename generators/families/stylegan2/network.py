@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -23,6 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from generators.families.stylegan2.config import RESAMPLE_TAPS, StyleGAN2Config
+from generators.style_based import StyleSlice
 
 __all__ = ["StyleGAN2", "StyleGAN2Config", "StyleSlice"]
 
@@ -292,16 +292,6 @@ class SynthesisBlock(nn.Module):
         x = self.conv1(x, styles[-2], noise_mode, generator, own_noise.get("conv1"))
         rgb = self.torgb(x, styles[-1])
         return x, rgb if img is None else upsample2x(img) + rgb
-
-
-@dataclass(frozen=True)
-class StyleSlice:
-    """Where one layer's style lies: name, w index that drives it, columns start:stop of s."""
-
-    name: str
-    ws_index: int
-    start: int
-    stop: int
 
 
 class SynthesisNetwork(nn.Module):

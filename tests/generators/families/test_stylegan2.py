@@ -11,9 +11,10 @@ import torch
 from places import GOLDEN, ROOT
 
 from generators.families.base import Checkpoint
-from generators.families.stylegan2.adapter import StyleGAN2Adapter, draw_z, from_checkpoint
+from generators.families.stylegan2.adapter import StyleGAN2Adapter, from_checkpoint
 from generators.families.stylegan2.network import StyleGAN2, StyleGAN2Config, upsample2x
 from generators.protocols import Code, Generator
+from generators.seeds import drawn
 from schemas.errors import UsageError
 from tests.stylegan2_layouts import naive_synthesis, tiny, upfirdn
 
@@ -42,7 +43,7 @@ def test_synthesis_equals_the_naive_definition(clamp: float | None, noise_mode: 
 
 
 def test_mapping_equals_the_definition(generator: StyleGAN2Adapter) -> None:
-    z = draw_z([3, 4], 8).astype(np.float64)
+    z = drawn("normal", [3, 4], (8,)).astype(np.float64)
     x = z / np.sqrt((z**2).mean(axis=1, keepdims=True) + 1e-8)
     tensors = {k: v.astype(np.float64) for k, v in generator.tensors().items()}
     for i in range(2):
@@ -139,7 +140,9 @@ def test_z_depends_on_its_seed_alone(generator: StyleGAN2Adapter) -> None:
 def test_z_is_what_the_official_script_draws(seed: int) -> None:
     words = seed if seed < 2**32 else [seed & 0xFFFFFFFF, seed >> 32]
     expected = np.random.RandomState(words).standard_normal(8).astype(np.float32)
-    np.testing.assert_array_equal(draw_z([1, seed, seed], 8)[1:], np.stack([expected] * 2))
+    np.testing.assert_array_equal(
+        drawn("normal", [1, seed, seed], (8,))[1:], np.stack([expected] * 2)
+    )
 
 
 def test_layers_notice_that_their_weights_are_others() -> None:
