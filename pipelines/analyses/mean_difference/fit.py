@@ -86,9 +86,12 @@ def fit_mean_differences(data: Data, wanted: MeanDifferenceSpec) -> Fitted:
             with _told(skipped, name):
                 _factor_regression(data, wanted, name, out)
     if not out.directions:
+        of_table = any(name in data.factors for name in chosen)
+        why = ", no factor has two levels with rows" if of_table else ""
+        cure = "correct the factor table, give more rows" if of_table else "give more rows"
         raise DataError(
-            f"nothing is to be compared, no factor has two levels with rows: {skipped or chosen!r};"
-            " correct the factor table, or leave 'mean_difference' out"
+            f"nothing is to be compared{why}: {skipped or chosen!r}; {cure}, or leave "
+            "'mean_difference' out"
         )
     if skipped:
         out.facts["skipped"] = skipped

@@ -8,6 +8,7 @@ from pipelines.analyses.inputs import hold_out
 from pipelines.evaluation.beside import compare
 from pipelines.runs.analyse import fit_analysis
 from schemas.directions.direction_set import DirectionSet
+from schemas.errors import DataError
 from schemas.index import DatasetIndex, NewRow, continuous_column, encode_categories
 from schemas.spec import parse_spec
 from schemas.store.latent_store import ArraySpec
@@ -152,6 +153,11 @@ def test_paired_differences_are_means_of_each_person_s(made):
     expected = wanted / np.linalg.norm(wanted)
     np.testing.assert_allclose(direction.vector.ravel(), expected, atol=1e-6)
     assert direction.quality["pairs"] == 12 and direction.provenance["pair_by"] == ["person"]
+
+
+def test_nothing_to_compare_is_told_by_what_it_would_come_from(made):
+    with pytest.raises(DataError, match=r"nothing is to be compared: .*0 positive.*give more rows"):
+        fit("mean_difference", inputs(made, "  mean_difference: {factors: [none]}\n"))
 
 
 def test_continuous_factors_have_regression_directions(made):
