@@ -29,7 +29,6 @@ from generators.tensor_files import (
     stem_of,
 )
 from generators.unpickle.interpreter import Limits
-from generators.unpickle.tensorflow_pickles import refuse_tensorflow
 from generators.unpickle.torch_files import read_any
 from schemas.atomic import write_bytes, write_json
 from schemas.errors import CheckpointError, NewerLayoutError, UsageError
@@ -109,9 +108,7 @@ def contents_of(path: Path, limits: Limits | None = None) -> Any:
         return read_tensors(path)
     if (program := read_program(path, limits.max_bytes)) is not None:
         return program
-    contents = read_any(path, limits)
-    refuse_tensorflow(contents)
-    return contents
+    return read_any(path, limits)
 
 
 def _declaration(path: Path) -> dict[str, Any] | None:

@@ -17,6 +17,7 @@ import numpy as np
 
 from generators.unpickle.interpreter import Inert
 from generators.unpickle.plain import plain
+from generators.unpickle.tensorflow_pickles import described, tensorflow_networks
 from generators.unpickle.torch_files import TensorRecord
 from generators.unpickle.torch_modules import tensor_in
 from schemas.errors import CheckpointError
@@ -78,6 +79,8 @@ def find_network(contents: Any, markers: Sequence[str]) -> Candidate | None:
 
 def told(contents: Any) -> str:
     """What a file holds, for the message that no generator was found in it."""
+    if networks := tensorflow_networks(contents):
+        return f"it holds {described(networks)}"
     contents = contents.mapping if isinstance(contents, Inert) and contents.mapping else contents
     if isinstance(contents, Inert):
         return f"it holds one object of class {contents.function.path!r}"

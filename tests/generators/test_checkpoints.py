@@ -337,12 +337,6 @@ def test_other_architectures_are_named(generator: StyleGAN2Adapter, tmp_path: Pa
     expect(path, "belongs to no rosinality")
 
 
-def test_tensorflow_pickles_say_what_to_do(tmp_path: Path) -> None:
-    network = b"cdnnlib.tflib.network\nNetwork\n)\x81}b"
-    (tmp_path / "tf.pkl").write_bytes(b"\x80\x02" + 3 * network + b"\x87.")
-    expect(tmp_path / "tf.pkl", "TensorFlow pickle")
-
-
 def test_types_named_in_a_trainers_settings_are_harmless(tmp_path: Path) -> None:
     g = tiny(img_resolution=4, channel_base=8)
     settings = {"kind": typing.Any, "run": uuid.UUID(int=1), "rate": decimal.Decimal("0.1")}

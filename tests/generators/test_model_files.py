@@ -11,7 +11,6 @@ import tarfile
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -26,7 +25,6 @@ from generators.families.stylegan2.official_writer import write_official_pickle
 from generators.model_file import read_checkpoint
 from generators.protocols import labels_in_turn
 from generators.tensor_files import safetensors_bytes
-from generators.unpickle import writer as pickle_writer
 from pipelines.evaluation.samples import Samples
 from pipelines.folder.store_identity import identify
 from pipelines.upkeep.inspect import describe
@@ -466,31 +464,6 @@ def test_what_is_not_there_is_told_apart(state: State, tmp_path: Path) -> None:
     (folder / "saved_model.pb").touch()
     with pytest.raises(CheckpointError, match="TensorFlow SavedModel"):
         generators.load(folder)
-
-
-def tensorflow(module: str, **state: Any) -> bytes:
-    network = pickle_writer.Call(module, "Network", state=state)
-    return pickle_writer.Emitter().dumps((network, network, network))
-
-
-@pytest.mark.parametrize(
-    ("data", "message"),
-    [
-        (
-            tensorflow("dnnlib.tflib.network", version=3, build_func_name="G_style"),
-            r"of StyleGAN \(the first one\).*converter to PyTorch does not read it",
-        ),
-        (tensorflow("tfutil", version=2), "of Progressive GAN.*does not read it"),
-        (
-            tensorflow("dnnlib.tflib.network", version=4, build_func_name="G_main"),
-            "of StyleGAN2 .*convert it with 'legacy.py'",
-        ),
-    ],
-)
-def test_tensorflow_pickles_are_told_apart(data: bytes, message: str, tmp_path: Path) -> None:
-    (tmp_path / "g.pkl").write_bytes(data)
-    with pytest.raises(CheckpointError, match=message):
-        generators.load(tmp_path / "g.pkl")
 
 
 def test_a_safetensors_file_is_known_by_its_contents(
