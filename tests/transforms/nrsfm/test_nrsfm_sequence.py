@@ -1,5 +1,7 @@
 """Smooth sequences, missing points, robust loss and joint refinement on planted shapes."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from scipy.fft import dct
@@ -115,6 +117,17 @@ def test_rounds_of_a_sequence_never_make_the_objective_larger():
     errors = [error(factorise(s["points"], 6, temporal=True, max_rounds=m), s["truth"])
               for m in (20, 60)]  # fmt: skip
     assert errors[1] <= 1.1 * errors[0]
+
+
+def test_every_pass_is_a_round_whether_its_step_is_taken_or_not():
+    s = moving(n=30)
+    source = ArrayBlocks({"points": s["points"], "frame": np.arange(30)}, 30)
+    solver = SequenceSolver(run_passes(NRSfMSolver(0), source).model().rigid, 30)
+    sums = solver.request().statistic(solver.request().prepare(source.read(0)[1]))
+    taken = replace(solver.step(sums), stride=2.0)
+    refused = replace(taken, cost=-1.0).step(sums)
+    assert (solver.round_, taken.round_, refused.round_) == (0, 1, 2)
+    assert refused.stride == 1.0 and np.array_equal(refused.terms, taken.plain)
 
 
 def test_a_sequence_needs_no_certain_blocks_and_no_rank_one_shapes():

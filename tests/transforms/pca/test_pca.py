@@ -19,6 +19,7 @@ from transforms.pca.fit import (
     fit_pca,
     slabs_of,
     solve_pca,
+    solver_costs,
 )
 from transforms.pca.latent import regress_components
 from transforms.pca.randomised import MomentProducts
@@ -106,6 +107,11 @@ def test_layers_are_flattened():
     np.testing.assert_array_equal(
         fit_pca(x.reshape(30, 3, 4), 2).components, fit_pca(x, 2).components
     )
+
+
+def test_the_randomised_solver_costs_as_many_products_as_there_are_features():
+    few, many = (solver_costs(70_000, d, 64)["randomised"] for d in (1000, 3000))
+    assert many == pytest.approx(3 * few)
 
 
 def test_solver_by_cost():

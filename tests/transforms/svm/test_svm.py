@@ -1,5 +1,7 @@
 """Hyperplanes against scikit-learn, and on the data that break simpler solvers."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from sklearn.svm import LinearSVC
@@ -199,6 +201,16 @@ def test_a_stopped_solver_says_so():
     assert not found.converged.any() and (found.relative_gradient > 1e-5).all()
     with pytest.raises(UsageError, match="no pass"):
         solver.result()
+
+
+def test_an_attribute_is_given_up_at_its_third_stall():
+    x, y = problem()
+    solver = HyperplaneSolver(HyperplaneOptions())
+    request = solver.request()
+    state = solver.step(request.statistic(request.prepare({"x": x, "y": y})))
+    stalls = np.where(np.arange(len(state.alive)) == 0, 3.0, 2.0)
+    alive = replace(state, facts=state.facts | {"stalls": stalls})._retire().alive
+    assert not alive[0] and alive[1:].all() and len(alive) > 1
 
 
 def test_labelled_moments_round_trip():
