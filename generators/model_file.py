@@ -2,9 +2,9 @@
 
 Read: pickles, torch files, and safetensors files, whole or split: our own with its JSON, or tensors
 alone; and programs (`generators.programs`). A JSON of the same name beside a file that names a
-"family" is a declaration: that family is asked, and is shown both. The same model has the same
-fingerprint whatever file it came from. Nothing in a file is executed
-(`generators.unpickle.interpreter`).
+"family" is a declaration: that family is asked, and is shown both; so is every family the
+``config.json`` of a folder (`generators.model_folder`). The same model has the same fingerprint
+whatever file it came from. Nothing in a file is executed (`generators.unpickle.interpreter`).
 """
 
 from __future__ import annotations
@@ -17,9 +17,10 @@ from typing import Any
 
 import numpy as np
 
-from generators.families.base import Checkpoint, Declared, GeneratorFamily
+from generators.families.base import Checkpoint, Configured, Declared, GeneratorFamily
 from generators.families.catalog import FAMILIES, family_of, recognised
 from generators.file_kinds import missing, said_of
+from generators.model_folder import CONFIG, config_of, weights_of
 from generators.programs import program_files, read_program
 from generators.tensor_files import (
     is_tensor_file,
@@ -56,7 +57,8 @@ def read_checkpoint(
     """Read a generator file; the kind of file is recognised by its contents.
 
     path : ``.pkl``, ``.pt``, ``.pth``, ``.ckpt``, ``.safetensors`` (with our ``.json`` of the same
-        name beside it, or alone), ``.safetensors.index.json``, ``.onnx`` or ``.pt2``.
+        name beside it, or alone), ``.safetensors.index.json``, ``.onnx`` or ``.pt2``; or a folder
+        with ``config.json`` and weights.
     trusted : see `Checkpoint`; nothing is run here.
     settings : of the file's family, that it does not state. family : the only one to ask.
 
@@ -65,16 +67,19 @@ def read_checkpoint(
     does not have; UnsafeCheckpointError when it tries to run code.
     """
     path = Path(path)
+    folder, path = path, weights_of(path) or path
     if not path.is_file():
         raise CheckpointError(missing(path, "generator file"))
     try:
         declared = _declaration(path)
-        if is_tensor_file(path) and declared is None:
+        if is_tensor_file(path) and declared is None and folder == path:
             checkpoint = _read_safetensors(path, family)
         else:
             contents = contents_of(path, limits)
             if declared is not None:
                 contents, family = Declared(contents, declared), _same(family, declared)
+            elif folder != path:
+                contents = Configured(contents, config_of(folder))
             checkpoint = recognised(contents, family)
         return replace(_with_settings(checkpoint, settings or {}), trusted=trusted)
     except CheckpointError as e:
@@ -88,6 +93,8 @@ def files_of(path: Path) -> list[Path]:
 
     A file that cannot be read stands for itself.
     """
+    if (weights := weights_of(path)) is not None:
+        return [path / CONFIG, *files_of(weights)]
     files = [path]
     try:
         if path.is_file() and is_tensor_file(path):

@@ -73,6 +73,14 @@ class Declared:
     description: Mapping[str, Any]
 
 
+@dataclass(frozen=True, eq=False)
+class Configured:
+    """The weights in a folder as Hugging Face writes it, and what its ``config.json`` says."""
+
+    contents: Any
+    config: Mapping[str, Any]
+
+
 @runtime_checkable
 class GeneratorFamily(Protocol):
     """Generators that are read and drawn alike. The module that defines one imports no torch.
@@ -93,7 +101,8 @@ class GeneratorFamily(Protocol):
         contents : dicts, lists, numbers, arrays and stand-ins of tensors with ``shape`` and
             ``dtype``, as they lie in the file; of objects their state (`Inert`), never themselves.
             An ONNX, torch.export or TorchScript file is a `generators.programs.Program`; a file
-            with a JSON beside it that names this family is a `Declared`.
+            with a JSON beside it that names this family is a `Declared`, a folder with a
+            ``config.json`` a `Configured`.
         Raises CheckpointError, with what is wrong, where it nearly is one. Another family may then
         claim the file.
         """

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from generators.families.base import Checkpoint, GeneratorFamily
+from generators.families.base import Checkpoint, Configured, GeneratorFamily
 from generators.protocols import Generator, ModelFacts
 from generators.unpickle.find_network import told
 from schemas.catalog import Catalog
@@ -81,6 +81,8 @@ def recognised(contents: Any, family: str | None = None) -> Checkpoint:
         )
     if claims:
         return next(iter(claims.values()))
+    if isinstance(contents, Configured) and not refusals:
+        return recognised(contents.contents, family)  # no family knows what its config.json says
     also = "".join(f"; also, {text}" for text in broken)
     if refusals:
         raise type(refusals[0])(f"{refusals[0]}{also}") from refusals[0]

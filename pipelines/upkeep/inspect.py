@@ -102,6 +102,7 @@ def _table(path: Path) -> dict[str, Any] | None:
 
 
 def _folder(path: Path) -> dict[str, Any]:
+    from generators.model_folder import weights_of
     from pipelines.folder.run_folder import RunFolder, no_run
 
     if (path / "run.json").exists():
@@ -124,7 +125,7 @@ def _folder(path: Path) -> dict[str, Any]:
         )
     if any((path / name).exists() for name in RUN_FILES):
         raise InputError(no_run(path))
-    return _files(path)
+    return _files(path) if weights_of(path) is None else _checkpoint(path)
 
 
 def _files(path: Path) -> dict[str, Any]:
@@ -290,7 +291,7 @@ def _checkpoint(path: Path) -> dict[str, Any]:
     from generators.families.catalog import facts_of
     from generators.model_file import read_checkpoint
 
-    if is_encoder(path):
+    if path.is_file() and is_encoder(path):
         encoder = read_encoder(str(path))
         described = {f"  {k}": v for k, v in encoder.architecture.items()}
         return {"kind": "encoder", "fingerprint": encoder.fingerprint, **described}
