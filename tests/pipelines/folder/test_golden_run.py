@@ -21,6 +21,7 @@ from pipelines.folder.run_folder import RunFolder
 from pipelines.runs.plan import CURRENT, STALE, plan_stages
 from pipelines.upkeep.verify import verify
 from schemas.directions.direction_set import DirectionSet
+from schemas.errors import StoreError
 from schemas.index import REMOVED
 from schemas.spec import load_spec
 from schemas.store.reasons import Status
@@ -110,6 +111,8 @@ def test_everything_in_it_is_read(run):
     assert set(read.directions.model_names()) == set(ANALYSES)
     assert read.codes([0, 65]).shape == (2, 6, 8)
     assert [len(read.blocks().read(b)[0]) for b in range(2)] == [62, 2]
+    with pytest.raises(StoreError, match=r"arrays \['depth'\] are not in the store: use one of"):
+        read.blocks(["depth"])
 
 
 def test_a_run_makes_nothing_again(run):

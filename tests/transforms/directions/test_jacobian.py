@@ -50,6 +50,8 @@ def test_sefa_is_the_eigenvectors_of_the_stacked_weights(rng, normalise):
 def test_sefa_refuses_what_it_cannot_factorise(rng):
     with pytest.raises(UsageError, match="one latent"):
         sefa([np.ones((2, 3)), np.ones((2, 4))])
+    with pytest.raises(UsageError, match="one latent"):
+        sefa([np.ones(2), np.ones(3)])
     with pytest.raises(UsageError, match="1 to 3"):
         sefa([np.ones((2, 3))], 4)
     with pytest.raises(DataError, match="1 channels have zero"):
