@@ -94,12 +94,14 @@ def facts(source: Source) -> ModelFacts:
 
 
 def like(path: str, other: Source) -> Source:
-    """Another file of a specification's generator, with the settings given for `other` where this
-    file does not state them; errors as of `load`."""
+    """Another file of a specification's generator, with the settings given for `other` that this
+    file leaves open; errors as of `load`."""
     if isinstance(other, str | Path):
         return path
-    assumed = read(path).assumed
-    settings = {name: value if name in assumed else None for name, value in other.settings.items()}
+    from generators.model_file import settings_left_open
+
+    left = settings_left_open(read(path))
+    settings = {name: value if name in left else None for name, value in other.settings.items()}
     return other.model_copy(update={"path": path, **settings})
 
 

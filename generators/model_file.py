@@ -33,7 +33,7 @@ from generators.unpickle.interpreter import Limits
 from generators.unpickle.torch_files import read_any
 from schemas.atomic import write_bytes, write_json
 from schemas.errors import CheckpointError, NewerLayoutError, UsageError
-from schemas.sections.generator_settings import checked_settings
+from schemas.sections.generator_settings import checked_settings, choices
 
 __all__ = [
     "Checkpoint",
@@ -149,14 +149,20 @@ def _same(family: str | None, declared: Mapping[str, Any]) -> str:
     return named
 
 
+def settings_left_open(checkpoint: Checkpoint) -> frozenset[str]:
+    """Settings that a specification may give: those that the file does not state, and choices."""
+    return choices(family_of(checkpoint).settings) | frozenset(checkpoint.assumed)
+
+
 def _with_settings(checkpoint: Checkpoint, settings: Mapping[str, Any]) -> Checkpoint:
     """The checkpoint with settings that its file does not state."""
     assumed = checkpoint.assumed
     family = family_of(checkpoint)
     settings = checked_settings(family.settings, family.name, settings)
+    left_open = settings_left_open(checkpoint)
     for name, value in settings.items():
         stated = checkpoint.architecture.get(name)
-        if name not in assumed and stated != value:
+        if name not in left_open and stated != value:
             raise CheckpointError(
                 f"'generator.{name}' is {value!r}, but the file states {stated!r}: remove the key"
             )

@@ -20,6 +20,10 @@ WAY = ("z", "w", "w_plus", "s")
 """Spaces in the order in which a code is converted."""
 
 
+GREY = 128 / 127.5 - 1
+"""Mid-grey of images in [-1, 1], over which pictures with opacity are read (128 of 255)."""
+
+
 @dataclass(frozen=True)
 class StyleSlice:
     """Where one layer's style lies: name, w_plus row that drives it, columns start:stop of s."""
@@ -28,6 +32,17 @@ class StyleSlice:
     ws_index: int
     start: int
     stop: int
+
+
+def as_rgb(images: Tensor) -> Tensor:
+    """Images (n, 3, h, w) of ones with 1, 3 or 4 channels: grey in all three channels, RGB, or RGB
+    with opacity (from -1, none, to 1) over mid-grey, as pictures with opacity are read."""
+    if images.shape[1] == 1:
+        return images.expand(-1, 3, -1, -1)
+    if images.shape[1] == 4:
+        opacity = ((images[:, 3:] + 1) / 2).clamp(0, 1)
+        return torch.lerp(torch.full_like(images[:, :3], GREY), images[:, :3], opacity)
+    return images
 
 
 class StyleBasedGenerator:
@@ -136,7 +151,8 @@ class StyleBasedGenerator:
         if injected and code.space != target:
             styles = self.convert(code, "s", labels=labels, truncation=truncation, cutoff=cutoff)
             layer = self.network.synthesis.get_submodule(target.removeprefix(PREFIX))
-            return Code(target, recorded(layer, lambda: self.synthesised(styles, noise)))
+            found = recorded(layer, lambda: self.synthesised(styles, noise))
+            return Code(target, found.to(self.w_avg.dtype))
         way = [*WAY[WAY.index(code.space) :]] if code.space in WAY else [code.space]
         if target not in way:
             raise UsageError(
@@ -203,7 +219,7 @@ class StyleBasedGenerator:
         edits: Sequence[Edit] = (),
         noise: str = "const",
     ) -> Tensor:
-        """Images of codes of z, w, w_plus or s; those of a grey model in all three channels."""
+        """Images of codes of z, w, w_plus or s; of a model that draws no RGB see `as_rgb`."""
         code, injected = edited(self.facts, code.to(self.device), edits)
         styles = self.convert(code, "s", labels=labels)
         with ExitStack() as hooks:

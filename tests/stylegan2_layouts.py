@@ -289,17 +289,23 @@ class OfficialPackages:
             gain = {"bias_gain": config.lr_multiplier, "activation": "lrelu"}
             return self._new("FullyConnectedLayer", **gain)
         if last.startswith("conv"):
-            facts = {"conv_clamp": config.conv_clamp, "use_noise": True, "activation": "lrelu"}
+            facts = {"conv_clamp": config.conv_clamp, "use_noise": config.use_noise}
+            facts |= {"activation": "lrelu"}
             module = self._new("SynthesisLayer", **facts)
             module.register_buffer("resample_filter", FIR.float())
             return module
         if last.startswith("b"):
-            facts = {"architecture": "skip", "use_fp16": True, "num_conv": 2, **overrides}
+            facts = {"architecture": config.connections, "use_fp16": True, "num_conv": 2}
+            facts |= overrides
             module = self._new("SynthesisBlock", **facts)
             module.register_buffer("resample_filter", FIR.float())
             return module
         if last in ("mapping", "synthesis"):
             return self._new(f"{last.title()}Network", w_dim=config.w_dim, num_ws=config.num_ws)
+        if last == "skip":
+            module = self._new("Conv2dLayer", activation="linear", conv_clamp=None, up=2)
+            module.register_buffer("resample_filter", FIR.float())
+            return module
         if last == "torgb":
             return self._new("ToRGBLayer", conv_clamp=config.conv_clamp)
         return self._new("FullyConnectedLayer", activation="linear")

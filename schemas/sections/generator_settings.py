@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from pydantic import ValidationError
@@ -12,8 +13,23 @@ from schemas.sections.types import SpecModel
 from schemas.suggest import suggestion
 
 
+@dataclass(frozen=True)
+class _Mark:
+    """What a setting is; an entry of its annotation."""
+
+    meaning: str
+
+
+CHOICE = _Mark("how the model is drawn, which no file states and a specification may choose")
+
+
 class NoSettings(SpecModel):
     """Of a family whose files state everything."""
+
+
+def choices(model: type[SpecModel]) -> frozenset[str]:
+    """Settings of a family that are a `CHOICE`."""
+    return frozenset(n for n, field in model.model_fields.items() if CHOICE in field.metadata)
 
 
 def checked_settings(

@@ -314,10 +314,10 @@ def expect(path: Path, message: str, kind: type[Exception] = CheckpointError) ->
 def test_other_architectures_are_named(generator: StyleGAN2Adapter, tmp_path: Path) -> None:
     path = tmp_path / "g.pkl"
     OfficialPackages().write(generator, path, architecture="resnet")
-    expect(path, "'architecture' 'resnet', only 'skip'")
+    expect(path, "'connections' is 'resnet', but the tensors are those of 'skip'")
     state = {name: torch.from_numpy(value) for name, value in generator.tensors().items()}
     torch.save({**state, "synthesis.b8.skip.weight": torch.ones(8, 12, 1, 1)}, path)
-    expect(path, "architecture is 'resnet'")
+    expect(path, "missing .'synthesis.b16.skip.weight'.*not known .'synthesis.b4.torgb")
     state.pop("synthesis.b8.torgb.weight")
     torch.save(state, path)
     expect(path, r"missing \['synthesis.b8.torgb.weight'\] \(1\)")
@@ -332,7 +332,9 @@ def test_other_architectures_are_named(generator: StyleGAN2Adapter, tmp_path: Pa
     expect(path, "not finite")
     state = rosinality_state(generator.tensors())
     torch.save({"g_ema": {**state, "convs.0.conv.blur.kernel": torch.ones(4, 4)}}, path)
-    expect(path, "other resampling filters")
+    expect(path, "'convs.0.conv.blur.kernel' has sum 16.0, expected 4.0")
+    torch.save({"g_ema": {**state, "convs.0.conv.blur.kernel": torch.ones(4, 4) / 4}}, path)
+    expect(path, "'resample_filter' is .1.0, 1.0, 1.0, 1.0. in 'convs.0.conv.blur.kernel'")
     torch.save({"g_ema": {**state, "to_rgbs.0.unknown": torch.ones(1)}}, path)
     expect(path, "belongs to no rosinality")
 

@@ -73,20 +73,61 @@ REFUSED: dict[str, tuple[Callable[[nn.Module], None], str]] = {
     "two rates": (given("mapping.fc1", bias_gain=0.03), "'lr_multiplier' is .*0.02.*0.03"),
     "gain of weights": (given("mapping.fc0", weight_gain=0.5), "'weight_gain' 0.5, only"),
     "two clamps": (given("synthesis.b8.torgb", conv_clamp=None), "'conv_clamp' is .*256.*None"),
-    "no noise": (given("synthesis.b8.conv0", use_noise=False), "'use_noise' False, only True"),
+    "noise of some": (
+        given("synthesis.b8.conv0", use_noise=False),
+        "'use_noise' is .*True in 'synthesis.b4.conv1'.*False in 'synthesis.b8.conv0'",
+    ),
+    "no noise": (
+        lambda network: [
+            m.__dict__.update(use_noise=False)
+            for m in network.modules()
+            if "use_noise" in m.__dict__
+        ],
+        "'use_noise' is False, but the tensors are those of True",
+    ),
+    "noise by a number": (given("synthesis.b8.conv0", use_noise=2), "'use_noise' 2, only"),
     "up twice": (given("synthesis.b8.conv1", up=2), "'synthesis.b8.conv1' has 'up' 2, only 1"),
     "kernel": (given("synthesis.b8.conv1", padding=0), "'kernel_size' 1.0, only 3.0"),
-    "orig": (given("synthesis.b8", architecture="orig"), "'architecture' 'orig', only 'skip'"),
-    "orig, by argument": (
-        called_with("", synthesis_kwargs={"block_kwargs": {"architecture": "orig"}}),
-        "'architecture' 'orig'",
+    "orig in one block": (
+        given("synthesis.b8", architecture="orig"),
+        "'connections' is 'skip' in 'synthesis.b4', 'orig' in 'synthesis.b8'",
     ),
-    "filter": (called_with("synthesis", resample_filter=[1, 2, 1]), "'resample_filter'"),
+    "orig": (
+        lambda network: [
+            m.__dict__.update(architecture="orig")
+            for m in network.modules()
+            if "architecture" in m.__dict__
+        ],
+        "'connections' is 'orig', but the tensors are those of 'skip'",
+    ),
+    "other connections": (given("synthesis.b8", architecture="dense"), "'architecture' 'dense'"),
+    "filter of one block": (
+        lambda network: network.get_submodule("synthesis.b8.conv0")._buffers.update(
+            resample_filter=torch.ones(2, 2) / 4
+        ),
+        "'resample_filter' is .*in 'synthesis.b4', .*1.0, 1.0.* in 'synthesis.b8.conv0'",
+    ),
+    "filter that is not separable": (
+        lambda network: network.get_submodule("synthesis.b8.conv0")._buffers.update(
+            resample_filter=torch.eye(3) / 3
+        ),
+        "'synthesis.b8.conv0' is not the same in both directions",
+    ),
+    "filter of another sum": (
+        lambda network: network.get_submodule("synthesis.b8")._buffers.update(
+            resample_filter=torch.ones(2, 2)
+        ),
+        "'synthesis.b8' has sum 4.0, expected 1.0",
+    ),
     "no filter": (
         lambda network: network.get_submodule("synthesis.b8.conv0")._buffers.update(
             resample_filter=None
         ),
-        "'synthesis.b8.conv0' has 'resample_filter' None",
+        "'resample_filter' .*of 'synthesis.b8.conv0' has shape",
+    ),
+    "words for a filter": (
+        called_with("synthesis.b8", resample_filter="sharp"),
+        "'resample_filter' of 'synthesis.b8' is not made of numbers",
     ),
     "unknown argument": (
         called_with("", synthesis_kwargs={"normalise_styles": True}),
@@ -99,7 +140,7 @@ REFUSED: dict[str, tuple[Callable[[nn.Module], None], str]] = {
     ),
     "resnet": (
         lambda network: network.get_submodule("synthesis.b8").add_module("skip", nn.Identity()),
-        "'synthesis.b8.skip' .of the 'resnet' architecture",
+        "'synthesis.b8.skip' of class 'Identity' belongs to no StyleGAN2",
     ),
     "no number": (given("mapping.fc0", bias_gain="fast"), "'bias_gain' 'fast', expected a finite"),
 }

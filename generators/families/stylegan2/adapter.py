@@ -15,7 +15,7 @@ from generators.families.stylegan2.config import StyleGAN2Config
 from generators.families.stylegan2.facts import facts_of
 from generators.families.stylegan2.network import StyleGAN2
 from generators.protocols import Code, ModelFacts
-from generators.style_based import StyleBasedGenerator
+from generators.style_based import StyleBasedGenerator, as_rgb
 from schemas.errors import UsageError
 
 
@@ -109,7 +109,7 @@ class StyleGAN2Adapter(StyleBasedGenerator):
         noise: str,
         generator: torch.Generator | Sequence[torch.Generator] | None,
     ) -> Tensor:
-        """Images float32 (n, 3, r, r) of codes of s; a grey model's in all three channels."""
+        """Images float32 (n, 3, height, width) of codes of s; see `as_rgb`."""
         try:
             images = self.network.synthesis.from_styles(
                 [code.main[:, part.start : part.stop] for part in self.style_slices],
@@ -119,7 +119,7 @@ class StyleGAN2Adapter(StyleBasedGenerator):
             )
         except ValueError as e:
             raise UsageError(str(e)) from e
-        return images.expand(-1, 3, -1, -1) if self.config.img_channels == 1 else images
+        return as_rgb(images)
 
 
 def from_checkpoint(checkpoint: Checkpoint) -> StyleGAN2Adapter:

@@ -15,27 +15,29 @@ def facts_of(checkpoint: Checkpoint) -> ModelFacts:
     return ModelFacts(
         family="stylegan2",
         network_fp=checkpoint.fingerprint,
-        size=(config.img_resolution,) * 2,
+        size=config.size,
         channels=config.img_channels,
         classes=config.c_dim,
         spaces={space.name: space for space in spaces_of(config)},
         default_space="w_plus",
-        capabilities=frozenset({GRADIENTS, NOISE}),
+        capabilities=frozenset({GRADIENTS, NOISE} if config.use_noise else {GRADIENTS}),
         assumed=assumptions(checkpoint),
     )
 
 
 def spaces_of(config: StyleGAN2Config) -> tuple[Space, ...]:
     """z, its image w under the mapping network, one w for each layer, and the styles s: affine
-    outputs of every layer, b4.conv1, b4.torgb, b8.conv0, b8.conv1, b8.torgb, ..., on end.
+    outputs of every layer on end, in the order of `StyleGAN2Config.style_widths`.
 
     ``features.<layer>`` is what a convolution layer puts out while w_plus is drawn; edits there
     have the option "mask", (height, width) of that layer, from 0 to 1. A code's companion
-    ``noise/<layer>`` stands in for the noise image that the model holds for a layer.
+    ``noise/<layer>`` stands in for the noise image that the model holds for a layer, where it has
+    noise inputs.
     """
     w_plus = (config.num_ws, config.w_dim)
     maps = config.feature_shapes
-    noise = {f"noise/{layer}": Companion(shape[1:]) for layer, shape in maps.items()}
+    noisy = maps if config.use_noise else {}
+    noise = {f"noise/{layer}": Companion(shape[1:]) for layer, shape in noisy.items()}
     return (
         Space("z", (config.z_dim,), "normal", conditional=config.c_dim > 0),
         Space("w", (config.w_dim,), "derived", derived_from="z", companions=noise),

@@ -1,6 +1,6 @@
 """StyleGAN2 generator as trainable torch modules, with the official parameter names.
 
-Karras et al., "Analyzing and Improving the Image Quality of StyleGAN" (2020), skip architecture.
+Karras et al., "Analyzing and Improving the Image Quality of StyleGAN" (2020), figure 7.
 Module and parameter names are those of the official ``G_ema.state_dict()``
 (``mapping.fc0.weight``, ``synthesis.b8.conv0.affine.weight``, ...), so official tensors load as
 they are; only the derived ``resample_filter`` buffers are not stored.
@@ -9,6 +9,9 @@ The modulated convolution is not fused: input channels are scaled by the style, 
 convolution serves the whole batch, and output channels are scaled by the demodulation
 coefficients. This equals the fused per-sample form (paper, equations 1 and 3) and trains several
 times faster on a CPU.
+
+Blocks of the highest resolutions may be drawn in float16, as the official code does on a GPU:
+weights and styles are scaled to at most 1 before they meet, which demodulation undoes.
 """
 
 from __future__ import annotations
@@ -22,138 +25,57 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from generators.families.stylegan2.config import RESAMPLE_TAPS, StyleGAN2Config
+from generators.families.stylegan2.mapping import SQRT2, FullyConnectedLayer, MappingNetwork
 from generators.style_based import StyleSlice
 
 __all__ = ["StyleGAN2", "StyleGAN2Config", "StyleSlice"]
 
 NoiseMode = Literal["const", "none", "random"]
 NOISE_MODES: tuple[str, ...] = ("const", "none", "random")
-SQRT2 = math.sqrt(2.0)
 RowGenerators = torch.Generator | Sequence[torch.Generator] | None
 
 
-def normalize_2nd_moment(x: Tensor) -> Tensor:
-    """Scale each row of x, (n, d), to mean square 1 (with 1e-8 added under the root)."""
-    return x * (x.square().mean(dim=1, keepdim=True) + 1e-8).rsqrt()
+def _dtype(weight: Tensor, float16: bool) -> torch.dtype:
+    """What a layer computes in: in float16 where it is to and the model is in float32."""
+    return torch.float16 if float16 and weight.dtype is torch.float32 else weight.dtype
 
 
-def _content(tensor: Tensor) -> tuple[object, ...]:
-    """Another value whenever the tensor holds other numbers."""
-    return (tensor.data_ptr(), tensor._version, tensor.dtype, tensor.device)
+def _upsampling_filter(channels: int, taps: Sequence[float] = RESAMPLE_TAPS) -> Tensor:
+    """FIR `taps` outer itself with sum 4 (the gain of up=2), (channels, 1, k, k).
 
-
-class FullyConnectedLayer(nn.Module):
-    """Linear layer with equalised learning rate, (n, in_features) -> (n, out_features).
-
-    The stored weight is multiplied by ``lr_multiplier / sqrt(in_features)`` and the stored bias by
-    `lr_multiplier`, of a layer that is not trained once for all batches: of 64 rows, the products
-    would take as long as the layer. `activation` is "linear" or "lrelu" (slope 0.2, gain sqrt 2).
+    As correlations need it: turned round.
     """
-
-    def __init__(
-        self,
-        in_features: int,
-        out_features: int,
-        activation: Literal["linear", "lrelu"] = "linear",
-        lr_multiplier: float = 1.0,
-        bias_init: float = 0.0,
-    ) -> None:
-        super().__init__()
-        self.activation = activation
-        self.weight = nn.Parameter(torch.randn(out_features, in_features).div_(lr_multiplier))
-        self.bias = nn.Parameter(torch.full((out_features,), float(bias_init)))
-        self.weight_gain = lr_multiplier / math.sqrt(in_features)
-        self.bias_gain = lr_multiplier
-        self._kept: tuple[tuple[object, ...], Tensor, Tensor] | None = None
-
-    def forward(self, x: Tensor) -> Tensor:
-        y = F.linear(x, *self._scaled())
-        return F.leaky_relu(y, 0.2) * SQRT2 if self.activation == "lrelu" else y
-
-    def _scaled(self) -> tuple[Tensor, Tensor]:
-        """Weight and bias as they are used."""
-        weight, bias = self.weight, self.bias
-        trained = weight.requires_grad or bias.requires_grad or weight.is_inference()
-        if trained or torch.compiler.is_compiling() or torch.jit.is_tracing():
-            return weight * self.weight_gain, bias * self.bias_gain
-        now = (*_content(weight), *_content(bias))
-        if self._kept is None or self._kept[0] != now:
-            with torch.inference_mode(False), torch.no_grad():
-                self._kept = now, weight * self.weight_gain, bias * self.bias_gain
-        return self._kept[1:]
-
-
-class MappingNetwork(nn.Module):
-    """z and class label to w: normalise, embed the label, `num_mapping_layers` layers.
-
-    Buffer `w_avg`, (w_dim,), is the running average of w, the centre of truncation.
-    """
-
-    w_avg: Tensor
-
-    def __init__(self, config: StyleGAN2Config) -> None:
-        super().__init__()
-        self.config = config
-        embed_features = 0
-        if config.c_dim > 0:
-            embed_features = config.embed_features or config.w_dim
-            self.embed = FullyConnectedLayer(config.c_dim, embed_features)
-        hidden = config.mapping_features or config.w_dim
-        widths = [config.z_dim + embed_features] + [hidden] * (config.num_mapping_layers - 1)
-        widths.append(config.w_dim)
-        for i, (n_in, n_out) in enumerate(zip(widths[:-1], widths[1:], strict=True)):
-            layer = FullyConnectedLayer(n_in, n_out, "lrelu", config.lr_multiplier)
-            self.add_module(f"fc{i}", layer)
-        self.register_buffer("w_avg", torch.zeros(config.w_dim))
-
-    def forward(self, z: Tensor, c: Tensor | None = None, update_w_avg: bool = False) -> Tensor:
-        """Map z (n, z_dim) and labels c (n, c_dim), None when c_dim is 0, to w (n, w_dim).
-
-        No truncation is applied. `update_w_avg` moves `w_avg` towards the batch's mean by
-        ``1 - w_avg_beta``.
-        """
-        config = self.config
-        if z.ndim != 2 or z.shape[1] != config.z_dim:
-            raise ValueError(f"'z' has shape {tuple(z.shape)!r}, expected (n, {config.z_dim})")
-        x = normalize_2nd_moment(z.to(self.w_avg.dtype))
-        if config.c_dim > 0:
-            if c is None or tuple(c.shape) != (z.shape[0], config.c_dim):
-                raise ValueError(
-                    f"'c' has shape {None if c is None else tuple(c.shape)!r}, expected "
-                    f"{(z.shape[0], config.c_dim)!r}: this generator is class-conditional"
-                )
-            x = torch.cat([x, normalize_2nd_moment(self.embed(c.to(self.w_avg.dtype)))], dim=1)
-        for i in range(config.num_mapping_layers):
-            x = getattr(self, f"fc{i}")(x)
-        if update_w_avg:
-            with torch.no_grad():
-                self.w_avg.copy_(x.detach().mean(dim=0).lerp(self.w_avg, config.w_avg_beta))
-        return x
-
-
-def _upsampling_filter(channels: int) -> Tensor:
-    """FIR [1, 3, 3, 1] outer itself with sum 4 (the gain of up=2), (channels, 1, 4, 4)."""
-    taps = torch.tensor(RESAMPLE_TAPS, device="cpu")
-    kernel = torch.outer(taps, taps)
+    line = torch.tensor(taps, device="cpu").flip(0)
+    kernel = torch.outer(line, line)
     return (kernel * (4.0 / kernel.sum())).repeat(channels, 1, 1, 1)
 
 
-def upsample2x(x: Tensor) -> Tensor:
-    """Upsample x, (n, k, h, w), twice with FIR [1, 3, 3, 1] and zeros outside the image.
+def upsample2x(x: Tensor, taps: Sequence[float] = RESAMPLE_TAPS) -> Tensor:
+    """Upsample x, (n, k, h, w), twice with a FIR filter and zeros outside the image.
 
-    Bilinear interpolation has the same taps (1/4, 3/4); the zero border replaces its clamping.
+    Of [1, 3, 3, 1], bilinear interpolation has the same taps (1/4, 3/4); the zero border replaces
+    its clamping.
     """
-    y = F.interpolate(F.pad(x, (1, 1, 1, 1)), scale_factor=2, mode="bilinear", align_corners=False)
-    return y[:, :, 2:-2, 2:-2]
+    if tuple(taps) == RESAMPLE_TAPS:
+        padded = F.pad(x, (1, 1, 1, 1))
+        y = F.interpolate(padded, scale_factor=2, mode="bilinear", align_corners=False)
+        return y[:, :, 2:-2, 2:-2]
+    kernel = _upsampling_filter(x.shape[1], taps).flip(2, 3).to(x)
+    y = F.conv_transpose2d(x, kernel, stride=2, groups=x.shape[1])
+    ahead = (len(taps) + 1) // 2  # zeros before the first pixel, in the official code
+    before, after = ahead - len(taps) + 1, 1 - ahead
+    return F.pad(y, (before, after, before, after))
 
 
-def draw_noise(n: int, resolution: int, generator: RowGenerators, device: torch.device) -> Tensor:
-    """Standard normal noise (n, 1, resolution, resolution).
+def draw_noise(
+    n: int, size: tuple[int, int], generator: RowGenerators, device: torch.device
+) -> Tensor:
+    """Standard normal noise (n, 1, height, width).
 
     `generator`: one for the batch (then a row's noise depends on the rows before it), a sequence
     with one for each row (then it does not), or None for torch's global state.
     """
-    shape = (1, resolution, resolution)
+    shape = (1, *size)
     if generator is None:
         return torch.randn(n, *shape, device=device)
     if isinstance(generator, torch.Generator):
@@ -168,7 +90,9 @@ def draw_noise(n: int, resolution: int, generator: RowGenerators, device: torch.
 class SynthesisLayer(nn.Module):
     """Modulated 3x3 convolution, noise, bias, leaky ReLU (slope 0.2, gain sqrt 2), clamp.
 
-    With ``up=2`` a stride-2 transposed convolution is followed by the FIR filter.
+    size : (height, width) of the output. up : with 2, a transposed convolution of stride 2 is
+        followed by the FIR filter. gain : of the output, the clamp's limits included.
+    float16 : draw in float16, where the weights are float32.
     """
 
     noise_const: Tensor
@@ -178,24 +102,30 @@ class SynthesisLayer(nn.Module):
         self,
         in_channels: int,
         out_channels: int,
-        w_dim: int,
-        resolution: int,
+        size: tuple[int, int],
+        config: StyleGAN2Config,
         up: int = 1,
-        conv_clamp: float | None = None,
+        gain: float = 1.0,
+        float16: bool = False,
     ) -> None:
         super().__init__()
-        self.resolution = resolution
+        clamp = config.conv_clamp
+        self.size = size
         self.up = up
-        self.conv_clamp = conv_clamp
-        self.affine = FullyConnectedLayer(w_dim, in_channels, bias_init=1.0)
+        self.gain = SQRT2 * gain
+        self.conv_clamp = None if clamp is None else clamp * gain
+        self.use_noise = config.use_noise
+        self.taps = config.resample_filter
+        self.float16 = float16
+        self.affine = FullyConnectedLayer(config.w_dim, in_channels, bias_init=1.0)
         self.weight = nn.Parameter(torch.randn(out_channels, in_channels, 3, 3))
-        self.register_buffer("noise_const", torch.randn(resolution, resolution))
-        self.noise_strength = nn.Parameter(torch.zeros([]))
+        if self.use_noise:
+            self.register_buffer("noise_const", torch.randn(*size))
+            self.noise_strength = nn.Parameter(torch.zeros([]))
         self.bias = nn.Parameter(torch.zeros(out_channels))
         if up == 2:
-            self.register_buffer(
-                "resample_filter", _upsampling_filter(out_channels), persistent=False
-            )
+            kernel = _upsampling_filter(out_channels, self.taps)
+            self.register_buffer("resample_filter", kernel, persistent=False)
 
     def forward(
         self,
@@ -210,69 +140,119 @@ class SynthesisLayer(nn.Module):
         `noise_mode`: "const" adds the stored noise image, or of the rows of `own_noise` (n, h, w)
         that are not NaN these, "random" a new one for each row (see `draw_noise`), "none" nothing.
         """
-        n = x.shape[0]
-        energy = self.weight.square().sum(dim=(2, 3))
-        demodulation = (styles.square() @ energy.t() + 1e-8).rsqrt() * SQRT2
-        x = x * styles[:, :, None, None]
+        weight: Tensor = self.weight
+        dtype = _dtype(weight, self.float16)
+        if dtype is torch.float16:
+            largest = weight.abs().amax(dim=(1, 2, 3), keepdim=True)
+            weight = weight / (largest * math.sqrt(weight[0].numel()))
+            styles = styles / styles.abs().amax(dim=1, keepdim=True)
+        energy = weight.square().sum(dim=(2, 3))
+        demodulation = (styles.square() @ energy.t() + 1e-8).rsqrt() * self.gain
+        x = x.to(dtype) * styles.to(dtype)[:, :, None, None]
         if self.up == 2:
-            x = F.conv_transpose2d(x, self.weight.transpose(0, 1), stride=2)
-            x = F.conv2d(x, self.resample_filter, padding=1, groups=x.shape[1])
+            x = self._upsampled(x, weight.to(dtype))
         else:
-            x = F.conv2d(x, self.weight, padding=1)
-        # The gain sqrt(2) is applied before the leaky ReLU, which is positively homogeneous.
-        offset = (self.bias * SQRT2)[None, :, None, None]
-        if noise_mode == "const":
+            x = F.conv2d(x, weight.to(dtype), padding=1)
+        offset = self._offset(len(x), noise_mode, generator, own_noise)
+        scale = demodulation[:, :, None, None]
+        x = torch.addcmul(offset.to(dtype), x, scale.to(dtype))
+        x = F.leaky_relu(x, 0.2)
+        return x if self.conv_clamp is None else x.clamp(-self.conv_clamp, self.conv_clamp)
+
+    def _upsampled(self, x: Tensor, weight: Tensor) -> Tensor:
+        x = F.conv_transpose2d(x, weight.transpose(0, 1), stride=2)
+        kernel = self.resample_filter.to(x.dtype)
+        before, after = (len(self.taps) - 1) // 2, (len(self.taps) - 2) // 2
+        if before != after:
+            x, before = F.pad(x, (before, after, before, after)), 0
+        return F.conv2d(x, kernel, padding=before, groups=x.shape[1])
+
+    def _offset(
+        self, n: int, noise_mode: NoiseMode, generator: RowGenerators, own_noise: Tensor | None
+    ) -> Tensor:
+        """Bias and noise, (1 or n, out, 1 or h, 1 or w).
+
+        The gain is applied before the leaky ReLU, which is positively homogeneous.
+        """
+        offset = (self.bias * self.gain)[None, :, None, None]
+        if not self.use_noise or noise_mode == "none":
+            return offset
+        if noise_mode == "random":
+            image = draw_noise(n, self.size, generator, self.bias.device)
+        else:
             image = self.noise_const
             if own_noise is not None:
                 image = torch.where(own_noise.isnan(), image, own_noise)[:, None]
-            offset = offset + image * (self.noise_strength * SQRT2)
-        elif noise_mode == "random":
-            noise = draw_noise(n, self.resolution, generator, x.device)
-            offset = offset + noise * (self.noise_strength * SQRT2)
-        x = torch.addcmul(offset, x, demodulation[:, :, None, None])
-        x = F.leaky_relu(x, 0.2)
-        return x if self.conv_clamp is None else x.clamp(-self.conv_clamp, self.conv_clamp)
+        return offset + image * (self.noise_strength * self.gain)
 
 
 class ToRGBLayer(nn.Module):
     """Modulated 1x1 convolution to image channels, without demodulation."""
 
-    def __init__(
-        self, in_channels: int, img_channels: int, w_dim: int, conv_clamp: float | None = None
-    ) -> None:
+    def __init__(self, in_channels: int, config: StyleGAN2Config, float16: bool = False) -> None:
         super().__init__()
-        self.conv_clamp = conv_clamp
-        self.affine = FullyConnectedLayer(w_dim, in_channels, bias_init=1.0)
-        self.weight = nn.Parameter(torch.randn(img_channels, in_channels, 1, 1))
-        self.bias = nn.Parameter(torch.zeros(img_channels))
+        self.conv_clamp = config.conv_clamp
+        self.float16 = float16
+        self.affine = FullyConnectedLayer(config.w_dim, in_channels, bias_init=1.0)
+        self.weight = nn.Parameter(torch.randn(config.img_channels, in_channels, 1, 1))
+        self.bias = nn.Parameter(torch.zeros(config.img_channels))
         self.weight_gain = 1.0 / math.sqrt(in_channels)
 
     def forward(self, x: Tensor, styles: Tensor) -> Tensor:
         """x (n, in, h, w), styles (n, in), before the gain 1/sqrt(in) -> (n, img, h, w)."""
-        x = x * (styles * self.weight_gain)[:, :, None, None]
-        x = F.conv2d(x, self.weight, self.bias)
-        return x if self.conv_clamp is None else x.clamp(-self.conv_clamp, self.conv_clamp)
+        dtype = _dtype(self.weight, self.float16)
+        x = x.to(dtype) * (styles * self.weight_gain).to(dtype)[:, :, None, None]
+        x = F.conv2d(x, self.weight.to(dtype), self.bias.to(dtype))
+        x = x if self.conv_clamp is None else x.clamp(-self.conv_clamp, self.conv_clamp)
+        return x.to(self.weight.dtype)
+
+
+class ResidualLayer(nn.Module):
+    """1x1 convolution past a block's layers, upsampled, times sqrt(1/2), without bias or clamp."""
+
+    def __init__(
+        self, in_channels: int, out_channels: int, config: StyleGAN2Config, float16: bool = False
+    ) -> None:
+        super().__init__()
+        self.float16 = float16
+        self.taps = config.resample_filter
+        self.weight = nn.Parameter(torch.randn(out_channels, in_channels, 1, 1))
+        self.weight_gain = 1.0 / math.sqrt(2 * in_channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x (n, in, h, w) -> (n, out, 2 h, 2 w)."""
+        dtype = _dtype(self.weight, self.float16)
+        weight = (self.weight * self.weight_gain).to(dtype)
+        return upsample2x(F.conv2d(x.to(dtype), weight), self.taps)
 
 
 class SynthesisBlock(nn.Module):
-    """One resolution: (upsampling convolution), convolution, and image skip."""
+    """One resolution: (upsampling convolution), convolution, and what `connections` says."""
 
     def __init__(
         self,
         in_channels: int,
         out_channels: int,
         resolution: int,
+        size: tuple[int, int],
         config: StyleGAN2Config,
     ) -> None:
         super().__init__()
-        w_dim, clamp = config.w_dim, config.conv_clamp
+        half = config.in_float16(resolution)
+        self.taps = config.resample_filter
         self.is_first = in_channels == 0
+        self.is_residual = config.connections == "resnet" and not self.is_first
+        self.draws = config.draws(resolution)
         if self.is_first:
-            self.const = nn.Parameter(torch.randn(out_channels, resolution, resolution))
+            self.const = nn.Parameter(torch.randn(out_channels, *size))
         else:
-            self.conv0 = SynthesisLayer(in_channels, out_channels, w_dim, resolution, 2, clamp)
-        self.conv1 = SynthesisLayer(out_channels, out_channels, w_dim, resolution, 1, clamp)
-        self.torgb = ToRGBLayer(out_channels, config.img_channels, w_dim, clamp)
+            self.conv0 = SynthesisLayer(in_channels, out_channels, size, config, 2, 1.0, half)
+        gain = math.sqrt(0.5) if self.is_residual else 1.0
+        self.conv1 = SynthesisLayer(out_channels, out_channels, size, config, 1, gain, half)
+        if self.is_residual:
+            self.skip = ResidualLayer(in_channels, out_channels, config, half)
+        if self.draws:
+            self.torgb = ToRGBLayer(out_channels, config, half)
 
     def forward(
         self,
@@ -282,44 +262,52 @@ class SynthesisBlock(nn.Module):
         noise_mode: NoiseMode,
         generator: RowGenerators,
         own_noise: Mapping[str, Tensor],
-    ) -> tuple[Tensor, Tensor]:
-        """`styles`: of (conv0), conv1, torgb, in this order; `own_noise` by layer."""
-        if self.is_first:
+    ) -> tuple[Tensor, Tensor | None]:
+        """`styles`: of (conv0), conv1, (torgb), in this order; `own_noise` by layer."""
+        of_layer = iter(styles)
+        past = None
+        if x is None:
             const = self.const[None].expand(styles[0].shape[0], -1, -1, -1)
             x = const.contiguous(memory_format=torch.channels_last)
         else:
-            x = self.conv0(x, styles[0], noise_mode, generator, own_noise.get("conv0"))
-        x = self.conv1(x, styles[-2], noise_mode, generator, own_noise.get("conv1"))
-        rgb = self.torgb(x, styles[-1])
-        return x, rgb if img is None else upsample2x(img) + rgb
+            past = self.skip(x) if self.is_residual else None
+            x = self.conv0(x, next(of_layer), noise_mode, generator, own_noise.get("conv0"))
+        x = self.conv1(x, next(of_layer), noise_mode, generator, own_noise.get("conv1"))
+        x = x if past is None else past + x
+        img = None if img is None else upsample2x(img, self.taps)
+        if self.draws:
+            rgb = self.torgb(x, next(of_layer))
+            img = rgb if img is None else img + rgb
+        return x, img
 
 
 class SynthesisNetwork(nn.Module):
-    """w codes to image, skip architecture.
+    """w codes to image.
 
-    Layers in order: b4.conv1, b4.torgb, b8.conv0, b8.conv1, b8.torgb, b16.conv0, ... A block's
-    torgb reads the same w as the next block's conv0. `style_slices` gives, in this order, the
-    columns of each layer's style in a concatenated S-space code.
+    Layers in order: b4.conv1, b4.torgb, b8.conv0, b8.conv1, b8.torgb, b16.conv0, ...; only the last
+    block has a torgb where the blocks are not connected by "skip". A block's torgb reads the same w
+    as the next block's conv0. `style_slices` gives, in this order, the columns of each layer's
+    style in a concatenated S-space code.
     """
 
     def __init__(self, config: StyleGAN2Config) -> None:
         super().__init__()
         self.config = config
         self.num_ws = config.num_ws
-        slices: list[StyleSlice] = []
-        in_channels, ws_index, start = 0, 0, 0
-        for resolution, channels in zip(
-            config.block_resolutions, config.block_channels, strict=True
-        ):
-            block = SynthesisBlock(in_channels, channels, resolution, config)
+        blocks = zip(
+            config.block_resolutions, config.block_channels, config.block_sizes, strict=True
+        )
+        in_channels = 0
+        for resolution, channels, size in blocks:
+            block = SynthesisBlock(in_channels, channels, resolution, size, config)
             self.add_module(f"b{resolution}", block)
-            layers = ["conv1", "torgb"] if block.is_first else ["conv0", "conv1", "torgb"]
-            for layer in layers:
-                width = in_channels if layer == "conv0" else channels
-                slices.append(StyleSlice(f"b{resolution}.{layer}", ws_index, start, start + width))
-                start += width
-                ws_index += layer != "torgb"
             in_channels = channels
+        slices: list[StyleSlice] = []
+        ws_index, start = 0, 0
+        for name, width in config.style_widths.items():
+            slices.append(StyleSlice(name, ws_index, start, start + width))
+            start += width
+            ws_index += not name.endswith("torgb")
         self.style_slices: tuple[StyleSlice, ...] = tuple(slices)
         self.style_dim = start
 
@@ -327,7 +315,7 @@ class SynthesisNetwork(nn.Module):
         """Fill the derived filters again, after the module was made without memory."""
         for module in self.modules():
             if isinstance(module, SynthesisLayer) and module.up == 2:
-                kernel = _upsampling_filter(module.resample_filter.shape[0])
+                kernel = _upsampling_filter(module.resample_filter.shape[0], module.taps)
                 module.resample_filter.copy_(kernel)
 
     def styles(self, ws: Tensor) -> list[Tensor]:
@@ -369,7 +357,7 @@ class SynthesisNetwork(nn.Module):
         img: Tensor | None = None
         used = 0
         for resolution in self.config.block_resolutions:
-            count = 2 if used == 0 else 3
+            count = (1 if x is None else 2) + self.config.draws(resolution)
             block = getattr(self, f"b{resolution}")
             noise = {
                 name.removeprefix(f"b{resolution}."): value

@@ -3,9 +3,10 @@ what the modules compute.
 
 The constructors of StyleGAN2-ADA (``training/networks.py``) and of the StyleGAN3 code
 (``training/networks_stylegan2.py``) leave their arguments in the modules' attributes and in
-``_init_kwargs``. What changes images is either taken over (mapping rate, clamp), or compared with
-the only value that is implemented and refused by name; arguments that change no image in float32
-are passed over; a name that is in neither list may mean anything and is refused.
+``_init_kwargs``. What changes images is either taken over (mapping rate, clamp, connections of the
+blocks, filter, noise), or compared with the only value that is implemented and refused by name;
+arguments that change no image in float32, and those of forks that the tensors' shapes tell, are
+passed over; a name that is in neither list may mean anything and is refused.
 """
 
 from __future__ import annotations
@@ -16,16 +17,17 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
-
-from generators.families.stylegan2.config import RESAMPLE_TAPS
+from generators.families.stylegan2.config import CONNECTIONS
+from generators.families.stylegan2.filters import taps_of
 from generators.unpickle.interpreter import Inert
 from generators.unpickle.plain import plain
 from generators.unpickle.torch_files import TensorRecord
 from generators.unpickle.torch_modules import walk
 from schemas.errors import CheckpointError
 
-#: Names of modules -> their part in a generator of the skip architecture.
+#: Parts of a generator that use the filter they hold.
+UPSAMPLING = ("block", "conv0", "skip")
+#: Names of modules -> their part in a generator.
 _PARTS: Mapping[str, str] = {
     r"": "generator",
     r"mapping": "mapping",
@@ -36,6 +38,7 @@ _PARTS: Mapping[str, str] = {
     r"synthesis\.b\d{1,5}\.conv0": "conv0",
     r"synthesis\.b\d{1,5}\.conv1": "conv1",
     r"synthesis\.b\d{1,5}\.torgb": "torgb",
+    r"synthesis\.b\d{1,5}\.skip": "skip",
     r"synthesis\.b\d{1,5}\.(conv0|conv1|torgb)\.affine": "affine",
 }
 #: Attributes and arguments that the tensors' shapes tell already, or that change no image.
@@ -45,7 +48,8 @@ _HARMLESS = frozenset(
     "block_resolutions resolution channel_base channel_max embed_features layer_features "
     "kernel_size is_last num_conv num_torgb w_avg_beta bias bias_init "
     "num_fp16_res use_fp16 fp16_channels_last channels_last fused_modconv_default fused_modconv "
-    "freeze_layers freeze_embed trainable trainable_layers".split()
+    "freeze_layers freeze_embed trainable trainable_layers "
+    "init_res square output_shape res fmap_base".split()  # of forks whose images are not square
 )
 _NESTED = ("mapping_kwargs", "synthesis_kwargs", "block_kwargs", "layer_kwargs")
 _STATE_DICT = (
@@ -63,10 +67,10 @@ class Settings:
     """
 
     class_name: str = ""
-    said: dict[str, dict[float | None, str]] = field(default_factory=dict)
-    given: dict[str, float | None] = field(default_factory=dict)
+    said: dict[str, dict[Any, str]] = field(default_factory=dict)
+    given: dict[str, Any] = field(default_factory=dict)
 
-    def agreed(self) -> dict[str, float | None]:
+    def agreed(self) -> dict[str, Any]:
         """The settings that the file states. Raises CheckpointError where modules disagree."""
         for name, values in self.said.items():
             if len(values) > 1:
@@ -106,11 +110,10 @@ def read_modules(module: Any) -> tuple[dict[str, Any], Settings]:
 def _check(path: str, class_name: str, state: Mapping[str, Any], settings: Settings) -> None:
     """One module's attributes and arguments, see the module's text."""
     part = next((part for name, part in _PARTS.items() if re.fullmatch(name, path)), None)
-    if part is None:
-        architecture = " (of the 'resnet' architecture)" if path.endswith(".skip") else ""
+    tensors = {**(state.get("_parameters") or {}), **(state.get("_buffers") or {})}
+    if part is None or (part == "skip" and "weight" not in tensors):
         raise CheckpointError(
-            f"module {path[:80]!r}{architecture} of class {class_name!r} belongs to no StyleGAN2 "
-            "generator of the skip architecture, the only one that is implemented"
+            f"module {path[:80]!r} of class {class_name!r} belongs to no StyleGAN2 generator"
         )
     for name, value in state.items():
         if isinstance(name, str) and not name.startswith("_"):
@@ -118,10 +121,9 @@ def _check(path: str, class_name: str, state: Mapping[str, Any], settings: Setti
                 settings.said.setdefault(setting, {}).setdefault(number, path)
     for name, value in _arguments(state.get("_init_kwargs")):
         settings.given |= dict(_check_value(path, part, name, value, state))
-    if part in ("conv0", "block"):
-        buffers = state.get("_buffers") or {}
-        if "resample_filter" in buffers and buffers["resample_filter"] is None:
-            raise _refused(path, "resample_filter", None, list(RESAMPLE_TAPS))
+    if part in UPSAMPLING and "resample_filter" in tensors:
+        taps = taps_of(path, tensors["resample_filter"], total=1.0)
+        settings.said.setdefault("resample_filter", {}).setdefault(taps, path)
 
 
 def _arguments(kwargs: Any, depth: int = 0) -> Iterator[tuple[str, Any]]:
@@ -137,12 +139,14 @@ def _arguments(kwargs: Any, depth: int = 0) -> Iterator[tuple[str, Any]]:
 
 def _check_value(
     path: str, part: str, name: str, value: Any, state: Mapping[str, Any]
-) -> Iterator[tuple[str, float | None]]:
+) -> Iterator[tuple[str, Any]]:
     """Refuse what is not implemented; yields the setting that the value states, if it does."""
-    linear = part in ("embed", "affine", "torgb")
+    linear = part in ("embed", "affine", "torgb", "skip")
     if name in _HARMLESS:
         return
-    if name == "conv_clamp":
+    if name == "conv_clamp" and part == "skip":
+        _expect(path, name, value, None)
+    elif name == "conv_clamp":
         yield name, _number(value, path, name, none=True)
     elif name in ("lr_multiplier", "bias_gain"):
         rate = _number(value, path, name)
@@ -153,19 +157,25 @@ def _check_value(
     elif name == "weight_gain":
         _check_gain(path, part, _number(value, path, name), state)
     elif name == "act_gain":
-        _close(path, name, _number(value, path, name), math.sqrt(2.0))
+        _close(path, name, _number(value, path, name), 1.0 if linear else math.sqrt(2.0))
     elif name == "padding":
-        _expect(path, "kernel_size", 2 * _number(value, path, name) + 1, 3.0)
+        size = 2 * _number(value, path, name) + 1
+        _expect(path, "kernel_size", size, 1.0 if part == "skip" else 3.0)
     elif name == "architecture":
-        _expect(path, name, value, "skip")
+        if value not in CONNECTIONS:
+            raise _refused(path, name, value, CONNECTIONS)
+        yield "connections", value
     elif name == "activation":
         _expect(path, name, value, "linear" if linear else "lrelu")
     elif name == "use_noise":
-        _expect(path, name, value, True)
+        if not isinstance(value, bool):
+            raise _refused(path, name, value, (True, False))
+        yield name, value
     elif name in ("up", "down"):
-        _expect(path, name, value, 2 if (name, part) == ("up", "conv0") else 1)
+        _expect(path, name, value, 2 if name == "up" and part in ("conv0", "skip") else 1)
     elif name == "resample_filter":
-        _check_taps(path, value)
+        if part not in ("conv1", "torgb"):  # which do not use theirs
+            yield name, taps_of(path, 1.0 if value is None else value)
     else:
         raise CheckpointError(
             f"{_called(path)} has {name[:60]!r} {_shown(value)}, which the official code does not "
@@ -182,20 +192,6 @@ def _check_gain(path: str, part: str, gain: float, state: Mapping[str, Any]) -> 
     rate = state.get("bias_gain", 1.0) if part in ("fc", "embed", "affine") else 1.0
     fan_in = math.prod(weight.size[1:])
     _close(path, "weight_gain", gain, _number(rate, path, "bias_gain") / math.sqrt(fan_in))
-
-
-def _check_taps(path: str, value: Any) -> None:
-    taps = np.asarray(plain(value), dtype=object)
-    expected = np.array(RESAMPLE_TAPS)
-    try:
-        given = taps.astype(np.float64)
-        same = given.shape == expected.shape and np.allclose(
-            given / given.sum(), expected / expected.sum(), rtol=1e-6, atol=0
-        )
-    except (TypeError, ValueError):
-        same = False
-    if not same:
-        raise _refused(path, "resample_filter", value, list(RESAMPLE_TAPS))
 
 
 def _number(value: Any, path: str, name: str, none: bool = False) -> Any:

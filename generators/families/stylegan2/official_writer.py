@@ -24,6 +24,8 @@ MODULE_SOURCE = (
     "does not execute the source text of the network')\n"
 )
 PERSISTENCE_VERSION = 6
+#: From so many taps on, the official code keeps a filter in one dimension.
+SEPARABLE = 8
 
 
 class HasTensors(Protocol):
@@ -61,8 +63,9 @@ class _NetworkLayout:
     def __init__(self, generator: HasTensors) -> None:
         self.config = generator.config
         self.tensors = generator.tensors()
-        taps = np.array(RESAMPLE_TAPS, np.float32)
-        self.resample_filter = np.outer(taps, taps) / 64.0
+        taps = np.array(generator.config.resample_filter, np.float32)
+        square = taps if len(taps) >= SEPARABLE else np.outer(taps, taps)
+        self.resample_filter = square / square.sum()
 
     def _module(
         self,
@@ -127,43 +130,64 @@ class _NetworkLayout:
         attributes = {
             "resolution": resolution,
             "up": up,
-            "use_noise": True,
+            "use_noise": self.config.use_noise,
             "activation": "lrelu",
             "conv_clamp": self.config.conv_clamp,
             "padding": 1,
             "act_gain": float(np.sqrt(2)),
         }
-        buffers = {
-            "resample_filter": self.resample_filter,
-            "noise_const": self.tensors[f"{prefix}.noise_const"],
-        }
-        tensors = self._some(prefix, "weight", "noise_strength", "bias")
+        buffers = {"resample_filter": self.resample_filter}
+        names = ["weight", "bias"]
+        if self.config.use_noise:
+            buffers["noise_const"] = self.tensors[f"{prefix}.noise_const"]
+            names.insert(1, "noise_strength")
+        tensors = self._some(prefix, *names)
         affine = {"affine": self._linear(f"{prefix}.affine", "linear", 1.0)}
         return self._module("SynthesisLayer", attributes, tensors, buffers, affine)
 
+    def _rgb(self, prefix: str) -> Call:
+        rgb = self._some(prefix, "weight", "bias")
+        affine = {"affine": self._linear(f"{prefix}.affine", "linear", 1.0)}
+        gain = 1.0 / float(np.sqrt(rgb["weight"].shape[1]))
+        facts = {"conv_clamp": self.config.conv_clamp, "weight_gain": gain}
+        return self._module("ToRGBLayer", facts, rgb, None, affine)
+
+    def _skip(self, prefix: str) -> Call:
+        tensors = self._some(prefix, "weight")
+        attributes = {
+            "activation": "linear",
+            "up": 2,
+            "down": 1,
+            "conv_clamp": None,
+            "padding": 0,
+            "weight_gain": 1.0 / float(np.sqrt(tensors["weight"].shape[1])),
+            "act_gain": 1.0,
+        }
+        buffers = {"resample_filter": self.resample_filter}
+        return self._module("Conv2dLayer", attributes, tensors, buffers)
+
     def _block(self, resolution: int, in_channels: int) -> Call:
         prefix = f"synthesis.b{resolution}"
-        clamp = self.config.conv_clamp
+        config = self.config
         modules: dict[str, Any] = {}
         if in_channels:
             modules["conv0"] = self._conv(f"{prefix}.conv0", resolution, 2)
         modules["conv1"] = self._conv(f"{prefix}.conv1", resolution, 1)
-        rgb = self._some(f"{prefix}.torgb", "weight", "bias")
-        affine = {"affine": self._linear(f"{prefix}.torgb.affine", "linear", 1.0)}
-        gain = 1.0 / float(np.sqrt(rgb["weight"].shape[1]))
-        facts = {"conv_clamp": clamp, "weight_gain": gain}
-        modules["torgb"] = self._module("ToRGBLayer", facts, rgb, None, affine)
+        if config.draws(resolution):
+            modules["torgb"] = self._rgb(f"{prefix}.torgb")
+        if config.connections == "resnet" and in_channels:
+            modules["skip"] = self._skip(f"{prefix}.skip")
         attributes = {
             "in_channels": in_channels,
-            "w_dim": self.config.w_dim,
+            "w_dim": config.w_dim,
             "resolution": resolution,
-            "img_channels": self.config.img_channels,
-            "is_last": resolution == self.config.img_resolution,
-            "architecture": "skip",
+            "img_channels": config.img_channels,
+            "is_last": resolution == config.img_resolution,
+            "architecture": config.connections,
             "use_fp16": False,
             "channels_last": False,
             "num_conv": 2 if in_channels else 1,
-            "num_torgb": 1,
+            "num_torgb": int(config.draws(resolution)),
         }
         const = {} if in_channels else self._some(prefix, "const")
         filters = {"resample_filter": self.resample_filter}
@@ -173,6 +197,11 @@ class _NetworkLayout:
         """The whole `Generator` object."""
         config = self.config
         base, channel_max = official_channel_rule(config)
+        if config.const_size != (4, 4):
+            raise CheckpointError(
+                f"the first feature maps are {config.const_size!r}, the official code makes (4, 4) "
+                "only: write a safetensors file instead"
+            )
         blocks: dict[str, Any] = {}
         in_channels = 0
         for resolution, n in zip(config.block_resolutions, config.block_channels, strict=True):
@@ -191,6 +220,13 @@ class _NetworkLayout:
             modules=blocks,
         )
         common = {"z_dim": config.z_dim, "c_dim": config.c_dim, **shape}
+        unusual: dict[str, Any] = {}
+        if config.connections != "skip":
+            unusual["architecture"] = config.connections
+        if config.resample_filter != RESAMPLE_TAPS:
+            unusual["resample_filter"] = list(config.resample_filter)
+        if not config.use_noise:
+            unusual["use_noise"] = False
         kwargs = easydict(
             **common,
             mapping_kwargs=easydict(num_layers=config.num_mapping_layers),
@@ -199,6 +235,7 @@ class _NetworkLayout:
                 channel_max=channel_max,
                 num_fp16_res=0,
                 conv_clamp=config.conv_clamp,
+                **unusual,
             ),
         )
         attributes = {**common, "num_ws": config.num_ws, "_init_kwargs": kwargs}
@@ -211,7 +248,8 @@ def write_official_pickle(generator: HasTensors, path: str | Path) -> None:
 
     generator : a `StyleGAN2Adapter`.
     The file is replaced atomically and its bytes depend on the generator only. Raises
-    CheckpointError when the feature maps do not follow the official rule.
+    CheckpointError when the feature maps do not follow the official rule, or the first are not
+    4 x 4, which the official code cannot make.
     """
     contents = {
         "G": None,

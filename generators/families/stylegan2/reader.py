@@ -7,15 +7,17 @@ same model has the same fingerprint whatever file it came from.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from generators.families.base import Checkpoint
-from generators.families.stylegan2.config import StyleGAN2Config
+from generators.families.stylegan2.config import CHANNELS, RESAMPLE_TAPS, StyleGAN2Config
+from generators.families.stylegan2.filters import one_filter, taps_of
 from generators.families.stylegan2.official_modules import read_modules
-from generators.families.stylegan2.rosinality import check_filter, from_rosinality
+from generators.families.stylegan2.rosinality import from_rosinality
 from generators.unpickle.find_network import Candidate, array_of, arrays_of, find_network
 from generators.unpickle.interpreter import Inert
 from schemas.errors import CheckpointError
@@ -25,8 +27,8 @@ MARKERS = ("synthesis.b4.const", "synthesis.b4.conv1.weight", "input.input")
 #: Settings that change images and that tensors do not show, with the values that are assumed where
 #: a file does not state them; a specification may give them.
 ASSUMED: Mapping[str, float | None] = {"lr_multiplier": 0.01, "conv_clamp": None}
-#: Channels of a picture that can be drawn: grey and RGB.
-CHANNELS = (1, 3)
+#: Buffers that layers hold and do not use.
+_UNUSED = re.compile(r"synthesis\.b\d+\.(conv1|torgb)\.resample_filter")
 
 
 def read(contents: Any) -> Checkpoint | None:
@@ -48,8 +50,8 @@ def _from_tensors(tensors: dict[str, np.ndarray], found: Candidate) -> Checkpoin
         return _finish(tensors, {}, _located({"source": "official"}, found))
     mean = found.latent_avg
     average = None if mean is None else array_of(mean, "latent_avg")
-    converted, facts = from_rosinality(tensors, average)
-    return _finish(converted, {}, _located({"source": "rosinality", **facts}, found))
+    converted, said, facts = from_rosinality(tensors, average)
+    return _finish(converted, said, _located({"source": "rosinality", **facts}, found))
 
 
 def _located(facts: dict[str, Any], found: Candidate) -> dict[str, Any]:
@@ -57,19 +59,20 @@ def _located(facts: dict[str, Any], found: Candidate) -> dict[str, Any]:
 
 
 def _finish(
-    tensors: dict[str, np.ndarray], said: Mapping[str, float | None], metadata: dict[str, Any]
+    tensors: dict[str, np.ndarray], said: Mapping[str, Any], metadata: dict[str, Any]
 ) -> Checkpoint:
     """Infer the configuration from the tensors' shapes and check every one of them.
 
-    said : settings that the file states; the others are assumed, and noted in the metadata.
+    said : settings that the file states; of others, those that tensors do not show are assumed, and
+        noted in the metadata.
     """
+    filters: dict[tuple[float, ...], str] = {}
     for name in [name for name in tensors if name.endswith("resample_filter")]:
-        check_filter(name, tensors.pop(name), total=1.0)
-    if any(".skip." in name for name in tensors):
-        raise CheckpointError(
-            "synthesis architecture is 'resnet', only 'skip' is implemented: use a generator "
-            "trained with the default architecture"
-        )
+        value = tensors.pop(name)
+        if not _UNUSED.fullmatch(name):
+            filters.setdefault(taps_of(name, value, total=1.0), name)
+    if filters:
+        said = {**said, "resample_filter": one_filter(filters)}
     assumed = {name: value for name, value in ASSUMED.items() if name not in said}
     config = _infer_config(tensors, {**assumed, **said})
     if assumed:
@@ -81,8 +84,7 @@ def _shape(tensors: Mapping[str, np.ndarray], name: str, ndim: int) -> tuple[int
     if name not in tensors or tensors[name].ndim != ndim:
         found = tensors[name].shape if name in tensors else "missing"
         raise CheckpointError(
-            f"tensor {name!r} is {found!r}, expected {ndim} axes: not a StyleGAN2 generator of the "
-            "skip architecture"
+            f"tensor {name!r} is {found!r}, expected {ndim} axes: not a StyleGAN2 generator"
         )
     return tuple(tensors[name].shape)
 
@@ -99,6 +101,7 @@ def _infer_config(
     channels = []
     for r in (2**i for i in range(2, resolution.bit_length())):
         channels.append(_shape(tensors, f"synthesis.b{r}.conv1.weight", 4)[0])
+    _, *const_size = _shape(tensors, "synthesis.b4.const", 3)
     w_dim = _shape(tensors, "synthesis.b4.conv1.affine.weight", 2)[1]
     hidden, width = _shape(tensors, "mapping.fc0.weight", 2)
     embed, c_dim = 0, 0
@@ -110,16 +113,42 @@ def _infer_config(
             c_dim=c_dim,
             w_dim=w_dim,
             img_resolution=resolution,
-            img_channels=_shape(tensors, "synthesis.b4.torgb.weight", 4)[0],
+            img_channels=_shape(tensors, f"synthesis.b{resolution}.torgb.weight", 4)[0],
             channels=tuple(channels),
             num_mapping_layers=num_layers,
             mapping_features=hidden if num_layers > 1 else None,
             embed_features=embed or None,
             lr_multiplier=settings["lr_multiplier"],
             conv_clamp=settings["conv_clamp"],
+            connections=_agreed("connections", _connections(tensors, settings), settings),
+            resample_filter=settings.get("resample_filter", RESAMPLE_TAPS),
+            const_size=(const_size[0], const_size[1]),
+            use_noise=_agreed(
+                "use_noise", "synthesis.b4.conv1.noise_strength" in tensors, settings
+            ),
         )
     except ValueError as e:
         raise CheckpointError(f"tensor shapes describe no StyleGAN2: {e}") from e
+
+
+def _connections(tensors: Mapping[str, np.ndarray], settings: Mapping[str, Any]) -> str:
+    """How blocks are connected, by the layers that they have; a single block is by anything."""
+    if "synthesis.b8.conv0.weight" not in tensors:
+        return str(settings.get("connections", "skip"))
+    if any(name.endswith(".skip.weight") for name in tensors):
+        return "resnet"
+    return "skip" if "synthesis.b4.torgb.weight" in tensors else "orig"
+
+
+def _agreed(name: str, shown: Any, settings: Mapping[str, Any]) -> Any:
+    """What the tensors show. Raises CheckpointError where the file states something else."""
+    stated = settings.get(name, shown)
+    if stated != shown:
+        raise CheckpointError(
+            f"{name!r} is {stated!r}, but the tensors are those of {shown!r}: the file is damaged "
+            "or of another program"
+        )
+    return shown
 
 
 def checked(
@@ -131,9 +160,9 @@ def checked(
     """A checkpoint of these tensors: names, types, shapes and values against the configuration."""
     if config.img_channels not in CHANNELS:
         raise CheckpointError(
-            f"generator draws images of {config.img_channels!r} channels, only 1 (grey) and 3 "
-            "(RGB) are implemented: of RGB and further channels keep the first three rows of every "
-            "'torgb.weight' and 'torgb.bias'"
+            f"generator draws images of {config.img_channels!r} channels, only 1 (grey), 3 (RGB) "
+            "and 4 (RGB and opacity) are implemented: of RGB and other channels keep the first "
+            "three rows of every 'torgb.weight' and 'torgb.bias'"
         )
     expected = config.tensor_shapes()
     missing = [name for name in expected if name not in tensors]

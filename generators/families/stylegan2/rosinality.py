@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from generators.families.stylegan2.config import RESAMPLE_TAPS
+from generators.families.stylegan2.filters import one_filter, taps_of
 from schemas.errors import CheckpointError
 
 _LAYER_PARTS = {
@@ -57,8 +57,8 @@ def rosinality_name(name: str) -> str | None:
 
 def from_rosinality(
     state: Mapping[str, np.ndarray], latent_avg: np.ndarray | None
-) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    """Tensors under the official names, and facts about the file.
+) -> tuple[dict[str, np.ndarray], dict[str, Any], dict[str, Any]]:
+    """Tensors under the official names, what the file states beside, and facts about it.
 
     state : tensors of ``g_ema``. latent_avg : mean of w, (w_dim,), or the same for every layer,
         (num_ws, w_dim); None where the file has none.
@@ -66,10 +66,11 @@ def from_rosinality(
     Raises CheckpointError for a foreign name, shape or filter.
     """
     tensors: dict[str, np.ndarray] = {}
+    filters: dict[tuple[float, ...], str] = {}
     for name, value in state.items():
         ours = rosinality_name(name)
         if ours is None:
-            check_filter(name, value, total=4.0)
+            filters.setdefault(taps_of(name, value, total=4.0), name)
             continue
         if ours.endswith(("const", "torgb.weight")) or ours.endswith(
             ("conv0.weight", "conv1.weight")
@@ -78,6 +79,7 @@ def from_rosinality(
         elif ours.endswith(("noise_strength", "torgb.bias")):
             value = value.reshape(() if ours.endswith("noise_strength") else -1)
         tensors[ours] = value
+    said = {"resample_filter": one_filter(filters)} if filters else {}
     facts: dict[str, Any] = {}
     if latent_avg is not None:
         tensors["mapping.w_avg"] = _one_mean(latent_avg)
@@ -87,7 +89,7 @@ def from_rosinality(
             resolution = int(name.split(".")[1][1:])
             image = np.zeros((resolution, resolution), np.float32)
             tensors[name.replace("noise_strength", "noise_const")] = image
-    return tensors, facts
+    return tensors, said, facts
 
 
 def _one_mean(latent_avg: np.ndarray) -> np.ndarray:
@@ -107,14 +109,3 @@ def _without_leading(name: str, value: np.ndarray, count: int) -> np.ndarray:
             f"{name!r} has shape {value.shape!r}, expected {count} leading axes of length 1"
         )
     return value.reshape(value.shape[count:])
-
-
-def check_filter(name: str, value: np.ndarray, total: float) -> None:
-    """Raise CheckpointError unless `value`, (4, 4), is the implemented FIR with sum `total`."""
-    taps = np.array(RESAMPLE_TAPS)
-    expected = np.outer(taps, taps) * (total / 64.0)
-    if value.shape != (4, 4) or not np.allclose(value, expected, rtol=1e-5, atol=0.0):
-        raise CheckpointError(
-            f"{name!r} is not the filter {list(RESAMPLE_TAPS)!r}: other resampling filters are "
-            "not implemented"
-        )
