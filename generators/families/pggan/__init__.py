@@ -1,0 +1,5 @@
+"""Progressive GAN: network, adapter, and readers of its checkpoints."""
+
+from generators.families.pggan.family import PLUGIN
+
+__all__ = ["PLUGIN"]

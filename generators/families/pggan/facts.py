@@ -1,0 +1,51 @@
+"""What a Progressive GAN is, told from its configuration alone (no torch)."""
+
+from __future__ import annotations
+
+from generators.families.base import Checkpoint
+from generators.families.pggan.config import FAMILY, PGGANConfig
+from generators.protocols import GRADIENTS, ModelFacts, Space
+from schemas.errors import CheckpointError
+
+SPACE = "z"
+FEATURES = "features."
+
+
+def config_of(checkpoint: Checkpoint) -> PGGANConfig:
+    """Its configuration. Raises CheckpointError for an architecture that is none."""
+    try:
+        return PGGANConfig.from_architecture(checkpoint.architecture)
+    except (KeyError, TypeError, ValueError) as e:
+        raise CheckpointError(f"'architecture' is not that of a Progressive GAN: {e}") from e
+
+
+def facts_of(checkpoint: Checkpoint) -> ModelFacts:
+    """Facts about a checkpoint's generator."""
+    config = config_of(checkpoint)
+    return ModelFacts(
+        family=FAMILY,
+        network_fp=checkpoint.fingerprint,
+        size=(config.resolution,) * 2,
+        channels=config.img_channels,
+        classes=config.classes,
+        spaces={space.name: space for space in spaces_of(config)},
+        default_space=SPACE,
+        capabilities=frozenset({GRADIENTS}),
+        assumed={
+            name: f"{value!r} is assumed, the file does not state it: set 'generator.{name}'"
+            for name, value in checkpoint.assumed.items()
+        },
+    )
+
+
+def spaces_of(config: PGGANConfig) -> tuple[Space, ...]:
+    """z, and what each layer puts out while it is drawn: ``features.b4.dense``,
+    ``features.b4.conv``, ``features.b8.conv0``, ``features.b8.conv1``, ... Edits there have the
+    option "mask", (height, width) of that layer, from 0 to 1."""
+    return (
+        Space(SPACE, (config.z_dim,), "normal", conditional=config.classes > 0),
+        *(
+            Space(f"{FEATURES}{layer}", shape, injected_into=SPACE, options=("mask",))
+            for layer, shape in config.feature_shapes.items()
+        ),
+    )
