@@ -19,6 +19,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,8 @@ from generators.families.catalog import FAMILIES
 
 TOLERANCE = 1e-4
 """Of the error: single precision, summed in another order, gives some 1e-6."""
+
+REFERENCES = "tests.generators.families.references_{}"
 
 Pair = tuple[np.ndarray, np.ndarray]
 
@@ -52,7 +55,7 @@ def main() -> int:
 
 def cases(official: Path | None) -> Iterator[tuple[str, str, Callable[[], Pair]]]:
     """(family, configuration, function of our pictures and the reference's)."""
-    for family in FAMILIES.own():
+    for family in compared():
         found = references_of(family)
         for name, pair in found.REFERENCES.items():
             yield family, name, pair
@@ -62,9 +65,14 @@ def cases(official: Path | None) -> Iterator[tuple[str, str, Callable[[], Pair]]
                 yield family, name, partial(drawn, checkout)
 
 
+def compared() -> tuple[str, ...]:
+    """The families that have references."""
+    return tuple(name for name in FAMILIES.own() if find_spec(REFERENCES.format(name)))
+
+
 def references_of(family: str) -> Any:
     """The module of a family's references: ``REFERENCES``, ``tiny``, it may have ``OFFICIAL``."""
-    return importlib.import_module(f"tests.generators.families.references_{family}")
+    return importlib.import_module(REFERENCES.format(family))
 
 
 def error_of(pair: Callable[[], Pair]) -> float:

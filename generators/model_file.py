@@ -214,6 +214,9 @@ def _read_json(beside: Path) -> dict[str, Any]:
 def write_checkpoint(checkpoint: Checkpoint, path: str | Path) -> None:
     """Write ``<path>`` (.safetensors) and the ``.json`` beside it, each replaced atomically.
 
+    The description comes first: tensors without theirs might be read as another model, with
+    settings that are assumed; a description without its tensors is told.
+
     Raises UsageError for another suffix.
     """
     path = Path(path)
@@ -223,7 +226,7 @@ def write_checkpoint(checkpoint: Checkpoint, path: str | Path) -> None:
         name: value if value.dtype == np.uint8 else value.astype("<f4")
         for name, value in checkpoint.tensors.items()
     }
-    write_bytes(path, safetensors_bytes(tensors))
+    data = safetensors_bytes(tensors)
     write_json(
         path.with_suffix(".json"),
         {
@@ -235,6 +238,7 @@ def write_checkpoint(checkpoint: Checkpoint, path: str | Path) -> None:
             "metadata": checkpoint.metadata,
         },
     )
+    write_bytes(path, data)
 
 
 def _read_safetensors(path: Path, family: str | None) -> Checkpoint:

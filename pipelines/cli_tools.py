@@ -1,4 +1,5 @@
-"""Commands that need no specification: the demonstration, its faces, models to obtain, files told.
+"""Commands that need no specification: the demonstration, its faces, models to obtain, files told
+and converted.
 
 Errors and exit codes are those of `pipelines.cli`, which all commands belong to.
 """
@@ -39,6 +40,39 @@ def inspect(
     width = max(map(len, facts))
     for key, value in facts.items():
         line = f" {key:<{width}}  {value}"
+        Console().print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+@app.command()
+def convert(
+    source: Annotated[
+        str,
+        typer.Argument(
+            help="Generator of any family: file, folder of one, 'bundled:<name>' or "
+            "'obtained:<name>'.",
+            metavar="FILE",
+        ),
+    ],
+    out: Annotated[
+        Path | None,
+        written("The .safetensors to write. Default: beside the file, under its name."),
+    ] = None,
+    family: Annotated[
+        str | None, typer.Option(help="Family, where several claim the file.")
+    ] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace an earlier conversion.")
+    ] = False,
+) -> None:
+    """Write a generator as safetensors, with a JSON of the same name that says what it is.
+
+    It has the same fingerprint, so stores and directions of the one are those of the other. Tells
+    what is assumed because the file does not state it, and what of the file is left out. Nothing in
+    it is executed.
+    """
+    from pipelines.upkeep.convert import convert as converted
+
+    for line in converted(source, out, family, overwrite).lines():
         Console().print(line, markup=False, highlight=False, soft_wrap=True)
 
 

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from importlib.util import find_spec
-
 import numpy as np
 import pytest
 
-from benchmarks.families import TOLERANCE, error_of, references_of
+from benchmarks.families import TOLERANCE, compared, error_of, references_of
 from generators.families.catalog import FAMILIES
 
-HAVE = [f for f in FAMILIES.own() if find_spec(f"tests.generators.families.references_{f}")]
-CASES = [(family, name) for family in HAVE for name in references_of(family).REFERENCES]
+CASES = [(family, name) for family in compared() for name in references_of(family).REFERENCES]
 
 
 @pytest.mark.parametrize(("family", "name"), CASES, ids=[" ".join(case) for case in CASES])

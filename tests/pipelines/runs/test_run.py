@@ -317,7 +317,7 @@ def test_the_schema_and_every_help_page_print():
     schema = json.loads(answered("schema").stdout)
     assert "dataset" in schema["properties"]
     for command in ("run", "plan", "index", "invert", "annotate", "analyse", "edit", "export",
-                    "import", "inspect", "report", "faces", "schema", "demo", "verify",
-                    "gc"):  # fmt: skip
+                    "import", "inspect", "convert", "report", "faces", "schema", "demo",
+                    "verify", "gc"):  # fmt: skip
         shown = answered(command, "--help")
         assert shown.returncode == 0 and len(shown.stdout) > 200, command
