@@ -56,10 +56,11 @@ def read_json(path: str | os.PathLike[str]) -> dict[str, Any]:
 
 
 @contextmanager
-def replacing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
+def replacing(path: str | os.PathLike[str], durable: bool = True) -> Iterator[BinaryIO]:
     """A file to write, which takes the place of ``path`` when the block ends without an error.
 
     The parent directory is created. After an error, ``path`` is unchanged.
+    durable : the bytes are on the disk at the end. False for what nobody reads after a power cut
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -67,15 +68,17 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
     try:
         with open(temporary, "xb") as file:
             yield file
-            file.flush()
-            os.fsync(file.fileno())
+            if durable:
+                file.flush()
+                os.fsync(file.fileno())
         os.replace(temporary, path)
     except BaseException as e:
         temporary.unlink(missing_ok=True)
         if isinstance(e, OSError) and e.errno and not e.filename:
             e.filename = str(path)  # a full disk refuses bytes, and does not say of which file
         raise
-    sync_directory(path.parent)
+    if durable:
+        sync_directory(path.parent)
 
 
 @contextmanager

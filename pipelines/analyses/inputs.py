@@ -259,7 +259,8 @@ class Data:
                 return source
             return PartsOfBlocks(source, rows, -(-self._store.block_rows // rows))
 
-        source = in_parts(StoreBlocks(self._store.path, held, stages))
+        unread = tuple(base for base in dict.fromkeys(bases) if base not in stored)
+        source = in_parts(StoreBlocks(self._store.path, held, stages, unread=unread))
         for array, conversion in made.items():
             base = f"latents/{conversion.way[0]}"
             whole = in_parts(StoreBlocks(self._store.path, (base,), (INVERT,)))

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 import generators
+from pipelines.engine.batches import MANY, ROWS, in_batches
 from pipelines.engine.loaded_once import LoadedOnce
 from pipelines.folder.store_identity import labels_of
 from schemas.fingerprint import digest
@@ -29,11 +30,8 @@ if TYPE_CHECKING:
 
 CONVERT_VERSION = 1
 """Raised whenever a conversion gives another code for the same one."""
-ROWS = 64
-"""Codes that are converted at a time. Fewer are filled up with copies of the last one: what a
-network gives for a row may depend, in its last bits, on how many there are."""
-DRAWN_BYTES = 64 * 2**20
-"""Of large activations fewer codes are drawn at a time: as many as put out up to this."""
+BATCH_BYTES = 64 * 2**20
+"""Of large codes fewer are made at a time: as many as take up to this."""
 
 Shape = tuple[int, ...]
 
@@ -173,23 +171,22 @@ class Conversion:
         from generators.protocols import Code
 
         model, target = generator_of(self.generator, self.fingerprint), self.way[-1]
-        at_once, drawn = ROWS, dict[str, Any]()
-        if self.noise is not None:
-            shape = model.facts.space(target).shape
-            at_once, drawn = min(ROWS, rows_within(DRAWN_BYTES, shape)), {"noise": self.noise}
-        for start in range(0, len(codes), at_once):
-            part = slice(start, start + at_once)
-            n = len(codes[part])
-            fill = [*range(start, start + n), *[start + n - 1] * (at_once - n)]
-            labels = None if self.labels is None else self.labels[rows[fill]]
-            given = torch.from_numpy(np.ascontiguousarray(codes[fill], np.float32))
+        fit = rows_within(BATCH_BYTES, model.facts.space(target).shape)
+        drawn = dict[str, Any]() if self.noise is None else {"noise": self.noise}
+
+        def convert(at: np.ndarray) -> Code:
+            labels = None if self.labels is None else self.labels[rows[at]]
+            given = torch.from_numpy(np.ascontiguousarray(codes[at], np.float32))
             code = Code(self.way[0], given)
             if store is not None:
                 space = model.facts.space(self.way[0])
-                code = stored_code(LatentStore.open(store), space, rows[fill]).moved(given)
+                code = stored_code(LatentStore.open(store), space, rows[at]).moved(given)
             with torch.no_grad():
-                made = model.convert(code, target, labels=labels, **drawn)
-            yield part, made[:n]
+                return model.convert(code, target, labels=labels, **drawn)
+
+        at_once = min(ROWS, fit) if drawn else ROWS
+        many = at_once if drawn else max(at_once, min(MANY, fit))
+        return in_batches(len(codes), convert, self.key, at_once, many)
 
 
 def rows_within(size: int, shape: Shape) -> int:

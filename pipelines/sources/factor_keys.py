@@ -7,6 +7,7 @@ continue the root's own name, paths without the folders above, paths without the
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 import unicodedata
@@ -41,7 +42,7 @@ class Images:
     @cached_property
     def paths(self) -> list[list[str]]:
         """Names of every row: its uri, then its key unless several images share that."""
-        shared = Counter(key for key, a in zip(self.keys, self.active, strict=True) if a)
+        shared = Counter(itertools.compress(self.keys, self.active))
         return [
             [] if not a else [_plain(uri), _plain(key)] if shared[key] == 1 else [_plain(uri)]
             for uri, key, a in zip(self.uris, self.keys, self.active, strict=True)
@@ -206,10 +207,13 @@ def _matched(column: str, names: Sequence[Sequence[str]], keys: Sequence[str | N
     row_of: list[int | None] = []
     used: set[str] = set()
     for own in names:
-        name = next((n for n in own if n in rows), None)
-        row_of.append(None if name is None else rows[name])
-        if name is not None:
-            used.add(name)
+        row = None
+        for name in own:
+            row = rows.get(name)
+            if row is not None:
+                used.add(name)
+                break
+        row_of.append(row)
     match = Match(column, row_of, [], doubled)
     _match_composed(match, names, rows, used)
     match.unused = [key for key in rows if key not in used]

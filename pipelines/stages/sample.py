@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pipelines.engine.batches import in_batches
 from pipelines.engine.blocks import BlockWork, use_threads
 from pipelines.engine.writer_guard import Guard
 from pipelines.folder.store_identity import INVERT, StoreIdentity
@@ -23,12 +24,10 @@ from schemas.store.latent_store import LatentStore
 from schemas.store.reasons import Reason, Status
 
 if TYPE_CHECKING:
-    from generators.protocols import Generator
+    from generators.protocols import Code, Generator
 
 #: Raised whenever a code changes for the same inputs.
 VERSION = 1
-ROWS = 64
-"""Rows that are drawn together, whatever the batch size: no bit of a code depends on it."""
 
 
 @dataclass(frozen=True)
@@ -66,12 +65,8 @@ class SampleWorker:
         n, labels = len(work), work.labels
         seeds = [seed_of(uri) for uri in work.uris]
         classes = None if labels is None else np.maximum(labels, 0)
-        codes = np.full((n, *self.generator.facts.space(space).shape), np.nan, np.float32)
+        codes = draw_rows(self.generator, space, seeds, classes, truncation)
         reason = np.array([_unfit(work, i, seed) for i, seed in enumerate(seeds)], np.uint8)
-        for start in range(0, n, ROWS):
-            part = slice(start, min(start + ROWS, n))
-            own = None if classes is None else classes[part]
-            codes[part] = draw_rows(self.generator, space, seeds[part], own, truncation)
         finite = np.isfinite(codes).reshape(n, -1).all(axis=1)
         reason[(reason == Reason.NONE) & ~finite] = Reason.NOT_FINITE
         status = np.where(reason == Reason.NONE, Status.OK, Status.QUARANTINED).astype(np.uint8)
@@ -99,16 +94,20 @@ def draw_rows(
     labels: NDArray[np.int64] | None,
     truncation: float,
 ) -> NDArray[np.float32]:
-    """Codes of up to `ROWS` seeds, float32 (n, *shape of the space).
+    """Codes of seeds, float32 (n, *shape of the space): of each the same, whatever the others are.
 
     labels : int64 (n,), class numbers of a class-conditional generator
-    Fewer rows are filled up, so that the model always sees the same number of them.
     """
     import torch
 
-    filled = [*seeds, *[seeds[-1]] * (ROWS - len(seeds))]
-    own = None if labels is None else np.pad(labels, (0, ROWS - len(labels)), "edge")
-    with torch.no_grad():
-        codes = generator.sample(space, filled, labels=own, truncation=truncation).main
-    found: NDArray[np.float32] = codes.float().cpu().numpy()[: len(seeds)]
-    return found
+    def draw(at: NDArray[np.int64]) -> Code:
+        own = None if labels is None else labels[at]
+        some = [seeds[i] for i in at.tolist()]
+        with torch.no_grad():
+            return generator.sample(space, some, labels=own, truncation=truncation)
+
+    codes = np.empty((len(seeds), *generator.facts.space(space).shape), np.float32)
+    what = generator.facts.fingerprint, space, truncation
+    for part, made in in_batches(len(seeds), draw, what):
+        codes[part] = made.main.float().cpu().numpy()
+    return codes

@@ -288,8 +288,10 @@ class Layout:
         A pure function of its input: unlike assigning to the stored array, nothing that is
         already on disk is read, merged or trusted.
         """
-        whole = np.full(self.shard, self.fill_value, dtype=self.dtype)
-        whole[: len(block)] = block
+        whole = block
+        if len(block) < self.shard[0]:
+            whole = np.full(self.shard, self.fill_value, dtype=self.dtype)
+            whole[: len(block)] = block
         memory: dict[str, Any] = {}
         array = self.create(zarr.storage.MemoryStore(memory), "shard", shape=self.shard)
         array[...] = whole

@@ -62,10 +62,16 @@ def check_values(value: np.ndarray, spec: ArraySpec, ok: np.ndarray, where: str)
         raise StoreError(
             f"{where}: {spec.path!r} holds {spec.dtype!r}, got {value.dtype.name!r}; convert it"
         )
-    stored = np.full(value.shape, spec.fill_value, dtype=spec.dtype)
-    stored[ok] = value[ok]
-    if spec.group == "latents" and not np.isfinite(stored[ok]).all():
-        finite = np.isfinite(stored).reshape(len(stored), -1).all(axis=1)
+    if ok.all():
+        stored = value.astype(spec.dtype, copy=False)
+    else:
+        stored = np.full(value.shape, spec.fill_value, dtype=spec.dtype)
+        stored[ok] = value[ok]
+    if spec.group != "latents":
+        return stored
+    finite = np.isfinite(stored)
+    if not finite.all() and not finite[ok].all():
+        finite = finite.reshape(len(stored), -1).all(axis=1)
         first = int(np.flatnonzero(ok & ~finite)[0])
         raise StoreError(
             f"{where}: {spec.path!r} is not finite in row {first!r} of the block, whose status is "

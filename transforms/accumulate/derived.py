@@ -10,7 +10,6 @@ meanwhile; whoever names the folder deletes it. It has a folder of its own for e
 from __future__ import annotations
 
 import dataclasses
-import io
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,7 +18,7 @@ from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
-from schemas.atomic import write_bytes
+from schemas.atomic import replacing
 from schemas.fingerprint import digest
 from transforms.accumulate.blocks import Arrays
 from transforms.accumulate.spilled import rebuilt
@@ -67,7 +66,8 @@ class DerivedBlocks:
 
     stored, made : names of the two
     whole : source of the stored array alone, with every row that it has: what is kept of a block is
-        of these, so that it serves sources of other rows too. Default: `source`
+        of these, so that it serves sources of other rows too, and `source` need not read the array.
+        Default: `source`
     scratch : folder that keeps what was made, None for none; see `with_scratch`
     """
 
@@ -99,25 +99,34 @@ class DerivedBlocks:
     def read(self, block: int) -> tuple[np.ndarray, Arrays]:
         """Row numbers and arrays of the block, the made one among them."""
         rows, arrays = self.source.read(block)
-        return rows, arrays | {self.made: self._codes(block, arrays[self.stored], rows)}
 
-    def _codes(self, block: int, stored: np.ndarray, rows: np.ndarray) -> np.ndarray:
+        def stored() -> tuple[np.ndarray, np.ndarray]:
+            """Every row of the block and what it has stored."""
+            if self.whole is None:
+                return rows, arrays[self.stored]
+            every, held = self.whole.read(block)
+            return every, held[self.stored]
+
+        return rows, arrays | {self.made: self._codes(block, rows, stored)}
+
+    def _codes(
+        self, block: int, rows: np.ndarray, stored: Callable[[], tuple[np.ndarray, np.ndarray]]
+    ) -> np.ndarray:
         if self.scratch is None:
-            return self.change(stored, rows)
-        whole: PartSource = self.source
-        every = rows
-        if self.whole is not None:
-            whole, every = self.whole, self.whole.rows_of(block)
+            every, codes = stored()
+            chosen = slice(None) if len(every) == len(rows) else np.searchsorted(every, rows)
+            return self.change(codes[chosen], rows)
+        whole = self.source if self.whole is None else self.whole
         held = [whole.part_key(range(block, block + 1)), self.stored]
         path = Path(self.scratch, folder_of(self.change.key), f"{digest(held)[:32]}.npy")
         try:
             made = np.asarray(np.load(path, mmap_mode="r", allow_pickle=False))
+            every = rows if self.whole is None else self.whole.rows_of(block)
         except FileNotFoundError:
-            given = stored if len(every) == len(rows) else whole.read(block)[1][self.stored]
-            made = self.change(given, every)
-            buffer = io.BytesIO()
-            np.save(buffer, made, allow_pickle=False)
-            write_bytes(path, buffer.getvalue())
+            every, codes = stored()
+            made = self.change(codes, every)
+            with replacing(path, durable=False) as file:
+                np.save(file, made, allow_pickle=False)
         return made if len(every) == len(rows) else made[np.searchsorted(every, rows)]
 
 

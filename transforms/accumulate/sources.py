@@ -27,6 +27,7 @@ class StoreBlocks:
     layers : the layers to read of arrays that have a layer axis, as (start, stop); default all
     expected : stage -> hexadecimal commit of every block; blocks committed with another
         fingerprint count as pending. Default: whatever is committed.
+    unread : of `arrays`, those that what is read depends on, but that are not read themselves
     """
 
     path: str
@@ -34,6 +35,7 @@ class StoreBlocks:
     stages: tuple[str, ...]
     layers: tuple[int, int] | None = None
     expected: Mapping[str, tuple[str, ...]] | None = None
+    unread: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.arrays or not self.stages:
@@ -93,8 +95,9 @@ class StoreBlocks:
     def read(self, block: int) -> tuple[np.ndarray, Arrays]:
         """Row numbers and arrays of the block's OK rows."""
         layers = None if self.layers is None else slice(*self.layers)
+        arrays = [array for array in self.arrays if array not in self.unread]
         rows = self._store.ok_rows(
-            self.arrays, block, self.stages, fps=self._expected(block), layers=layers
+            arrays, block, self.stages, fps=self._expected(block), layers=layers
         )
         return rows.rows, rows.arrays
 

@@ -206,7 +206,7 @@ def test_large_maps_are_recorded_a_few_rows_at_a_time_with_the_same_result(run, 
 
     monkeypatch.setattr(StyleGAN2Adapter, "_synthesised", counted)
     row = 4 * 8 * 8 * 8
-    monkeypatch.setattr("pipelines.analyses.spaces.DRAWN_BYTES", 5 * row)
+    monkeypatch.setattr("pipelines.analyses.spaces.BATCH_BYTES", 5 * row)
     monkeypatch.setattr("pipelines.analyses.inputs.PART_BYTES", 16 * row)
     data = data_of(run, "pca")
     assert set(sizes) == {4}
@@ -295,15 +295,14 @@ def test_killed_while_maps_are_kept_the_next_run_gives_the_same(run, tmp_path, m
     def again():
         return analyse(spec, run.store, run.index, fp, path, InProcess(keep=False))
 
-    def dying(file, data):
+    def dying(file, array, allow_pickle, save=np.save):
         if not left[0]:
             raise Died
         left[0] -= 1
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_bytes(data)
+        save(file, array, allow_pickle=allow_pickle)
 
     with monkeypatch.context() as patch:
-        patch.setattr("transforms.accumulate.derived.write_bytes", dying)
+        patch.setattr("transforms.accumulate.derived.np.save", dying)
         patch.setattr(ScratchEngine, "clear", lambda self: None)  # as a kill leaves it
         with pytest.raises(Died):
             again()
