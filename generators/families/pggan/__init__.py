@@ -1,4 +1,4 @@
-"""Progressive GAN: network, adapter, and readers of its checkpoints."""
+"""Progressive GAN: network, and readers of its checkpoints."""
 
 from generators.families.pggan.family import PLUGIN
 

@@ -7,9 +7,6 @@ from generators.families.pggan.config import FAMILY, PGGANConfig
 from generators.protocols import GRADIENTS, ModelFacts, Space
 from schemas.errors import CheckpointError
 
-SPACE = "z"
-FEATURES = "features."
-
 
 def config_of(checkpoint: Checkpoint) -> PGGANConfig:
     """Its configuration. Raises CheckpointError for an architecture that is none."""
@@ -29,7 +26,7 @@ def facts_of(checkpoint: Checkpoint) -> ModelFacts:
         channels=config.img_channels,
         classes=config.classes,
         spaces={space.name: space for space in spaces_of(config)},
-        default_space=SPACE,
+        default_space="z",
         capabilities=frozenset({GRADIENTS}),
         assumed={
             name: f"{value!r} is assumed, the file does not state it: set 'generator.{name}'"
@@ -43,9 +40,9 @@ def spaces_of(config: PGGANConfig) -> tuple[Space, ...]:
     ``features.b4.conv``, ``features.b8.conv0``, ``features.b8.conv1``, ... Edits there have the
     option "mask", (height, width) of that layer, from 0 to 1."""
     return (
-        Space(SPACE, (config.z_dim,), "normal", conditional=config.classes > 0),
+        Space("z", (config.z_dim,), "normal", conditional=config.classes > 0),
         *(
-            Space(f"{FEATURES}{layer}", shape, injected_into=SPACE, options=("mask",))
+            Space(f"features.{layer}", shape, injected_into="z", options=("mask",))
             for layer, shape in config.feature_shapes.items()
         ),
     )

@@ -15,7 +15,7 @@ from generators.families.pggan.settings import PGGANSettings
 from generators.protocols import ModelFacts
 
 if TYPE_CHECKING:
-    from generators.families.pggan.adapter import PGGANAdapter
+    from generators.z_based import ZBasedGenerator
 
 
 class PGGANFamily:
@@ -37,11 +37,13 @@ class PGGANFamily:
         """See `generators.families.pggan.facts`."""
         return facts.facts_of(checkpoint)
 
-    def build(self, checkpoint: Checkpoint) -> PGGANAdapter:
-        """An adapter, on the CPU."""
-        from generators.families.pggan.adapter import PGGANAdapter
+    def build(self, checkpoint: Checkpoint) -> ZBasedGenerator:
+        """The generator, on the CPU."""
+        from generators.families.pggan.network import PGGAN
+        from generators.z_based import ZBasedGenerator
 
-        return PGGANAdapter(checkpoint)
+        config = facts.config_of(checkpoint)
+        return ZBasedGenerator(self.facts(checkpoint), checkpoint, lambda: PGGAN(config))
 
 
 PLUGIN = PGGANFamily()

@@ -86,11 +86,11 @@ class PGGAN(nn.Module):
                 block.add_module("torgb", nn.Conv2d(channels, config.img_channels, 1))
             self.add_module(f"b{side}", block)
 
-    def forward(self, z: Tensor, labels: Tensor | None = None) -> Tensor:
-        """z (n, z_dim) and labels (n, sum of label_sizes), None where there are none, to images
+    def forward(self, z: Tensor, weights: Tensor | None = None) -> Tensor:
+        """z (n, z_dim) and weights of the classes (n, classes), None of a model without, to images
         (n, img_channels, resolution, resolution)."""
         config = self.config
-        x = z if labels is None else torch.cat([z, labels], dim=1)
+        x = z if weights is None else torch.cat([z, self._labels(weights)], dim=1)
         if config.normalize_input:
             x = normalized(x, config.epsilon)
         smaller = x
@@ -103,3 +103,11 @@ class PGGAN(nn.Module):
         if config.output_activation == "tanh":
             image = image.tanh()
         return repeated(image, config.upscale)
+
+    def _labels(self, weights: Tensor) -> Tensor:
+        """Weights of each label's values, one label after the other, (n, sum of label_sizes)."""
+        sizes = self.config.label_sizes
+        joint = weights.reshape(-1, *sizes)
+        rows = [joint.movedim(axis, 1).flatten(1) for axis in range(1, joint.ndim)]
+        parts = [row.unflatten(1, (n, -1)).sum(dim=2) for row, n in zip(rows, sizes, strict=True)]
+        return torch.cat(parts, dim=1)

@@ -15,7 +15,7 @@ from schemas.errors import CheckpointError
 from schemas.sections.generator_settings import NoSettings
 
 if TYPE_CHECKING:
-    from generators.families.r3gan.adapter import R3GANAdapter
+    from generators.z_based import ZBasedGenerator
 
 
 class R3GANFamily:
@@ -41,11 +41,13 @@ class R3GANFamily:
         """See `generators.families.r3gan.facts`."""
         return facts.facts_of(checkpoint)
 
-    def build(self, checkpoint: Checkpoint) -> R3GANAdapter:
-        """An adapter."""
-        from generators.families.r3gan.adapter import from_checkpoint
+    def build(self, checkpoint: Checkpoint) -> ZBasedGenerator:
+        """The generator, on the CPU."""
+        from generators.families.r3gan.network import R3GAN
+        from generators.z_based import ZBasedGenerator
 
-        return from_checkpoint(checkpoint)
+        config = R3GANConfig.from_architecture(checkpoint.architecture)
+        return ZBasedGenerator(self.facts(checkpoint), checkpoint, lambda: R3GAN(config))
 
 
 PLUGIN = R3GANFamily()

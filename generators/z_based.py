@@ -1,42 +1,46 @@
-"""R3GAN behind the `Generator` protocol."""
+"""What generators of one drawn code share behind the `Generator` protocol: z -> features."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from functools import cached_property
 from typing import Self
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from generators.activations import PREFIX, added, recorded
 from generators.edits import check_code, class_weights, edited
 from generators.families.base import Checkpoint
-from generators.families.r3gan.config import R3GANConfig
-from generators.families.r3gan.facts import facts_of
-from generators.families.r3gan.network import R3GAN
 from generators.protocols import Code, Edit, Labels, ModelFacts, labels_in_turn
 from generators.seeds import drawn
 from schemas.errors import UsageError
 
+SPACE = "z"
 
-class R3GANAdapter:
-    """Implements `generators.protocols.Generator`; see `generators.families.r3gan.facts` for its
-    spaces.
 
-    network : taken over: put in evaluation mode, its parameters no longer require gradients.
+class ZBasedGenerator:
+    """Implements `generators.protocols.Generator` over a network with these parts:
+
+    ``network(z, weights)`` : z (n, z_dim) and weights of classes (n, classes), None of a model
+        without, -> images (n, 1 or 3, height, width).
+    ``network.<layer>`` : the module whose output the space ``features.<layer>`` is.
+
+    facts : with the space z, standard normal, and its features. make : the network, whose
+        parameters and buffers are those of the checkpoint; called without memory for them.
     """
 
-    def __init__(self, network: R3GAN, checkpoint: Checkpoint) -> None:
-        self.network = network.eval().requires_grad_(False)
+    def __init__(
+        self, facts: ModelFacts, checkpoint: Checkpoint, make: Callable[[], nn.Module]
+    ) -> None:
+        self.facts = facts
         self._checkpoint = checkpoint
-
-    @cached_property
-    def facts(self) -> ModelFacts:
-        """What the model is."""
-        return facts_of(self._checkpoint)
+        with torch.device("meta"):
+            network = make()
+        state = {name: torch.from_numpy(np.array(v)) for name, v in checkpoint.tensors.items()}
+        network.load_state_dict(state, strict=True, assign=True)
+        self.network = network.eval().requires_grad_(False)
 
     def checkpoint(self) -> Checkpoint:
         """Architecture, tensors and metadata, as a checkpoint file holds them."""
@@ -50,7 +54,7 @@ class R3GANAdapter:
     @property
     def _like(self) -> Tensor:
         """A tensor where the model is, in its precision."""
-        return self.network.torgb.weight
+        return next(self.network.parameters())
 
     def sample(
         self,
@@ -60,10 +64,9 @@ class R3GANAdapter:
         labels: Labels = None,
         truncation: float | None = None,
     ) -> Code:
-        """Standard normal z of each seed alone, as the official script draws it. Truncation shrinks
-        it to 0, its mean."""
+        """Standard normal z of each seed alone. Truncation shrinks it to 0, its mean."""
         if self.facts.space(space).prior == "none":
-            raise UsageError(f"space {space!r} cannot be sampled from the prior: use 'z'")
+            raise UsageError(f"space {space!r} cannot be sampled from the prior: use {SPACE!r}")
         if labels is None:
             labels = labels_in_turn(self.facts.classes, seeds)
         class_weights(self.facts, labels, len(seeds), "cpu")
@@ -73,8 +76,8 @@ class R3GANAdapter:
     def centre(self, space: str, labels: Labels = None) -> Tensor:
         """0 of z, whatever the class. Raises UsageError for feature maps."""
         shape = self.facts.space(space).shape
-        if space != "z":
-            raise UsageError(f"space {space!r} has no mean code: use 'z'")
+        if space != SPACE:
+            raise UsageError(f"space {space!r} has no mean code: use {SPACE!r}")
         rows = () if labels is None else (len(labels),)
         return torch.zeros(*rows, *shape, device=self._like.device)
 
@@ -91,7 +94,7 @@ class R3GANAdapter:
         """z, shrunk by truncation, and what a layer puts out while it is drawn."""
         check_code(self.facts, code)
         self.facts.space(target)
-        if code.space != "z" and (target != code.space or truncation not in (None, 1.0)):
+        if code.space != SPACE and (target != code.space or truncation not in (None, 1.0)):
             raise UsageError(
                 f"codes of {code.space!r} are what a layer puts out: they give none of {target!r}"
             )
@@ -102,13 +105,7 @@ class R3GANAdapter:
         if target == code.space:
             return code
         layer = self.network.get_submodule(target.removeprefix(PREFIX))
-        return Code(target, recorded(layer, lambda: self._draw(code, labels)))
-
-    def _draw(self, code: Code, labels: Labels) -> Tensor:
-        weights = class_weights(self.facts, labels, len(code), self._like.device)
-        return self.network(
-            code.main.to(self._like), None if weights is None else weights.to(self._like)
-        )
+        return Code(target, recorded(layer, lambda: self._images(code, labels)))
 
     def draw(
         self,
@@ -120,21 +117,20 @@ class R3GANAdapter:
     ) -> Tensor:
         """Images of z; a grey model's in all three channels."""
         code, injected = edited(self.facts, code.to(self._like.device), edits)
-        if code.space != "z":
-            raise UsageError(f"codes of {code.space!r} are drawn by no way: give those of 'z'")
+        if code.space != SPACE:
+            raise UsageError(
+                f"codes of {code.space!r} are drawn by no way: give those of {SPACE!r}"
+            )
         with ExitStack() as hooks:
             for edit, step in injected:
                 layer = self.network.get_submodule(edit.direction.space.removeprefix(PREFIX))
                 hooks.enter_context(added(layer, edit, step))
-            return self._draw(code, labels).expand(-1, 3, -1, -1)
+            return self._images(code, labels).expand(-1, 3, -1, -1)
 
-
-def from_checkpoint(checkpoint: Checkpoint) -> R3GANAdapter:
-    """Adapter from a checkpoint as read."""
-    # Uninitialised memory instead of random weights: every tensor is loaded below.
-    with torch.device("meta"):
-        network = R3GAN(R3GANConfig.from_architecture(checkpoint.architecture))
-    network = network.to_empty(device="cpu")
-    state = {name: torch.from_numpy(np.array(v)) for name, v in checkpoint.tensors.items()}
-    network.load_state_dict(state, strict=True)
-    return R3GANAdapter(network, checkpoint)
+    def _images(self, code: Code, labels: Labels) -> Tensor:
+        like = self._like
+        weights = class_weights(self.facts, labels, len(code), like.device)
+        images: Tensor = self.network(
+            code.main.to(like), None if weights is None else weights.to(like)
+        )
+        return images
