@@ -1,8 +1,7 @@
 """BigGANs the naive way, on the state dicts of others as they lie in their files, in float64.
 
 Written from Brock et al. 2019 (appendix B) and Zhang et al. 2019, with the names of Hugging Face's
-``pytorch-pretrained-BigGAN`` and of Brock's BigGAN-PyTorch; ``tests/networks/biggan_reference.py``
-holds these names, and the images, against the originals.
+``pytorch-pretrained-BigGAN`` and of Brock's BigGAN-PyTorch.
 """
 
 from __future__ import annotations

@@ -25,29 +25,9 @@ from pipelines.upkeep.inspect import describe
 from schemas.directions.direction import unit_direction
 from schemas.errors import CheckpointError, DirectionMismatchError, SpecError, UsageError
 from schemas.spec_models import GeneratorSpec
-from tests.networks.biggan import (
-    BROCK,
-    CLASSES,
-    HF_CONFIG,
-    brock_images,
-    brock_state,
-    hf_images,
-    hf_state,
-)
-from tests.networks.biggan_reference import FILE, TRUNCATIONS, latents
+from tests.generators.families.references_biggan import KINDS, latents, read
+from tests.networks.biggan import CLASSES, HF_CONFIG, brock_images, brock_state, hf_state
 from tests.stylegan2_layouts import tiny
-
-KINDS = ("hf", *BROCK)
-
-
-def read(kind: str, **settings: Any) -> Checkpoint:
-    if kind == "hf":
-        found = PLUGIN.recognise(Configured(hf_state(), HF_CONFIG))
-    else:
-        found = PLUGIN.recognise(brock_state(kind))
-    assert found is not None
-    architecture = {**found.architecture, **settings}
-    return Checkpoint(architecture, found.tensors, metadata=found.metadata)
 
 
 def built(kind: str, **settings: Any) -> BigGANGenerator:
@@ -92,28 +72,7 @@ class TestDeep(GeneratorSuite):
         return read("deep")
 
 
-# ---- images
-
-
-@pytest.mark.parametrize("truncation", TRUNCATIONS)
-def test_images_are_those_of_hugging_faces_package(truncation: float) -> None:
-    model = built("hf", statistics_truncation=truncation)
-    weights = np.array([[0, 1, 0, 0, 0], [0.1, 0.2, 0.3, 0.4, 0]], np.float32)
-    z = latents(HF_CONFIG["z_dim"])
-    images = model.draw(Code("z", torch.from_numpy(z)), labels=weights)
-    with np.load(FILE) as held:
-        near(images, held[f"hf/{truncation}"])
-    if truncation in (0.02, 0.4, 1.0):
-        near(images, hf_images(hf_state(), HF_CONFIG, z, weights, round(truncation * 50)))
-
-
-@pytest.mark.parametrize("kind", BROCK)
-def test_images_are_those_of_brocks_code(kind: str) -> None:
-    z, weights = latents(BROCK[kind]["z"]), np.eye(CLASSES, dtype=np.float32)[[0, 2]]
-    images = built(kind).draw(Code("z", torch.from_numpy(z)), labels=[0, 2])
-    with np.load(FILE) as held:
-        near(images[:, :, ::2, ::2], held[f"brock/{kind}"])
-    near(images, brock_images(brock_state(kind), kind, z, weights))
+# ---- statistics
 
 
 def test_standing_statistics_are_divided_by_the_passes_that_they_are_sums_of() -> None:
