@@ -1,8 +1,8 @@
 """StyleGAN2 generators in files to our architecture and tensor names, without torch.
 
-Read: official NVlabs pickles (StyleGAN2-ADA, and StyleGAN2 networks of the StyleGAN3 code), torch
-files that hold such a network or its state dict, under any prefix, and rosinality's ``.pt``. The
-same model has the same fingerprint whatever file it came from.
+Read: official NVlabs pickles (StyleGAN2-ADA, StyleGAN2 networks of the StyleGAN3 code, and those of
+the TensorFlow code), torch files that hold such a network or its state dict, under any prefix, and
+rosinality's ``.pt``. The same model has the same fingerprint whatever file it came from.
 """
 
 from __future__ import annotations
@@ -18,8 +18,10 @@ from generators.families.stylegan2.config import CHANNELS, RESAMPLE_TAPS, StyleG
 from generators.families.stylegan2.filters import one_filter, taps_of
 from generators.families.stylegan2.official_modules import read_modules
 from generators.families.stylegan2.rosinality import from_rosinality
+from generators.families.stylegan2.tensorflow import BUILDER, from_tensorflow
 from generators.unpickle.find_network import Candidate, array_of, arrays_of, find_network
 from generators.unpickle.interpreter import Inert
+from generators.unpickle.tensorflow_pickles import TensorflowNetwork, tensorflow_networks
 from schemas.errors import CheckpointError
 
 #: Tensors of which every StyleGAN2 has one, and no other network: official, and rosinality's.
@@ -33,6 +35,8 @@ _UNUSED = re.compile(r"synthesis\.b\d+\.(conv1|torgb)\.resample_filter")
 
 def read(contents: Any) -> Checkpoint | None:
     """The one generator in a file's contents, None where there is none."""
+    if networks := tensorflow_networks(contents):
+        return _from_tensorflow(networks[-1])
     found = find_network(contents, MARKERS)
     if found is None:
         return None
@@ -42,6 +46,15 @@ def read(contents: Any) -> Checkpoint | None:
     tensors = {name: record.array(name) for name, record in records.items()}
     facts = {"source": "official", "class_name": settings.class_name}
     return _finish(tensors, settings.agreed(), _located(facts, found))
+
+
+def _from_tensorflow(network: TensorflowNetwork) -> Checkpoint | None:
+    """From the moving average of a TensorFlow pickle (G, D, Gs); None of another builder's."""
+    if network.builder != BUILDER:
+        return None
+    tensors, said = from_tensorflow(network)
+    facts = {"source": f"official, TensorFlow (version {network.version})", "entry": network.name}
+    return _finish(tensors, said, facts)
 
 
 def _from_tensors(tensors: dict[str, np.ndarray], found: Candidate) -> Checkpoint:

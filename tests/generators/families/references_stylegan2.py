@@ -1,8 +1,10 @@
-"""StyleGAN2 against a second implementation in float64, `tests.stylegan2_layouts`."""
+"""StyleGAN2 against a second implementation in float64, `tests.stylegan2_layouts`, and against what
+the official modules have drawn, `tests.generators.families.stylegan2_official`."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import torch
@@ -10,6 +12,7 @@ import torch
 from generators.families.base import Checkpoint
 from generators.families.stylegan2 import PLUGIN
 from tests import stylegan2_layouts as layouts
+from tests.generators.families import stylegan2_official as official
 
 Pair = tuple[np.ndarray, np.ndarray]
 
@@ -39,8 +42,18 @@ def beside_rosinality() -> Pair:
         return PLUGIN.build(model.checkpoint()).draw(codes).numpy(), theirs.numpy()
 
 
+def beside_official(name: str) -> Pair:
+    """What our network and the official one draw of a case, in as many channels as it has."""
+    model = official.model(name)
+    labels = official.labels_of(name) if model.config.c_dim else None
+    codes = model.sample("w_plus", official.SEEDS, labels=labels, truncation=0.7)
+    with torch.no_grad(), np.load(official.REFERENCE) as file:
+        return model.network.synthesis(codes.main).numpy(), file[f"{name}/images"]
+
+
 REFERENCES: dict[str, Callable[[], Pair]] = {
     "skip": beside_naive,
     "skip, labels, clamp, 1 channel": lambda: beside_naive(c_dim=2, conv_clamp=1.0, img_channels=1),
     "rosinality": beside_rosinality,
+    **{f"official, {name}": partial(beside_official, name) for name in official.CASES},
 }

@@ -54,16 +54,15 @@ def relative(found: torch.Tensor, expected: Any) -> float:
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_images_are_those_of_the_official_modules(
+def test_codes_and_sizes_are_those_of_the_official_modules(
     name: str, official: Mapping[str, np.ndarray]
 ) -> None:
+    """Their pictures are compared in `references_stylegan2`."""
     g = model(name)
     labels = labels_of(name) if g.config.c_dim else None
     w = g.sample("w", SEEDS, labels=labels, truncation=0.7).main
     assert relative(w, official[f"{name}/ws"]) < 1e-4
-    images = images_of(g, w[:, None].expand(-1, g.config.num_ws, -1))
-    assert tuple(images.shape[2:]) == g.facts.size
-    assert relative(images, official[f"{name}/images"]) < 1e-4
+    assert g.facts.size == official[f"{name}/images"].shape[2:]
 
 
 def test_the_cases_differ(official: Mapping[str, np.ndarray]) -> None:
