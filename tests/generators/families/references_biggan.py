@@ -62,7 +62,14 @@ DEEP_128: dict[str, Any] = {
 }  # fmt: skip
 IMAGENET_128 = {"G_ch": 96, "resolution": 128, "dim_z": 120, "shared_dim": 128, "G_shared": True,
                 "hier": True, "G_attn": "64", "n_classes": 1000}  # fmt: skip
-CIFAR_10 = {"G_ch": 64, "resolution": 32, "dim_z": 128, "G_attn": "0", "n_classes": 10}
+CIFAR_10 = {
+    "G_shared": False,
+    "G_ch": 64,
+    "resolution": 32,
+    "dim_z": 128,
+    "G_attn": "0",
+    "n_classes": 10,
+}
 
 
 def read(kind: str, **settings: Any) -> Checkpoint:
