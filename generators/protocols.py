@@ -79,6 +79,11 @@ class Space:
         """Layers of a code, 0 where it has none."""
         return self.shape[0] if self.layered else 0
 
+    @property
+    def required(self) -> list[str]:
+        """Names of the companions without which a code cannot be drawn."""
+        return [name for name, companion in self.companions.items() if companion.required]
+
 
 @dataclass(frozen=True)
 class ModelFacts:

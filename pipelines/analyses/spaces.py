@@ -209,7 +209,7 @@ def conversions(known: Known, store: LatentStore, wanted: Collection[str]) -> di
         needed, way = spaces.needs_labels(name), spaces.derived[name]
         labels = labels_of(spec.dataset, known.index, facts) if needed else None
         noise = spec.invert.noise_mode if spaces.recorded(name) else None
-        required = any(c.required for c in facts.spaces[way[0]].companions.values())
+        required = facts.spaces[way[0]].required
         beside = store.path if noise is not None or required else None
         found[name] = Conversion(spec.generator, facts.fingerprint, way, labels, noise, beside)
     return found

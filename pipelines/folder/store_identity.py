@@ -6,7 +6,7 @@ Nothing here needs torch or Ray, nor writes anything but a store's layout.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -175,10 +175,15 @@ def identify(
     perceptual = None if sampled else perceptual_of(spec)
     arrays = (
         ArraySpec("latents", space.name, space.shape, "float32"),
-        *(() if sampled else _beside(spec, space, method, facts)),
+        *(_companions(space, space.required) if sampled else _beside(spec, space, method, facts)),
         *(() if perceptual is None else [ArraySpec("quality", perceptual.architecture.key)]),
     )
     own, large = apart(arrays)
+    if sampled and large:
+        raise UsageError(
+            f"codes of {space.name!r} are drawn with {[array.name for array in large]!r}, which is "
+            "too large to be kept with rows drawn from the prior: set 'invert.space' to another"
+        )
     block_rows = spec.block_rows or block_rows_for(max(array.row_bytes for array in own))
     description = method_of(
         spec, encoder_fp, None if perceptual is None else perceptual.fingerprint
@@ -232,7 +237,7 @@ def _check_method(
             f"{', '.join(map(repr, spaces))} for this generator: name one of these"
         )
     given = method.companions(spec, facts)
-    missing = [name for name, c in space.companions.items() if c.required and name not in given]
+    missing = [name for name in space.required if name not in given]
     if missing:
         raise UsageError(
             f"codes of {space.name!r} cannot be drawn without {missing!r}, which method "
@@ -255,13 +260,17 @@ def _beside(
     spec: InvertSpec, space: Space, method: InversionMethod, facts: ModelFacts
 ) -> list[ArraySpec]:
     """The arrays beside the codes: what belongs to a code, and what is measured of it."""
-    companions = space.companions
     return [
-        *(
-            ArraySpec(COMPANIONS, companion_array(space.name, name), companions[name].shape)
-            for name in method.companions(spec, facts)
-        ),
+        *_companions(space, method.companions(spec, facts)),
         *(ArraySpec("quality", quality, (), "float32") for quality in qualities_of(spec)),
+    ]
+
+
+def _companions(space: Space, names: Sequence[str]) -> list[ArraySpec]:
+    shapes = {name: space.companions[name].shape for name in names}
+    return [
+        ArraySpec(COMPANIONS, companion_array(space.name, name), shape)
+        for name, shape in shapes.items()
     ]
 
 

@@ -1,7 +1,7 @@
 """Codes drawn from the generator's prior, in place of inverted images (stage "invert").
 
-The stage writes ``latents/<space>`` alone: there is no image that a drawn one could be compared
-with, so a store of draws has no ``quality``.
+The stage writes ``latents/<space>`` and what a code of that space cannot be drawn without: there is
+no image that a drawn one could be compared with, so a store of draws has no ``quality``.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from pipelines.sources.sampled import row_id, seed_of
 from schemas.errors import UsageError
 from schemas.index import REMOVED
 from schemas.store.latent_store import LatentStore
+from schemas.store.layout import companion_path
 from schemas.store.reasons import Reason, Status
 
 if TYPE_CHECKING:
@@ -65,16 +66,18 @@ class SampleWorker:
         n, labels = len(work), work.labels
         seeds = [seed_of(uri) for uri in work.uris]
         classes = None if labels is None else np.maximum(labels, 0)
-        codes = draw_rows(self.generator, space, seeds, classes, truncation)
+        arrays = draw_rows(self.generator, space, seeds, classes, truncation)
         reason = np.array([_unfit(work, i, seed) for i, seed in enumerate(seeds)], np.uint8)
-        finite = np.isfinite(codes).reshape(n, -1).all(axis=1)
+        finite = np.ones(n, bool)
+        for values in arrays.values():
+            finite &= np.isfinite(values).reshape(n, -1).all(axis=1)
         reason[(reason == Reason.NONE) & ~finite] = Reason.NOT_FINITE
         status = np.where(reason == Reason.NONE, Status.OK, Status.QUARANTINED).astype(np.uint8)
         removed = np.array(work.states) == REMOVED
         status[removed], reason[removed] = Status.REMOVED, Reason.NONE
-        codes[status != Status.OK] = np.nan
+        for values in arrays.values():
+            values[status != Status.OK] = np.nan
         self.guard.check()
-        arrays = {f"latents/{space}": codes}
         self.store.write_block(INVERT, work.block, arrays, status, reason, work.stages[INVERT].fp)
         return {"ok": int((status == Status.OK).sum()), "shrunk": False}
 
@@ -93,8 +96,9 @@ def draw_rows(
     seeds: Sequence[int],
     labels: NDArray[np.int64] | None,
     truncation: float,
-) -> NDArray[np.float32]:
-    """Codes of seeds, float32 (n, *shape of the space): of each the same, whatever the others are.
+) -> dict[str, NDArray[np.float32]]:
+    """Codes of seeds, of each the same, whatever the others are: path in the store -> float32
+    (n, *shape of the space, or of a companion that it requires).
 
     labels : int64 (n,), class numbers of a class-conditional generator
     """
@@ -106,8 +110,14 @@ def draw_rows(
         with torch.no_grad():
             return generator.sample(space, some, labels=own, truncation=truncation)
 
-    codes = np.empty((len(seeds), *generator.facts.space(space).shape), np.float32)
+    facts, n, main = generator.facts.space(space), len(seeds), f"latents/{space}"
+    found = {main: np.empty((n, *facts.shape), np.float32)}
+    beside = {name: companion_path(space, name) for name in facts.required}
+    for name, path in beside.items():
+        found[path] = np.empty((n, *facts.companions[name].shape), np.float32)
     what = generator.facts.fingerprint, space, truncation
-    for part, made in in_batches(len(seeds), draw, what):
-        codes[part] = made.main.float().cpu().numpy()
-    return codes
+    for part, made in in_batches(n, draw, what):
+        found[main][part] = made.main.float().cpu().numpy()
+        for name, path in beside.items():
+            found[path][part] = made.companions[name].float().cpu().numpy()
+    return found

@@ -32,7 +32,7 @@ def companions_stored(store: LatentStore, space: Space) -> list[str]:
     Raises StoreError where a companion is missing without which they draw another image.
     """
     held = list(companions_held(store, STAGE, space.name))
-    missing = [name for name, c in space.companions.items() if c.required and name not in held]
+    missing = [name for name in space.required if name not in held]
     if missing:
         raise StoreError(
             f"store {store.path!r} holds codes of {space.name!r} without {missing!r}, and they "
@@ -56,7 +56,7 @@ def stored_code(
 
     names = companions_stored(store, space)
     if required:
-        names = [n for n in names if n in space.companions and space.companions[n].required]
+        names = [n for n in names if n in space.required]
     main = torch.from_numpy(codes_of(store, space.name, rows))
     beside = companions_of(store, STAGE, space.name, rows, names) if names else {}
     return Code(space.name, main, {name: torch.from_numpy(v) for name, v in beside.items()})

@@ -21,13 +21,23 @@ from generators.families.biggan.network import statistics_at
 from generators.model_file import files_of, read_checkpoint, write_checkpoint
 from generators.protocols import Code, Edit
 from generators.seeds import drawn
+from pipelines.engine.blocks import InProcess
+from pipelines.folder.store_identity import identify
+from pipelines.sources.open import open_source
+from pipelines.stages.index import update_index
+from pipelines.stages.invert import invert
 from pipelines.upkeep.inspect import describe
 from schemas.directions.direction import unit_direction
 from schemas.errors import CheckpointError, DirectionMismatchError, SpecError, UsageError
+from schemas.index import DatasetIndex
+from schemas.sections.dataset import DatasetSpec
+from schemas.sections.invert import invert_section
 from schemas.spec_models import GeneratorSpec
+from schemas.store import LatentStore
 from tests.generators.families.references_biggan import KINDS, latents, read
 from tests.networks.biggan import CLASSES, HF_CONFIG, brock_images, brock_state, hf_state
 from tests.stylegan2_layouts import tiny
+from transforms.inversion.stored import stored_code
 
 
 def built(kind: str, **settings: Any) -> BigGANGenerator:
@@ -207,6 +217,26 @@ def test_features_are_recorded_and_added_to_within_a_mask() -> None:
         model.sample(layer, [1])
     with pytest.raises(UsageError, match="has no mean code"):
         model.centre(layer)
+
+
+def test_rows_drawn_from_the_prior_keep_what_they_are_drawn_with(tmp_path: Path) -> None:
+    path, spec = tmp_path / "g.safetensors", DatasetSpec(kind="sampled", n=5, seed=1)
+    write_checkpoint(read("hf"), path)
+    model = built("hf")
+    for space, beside in (("z_plus", "c"), ("c", "z")):
+        keys = invert_section({"space": space, "block_rows": 64})
+        identity = identify(
+            tmp_path, keys, name="drawn", seed=0, generator_uri=str(path), dataset=spec
+        )
+        source = open_source(spec, identity.facts)
+        index = update_index(DatasetIndex.empty(), source, spec)[0]
+        invert(index, source, identity, engine=InProcess())
+        rows = np.arange(5)
+        found = stored_code(LatentStore.open(identity.path), model.facts.space(space), rows)
+        code = model.sample(space, range(1, 6))
+        assert torch.equal(found.main, code.main) and list(found.companions) == [beside]
+        assert torch.equal(found.companions[beside], code.companions[beside])
+        torch.testing.assert_close(model.draw(found), model.draw(code))
 
 
 # ---- files
