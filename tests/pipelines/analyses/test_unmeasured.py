@@ -321,6 +321,8 @@ def test_every_export_tells_what_it_holds(worlds, kind, export, tmp_path):
             export_run(spec, export, out)
         return
     done = export_run(spec, export, out)
+    with pytest.raises(UsageError, match="--overwrite"):
+        export_run(spec, export, out)
     if export == "annotations" or rows is None or export == "directions":
         return
     missing = int(rows.sum())

@@ -150,6 +150,17 @@ def test_frames_beside_the_sequence_follow_from_its_shapes():
         found.model.fit(s["points"][:3], [0, 1, 80])
 
 
+def test_the_shapes_of_a_sequence_are_centred_where_points_are_missing():
+    s = moving(noise=0.01, n=40)
+    seen = np.random.default_rng(2).random((40, 1, 12)) > 0.15
+    source = ArrayBlocks(
+        {"points": np.where(seen, s["points"], np.nan), "frame": np.arange(40)}, 40
+    )
+    solver = SequenceSolver(run_passes(NRSfMSolver(0), source).model().rigid, 40)
+    terms = run_passes(solver, source).plain
+    assert np.abs(terms.mean(axis=2)).max() < 1e-12 * np.abs(terms).max()
+
+
 def test_missing_points_of_a_sequence_cost_little():
     s = moving(noise=0.01)
     whole = error(factorise(s["points"], 6, temporal=True), s["truth"])
