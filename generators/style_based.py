@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
+import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from generators.activations import PREFIX, added, recorded
 from generators.edits import check_code, class_weights, edited
+from generators.families.base import W_AVG_ESTIMATE, Checkpoint
 from generators.protocols import Code, Edit, Labels, ModelFacts, labels_in_turn
 from generators.seeds import drawn
 from schemas.errors import UsageError
@@ -45,6 +48,43 @@ def as_rgb(images: Tensor) -> Tensor:
     return images
 
 
+def estimate_w_avg(network: Any) -> Tensor:
+    """Mean of w over z drawn as `W_AVG_ESTIMATE` says, float32 (w_dim,); labels, if any, take
+    turns. network : its ``config`` tells z_dim, w_dim and c_dim."""
+    config, device = network.config, network.mapping.w_avg.device
+    n, random = W_AVG_ESTIMATE["n"], np.random.RandomState(W_AVG_ESTIMATE["seed"])
+    draws = random.standard_normal((n, config.z_dim)).astype(np.float32)
+    total = torch.zeros(config.w_dim, dtype=torch.float64, device=device)
+    with torch.no_grad():
+        for start in range(0, n, 1000):
+            z = torch.from_numpy(draws[start : start + 1000]).to(device)
+            c = None
+            if config.c_dim:
+                labels = torch.arange(start, start + len(z), device=device) % config.c_dim
+                c = torch.nn.functional.one_hot(labels, config.c_dim).float()
+            total += network.mapping(z, c).double().sum(dim=0)
+    return (total / n).float()
+
+
+def loaded(make: Callable[[], nn.Module], checkpoint: Checkpoint) -> Any:
+    """The network that ``make`` gives, on the CPU with the tensors of a checkpoint; w_avg is
+    estimated where it has none. Its ``synthesis.reset_filters()`` fills what is not stored."""
+    # Uninitialised memory instead of random weights: every tensor is loaded below. Arithmetic on
+    # "meta" out of place would import torch's compiler, which takes longer than all the rest.
+    with torch.device("meta"):
+        network: Any = make()
+    network = network.to_empty(device="cpu")
+    network.synthesis.reset_filters()
+    missing = "mapping.w_avg" not in checkpoint.tensors
+    state = {name: torch.from_numpy(value.copy()) for name, value in checkpoint.tensors.items()}
+    if missing:
+        state["mapping.w_avg"] = torch.zeros(network.mapping.w_avg.shape)
+    network.load_state_dict(state, strict=True)
+    if missing:
+        network.mapping.w_avg.copy_(estimate_w_avg(network))
+    return network
+
+
 class StyleBasedGenerator:
     """Implements `generators.protocols.Generator` over a network with these parts:
 
@@ -56,17 +96,45 @@ class StyleBasedGenerator:
 
     A subclass sets ``facts`` and gives `synthesised`, and `mean_w` where classes have their own.
 
-    network : taken over: put in evaluation mode, its parameters no longer require gradients.
+    network : taken over: put in evaluation mode, its parameters no longer require gradients; its
+        ``config.architecture()`` is that of the checkpoint.
+    w_avg_estimated : the network's w_avg comes from `estimate_w_avg`, not from training.
+    metadata : facts about the file (format, ...) that enter no fingerprint.
     """
 
-    def __init__(self, network: Any) -> None:
+    def __init__(
+        self,
+        network: Any,
+        w_avg_estimated: bool = False,
+        metadata: Mapping[str, Any] | None = None,
+    ) -> None:
         self.network = network.eval().requires_grad_(False)
+        self.config = network.config
         self.style_slices: tuple[StyleSlice, ...] = tuple(network.synthesis.style_slices)
+        self.w_avg_estimated = w_avg_estimated
+        self.metadata: dict[str, Any] = {**(metadata or {}), "w_avg_estimated": w_avg_estimated}
+        self.architecture: dict[str, Any] = self.config.architecture()
 
     @property
     def facts(self) -> ModelFacts:
         """What the model is."""
         raise NotImplementedError
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """64 hex digits over architecture and tensors, the same for every file format."""
+        return self.checkpoint().fingerprint
+
+    def tensors(self) -> dict[str, np.ndarray]:
+        """Every stored tensor by name, float32, on the CPU."""
+        return {
+            name: value.detach().cpu().numpy().astype(np.float32)
+            for name, value in self.network.state_dict().items()
+        }
+
+    def checkpoint(self) -> Checkpoint:
+        """Architecture, tensors and metadata, as a checkpoint file holds them."""
+        return Checkpoint(self.architecture, self.tensors(), self.w_avg_estimated, self.metadata)
 
     def synthesised(self, code: Code, noise: str) -> Tensor:
         """Images (n, 3, height, width) of codes of s, with their companions."""
