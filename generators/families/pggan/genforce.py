@@ -12,7 +12,8 @@ layer<i>.wscale.bias, output<i>.  added after the weight's scale
 lod                               level of detail of the training
 ================================  =========================================================
 
-The code named genforce writes ``layer<i>.weight`` and ``layer<i>.bias`` for all of them.
+The code named genforce writes ``layer<i>.weight`` and ``layer<i>.bias`` for all of them. Tensors do
+not tell labels from z: a generator is taken for one without.
 """
 
 from __future__ import annotations

@@ -39,8 +39,7 @@ MODULE, VERSION, BUILDER = "tfutil", 2, "G_paper"
 DENSE = "4x4/Dense/weight"
 _BLOCK = re.compile(r"(\d+)x\1/(Conv|Conv0|Conv0_up|Conv1)/weight")
 _TO_RGB = re.compile(r"ToRGB_lod(\d+)/weight")
-#: Arguments of the builder that decide what is drawn, with its defaults; its others are told by
-#: the variables, or change only how it is computed.
+#: Arguments of the builder that decide what is drawn, with its defaults.
 ARGUMENTS: Mapping[str, Any] = {
     "label_size": 0,
     "normalize_latents": True,
@@ -49,6 +48,11 @@ ARGUMENTS: Mapping[str, Any] = {
     "pixelnorm_epsilon": 1e-8,
     "use_leakyrelu": True,
 }
+#: Those that the variables tell, or that change only how it is computed.
+HARMLESS = (
+    "num_channels resolution fmap_base fmap_decay fmap_max latent_size dtype fused_scale structure "
+    "is_template_graph mbstd_group_size"
+).split()
 
 
 def find(contents: Any) -> Source | None:
@@ -69,8 +73,8 @@ def find(contents: Any) -> Source | None:
 
 def _source(network: TensorflowNetwork) -> Source:
     variables = network.variables
-    said = {**ARGUMENTS, **{k: v for k, v in network.arguments.items() if k in ARGUMENTS}}
-    scaled = bool(said["use_wscale"])
+    said = _arguments(network)
+    scaled = said["use_wscale"]
     layers: Layers = {}
     known = {"lod"}
 
@@ -103,16 +107,44 @@ def _source(network: TensorflowNetwork) -> Source:
     all_known(set(variables), known)
     for lod, picture in pictures.items():
         layers[f"b{4 << (max(pictures) - lod)}.torgb"] = picture
-    labels = int(said["label_size"] or 0)
+    facts: dict[str, Any] = {"source": "official TensorFlow", "name": network.name[:80]}
+    precision = network.arguments.get("dtype", "float32")
+    if precision != "float32":
+        facts["left_out"] = [
+            f"the official code computes in {str(precision)[:40]!r}, latentflow in float32"
+        ]
     return Source(
         layers=layers,
         lod=level_of_detail({k: variables[k] for k in ("lod",) if k in variables}),
         settings={
-            "label_sizes": (labels,) if labels else (),
-            "normalize_input": bool(said["normalize_latents"]),
-            "pixel_norm": bool(said["use_pixelnorm"]),
-            "epsilon": float(said["pixelnorm_epsilon"]),
+            "label_sizes": (said["label_size"],) if said["label_size"] else (),
+            "normalize_input": said["normalize_latents"],
+            "pixel_norm": said["use_pixelnorm"],
+            "epsilon": said["pixelnorm_epsilon"],
             "slope": 0.2 if said["use_leakyrelu"] else 0.0,
         },
-        facts={"source": "official TensorFlow", "name": network.name[:80]},
+        facts=facts,
     )
+
+
+def _arguments(network: TensorflowNetwork) -> dict[str, Any]:
+    """All of `ARGUMENTS`. Raises CheckpointError for one that the official builder does not have,
+    or of another type."""
+    said = dict(ARGUMENTS)
+    for name, value in network.arguments.items():
+        if name in HARMLESS:
+            continue
+        if name not in ARGUMENTS:
+            raise CheckpointError(
+                f"network {network.name!r} is built with {name[:60]!r} {str(value)[:60]!r}, which "
+                "the official code does not have and which may change what it draws: it is not "
+                "implemented"
+            )
+        default = ARGUMENTS[name]
+        if type(value) is not type(default):
+            raise CheckpointError(
+                f"network {network.name!r} is built with {name!r} {str(value)[:60]!r}, expected "
+                f"a value such as {default!r}: the file is damaged"
+            )
+        said[name] = value
+    return said

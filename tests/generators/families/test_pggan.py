@@ -160,6 +160,14 @@ def test_what_the_code_of_a_pickle_does_must_be_known() -> None:
     variables = official_variables()
     with pytest.raises(CheckpointError, match="'G_mine'.*only 'G_paper'"):
         PLUGIN.recognise(loaded(official(variables, "G_mine")))
+    for arguments, message in (
+        ({"tanh_at_end": True}, "'tanh_at_end' 'True', which the official code does not have"),
+        ({"use_wscale": "no"}, "'use_wscale' 'no', expected a value such as True"),
+    ):
+        with pytest.raises(CheckpointError, match=message):
+            PLUGIN.recognise(loaded(official(variables, **arguments)))
+    half = references.read(loaded(official(variables, dtype="float16", fmap_max=7)))
+    assert "'float16', latentflow in float32" in half.metadata["left_out"][0]
     with pytest.raises(CheckpointError, match="4 channels"):
         PLUGIN.recognise(loaded(official(official_variables(colours=4))))
     with pytest.raises(CheckpointError, match="leave none of 8 inputs for z"):
