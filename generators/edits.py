@@ -13,7 +13,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from generators.protocols import Code, Edit, Generator, Labels, ModelFacts
-from schemas.directions.direction import Direction, broadcast_layers, check_applies, within_layers
+from schemas.directions.direction import (
+    Direction,
+    broadcast_layers,
+    check_applies,
+    unit_direction,
+    within_layers,
+)
 from schemas.errors import DirectionMismatchError, UsageError
 
 if TYPE_CHECKING:
@@ -40,6 +46,21 @@ def fitted_to(facts: ModelFacts, direction: Direction, space: str) -> Direction:
     check_applies(direction, facts.fingerprint, space)
     _check_shape(direction, facts.space(space).shape)
     return direction
+
+
+def axis_direction(facts: ModelFacts, name: str) -> Direction | None:
+    """The direction "<space>.<axis>" of a model, of standard deviation 1: a strength is in units of
+    the space; None where the model has no such axis."""
+    for space in facts.spaces.values():
+        axis = name.removeprefix(f"{space.name}.")
+        if axis != name and axis in space.axes:
+            vector = np.zeros(space.shape)
+            vector[space.axes.index(axis)] = 1.0
+            made_for = {"generator_fp": facts.fingerprint}
+            return unit_direction(
+                name, space.name, vector, method="axis", sd=1.0, provenance=made_for
+            )
+    return None
 
 
 def moves_to(facts: ModelFacts, direction: Direction, space: str) -> str | None:

@@ -62,6 +62,8 @@ class Space:
     conditional : a code is drawn or converted with a class label.
     companions : by name, what belongs to a code beside its main array.
     options : of edits in this space, by name; see `Edit`.
+    axes : names of the entries of a code that mean something each by itself; "<space>.<axis>" is a
+        direction of every such model (`generators.edits.axis_direction`).
     """
 
     name: str
@@ -73,6 +75,7 @@ class Space:
     conditional: bool = False
     companions: Mapping[str, Companion] = field(default_factory=dict)
     options: tuple[str, ...] = ()
+    axes: tuple[str, ...] = ()
 
     @property
     def n_layers(self) -> int:

@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from generators.edits import fitted_to
+import generators
+from generators.edits import axis_direction, fitted_to
 from generators.protocols import ModelFacts
 from pipelines.downstream.export import Exported, export_rows, row_exports
 from pipelines.evaluation.samples import Samples
@@ -114,7 +115,8 @@ class FinishedRun:
         return SelectBlocks(source, {name: name for name in chosen}, columns, taken)
 
     def direction(self, name: str) -> Direction:
-        """A direction of the set by name, or a style channel ("s.<attribute>", "s.b8.conv1.12").
+        """A direction of the set by name, a style channel ("s.<attribute>", "s.b8.conv1.12"), or an
+        axis of one of the generator's spaces ("placement.shift_x").
 
         Raises UsageError for an unknown name.
         """
@@ -124,6 +126,10 @@ class FinishedRun:
 
                 model = self.directions.load_model("s_space")
                 return channel_direction(name, *model, self.directions.generator_fp)
+        if name not in self.directions and "." in name:
+            axis = axis_direction(generators.facts(self.spec.generator), name)
+            if axis is not None:
+                return axis
         return self.directions[name]
 
     def export(
@@ -184,7 +190,6 @@ def edit_run(
     Raises UsageError for unknown directions and rows, for a file that is to hold several strips,
     and where a picture weight does not fit.
     """
-    import generators
     from pipelines.evaluation.strips import draw_strips, read_mask
 
     if len(names) > 1 and (out.suffix.lower() in IMAGE_ENDINGS or out.is_file()):

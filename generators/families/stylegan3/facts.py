@@ -37,8 +37,9 @@ def spaces_of(config: StyleGAN3Config) -> tuple[Space, ...]:
     there have the option "mask", (height, width) of that layer, from 0 to 1.
 
     ``placement`` is where w_plus places the picture: its shift to the right and down in pixels, and
-    its turn counter clockwise in degrees. Edits there move the Fourier features that a drawing
-    begins with, and the picture follows as far as the network is equivariant.
+    its rotation counter clockwise in degrees (axes "shift_x", "shift_y", "rotation"). Edits there
+    move the Fourier features that a drawing begins with, and the picture follows as far as the
+    network is equivariant.
 
     A code's companion ``transform`` stands in for the inverse transform of the picture that the
     model holds for all, in picture widths from the middle.
@@ -50,7 +51,7 @@ def spaces_of(config: StyleGAN3Config) -> tuple[Space, ...]:
         Space("w", (config.w_dim,), "derived", derived_from="z", companions=own),
         Space("w_plus", w_plus, "derived", layered=True, derived_from="w", companions=own),
         Space("s", (config.style_dim,), "derived", derived_from="w_plus", companions=own),
-        Space(PLACEMENT, (3,), injected_into="w_plus"),
+        Space(PLACEMENT, (3,), injected_into="w_plus", axes=("shift_x", "shift_y", "rotation")),
         *(
             Space(f"features.{layer}", shape, injected_into="w_plus", options=("mask",))
             for layer, shape in config.feature_shapes.items()

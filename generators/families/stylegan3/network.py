@@ -149,7 +149,9 @@ class SynthesisInput(nn.Module):
         super().__init__()
         self.config = config
         n = config.layers[0].in_channels
-        freqs = torch.randn(n, 2)
+        # On the CPU even where modules are made without memory: arithmetic without it is slow to
+        # import.
+        freqs = torch.randn(n, 2, device="cpu")
         radii = freqs.square().sum(dim=1, keepdim=True).sqrt()
         freqs = freqs / (radii * radii.square().exp().pow(0.25)) * config.bandwidth
         self.weight = nn.Parameter(torch.randn(n, n))
@@ -157,9 +159,9 @@ class SynthesisInput(nn.Module):
         with torch.no_grad():
             self.affine.weight.zero_()
             self.affine.bias.copy_(torch.tensor([1.0, 0.0, 0.0, 0.0]))
-        self.register_buffer("transform", torch.eye(3))
+        self.register_buffer("transform", torch.eye(3, device="cpu"))
         self.register_buffer("freqs", freqs)
-        self.register_buffer("phases", torch.rand(n) - 0.5)
+        self.register_buffer("phases", torch.rand(n, device="cpu") - 0.5)
 
     def forward(self, placed: Tensor) -> Tensor:
         """placed (n, 3, 3), from places in the picture to those of the features, in picture widths

@@ -55,7 +55,9 @@ def read(contents: Any) -> Checkpoint | None:
     if found.where:
         facts["entry"] = found.where
     _trim_table(config, tensors)
-    return checked(config, tensors, "mapping.w_avg" not in tensors, facts)
+    # Means of classes are not estimated: each would take the samples of one.
+    estimated = "mapping.w_avg" not in tensors and config.labels != "table"
+    return checked(config, tensors, estimated, facts)
 
 
 def _trim_table(config: StyleGAN3Config, tensors: dict[str, np.ndarray]) -> None:
@@ -83,7 +85,9 @@ def _infer_config(tensors: Mapping[str, np.ndarray]) -> StyleGAN3Config:
     labels, c_dim, embed_features, embedded = "none", 0, 0, 0
     if "mapping.embed_proj.weight" in tensors:
         embedded, embed_features = _shape(tensors, "mapping.embed_proj.weight", 2)
-        labels, c_dim = "table", _shape(tensors, "mapping.embed.weight", 2)[0]
+        # The table may hold more classes than there are labels; each label has a mean of w.
+        means = tensors.get("mapping.w_avg", tensors.get("mapping.embed.weight", np.zeros(0)))
+        labels, c_dim = "table", len(means) if means.ndim == 2 else 0
     elif "mapping.embed.bias" in tensors:
         embedded, c_dim = _shape(tensors, "mapping.embed.weight", 2)
         labels = "linear"
