@@ -207,7 +207,13 @@ def report(
 def edit(
     spec: Spec,
     direction: Annotated[
-        list[str], typer.Option("--direction", "-d", help="Name of a direction; may repeat.")
+        list[str],
+        typer.Option(
+            "--direction",
+            "-d",
+            help="Name of a direction, or axis of a space of the generator such as "
+            "'placement.shift_x'; may repeat.",
+        ),
     ],
     out: Annotated[Path, written("PNG to write, or folder for several directions.")],
     rows: Annotated[str, typer.Option(help="Rows of the dataset: '0,5,9' or '0-3'.")] = "0-3",
