@@ -22,12 +22,12 @@ import tests.stores as stores
 from generators.edits import axis_direction
 from generators.families.base import Checkpoint
 from generators.families.stylegan3 import PLUGIN
-from generators.families.stylegan3.adapter import estimate_w_avg
 from generators.families.stylegan3.config import StyleGAN3Config
 from generators.families.stylegan3.design import design
 from generators.families.stylegan3.network import StyleGAN3
 from generators.model_file import read_checkpoint
 from generators.protocols import Code, Edit
+from generators.style_based import estimate_w_avg
 from pipelines.downstream.finished_run import FinishedRun, edit_run
 from schemas.directions.direction_set import DirectionSet
 from schemas.errors import CheckpointError, DirectionMismatchError, UsageError
