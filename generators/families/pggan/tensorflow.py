@@ -32,6 +32,7 @@ from generators.families.pggan.layers import (
     level_of_detail,
     tensor,
 )
+from generators.unpickle.interpreter import Inert
 from generators.unpickle.tensorflow_pickles import TensorflowNetwork, tensorflow_networks
 from schemas.errors import CheckpointError
 
@@ -57,6 +58,7 @@ HARMLESS = (
 
 def find(contents: Any) -> Source | None:
     """The generator in a pickle, of (G, D, Gs) the last; None where it is of another code."""
+    _refuse_theano(contents)
     networks = [n for n in tensorflow_networks(contents) if n.module == MODULE]
     generators = [n for n in networks if n.builder == BUILDER or DENSE in n.variables]
     if not generators:
@@ -69,6 +71,16 @@ def find(contents: Any) -> Source | None:
             "code does with these variables is not"
         )
     return _source(network)
+
+
+def _refuse_theano(contents: Any) -> None:
+    for item in contents if isinstance(contents, tuple | list) else [contents]:
+        if isinstance(item, Inert) and isinstance(item.state, dict):
+            if {"build_func_spec", "param_values"} <= item.state.keys():
+                raise CheckpointError(
+                    "file is a pickle of the Theano version of Progressive GAN: load it with "
+                    "'misc.load_pkl' of the TensorFlow version, and pickle what that gives"
+                )
 
 
 def _source(network: TensorflowNetwork) -> Source:

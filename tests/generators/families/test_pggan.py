@@ -15,7 +15,7 @@ from generators.families.base import Checkpoint, GeneratorFamily
 from generators.families.pggan import PLUGIN
 from generators.families.pggan.config import PGGANConfig
 from generators.model_file import read_checkpoint
-from generators.unpickle.writer import torch_file
+from generators.unpickle.writer import Call, Emitter, torch_file
 from schemas.errors import CheckpointError, SpecError
 from tests.generators.families import references_pggan as references
 from tests.generators.families.references_pggan import (
@@ -172,6 +172,10 @@ def test_what_the_code_of_a_pickle_does_must_be_known() -> None:
         PLUGIN.recognise(loaded(official(official_variables(colours=4))))
     with pytest.raises(CheckpointError, match="leave none of 8 inputs for z"):
         PLUGIN.recognise(loaded(official(variables, label_size=8)))
+    theano = {"build_func_spec": {"func": "G_paper"}, "param_values": [], "toplevel_params": {}}
+    older = Emitter().dumps(tuple(Call("network", "Network", state=theano) for _ in range(3)))
+    with pytest.raises(CheckpointError, match="Theano version.*misc.load_pkl"):
+        PLUGIN.recognise(loaded(older))
     another = tensorflow_network(STYLEGAN, "G_style", {}, variables)
     assert PLUGIN.recognise(loaded(tensorflow_pickle(another))) is None
 
