@@ -6,6 +6,8 @@ Written from Brock et al. 2019 (appendix B) and Zhang et al. 2019, with the name
 
 from __future__ import annotations
 
+import functools
+import json
 from collections.abc import Iterator
 from typing import Any
 
@@ -56,7 +58,12 @@ def filled(shapes: Iterator[tuple[str, tuple[int, ...]]], seed: int = 0) -> Stat
 
 def hf_state(config: dict[str, Any] = HF_CONFIG, seed: int = 0) -> State:
     """The state dict of a small model, whose singular vectors are one power iteration old."""
-    state = filled(_hf_shapes(config), seed)
+    return dict(_hf_state(json.dumps(config), seed))
+
+
+@functools.lru_cache(2)
+def _hf_state(config: str, seed: int) -> State:
+    state = filled(_hf_shapes(json.loads(config)), seed)
     for name in [name for name in state if name.endswith("weight_orig")]:
         matrix = state[name].reshape(len(state[name]), -1)
         u = np.random.RandomState([seed, *name.encode(), 1]).standard_normal(len(matrix))
@@ -150,6 +157,11 @@ WIDTH, CLASSES, STAGES = 16, 4, 3
 
 def brock_state(kind: str, norm: str = "", seed: int = 0) -> State:
     """The state dict of a small model. norm : where its statistics lie, "" or "bn."."""
+    return dict(_brock_state(kind, norm, seed))
+
+
+@functools.cache
+def _brock_state(kind: str, norm: str, seed: int) -> State:
     state = filled(_brock_shapes(BROCK[kind], norm), seed)
     for name in [name for name in state if name.endswith(".u0")]:
         state[name.removesuffix("u0") + "sv0"] = np.ones(1, np.float32)

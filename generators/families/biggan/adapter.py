@@ -98,10 +98,10 @@ class BigGANGenerator:
         if target == code.space and (injected or truncation is None):
             return code
         if target not in WAYS.get(code.space, ()) and not (injected and code.space in WAYS):
-            known = WAYS.get(code.space, ())[1:]
+            known = [name for name in WAYS.get(code.space, ())[1:] if name in self.facts.spaces]
             raise UsageError(
                 f"codes of {code.space!r} give none of {target!r}: "
-                + (f"they give those of {list(known)!r}" if known else "they give no others")
+                + (f"they give those of {known!r}" if known else "they give no others")
             )
         if cutoff is not None and target != Z_PLUS:
             raise UsageError(

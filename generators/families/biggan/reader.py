@@ -63,8 +63,7 @@ def checked(
                 f"tensor {name!r} has shape {value.shape!r} of {value.dtype.name!r}, expected "
                 f"{shape!r} of numbers: it does not fit the other tensors"
             )
-        with np.errstate(over="ignore"):
-            single = np.array(value, np.float32, order="C")
+        single = np.ascontiguousarray(value, np.float32).reshape(shape)
         if not np.isfinite(single).all():
             raise CheckpointError(
                 f"tensor {name!r} holds values that are not finite: the training diverged; use an "

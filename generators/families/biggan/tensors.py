@@ -36,7 +36,7 @@ class State:
     def shape(self, name: str, ndim: int) -> tuple[int, ...]:
         """Shape of a tensor that is there. Raises CheckpointError for one of other axes."""
         found = self._left.get(name)
-        if found is None or found.ndim != ndim:
+        if found is None or found.ndim != ndim or 0 in found.shape:
             told = "missing" if found is None else f"of shape {found.shape!r}"
             raise CheckpointError(
                 f"tensor {name!r} is {told}, expected {ndim!r} axes: not a BigGAN of a known kind, "
@@ -52,7 +52,7 @@ class State:
         return count
 
     def take(self, name: str) -> np.ndarray:
-        """A tensor as float64. Raises CheckpointError for one that is missing or holds no real
+        """A tensor as float32. Raises CheckpointError for one that is missing or holds no real
         numbers."""
         if name not in self._left:
             raise CheckpointError(f"tensor {name!r} is missing: the file is damaged or incomplete")
@@ -62,7 +62,8 @@ class State:
                 f"tensor {name!r} holds {value.dtype.name!r}: quantised weights need the scales of "
                 "the program that made them; write them in float32, float16 or bfloat16"
             )
-        return value.astype(np.float64)
+        with np.errstate(over="ignore"):  # what is not finite then is told with all others
+            return value.astype(np.float32)
 
     def weight(self, at: str) -> np.ndarray:
         """The weight of a layer, divided by its spectral norm where it has one; see the module
@@ -76,7 +77,7 @@ class State:
             if f"{at}.u0" not in self:
                 return weight
             u = self.take(f"{at}.u0")
-        matrix, u = weight.reshape(len(weight), -1), u.reshape(-1)
+        matrix, u = weight.reshape(len(weight), -1).astype(np.float64), u.reshape(-1)
         if u.shape != matrix.shape[:1] or (v is not None and v.shape != matrix.shape[1:]):
             raise CheckpointError(
                 f"singular vectors of {at!r} have lengths {u.size!r} and "
@@ -92,8 +93,8 @@ class State:
                 f"spectral norm of {at!r} is {sigma!r}, and its weight is divided by it: the "
                 "training diverged or the file is damaged; use an earlier checkpoint"
             )
-        quotient: np.ndarray = weight / sigma
-        return quotient
+        quotient: np.ndarray = (matrix / sigma).astype(np.float32)
+        return quotient.reshape(weight.shape)
 
     def left(self) -> list[str]:
         """Names of what was not taken, but for what changes no image."""

@@ -74,14 +74,6 @@ class TestOfClasses(GeneratorSuite):
         return read("of_classes")
 
 
-class TestDeep(GeneratorSuite):
-    family = PLUGIN
-
-    @classmethod
-    def checkpoint(cls) -> Checkpoint:
-        return read("deep")
-
-
 # ---- statistics
 
 
@@ -359,6 +351,7 @@ def test_what_is_wrong_in_a_folder_is_told(state: Any, config: Any, told: str) -
     ("kind", "state", "told"),
     [
         ("deep", {"blocks.5.0.bn4.stored_mean": None}, "only batch normalisation with"),
+        ("deep", {"linear.weight": np.ones((0, 11), np.float32)}, "'linear.weight' is of shape"),
         ("deep", {"linear.bias": None}, "'linear.bias' is missing"),
         ("hierarchical", {BROCK_U: np.zeros((1, 256), np.float32)}, "norm of 'linear' is 0.0"),
         ("hierarchical", {"output_layer.2.weight": np.ones((4, 16, 3, 3), np.float32)}, "channels"),
