@@ -20,8 +20,8 @@ def statistics_at(sets: np.ndarray, truncation: float | None) -> np.ndarray:
 
     Between two sets they are mixed as the published model does it, whose weights count from the
     far end: with q = truncation (k - 1), f = q - floor(q), it takes f of the lower set and 1 - f of
-    the upper one. At a quotient that rounds to just below a whole number the lower set is taken
-    (0.58 of 51 sets: that of 0.56).
+    the upper one. Where q is rounded to just beside a whole number, the set on that side is taken:
+    of 51 sets those of 0.16, 0.3, 0.58, 0.56 and 0.92 for 0.14, 0.28, 0.56, 0.58 and 0.94.
     """
     if truncation is None:
         return np.asarray(sets[0])

@@ -106,6 +106,7 @@ def test_statistics_between_two_sets_are_mixed_as_the_package_does() -> None:
     assert statistics_at(sets, 1.0) == 50 and statistics_at(sets, 0.5) == 25
     assert statistics_at(sets, 0.025) == pytest.approx(1.75)  # 1.25 were the weights not swapped
     assert statistics_at(sets, 0.58) == pytest.approx(28.0)
+    assert statistics_at(sets, 0.56) == pytest.approx(29.0)
 
 
 # ---- spaces
