@@ -1,7 +1,7 @@
 """Pictures of every family of generators against official modules or second implementations.
 
 ``python -m benchmarks.families`` draws the reference cases that the tests keep of each family
-(``tests/generators/families/references_<family>.py``): ours, and those that the official module
+(``tests/generators/families/references/<family>.py``): ours, and those that the official module
 drew of the same file and codes, or a second implementation draws now. ``--official DIR`` also
 draws larger ones with the official code, of those repositories that have a checkout in DIR under
 their own name (``DIR/R3GAN``).
@@ -30,7 +30,7 @@ from generators.families.catalog import FAMILIES
 TOLERANCE = 1e-4
 """Of the error: single precision, summed in another order, gives some 1e-6."""
 
-REFERENCES = "tests.generators.families.references_{}"
+REFERENCES = "tests.generators.families.references.{}"
 
 Pair = tuple[np.ndarray, np.ndarray]
 

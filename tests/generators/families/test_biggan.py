@@ -34,7 +34,7 @@ from schemas.sections.dataset import DatasetSpec
 from schemas.sections.invert import invert_section
 from schemas.spec_models import GeneratorSpec
 from schemas.store import LatentStore
-from tests.generators.families.references_biggan import KINDS, latents, read
+from tests.generators.families.references.biggan import KINDS, latents, read
 from tests.networks.biggan import CLASSES, HF_CONFIG, brock_images, brock_state, hf_state
 from tests.stylegan2_layouts import tiny
 from transforms.inversion.stored import stored_code

@@ -1,4 +1,4 @@
-"""Progressive GAN: its files, and what is refused of them. Pictures: `references_pggan`."""
+"""Progressive GAN: its files, and what is refused of them. Pictures: `references.pggan`."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from generators.families.pggan.config import PGGANConfig
 from generators.model_file import read_checkpoint
 from generators.unpickle.writer import Call, Emitter, torch_file
 from schemas.errors import CheckpointError, SpecError
-from tests.generators.families import references_pggan as references
-from tests.generators.families.references_pggan import (
+from tests.generators.families.references import pggan as references
+from tests.generators.families.references.pggan import (
     drawn,
     loaded,
     official,

@@ -121,7 +121,7 @@ class TestScripted(GeneratorSuite):
         return made("g.pt", write, **said)
 
 
-# ---- the same pictures as the networks themselves (of state dicts: `references_plain`) -----------
+# ---- the same pictures as the networks themselves (of state dicts: `references.plain`) -----------
 
 
 @pytest.mark.parametrize(

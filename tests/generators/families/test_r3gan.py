@@ -1,4 +1,4 @@
-"""R3GAN: its files, and what is refused of them. Pictures: `references_r3gan`."""
+"""R3GAN: its files, and what is refused of them. Pictures: `references.r3gan`."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from generators.protocols import Code
 from generators.unpickle.interpreter import Global, Inert
 from generators.unpickle.torch_modules import module_state, walk
 from schemas.errors import CheckpointError, UsageError
-from tests.generators.families.references_r3gan import arrays, state, tiny
+from tests.generators.families.references.r3gan import arrays, state, tiny
 
 BFLOAT16, LABELS = "bfloat16 stages, drawn in float32", "labels"
 

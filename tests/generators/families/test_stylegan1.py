@@ -20,7 +20,7 @@ from generators.seeds import drawn
 from generators.unpickle.interpreter import Global, Inert
 from generators.unpickle.writer import torch_file
 from schemas.errors import CheckpointError, UsageError
-from tests.generators.families.references_stylegan1 import GROWN, recognised, tiny
+from tests.generators.families.references.stylegan1 import GROWN, recognised, tiny
 from tests.generators.families.stylegan1_layouts import (
     genforce_state,
     interfacegan_state,

@@ -57,7 +57,7 @@ def relative(found: torch.Tensor, expected: Any) -> float:
 def test_codes_and_sizes_are_those_of_the_official_modules(
     name: str, official: Mapping[str, np.ndarray]
 ) -> None:
-    """Their pictures are compared in `references_stylegan2`."""
+    """Their pictures are compared in `references.stylegan2`."""
     g = model(name)
     labels = labels_of(name) if g.config.c_dim else None
     w = g.sample("w", SEEDS, labels=labels, truncation=0.7).main

@@ -33,7 +33,7 @@ from schemas.directions.direction_set import DirectionSet
 from schemas.errors import CheckpointError, DirectionMismatchError, UsageError
 from schemas.spec import parse_spec
 from schemas.store.latent_store import ArraySpec
-from tests.generators.families.references_stylegan3 import (
+from tests.generators.families.references.stylegan3 import (
     CASES,
     MOVED,
     SMALL,

@@ -16,7 +16,7 @@ from benchmarks.families import compared, references_of
 from generators.model_file import read_checkpoint, write_checkpoint
 from pipelines.upkeep.convert import convert
 from schemas.errors import CheckpointError, LatentflowError, UsageError
-from tests.generators.families import references_r3gan
+from tests.generators.families.references import r3gan as references_r3gan
 from tests.networks import biggan
 from tests.networks.plain import ONNX, declare, onnx_file
 from tests.stylegan2_layouts import tiny

@@ -1,11 +1,11 @@
 """BigGAN against the official modules, and against a second implementation.
 
-``references_biggan.npz`` holds the pictures that Hugging Face's package and Brock's code draw of
+``biggan.npz`` holds the pictures that Hugging Face's package and Brock's code draw of
 the small models of `tests.networks.biggan`, whose state dicts they load whole. It was made by
 
     git clone https://github.com/huggingface/pytorch-pretrained-BigGAN DIR/pytorch-pretrained-BigGAN
     git clone https://github.com/ajbrock/BigGAN-PyTorch DIR/BigGAN-PyTorch
-    python -m tests.generators.families.references_biggan DIR
+    python -m tests.generators.families.references.biggan DIR
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """R3GAN against the official module, and against a second implementation.
 
-``references_r3gan.npz`` holds small networks as the official trainer pickles them, codes, labels,
+``r3gan.npz`` holds small networks as the official trainer pickles them, codes, labels,
 and the pictures that the official module draws of them on the CPU, all of its stages in float32. It
-was made by ``python -m tests.generators.families.references_r3gan CHECKOUT``, CHECKOUT being
+was made by ``python -m tests.generators.families.references.r3gan CHECKOUT``, CHECKOUT being
 brownvc/R3GAN. Weights are multiples of 1/64, so that they take little room.
 """
 

@@ -1,8 +1,8 @@
 """StyleGAN3 and StyleGAN-XL against the official modules.
 
-``references_stylegan3.npz`` holds, of small official networks, their tensors, the attributes of
+``stylegan3.npz`` holds, of small official networks, their tensors, the attributes of
 every module, codes, labels, and the pictures that they draw on the CPU. It was made by
-``python -m tests.generators.families.references_stylegan3 STYLEGAN3 XL``, checkouts of
+``python -m tests.generators.families.references.stylegan3 STYLEGAN3 XL``, checkouts of
 NVlabs/stylegan3 and autonomousvision/stylegan-xl. Weights are multiples of 1/64, so that they take
 little room. Files are pickled from these as the official code pickles its modules, but without the
 source text that it puts beside them.
@@ -37,7 +37,7 @@ from generators.families.stylegan3.design import design
 from generators.families.stylegan3.network import StyleGAN3
 from generators.model_file import read_checkpoint
 from generators.protocols import Code
-from tests.generators.families.references_r3gan import packages_of
+from tests.generators.families.references.r3gan import packages_of
 
 Pair = tuple[np.ndarray, np.ndarray]
 ARRAYS = Path(__file__).with_suffix(".npz")
