@@ -22,7 +22,7 @@ from generators.unpickle.torch_files import TensorRecord
 from generators.unpickle.torch_modules import tensor_in
 from schemas.errors import CheckpointError
 
-_AVERAGE = re.compile(r"(^|[._])(ema|smooth|gs)([._]|$)")
+_AVERAGE = re.compile(r"(^|[._])(ema|smooth|gs|g_running)([._]|$)")
 _DEPTH = 4
 #: Where trainers keep the mean of w of a generator that has none itself.
 _MEANS = ("latent_avg", "mean_latent")

@@ -26,6 +26,9 @@ class StyleGAN1Config:
     fused_scale : upsampling is a convolution transposed with stride 2 (True), nearest-neighbour
         followed by a convolution (False), or the first from 128 px on ("auto"). Both read the same
         weights, but one of them flipped: the images differ.
+    norm_epsilon : added to the variance by instance normalisation.
+    bias_before_blur : the bias of an upsampling layer is added before its blur, and noise alone
+        after it.
     """
 
     z_dim: int
@@ -38,6 +41,8 @@ class StyleGAN1Config:
     mapping_features: int
     lr_multiplier: float = 0.01
     fused_scale: FusedScale = "auto"
+    norm_epsilon: float = 1e-8
+    bias_before_blur: bool = False
 
     def __post_init__(self) -> None:
         resolution = self.img_resolution
@@ -81,6 +86,10 @@ class StyleGAN1Config:
         b4.const (0 in), b4.conv1, b8.conv0, b8.conv1, ..."""
         return tuple(self._layers())
 
+    def layer(self, name: str) -> tuple[int, int, int]:
+        """Resolution, channels in and channels out of one layer."""
+        return next((side, n_in, n) for layer, side, n_in, n in self._layers() if layer == name)
+
     def _layers(self) -> Iterator[tuple[str, int, int, int]]:
         before = 0
         for side, n in zip(self.resolutions, self.channels, strict=True):
@@ -102,6 +111,11 @@ class StyleGAN1Config:
     def architecture(self) -> dict[str, Any]:
         """Everything beside the tensors that decides what the generator computes (canonical)."""
         unused = self.fused_scale is False and self.img_resolution < FUSED_FROM
+        other: dict[str, Any] = {}  # than in the official code
+        if self.norm_epsilon != 1e-8:
+            other["norm_epsilon"] = float(self.norm_epsilon)
+        if self.bias_before_blur:
+            other["bias_before_blur"] = True
         return {
             "family": "stylegan1",
             "z_dim": self.z_dim,
@@ -114,6 +128,7 @@ class StyleGAN1Config:
             "mapping_features": self.mapping_features,
             "lr_multiplier": float(self.lr_multiplier),
             "fused_scale": "auto" if unused else self.fused_scale,
+            **other,
         }
 
     @classmethod

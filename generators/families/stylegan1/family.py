@@ -26,7 +26,7 @@ class StyleGAN1Family:
     bundled: Mapping[str, Path] = MappingProxyType({})
 
     def recognise(self, contents: Any) -> Checkpoint | None:
-        """Official TensorFlow pickles, and the state dicts of their conversions to PyTorch."""
+        """Official TensorFlow pickles, and state dicts: conversions of these, and rosinality's."""
         return reader.read(contents)
 
     def checked(self, checkpoint: Checkpoint) -> Checkpoint:
@@ -35,7 +35,9 @@ class StyleGAN1Family:
             config = StyleGAN1Config.from_architecture(checkpoint.architecture)
         except (KeyError, TypeError, ValueError) as e:
             raise CheckpointError(f"'architecture' is not that of a StyleGAN: {e}") from e
-        return reader.checked(config, checkpoint.tensors, checkpoint.metadata)
+        return reader.checked(
+            config, checkpoint.tensors, checkpoint.w_avg_estimated, checkpoint.metadata
+        )
 
     def facts(self, checkpoint: Checkpoint) -> ModelFacts:
         """See `generators.families.stylegan1.facts`."""

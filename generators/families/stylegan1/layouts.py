@@ -64,8 +64,8 @@ def _kernel(value: np.ndarray) -> np.ndarray:
     return value.transpose(3, 2, 0, 1) if value.ndim == 4 else value
 
 
-def _single(value: np.ndarray) -> np.ndarray:
-    """Without the leading axes of length 1 of a noise image or constant."""
+def single(value: np.ndarray) -> np.ndarray:
+    """An array without the leading axes of length 1 of a noise image or constant."""
     axes = 2 if value.ndim == 4 and value.shape[:2] == (1, 1) else 1
     return value.reshape(value.shape[axes:]) if value.shape[:axes] == (1,) * axes else value
 
@@ -77,8 +77,8 @@ OFFICIAL: Sequence[Rule] = (
     (r"LabelConcat/weight", "mapping.embed.weight", _turned),
     (r"Dense(\d{1,2})/weight", r"mapping.fc\1.weight", _turned),
     (r"Dense(\d{1,2})/bias", r"mapping.fc\1.bias", None),
-    (r"noise(\d{1,2})", lambda m: f"synthesis.{layer_name(int(m[1]))}.noise_const", _single),
-    (rf"(\d{{1,5}})x\1/{_INNER}/(const)", _tf_layer, _single),
+    (r"noise(\d{1,2})", lambda m: f"synthesis.{layer_name(int(m[1]))}.noise_const", single),
+    (rf"(\d{{1,5}})x\1/{_INNER}/(const)", _tf_layer, single),
     (rf"(\d{{1,5}})x\1/{_INNER}/(weight)", _tf_layer, _kernel),
     (rf"(\d{{1,5}})x\1/{_INNER}/(StyleMod/weight)", _tf_layer, _turned),
     (rf"(\d{{1,5}})x\1/{_INNER}/(bias|Noise/weight|StyleMod/bias)", _tf_layer, None),
@@ -91,7 +91,7 @@ GENFORCE: Sequence[Rule] = (
     (r"truncation\.w_avg", "mapping.w_avg", None),
     (r"mapping\.label_weight", "mapping.embed.weight", _turned),
     (r"mapping\.dense(\d{1,2})\.(weight|bias)", r"mapping.fc\1.\2", None),
-    (r"synthesis\.layer(\d{1,2})\.(const|apply_noise\.noise)", _numbered, _single),
+    (r"synthesis\.layer(\d{1,2})\.(const|apply_noise\.noise)", _numbered, single),
     (r"synthesis\.layer(\d{1,2})\.(weight|bias|style\.weight|style\.bias|apply_noise\.weight)",
      _numbered, None),
     (r"synthesis\.output(\d{1,2})\.(weight|bias)", r"synthesis.torgb\1.\2", None),
@@ -104,7 +104,7 @@ INTERFACEGAN: Sequence[Rule] = (
     (r"truncation\.w_avg", "mapping.w_avg", None),
     (r"mapping\.dense(\d{1,2})\.linear\.weight", r"mapping.fc\1.weight", None),
     (r"mapping\.dense(\d{1,2})\.wscale\.bias", r"mapping.fc\1.bias", None),
-    (r"synthesis\.layer(\d{1,2})\.(first_layer|epilogue\.apply_noise\.noise)", _numbered, _single),
+    (r"synthesis\.layer(\d{1,2})\.(first_layer|epilogue\.apply_noise\.noise)", _numbered, single),
     (rf"synthesis\.layer(\d{{1,2}})\.(conv\.weight|{_EPILOGUE})", _numbered, None),
     (r"synthesis\.layer(\d{1,2})\.(weight)", _numbered, _kernel),
     (r"synthesis\.output(\d{1,2})\.(?:conv\.)?(weight|bias)", r"synthesis.torgb\1.\2", None),
@@ -117,7 +117,7 @@ def translated(tensors: Mapping[str, np.ndarray], rules: Sequence[Rule]) -> dict
     another blur filter."""
     found: dict[str, np.ndarray] = {}
     for name, value in tensors.items():
-        if name.endswith(".blur.kernel"):
+        if re.fullmatch(r".*\.(blur\.kernel|conv1\.[12]\.weight(_flip)?)", name):
             if value.shape[-2:] != (3, 3) or not np.allclose(value, _BLUR, rtol=1e-5, atol=0):
                 raise CheckpointError(
                     f"{name[:80]!r} is not the filter [1, 2, 1]: other filters are not implemented"

@@ -87,10 +87,11 @@ class StyledLayer(nn.Module):
     noise_const: Tensor
     blur: Tensor
 
-    def __init__(self, inputs: int, outputs: int, resolution: int, up: bool, fused: bool,
-                 w_dim: int) -> None:  # fmt: skip
+    def __init__(self, config: StyleGAN1Config, name: str) -> None:
         super().__init__()
-        self.up, self.fused = up, fused
+        resolution, inputs, outputs = config.layer(name)
+        self.config = config
+        self.up, self.fused = name.endswith("conv0"), config.fused(resolution)
         if inputs:
             self.weight = nn.Parameter(torch.randn(outputs, inputs, 3, 3))
             self.gain = SQRT2 / math.sqrt(inputs * 9)
@@ -100,8 +101,8 @@ class StyledLayer(nn.Module):
         self.noise_strength = nn.Parameter(torch.zeros(outputs))
         self.register_buffer("noise_const", torch.randn(resolution, resolution))
         self.bias = nn.Parameter(torch.zeros(outputs))
-        self.affine = ScaledLinear(w_dim, 2 * outputs)
-        if up:
+        self.affine = ScaledLinear(config.w_dim, 2 * outputs)
+        if self.up:
             self.register_buffer("blur", blur_filter(outputs), persistent=False)
 
     def forward(
@@ -112,20 +113,23 @@ class StyledLayer(nn.Module):
         noise : "const" adds the stored noise image, or of the rows of `own_noise` (n, h, w) that
             are not NaN these; "none" adds nothing.
         """
+        gain, offset = self.gain, self.bias[:, None, None]
         if x is None:
             x = self.input.expand(len(style), -1, -1, -1)
         elif self.up:
-            x = F.conv2d(self._upsampled(x), self.blur, padding=1, groups=self.blur.shape[0])
+            x = self._upsampled(x)
+            if self.config.bias_before_blur:
+                x, gain, offset = torch.add(offset, x, alpha=gain), 1.0, torch.zeros_like(offset)
+            x = F.conv2d(x, self.blur, padding=1, groups=self.blur.shape[0])
         else:
             x = F.conv2d(x, self.weight, padding=1)
-        offset = self.bias[:, None, None]
         if noise == "const":
             image = self.noise_const
             if own_noise is not None:
                 image = torch.where(own_noise.isnan(), image, own_noise)[:, None]
             offset = offset + image * self.noise_strength[:, None, None]
-        x = F.leaky_relu(torch.add(offset, x, alpha=self.gain), 0.2)
-        x = F.instance_norm(x, eps=EPSILON)
+        x = F.leaky_relu(torch.add(offset, x, alpha=gain), 0.2)
+        x = F.instance_norm(x, eps=self.config.norm_epsilon)
         scale, shift = style[:, :, None, None].chunk(2, dim=1)
         return torch.addcmul(shift, x, scale + 1)
 
@@ -151,13 +155,11 @@ class SynthesisNetwork(nn.Module):
         self.config = config
         slices: list[StyleSlice] = []
         start = 0
-        for i, (layer, side, inputs, outputs) in enumerate(config.layers):
+        for i, (layer, _, _, outputs) in enumerate(config.layers):
             block, part = layer.split(".")
             if not hasattr(self, block):
                 self.add_module(block, nn.Module())
-            up = part == "conv0"
-            made = StyledLayer(inputs, outputs, side, up, config.fused(side), config.w_dim)
-            getattr(self, block).add_module(part, made)
+            getattr(self, block).add_module(part, StyledLayer(config, layer))
             slices.append(StyleSlice(layer, i, start, start + 2 * outputs))
             start += 2 * outputs
         self.torgb = nn.Conv2d(config.channels[-1], config.img_channels, 1)

@@ -1,7 +1,8 @@
 """StyleGAN generators in files to our architecture and tensor names, without torch.
 
-Read: official TensorFlow pickles, GenForce's and InterFaceGAN's ``.pth``, and state dicts under our
-own names. The same model has the same fingerprint whatever file it came from.
+Read: official TensorFlow pickles, GenForce's and InterFaceGAN's ``.pth``, rosinality's ``.model``,
+and state dicts under our own names. The same model has the same fingerprint whatever file it came
+from.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from generators.checked_tensors import checked_tensors
 from generators.families.base import Checkpoint
 from generators.families.stylegan1.config import StyleGAN1Config
 from generators.families.stylegan1.layouts import GENFORCE, INTERFACEGAN, OFFICIAL, translated
+from generators.families.stylegan1.rosinality import ROSINALITY, from_rosinality
 from generators.unpickle.find_network import Candidate, arrays_of, find_network
 from generators.unpickle.interpreter import Inert
 from generators.unpickle.tensorflow_pickles import TensorflowNetwork, tensorflow_networks
@@ -31,7 +33,8 @@ MARKERS = {
 #: Settings that change images and that tensors do not show, with the official defaults.
 ASSUMED: Mapping[str, Any] = {"lr_multiplier": 0.01, "fused_scale": "auto"}
 CHANNELS = (1, 3, 4)
-#: Of the official code's draws, in the first 8 layers.
+#: Of the official code, where the file does not state it; truncation is in the first 8 layers.
+MAPPING_LAYERS = 8
 TRUNCATION_PSI = 0.7
 
 #: Arguments of the official builders with the only value that is implemented.
@@ -63,7 +66,7 @@ def read(contents: Any) -> Checkpoint | None:
     networks = [n for n in tensorflow_networks(contents) if n.builder == BUILDER]
     if networks:
         return _from_tensorflow(networks[-1])
-    found = find_network(contents, tuple(MARKERS))
+    found = find_network(contents, (*MARKERS, ROSINALITY))
     if found is None:
         return None
     if isinstance(found.state, Inert):
@@ -108,7 +111,14 @@ def _from_tensorflow(network: TensorflowNetwork) -> Checkpoint:
             f"the official code draws with truncation {_shown(psi)} unless told otherwise, "
             "latentflow with the one that is asked for"
         ]
-    return _finish(translated(variables, OFFICIAL), settings, metadata)
+    tensors = translated(variables, OFFICIAL)
+    stated, depth = arguments.get("mapping_layers", MAPPING_LAYERS), _depth(tensors)
+    if stated != depth:
+        raise CheckpointError(
+            f"the generator was built with {_shown(stated)} mapping layers, its variables are of "
+            f"{depth!r}: the file is damaged; download it again"
+        )
+    return _finish(tensors, settings, metadata)
 
 
 def _check_argument(name: str, value: Any) -> None:
@@ -157,14 +167,18 @@ def _check_grown(lod: np.ndarray | None) -> None:
 
 
 def _from_state_dict(found: Candidate) -> Checkpoint:
-    source, rules = next(MARKERS[marker] for marker in MARKERS if marker in found.state)
+    located = {"entry": found.where} if found.where else {}
     tensors = arrays_of(found)
+    if ROSINALITY in tensors:
+        ours, said, left_out = from_rosinality(tensors)
+        noted = {"left_out": left_out} if left_out else {}
+        _shape(ours, "mapping.fc0.weight", 2)
+        return _finish(ours, said, {"source": "rosinality", **located, **noted})
+    source, rules = next(MARKERS[marker] for marker in MARKERS if marker in tensors)
     _check_grown(tensors.get("synthesis.lod"))
-    metadata = {"source": source, "assumed": dict(ASSUMED)}
-    if found.where:
-        metadata["entry"] = found.where
     ours = tensors if rules is None else translated(tensors, rules)
-    return _finish(ours, ASSUMED, metadata)
+    _shape(ours, "mapping.fc0.weight", 2)
+    return _finish(ours, ASSUMED, {"source": source, **located, "assumed": dict(ASSUMED)})
 
 
 def _shape(tensors: Mapping[str, np.ndarray], name: str, ndim: int) -> tuple[int, ...]:
@@ -176,6 +190,14 @@ def _shape(tensors: Mapping[str, np.ndarray], name: str, ndim: int) -> tuple[int
     return tuple(tensors[name].shape)
 
 
+def _depth(tensors: Mapping[str, np.ndarray]) -> int:
+    """Layers of the mapping network."""
+    depth = 0
+    while f"mapping.fc{depth}.weight" in tensors:
+        depth += 1
+    return depth
+
+
 def _finish(
     tensors: Mapping[str, np.ndarray], settings: Mapping[str, Any], metadata: dict[str, Any]
 ) -> Checkpoint:
@@ -183,9 +205,7 @@ def _finish(
     resolution = 4
     while f"synthesis.b{resolution * 2}.conv0.weight" in tensors:
         resolution *= 2
-    depth = 0
-    while f"mapping.fc{depth}.weight" in tensors:
-        depth += 1
+    depth = _depth(tensors)
     sides = [2**i for i in range(2, resolution.bit_length())]
     channels = [_shape(tensors, f"synthesis.b{side}.conv1.weight", 4)[0] for side in sides]
     w_dim = _shape(tensors, "synthesis.b4.conv1.affine.weight", 2)[1]
@@ -203,16 +223,18 @@ def _finish(
             channels=tuple(channels),
             num_mapping_layers=depth,
             mapping_features=hidden if depth > 1 else w_dim,
-            lr_multiplier=settings["lr_multiplier"],
-            fused_scale=settings["fused_scale"],
+            **settings,
         )
     except (TypeError, ValueError) as e:
         raise CheckpointError(f"the file describes no StyleGAN generator: {e}") from e
-    return checked(config, tensors, metadata)
+    return checked(config, tensors, "mapping.w_avg" not in tensors, metadata)
 
 
 def checked(
-    config: StyleGAN1Config, tensors: Mapping[str, np.ndarray], metadata: dict[str, Any]
+    config: StyleGAN1Config,
+    tensors: Mapping[str, np.ndarray],
+    w_avg_estimated: bool,
+    metadata: dict[str, Any],
 ) -> Checkpoint:
     """A checkpoint of these tensors: names, types, shapes and values against the configuration."""
     if config.img_channels not in CHANNELS:
@@ -221,5 +243,8 @@ def checked(
             "and 4 (RGB and opacity) are implemented"
         )
     what = f"a StyleGAN of {config.img_resolution} pixels"
-    found = checked_tensors(tensors, config.tensor_shapes(), what)
-    return Checkpoint(config.architecture(), found, metadata=metadata)
+    shapes = config.tensor_shapes()
+    if w_avg_estimated and "mapping.w_avg" not in tensors:
+        del shapes["mapping.w_avg"]
+    found = checked_tensors(tensors, shapes, what)
+    return Checkpoint(config.architecture(), found, w_avg_estimated, metadata)

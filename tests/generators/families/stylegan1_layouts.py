@@ -67,6 +67,8 @@ def official_variables(
 def official_pickle(variables: Mapping[str, Arrays], **arguments: Any) -> bytes:
     """(G, D, Gs) of StyleGAN's code: G with other weights, D with none."""
 
+    arguments.setdefault("mapping_layers", sum("Dense" in v for v in variables["mapping"]) // 2)
+
     def network(scale: float) -> Any:
         def stored(part: str) -> dict[str, Any]:
             scaled = {name: np.asarray(v) * scale for name, v in variables[part].items()}
@@ -170,7 +172,7 @@ def interfacegan_state(variables: Mapping[str, Arrays], fused_from: int = 128) -
 # ---- images by the definition --------------------------------------------------------------------
 
 
-def _correlated(x: np.ndarray, kernel: np.ndarray) -> np.ndarray:
+def correlated(x: np.ndarray, kernel: np.ndarray) -> np.ndarray:
     """x (n, in, h, w), kernel (k, k, in, out), zeros outside."""
     k = kernel.shape[0]
     padded = np.pad(x, ((0, 0), (0, 0), (k // 2,) * 2, (k // 2,) * 2))
@@ -182,11 +184,11 @@ def _correlated(x: np.ndarray, kernel: np.ndarray) -> np.ndarray:
     return out
 
 
-def _doubled_and_correlated(x: np.ndarray, kernel: np.ndarray) -> np.ndarray:
-    return _correlated(x.repeat(2, axis=2).repeat(2, axis=3), kernel)
+def doubled_and_correlated(x: np.ndarray, kernel: np.ndarray) -> np.ndarray:
+    return correlated(x.repeat(2, axis=2).repeat(2, axis=3), kernel)
 
 
-def _transposed(x: np.ndarray, kernel: np.ndarray) -> np.ndarray:
+def transposed(x: np.ndarray, kernel: np.ndarray) -> np.ndarray:
     """Each pixel of x paints the kernel, widened to 4 x 4 by adding it at four places, at twice
     its place."""
     wide = np.zeros((4, 4, *kernel.shape[2:]))
@@ -245,16 +247,16 @@ def naive_images(variables: Mapping[str, Arrays], ws: np.ndarray, fused_from: fl
 
     x = np.repeat(v["4x4/Const/const"], len(ws), axis=0)
     x = ended(x, "4x4/Const", 0)
-    x = ended(_correlated(x, kernel("4x4/Conv", np.sqrt(2))), "4x4/Conv", 1)
+    x = ended(correlated(x, kernel("4x4/Conv", np.sqrt(2))), "4x4/Conv", 1)
     side, index = 8, 2
     while f"{side}x{side}/Conv1/weight" in v:
-        up = _transposed if side >= fused_from else _doubled_and_correlated
+        up = transposed if side >= fused_from else doubled_and_correlated
         layer = f"{side}x{side}/Conv0_up"
         x = up(x, kernel(layer, np.sqrt(2)))
         blur = np.einsum("ij,co->ijco", np.outer([1, 2, 1], [1, 2, 1]) / 16, np.eye(x.shape[1]))
-        x = ended(_correlated(x, blur), layer, index)
+        x = ended(correlated(x, blur), layer, index)
         layer = f"{side}x{side}/Conv1"
-        x = ended(_correlated(x, kernel(layer, np.sqrt(2))), layer, index + 1)
+        x = ended(correlated(x, kernel(layer, np.sqrt(2))), layer, index + 1)
         side, index = 2 * side, index + 2
     bias = v["ToRGB_lod0/bias"].reshape(1, -1, 1, 1)
-    return _correlated(x, kernel("ToRGB_lod0", 1.0)) + bias
+    return correlated(x, kernel("ToRGB_lod0", 1.0)) + bias

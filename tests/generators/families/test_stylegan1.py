@@ -29,6 +29,7 @@ from tests.generators.families.stylegan1_layouts import (
     official_pickle,
     official_variables,
 )
+from tests.generators.families.stylegan1_rosinality import rosinality_state
 
 
 def read(data: bytes, folder: Path, **settings: Any) -> Checkpoint:
@@ -175,6 +176,7 @@ def test_an_upsampling_that_is_never_used_makes_no_other_generator(tmp_path: Pat
         ({"use_wscale": None}, "'use_wscale' None"),
         ({"mapping_lrmul": 0}, "'mapping_lrmul' of the generator is 0"),
         ({"fused_scale": "never"}, "'fused_scale' is 'never'"),
+        ({"mapping_layers": 8}, "8 mapping layers, its variables are of 3"),
         ({"attention": 3}, "'attention' 3, which the official code does not have"),
     ],
 )
@@ -223,3 +225,54 @@ def test_other_files_are_none_of_the_family() -> None:
     arrays = {"synthesis.b4.const": np.ones(3), "synthesis.layer0.style.weight": np.ones(3)}
     for contents in ([1], {}, arrays, {"generator": arrays}, Inert):
         assert PLUGIN.recognise(contents) is None
+
+
+# ---- rosinality ----------------------------------------------------------------------------------
+
+
+def test_rosinality_is_read_up_to_the_block_that_was_trained(tmp_path: Path) -> None:
+    state = rosinality_state((5, 4, 3), trained=2)
+    other = {name: np.asarray(value * np.float32(0.5)) for name, value in state.items()}
+    found = read(torch_file({"generator": other, "g_running": state, "g_optimizer": {}}), tmp_path)
+    assert found.fingerprint == read(torch_file(state), tmp_path).fingerprint
+    assert (found.architecture["img_resolution"], found.assumed) == (8, {})
+    assert found.architecture["bias_before_blur"] and found.architecture["norm_epsilon"] == 1e-5
+    assert found.metadata["left_out"] == [
+        "blocks from 16 px on, which the training had not reached"
+    ]
+    assert found.metadata["entry"] == "'g_running'" and found.w_avg_estimated
+    whole = read(torch_file(rosinality_state((5, 4, 3), trained=3)), tmp_path)
+    assert whole.architecture["img_resolution"] == 16 and "left_out" not in whole.metadata
+
+
+def test_the_mean_of_a_rosinality_is_estimated(tmp_path: Path) -> None:
+    found = read(torch_file(rosinality_state((5, 4), trained=2)), tmp_path)
+    g = PLUGIN.build(found)
+    mean = g.convert(g.sample("z", range(2000)), "w").main.mean(dim=0)
+    assert float((mean - g.w_avg).abs().max()) < 0.1 * float(mean.abs().max())
+    write_checkpoint(g.checkpoint(), tmp_path / "g.safetensors")
+    assert generators.fingerprint(tmp_path / "g.safetensors") == found.fingerprint
+
+
+def test_how_a_rosinality_upsamples_is_seen_in_its_names(tmp_path: Path) -> None:
+    for fused_from, expected in ((np.inf, False), (128, "auto"), (8, True)):
+        state = rosinality_state(GROWN, trained=6, fused_from=fused_from)
+        found = read(torch_file(state), tmp_path)
+        assert found.architecture["fused_scale"] == expected
+
+
+def test_what_is_wrong_with_a_rosinality_is_told(tmp_path: Path) -> None:
+    state = rosinality_state((5, 4), trained=2)
+    name = "generator.progression.1.conv1.2.weight"
+    for changed, message in (
+        (rosinality_state((5, 4), trained=0), "no block was trained"),
+        ({**state, "generator.progression.1.attention": state[name]}, "attention"),
+        ({**state, name: np.ones((4, 1, 3, 3))}, "conv1.2.weight' is not the filter"),
+        ({**state, "style.1.linear.bias": np.ones(5)}, "fc0.bias' has shape"),
+        (
+            {k: v for k, v in state.items() if not k.startswith("style.")},
+            "'mapping.fc0.weight' is 'missing'",
+        ),
+    ):
+        with pytest.raises(CheckpointError, match=message):
+            read(torch_file(changed), tmp_path)

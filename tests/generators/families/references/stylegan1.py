@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import io
 import sys
 import types
@@ -18,6 +19,7 @@ from generators.families.stylegan1 import PLUGIN
 from generators.protocols import Code
 from generators.unpickle.interpreter import Budget, Interpreter, Limits
 from tests.generators.families import stylegan1_layouts as layouts
+from tests.generators.families import stylegan1_rosinality as rosinality
 
 Pair = tuple[np.ndarray, np.ndarray]
 
@@ -65,11 +67,29 @@ def with_labels() -> Pair:
     return ours.numpy(), theirs.repeat(3, axis=1)
 
 
+def beside_rosinality() -> Pair:
+    """Our pictures of z and noise, 128 px, and rosinality's function of the same state dict."""
+    state = rosinality.rosinality_state((*GROWN, 2), trained=6)
+    random = np.random.RandomState(3)
+    z = random.standard_normal((2, 6)).astype(np.float32)
+    noise = {i: random.standard_normal((4 << i,) * 2).astype(np.float32) for i in range(6)}
+    model = PLUGIN.build(PLUGIN.recognise({"g_running": state}))
+    code = model.convert(Code("z", torch.from_numpy(z)), "w")
+    own = {
+        name: torch.from_numpy(noise[companion.shape[0].bit_length() - 3]).expand(2, -1, -1)
+        for name, companion in model.facts.spaces["w"].companions.items()
+    }
+    with torch.no_grad():
+        ours = model.draw(Code("w", code.main, own))
+    return ours.numpy(), rosinality.rosinality_images(state, z, 6, noise)
+
+
 REFERENCES: dict[str, Callable[[], Pair]] = {
     "128 px, the official default": lambda: beside_definition("auto", 128),
     "128 px, no transposed convolution": lambda: beside_definition(False, np.inf),
     "128 px, transposed convolutions alone": lambda: beside_definition(True, 8),
     "labels, 1 channel": with_labels,
+    "rosinality": beside_rosinality,
 }
 
 
@@ -98,7 +118,36 @@ def beside_genforce(checkout: Path, classes: int = 0) -> Pair:
     return ours.numpy(), theirs.numpy()
 
 
+def beside_official_rosinality(checkout: Path) -> Pair:
+    """Our pictures of z and those of rosinality's network in double precision, 128 px."""
+    path = checkout / "model.py"
+    spec = importlib.util.spec_from_file_location("rosinality_model", path)
+    if spec is None or spec.loader is None:
+        raise ValueError(f"{str(path)!r} is no module")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    torch.manual_seed(0)
+    made = module.StyledGenerator(512).requires_grad_(False)
+    for name, value in made.named_parameters():
+        block = name.split(".")[2] if name.startswith("generator") else "0"
+        if name.endswith(("bias", "noise1.weight_orig", "noise2.weight_orig")) and int(block) < 6:
+            value += 0.3 * torch.randn(value.shape)
+    state = {name: value.numpy().copy() for name, value in made.state_dict().items()}
+    z = torch.randn(2, 512)
+    noise = [torch.randn(1, 1, 4 << i, 4 << i) for i in range(6)]
+    theirs = made.double()(z.double(), noise=[image.double() for image in noise], step=5)
+    model = PLUGIN.build(PLUGIN.recognise(state))
+    own = {
+        name: noise[companion.shape[0].bit_length() - 3][0].expand(2, -1, -1)
+        for name, companion in model.facts.spaces["w"].companions.items()
+    }
+    with torch.no_grad():
+        main = model.convert(Code("z", z), "w").main
+        return model.draw(Code("w", main, own)).numpy(), theirs.numpy()
+
+
 OFFICIAL: dict[str, Callable[[Path], Pair]] = {
     "genforce/256 px": beside_genforce,
     "genforce/256 px, 5 classes": lambda checkout: beside_genforce(checkout, 5),
+    "style-based-gan-pytorch/128 px": beside_official_rosinality,
 }
