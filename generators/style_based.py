@@ -29,12 +29,16 @@ GREY = 128 / 127.5 - 1
 
 @dataclass(frozen=True)
 class StyleSlice:
-    """Where one layer's style lies: name, w_plus row that drives it, columns start:stop of s."""
+    """Where one layer's style lies: name, w_plus row that drives it, columns start:stop of s.
+
+    to_rgb : it is of a layer that puts out a picture.
+    """
 
     name: str
     ws_index: int
     start: int
     stop: int
+    to_rgb: bool = False
 
 
 def as_rgb(images: Tensor) -> Tensor:

@@ -305,9 +305,10 @@ class SynthesisNetwork(nn.Module):
         slices: list[StyleSlice] = []
         ws_index, start = 0, 0
         for name, width in config.style_widths.items():
-            slices.append(StyleSlice(name, ws_index, start, start + width))
+            to_rgb = name.endswith("torgb")
+            slices.append(StyleSlice(name, ws_index, start, start + width, to_rgb))
             start += width
-            ws_index += not name.endswith("torgb")
+            ws_index += not to_rgb
         self.style_slices: tuple[StyleSlice, ...] = tuple(slices)
         self.style_dim = start
 

@@ -333,7 +333,8 @@ class SynthesisNetwork(nn.Module):
             layer = SynthesisLayer(shape, config, own)
             self.add_module(shape.name, layer)
             start = slices[-1].stop
-            slices.append(StyleSlice(shape.name, i + 1, start, start + shape.in_channels))
+            stop = start + shape.in_channels
+            slices.append(StyleSlice(shape.name, i + 1, start, stop, shape.to_rgb))
         self.style_slices: tuple[StyleSlice, ...] = tuple(slices)
         self.style_dim = slices[-1].stop
 

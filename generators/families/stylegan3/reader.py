@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from generators.checked_tensors import checked_tensors
 from generators.families.base import Checkpoint
 from generators.families.stylegan3.config import LayerShape, StyleGAN3Config
 from generators.families.stylegan3.design import padding
@@ -167,34 +168,10 @@ def checked(
             f"generator draws images of {config.img_channels!r} channels, only {CHANNELS!r} are "
             "implemented: keep the first three rows of the last layer's 'weight' and 'bias'"
         )
-    expected = config.tensor_shapes()
-    missing = [name for name in expected if name not in tensors]
-    if w_avg_estimated and "mapping.w_avg" in missing:
-        missing.remove("mapping.w_avg")
-    unknown = sorted(set(tensors) - set(expected))
-    if missing or unknown:
-        raise CheckpointError(
-            f"tensors do not fit a StyleGAN3 of {len(config.layers)} layers: missing "
-            f"{missing[:4]!r} ({len(missing)}), not known {unknown[:4]!r} ({len(unknown)})"
-        )
-    result: dict[str, np.ndarray] = {}
-    for name, shape in expected.items():
-        if name not in tensors:
-            continue
-        if tensors[name].dtype.kind != "f":
-            raise CheckpointError(
-                f"tensor {name!r} holds {tensors[name].dtype.name!r}: quantised weights need the "
-                "scales of the program that made them; write them in float32, float16 or bfloat16"
-            )
-        value = np.ascontiguousarray(tensors[name], dtype=np.float32).reshape(tensors[name].shape)
-        if value.shape != shape:
-            raise CheckpointError(f"tensor {name!r} has shape {value.shape!r}, expected {shape!r}")
-        if not np.isfinite(value).all():
-            raise CheckpointError(
-                f"tensor {name!r} holds values that are not finite: the training diverged; use an "
-                "earlier checkpoint"
-            )
-        result[name] = value
+    shapes = config.tensor_shapes()
+    if w_avg_estimated and "mapping.w_avg" not in tensors:
+        del shapes["mapping.w_avg"]
+    result = checked_tensors(tensors, shapes, f"a StyleGAN3 of {len(config.layers)} layers")
     if abs(np.linalg.det(result["synthesis.input.transform"].astype(np.float64))) < 1e-12:
         raise CheckpointError(
             "tensor 'synthesis.input.transform' turns the picture into a line: save the network "

@@ -30,7 +30,7 @@ def fit_s_space(data: Data, wanted: SSpaceSpec) -> Fitted:
     are of the rows that its annotator measured. The model's mean and sd are those of one
     annotator's rows, or, with several, of all rows that have a code.
     """
-    from generators.families.stylegan2.affine import affine_layers
+    from generators.affine import affine_layers
 
     affine = affine_layers(data.generator())
     layers = tuple(StyleLayer(a.ws_index, a.weight, a.bias) for a in affine)

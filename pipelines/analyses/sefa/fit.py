@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 def fit_sefa(data: Data, wanted: SefaSpec) -> Fitted:
     """Eigenvectors of the affine layers' weights, the same in every w_plus row that they edit."""
-    from generators.families.stylegan2.affine import affine_layers
+    from generators.affine import affine_layers
 
     layers = affine_layers(data.generator(), wanted.layers, to_rgb=False)
     out = Fitted(facts={"layers": [a.name for a in layers]})

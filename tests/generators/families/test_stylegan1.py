@@ -11,9 +11,9 @@ import torch
 from conformance.generator import GeneratorSuite
 
 import generators
+from generators.affine import affine_layers
 from generators.families.base import Checkpoint
 from generators.families.stylegan1 import PLUGIN
-from generators.families.stylegan2.affine import affine_layers
 from generators.model_file import read_checkpoint, write_checkpoint
 from generators.protocols import Code
 from generators.seeds import drawn

@@ -19,6 +19,7 @@ from PIL import Image
 
 import generators
 import tests.stores as stores
+from generators.affine import affine_layers
 from generators.edits import axis_direction
 from generators.families.base import Checkpoint
 from generators.families.stylegan3 import PLUGIN
@@ -238,6 +239,20 @@ def test_an_architecture_that_is_none_is_refused() -> None:
     ):
         with pytest.raises(ValueError, match=message):
             design(num_layers=4, **wrong)
+
+
+# ---- its styles
+
+
+def test_affine_layers_give_the_styles_and_tell_the_picture_s() -> None:
+    model = small(seed=4)
+    w_plus = model.sample("w_plus", [1, 2])
+    found = np.concatenate(
+        [w_plus.main[:, a.ws_index].numpy() @ a.weight.T + a.bias for a in affine_layers(model)], 1
+    )
+    np.testing.assert_allclose(found, model.convert(w_plus, "s").main, atol=1e-5)
+    names = [layer.name for layer in affine_layers(model, to_rgb=False)]
+    assert names == ["input", *model.config.feature_shapes]
 
 
 # ---- training

@@ -15,7 +15,7 @@ from PIL import Image
 from safetensors import safe_open
 
 import generators
-from generators.families.stylegan2.affine import affine_layers
+from generators.affine import affine_layers
 from generators.peers.directions import read_directions
 from generators.protocols import Code, Edit
 from pipelines.cli import main

@@ -131,9 +131,7 @@ def test_channels_are_of_all_rows_with_codes(made, monkeypatch):
         SimpleNamespace(name=f"l{i}", ws_index=i, start=5 * i, stop=5 * i + 5, **shared)
         for i in range(3)
     ]
-    monkeypatch.setattr(
-        "generators.families.stylegan2.affine.affine_layers", lambda generator: layers
-    )
+    monkeypatch.setattr("generators.affine.affine_layers", lambda generator: layers)
     monkeypatch.setattr("generators.load", lambda uri: None)
     s = styles(made[1], [StyleLayer(a.ws_index, a.weight, a.bias) for a in layers])
     found, _ = fit(made, "s_space", "{}")

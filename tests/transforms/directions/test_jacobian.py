@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from generators.families.stylegan2.affine import affine_layers
+from generators.affine import affine_layers
 from generators.protocols import Code
 from schemas.errors import DataError, UsageError
 from tests.stylegan2_layouts import tiny

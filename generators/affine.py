@@ -29,7 +29,7 @@ class AffineLayer:
 def affine_layers(
     generator: Any, layers: Iterable[int] | None = None, *, to_rgb: bool = True
 ) -> list[AffineLayer]:
-    """Affine layers of a StyleGAN2 adapter, in the order of its S space.
+    """Affine layers of a style-based generator, in the order of its S space.
 
     layers : w_plus rows that drive them, default all. to_rgb : with those of the image outputs.
 
@@ -44,16 +44,14 @@ def affine_layers(
     chosen = None if layers is None else set(layers)
     found = []
     for part in slices:
-        if (chosen is not None and part.ws_index not in chosen) or (
-            not to_rgb and part.name.endswith("torgb")
-        ):
+        if (chosen is not None and part.ws_index not in chosen) or (not to_rgb and part.to_rgb):
             continue
         affine = generator.network.synthesis.get_submodule(f"{part.name}.affine")
         weight = affine.weight.detach().cpu().numpy().astype(np.float32) * affine.weight_gain
         bias = affine.bias.detach().cpu().numpy().astype(np.float32) * affine.bias_gain
         found.append(AffineLayer(part.name, part.ws_index, part.start, part.stop, weight, bias))
     if not found:
-        rows = sorted({p.ws_index for p in slices if to_rgb or not p.name.endswith("torgb")})
+        rows = sorted({p.ws_index for p in slices if to_rgb or not p.to_rgb})
         raise UsageError(
             f"layers {sorted(chosen or ())!r} drive no style: give some of the w_plus rows {rows!r}"
         )
