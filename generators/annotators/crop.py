@@ -15,7 +15,7 @@ places     [x, y] of each of these in pixels of the input (centres at integer + 
            the similarity (turn, one scale, shift) that takes the points nearest to them
 ========== =====================================================================================
 
-Beyond the picture's edge is black. What is measured is told in pixels of the whole picture.
+Beyond the picture's edge is black; a crop that shows nothing of the picture is none. What is measured is told in pixels of the whole picture.
 """
 
 from __future__ import annotations
@@ -164,6 +164,28 @@ def maps_of(
         steps[:] = steps.max(axis=1, keepdims=True)
     turn = np.zeros(len(edges)) if angle is None else np.radians(angle)
     return placed_at((edges[:, :2] + edges[:, 2:]) / 2, steps, turn, size)
+
+
+def beside(maps: np.ndarray, size: tuple[int, int], picture: tuple[int, int]) -> np.ndarray:
+    """Which crops show nothing of the picture, bool (n,).
+
+    maps : (n, 2, 3) of `maps_of`, finite.  size, picture : (height, width) of input and picture
+
+    Two parallelograms are apart where they are along the axes of one of them.
+    """
+    turns, shifts = maps[:, :, :2], maps[:, :, 2]
+
+    def apart(corners: np.ndarray, sides: tuple[int, int]) -> np.ndarray:
+        low, high = corners.min(axis=1), corners.max(axis=1)
+        return ((high <= 0) | (low >= [sides[1], sides[0]])).any(axis=1)
+
+    own, of_picture = (
+        np.array([[x, y] for x in (0, width) for y in (0, height)], np.float64)
+        for height, width in (size, picture)
+    )
+    seen = np.einsum("nij,cj->nci", turns, own) + shifts[:, None]
+    back = np.einsum("nij,ncj->nci", np.linalg.inv(turns), of_picture[None] - shifts[:, None])
+    return apart(seen, picture) | apart(back, size)
 
 
 def placed_at(

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from generators.annotators.card import AnnotatorCard
-from generators.annotators.crop import Crop, maps_of
+from generators.annotators.crop import Crop, beside, maps_of
 from generators.annotators.input_output import (
     cut,
     finish,
@@ -143,8 +143,11 @@ class AnnotatorModel(ABC):
         card, found = self.card, finder.recalled(images)
         maps = maps_of(found.values, finder.names, crop, card.size)
         lost = ~np.isfinite(maps).all(axis=(1, 2)) & (found.reasons == Reason.NONE)
-        found = found._replace(reasons=np.where(lost, np.uint8(Reason.NOT_FINITE), found.reasons))
-        rows = np.flatnonzero(found.reasons == Reason.NONE)
+        reasons = np.where(lost, np.uint8(Reason.NOT_FINITE), found.reasons)
+        rows = np.flatnonzero(reasons == Reason.NONE)
+        reasons[rows[beside(maps[rows], card.size, images.shape[1:3])]] = Reason.NO_FACE
+        found = found._replace(reasons=reasons)
+        rows = np.flatnonzero(reasons == Reason.NONE)
         crops = np.empty((len(rows), *card.size, 3), np.uint8)
         for i, row in enumerate(rows):
             crops[i] = cut(images[row], maps[row], card.size, card.resize)

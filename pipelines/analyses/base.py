@@ -153,6 +153,11 @@ class Analysis(ABC, Generic[Own]):
         """Numbers of the section that the data cannot fill, as ``key: asked, used and why``."""
         return ()
 
+    def pictures(self, known: Known, own: Own) -> int:
+        """How many pictures `fit` draws and measures of its own, beside those of the run's rows:
+        `plan` tells it before they are."""
+        return 0
+
     def parameters(self, known: Known, own: Own) -> dict[str, Any]:
         """Its section as its fingerprint has it: by default all of it."""
         return {**own.model_dump(mode="json"), "space": known.space(own)}

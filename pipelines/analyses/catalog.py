@@ -53,6 +53,12 @@ def selected(known: Known, name: str) -> Selection:
     return found
 
 
+def drawn_by(known: Known, name: str) -> int:
+    """Pictures that an analysis draws of its own."""
+    with ANALYSES.blamed(name, "pictures"):
+        return int(analysis_of(name).pictures(known, getattr(known.spec.analyse, name)))
+
+
 def problems_of(known: Known, name: str) -> Iterator[str]:
     """What an analysis asks for and its data cannot give."""
     own = getattr(known.spec.analyse, name)

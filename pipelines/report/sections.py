@@ -74,11 +74,17 @@ def _why(folder: RunFolder, part: str, otherwise: str) -> AbsentError:
 # ---- what ran -------------------------------------------------------------------------------
 
 
+def _sampled(folder: RunFolder) -> bool:
+    """Whether the rows are drawn from the generator's prior."""
+    dataset = _mapping(_mapping(folder.run.get("spec")).get("dataset"))
+    return bool(dataset.get("kind") == "sampled")
+
+
 def _inputs(folder: RunFolder) -> dict[str, Any]:
     run, spec = folder.run, _mapping(folder.run.get("spec"))
     dataset, invert = _mapping(spec.get("dataset")), _mapping(spec.get("invert"))
     facts: list[tuple[str, Any, str]] = []
-    sampled = dataset.get("kind") == "sampled"
+    sampled = _sampled(folder)
     if sampled:
         facts.append(("Dataset", "drawn from the generator's prior", "sampled"))
     elif dataset:
@@ -108,7 +114,7 @@ def _inputs(folder: RunFolder) -> dict[str, Any]:
     return {
         "facts": [(a, report_text.redacted(str(b)), c) for a, b, c in facts],
         "factors": _factors(folder),
-        "indexing": report_text.counted(folder.index_report),
+        "indexing": report_text.counted(folder.index_report, sampled),
         "versions": sorted(_mapping(run.get("versions")).items()),
         "spec": report_text.specification(spec) if spec else "",
     }
@@ -160,7 +166,7 @@ def _stages(folder: RunFolder) -> dict[str, Any]:
                     for k, v in parts
                     if not v.get("skipped")
                 ],
-                "detail": report_text.tally(detail),
+                "detail": report_text.tally(detail, _sampled(folder)),
             }
         )
     return {

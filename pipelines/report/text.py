@@ -120,14 +120,16 @@ _COUNTED = {
 }
 
 
-def counted(counts: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """(what was counted, how many) of each finite number, in the order of the words above."""
-    known = [key for key in _COUNTED if key in counts]
-    names = [*known, *(key for key in counts if key not in _COUNTED)]
+def counted(counts: Mapping[str, Any], sampled: bool = False) -> list[tuple[str, str]]:
+    """(what was counted, how many) of each finite number, in the order of the words above.
+
+    sampled : the rows are drawn, there are no files
+    """
+    words = _COUNTED | ({"n_files": "rows drawn"} if sampled else {})
+    known = [key for key in words if key in counts]
+    names = [*known, *(key for key in counts if key not in words)]
     return [
-        (_COUNTED.get(key, plain(key)), number(counts[key]))
-        for key in names
-        if is_number(counts[key])
+        (words.get(key, plain(key)), number(counts[key])) for key in names if is_number(counts[key])
     ]
 
 
@@ -137,10 +139,10 @@ def _singular(what: str) -> str:
     )
 
 
-def tally(detail: Mapping[str, Any]) -> str:
+def tally(detail: Mapping[str, Any], sampled: bool = False) -> str:
     """What a stage counted, in one line: "20 blocks computed, 3 rows removed". Nothing is said of
-    zeros, nor of what is false."""
-    counts = counted({k: v for k, v in detail.items() if v})
+    zeros, nor of what is false. sampled : see `counted`"""
+    counts = counted({k: v for k, v in detail.items() if v}, sampled)
     found = [f"{amount} {_singular(what) if amount == '1' else what}" for what, amount in counts]
     found += [_COUNTED.get(k, plain(k)) for k, v in detail.items() if v is True]
     found += [f"{plain(k)} {v}" for k, v in detail.items() if isinstance(v, str) and v]

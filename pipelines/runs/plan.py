@@ -19,7 +19,8 @@ from rich.filesize import decimal
 from rich.text import Text
 from rich.tree import Tree
 
-from pipelines.analyses.catalog import requested
+from pipelines.analyses.base import Known
+from pipelines.analyses.catalog import drawn_by, requested
 from pipelines.analyses.spaces import Spaces
 from pipelines.evaluation.files import (
     finished_fingerprint,
@@ -135,8 +136,9 @@ class _Plan:
         )
         stages = [index, self._invert(identity), self._annotate()]
         analyses = self._analyse()
+        spaces = held_spaces(self.spec, identity)
         for part in analyses.parts:
-            part.notes += self._derived(part.name, held_spaces(self.spec, identity))
+            part.notes += [*self._derived(part.name, spaces), *self._drawn(part, spaces)]
         stages.append(analyses)
         evaluate = self._evaluate(analyses)
         if evaluate.state != CURRENT:
@@ -346,6 +348,16 @@ class _Plan:
             f"reads codes of {space!r}, {how}; where they are read more than once, up to {size} "
             "of them lie on disk while analyses read them"
         )
+
+    def _drawn(self, part: Stage, spaces: Spaces) -> Iterator[str]:
+        """The pictures that an analysis will draw of its own."""
+        if part.state == CURRENT or part.name not in requested(self.spec):
+            return
+        known = Known(self.spec, self.index, spaces, lambda kind, labels: [])
+        n = drawn_by(known, part.name)
+        if n:
+            time = _time(n, self.rates.get("evaluate"), "the rate of the last evaluation")
+            yield f"{n} pictures to draw and measure{time}"
 
     def _expected(self, inputs: Inputs) -> Inputs:
         """Inputs as they will be: blocks that are made first are not known yet."""

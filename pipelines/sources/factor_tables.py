@@ -362,7 +362,7 @@ def _with_points(
 
     Between semicolons a comma is a decimal comma; else "1,234" may be a thousand, and is refused.
     """
-    texts = {c for c in cells if isinstance(c, str) and c}
+    texts = {c for c in set(cells) if isinstance(c, str) and c}
     if not any("," in t for t in texts):
         return cells
     numbers = {t for t in texts if _DECIMAL_COMMA.fullmatch(t) and t.strip("+-,.")}

@@ -135,19 +135,25 @@ def _whole_numbers(name: str, values: Sequence[Cell]) -> str | None:
 def _texts_among_numbers(name: str, values: Sequence[Cell], known: FactorInfo | None) -> str | None:
     """A note on integers with a few texts, which are levels either way, and on a text for nearly
     every cell; quantities with a few texts are refused."""
-    present = [value for value in values if value is not None]
-    texts = Counter(str(value) for value in present if number_of(value) is None)
-    numbers = [value for value in present if number_of(value) is not None]
-    if not texts or len(numbers) <= texts.total():
-        if len(texts) > _MANY and 2 * len(texts) > len(present):
+    counts = Counter((type(v), v) for v in values if v is not None)  # 1, 1.0, True: one key else
+    texts, numbers = Counter[str](), list[Cell]()
+    for (_, value), n in counts.items():
+        if number_of(value) is None:
+            texts[str(value)] += n
+        else:
+            numbers.append(value)
+    n_present = counts.total()
+    n_numbers = n_present - texts.total()
+    if not texts or n_numbers <= texts.total():
+        if len(texts) > _MANY and 2 * len(texts) > n_present:
             return (
-                f"factor {name!r} has {len(texts)} levels in {len(present)} cells, such as "
+                f"factor {name!r} has {len(texts)} levels in {n_present} cells, such as "
                 f"{next(iter(texts))!r}: list it under 'dataset.ignore' if these are no groups of "
                 "images, or write plain numbers if it is a quantity"
             )
         return None
     text = (
-        f"factor {name!r} holds {len(numbers)} numbers and {_counted(texts)}, {texts.total()} "
+        f"factor {name!r} holds {n_numbers} numbers and {_counted(texts)}, {texts.total()} "
         f"texts of {len(values)} cells"
     )
     cure = (
@@ -172,7 +178,7 @@ def _type(values: Sequence[Cell]) -> str:
     """ "boolean", "integer", "float" or "string": the narrowest that all present values are."""
     kinds = set(map(type, values)) - {type(None)}
     if kinds == {str}:
-        texts = set(_texts(values))
+        texts = set(_texts(set(values)))
         if all(text in _BOOLEANS for text in texts):
             return "boolean"
         if all(map(_INTEGER.fullmatch, texts)):

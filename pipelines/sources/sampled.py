@@ -116,6 +116,7 @@ def row_id(seed: int, number: int | None = None) -> str:
 
 def seed_of(uri: str) -> int:
     """The seed of a sampled row. Raises InputError for a uri of another kind of dataset."""
-    if not uri.startswith(_UNIT) or not uri.removeprefix(_UNIT).isdigit():
+    before, unit, digits = uri.partition(_UNIT)
+    if before or not unit or not digits.isdigit():
         raise InputError(f"uri {uri!r} is not of the form '{_UNIT}<number>': index again")
-    return int(uri.removeprefix(_UNIT))
+    return int(digits)

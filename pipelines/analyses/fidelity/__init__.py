@@ -65,6 +65,10 @@ class Fidelity(Analysis[FidelitySpec]):
         """No features; nothing to compare with; another network on the other side."""
         yield from fidelity_problems(known, own)
 
+    def pictures(self, known: Known, own: FidelitySpec) -> int:
+        """Those of the sweep of truncations."""
+        return own.truncation_samples * len(own.truncations)
+
     def fit(self, data: Data, own: FidelitySpec) -> Fitted:
         """See `pipelines.analyses.fidelity.fit`."""
         from pipelines.analyses.fidelity.fit import fit_fidelity

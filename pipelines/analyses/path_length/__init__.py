@@ -64,6 +64,10 @@ class PathLength(Analysis[PathLengthSpec]):
         if not drawn:
             yield f"{KEY!r} draws codes at random, and no space of the generator has a prior"
 
+    def pictures(self, known: Known, own: PathLengthSpec) -> int:
+        """Two of each step."""
+        return 2 * own.samples * len(paths_of(known, own))
+
     def fit(self, data: Data, own: PathLengthSpec) -> Fitted:
         """See `pipelines.analyses.path_length.fit`."""
         from pipelines.analyses.path_length.fit import fit_path_length

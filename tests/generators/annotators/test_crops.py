@@ -15,7 +15,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from generators.annotators import load_annotator
 from generators.annotators.card import files_of, read_card, read_description
-from generators.annotators.crop import Crop, maps_of
+from generators.annotators.crop import Crop, beside, maps_of, placed_at
 from generators.annotators.input_output import cut
 from generators.annotators.kinds.base import turn_of
 from generators.annotators.kinds.catalog import KINDS
@@ -109,6 +109,30 @@ def test_a_crop_is_turned_with_its_box_and_scaled_about_the_centre():
     (level,) = maps_of(box, BOX, Crop("f", upright=False), (8, 4))
     np.testing.assert_allclose(level, [[5, 0, 10], [0, 5, 5]], atol=1e-12)  # 20 x 40, unsquashed
     np.testing.assert_allclose(turn_of(maps_of(box, BOX, Crop("f"), (8, 8))), [90])
+
+
+def test_a_crop_beside_the_picture_is_told():
+    """Against the picture's pixels that each crop shows."""
+    rng, size, picture = np.random.default_rng(1), (8, 6), (20, 30)
+    steps = rng.uniform(0.5, 3, (400, 2))
+    centre, turn = rng.uniform(-15, 45, (400, 2)), rng.uniform(-3, 3, 400)
+    maps = placed_at(centre, steps, turn, size)
+    fine = np.stack(np.meshgrid(np.arange(0, 6, 0.05), np.arange(0, 8, 0.05)), -1) + 0.025
+    at = np.einsum("nij,yxj->nyxi", maps[:, :, :2], fine) + maps[:, None, None, :, 2]
+    shown = ((at > 0) & (at < [picture[1], picture[0]])).all(-1).mean((1, 2))
+    found = beside(maps, size, picture)
+    assert 50 < found.sum() < 350
+    assert not shown[found].any() and (shown[~found] > 0).mean() > 0.99
+
+
+def test_a_face_beyond_the_picture_is_none(tmp_path):
+    finder(tmp_path)
+    found = load_annotator(centroid(tmp_path, {"by": "finder"}))
+    boxes = [(8, 10, 28, 30, 0, 9), (60, 10, 80, 30, 0, 9), (30, 30, 90, 90, 0, 9)]
+    told = found.predict(pictures(boxes, [(15, 22)] * 3))
+    assert told.reasons.tolist()[:2] == [Reason.NONE, Reason.NO_FACE] and not told.messages
+    assert np.isfinite(told.values[0]).all() and np.isnan(told.values[1]).all()
+    assert told.reasons[2] != Reason.NO_FACE  # partly beyond: what is there is measured
 
 
 def test_points_are_taken_to_their_places_by_least_squares():

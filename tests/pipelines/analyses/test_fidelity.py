@@ -154,7 +154,7 @@ def test_a_changed_reference_makes_it_stale_and_a_moved_one_does_not(runs, tmp_p
         parts = {p.name: p for stage in plan_stages(load_spec(root / "spec.yaml")) for p in stage}
         return parts["fidelity"]
 
-    assert state().state == "current"
+    assert state().state == "current" and not state().notes
     (root / "real").rename(root / "elsewhere")
     text = (root / "spec.yaml").read_text()
     (root / "spec.yaml").write_text(text.replace("reference: real", "reference: elsewhere"))
@@ -165,6 +165,7 @@ def test_a_changed_reference_makes_it_stale_and_a_moved_one_does_not(runs, tmp_p
     fp = store.block_fp("look", 0, [("other", "active")] * N, 1)
     store.write_block("look", 0, {"annotations/look": values}, ok, none, fp)
     assert state().state == "stale" and "reference" in " ".join(state().causes)
+    assert state().notes[-1].startswith("80 pictures to draw and measure")
 
 
 def problems(root: Path, **changes) -> str:

@@ -26,6 +26,7 @@ from pipelines.engine.saved_sums import SavedStatistics
 from pipelines.report.figures import drawn as shown
 from pipelines.runs.analyse import fit_analysis
 from pipelines.runs.lineage import analysis_inputs
+from pipelines.runs.plan import plan_stages
 from schemas.errors import CheckpointError, SpecError
 from schemas.sections.path_length import PathLengthSpec
 from schemas.spec import parse_spec
@@ -238,3 +239,11 @@ def test_the_report_shows_the_paths(root, run):
     assert isinstance(found[1], Table)
     assert [row[0] for row in found[1].rows] == ["PPL* w end", "PPL* z full"]
     assert shown(found)[0]["kind"] == "lead"
+
+
+@pytest.mark.parametrize(
+    ("section", "n"), [({}, 2 * SAMPLES), ({"paths": ["w_end", "z_full"], "samples": 9}, 36)]
+)
+def test_plan_tells_how_many_pictures_are_drawn(root, section, n):
+    (found,) = next(s for s in plan_stages(spec_of(root, **section)) if s.name == "analyse").parts
+    assert found.notes == [f"{n} pictures to draw and measure"]

@@ -247,6 +247,7 @@ def test_without_evaluation_its_sections_say_why(run):
 def test_a_sampled_run_is_told_as_one(run):
     def sampled(value):
         value["spec"]["dataset"] = {"kind": "sampled", "n": 5, "path": None}
+        value["stages"][0].update(detail={"n_files": 5, "n_active": 5})
 
     edit_json(run / "run.json", sampled)
     with np.load(run / "evaluation.npz") as found:
@@ -257,6 +258,7 @@ def test_a_sampled_run_is_told_as_one(run):
     assert "Samples5 sampled rows" in text.replace("\n", "") and "Reconstruction" not in text
     assert "Datasetdrawn from the generator's priorsampled" in text
     assert "Latent spacew_plus" in text and "Inversion" not in text
+    assert "5 rows drawn, 5 active rows" in text and "images listed" not in text
 
 
 def test_quantities_stand_beside_scores_each_on_its_own_scale(run):
