@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from generators.activations import PREFIX, added, recorded
 from generators.edits import check_code, class_weights, edited
@@ -70,15 +71,29 @@ def estimate_w_avg(network: Any) -> Tensor:
     return (total / n).float()
 
 
+class _Unfilled(TorchFunctionMode):  # type: ignore[misc]
+    """Inside, random numbers are whatever the memory holds: a network's weights are replaced.
+
+    Tensors without memory ("meta") would do as well, but arithmetic on them imports torch's
+    compiler: half of the time that loading a small model takes.
+    """
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Sequence[type],
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        made = torch.empty if func in (torch.randn, torch.rand) else func
+        return made(*args, **(kwargs or {}))
+
+
 def loaded(make: Callable[[], nn.Module], checkpoint: Checkpoint) -> Any:
     """The network that ``make`` gives, on the CPU with the tensors of a checkpoint; w_avg is
-    estimated where it has none. Its ``synthesis.reset_filters()`` fills what is not stored."""
-    # Uninitialised memory instead of random weights: every tensor is loaded below. Arithmetic on
-    # "meta" out of place would import torch's compiler, which takes longer than all the rest.
-    with torch.device("meta"):
+    estimated where it has none."""
+    with _Unfilled():
         network: Any = make()
-    network = network.to_empty(device="cpu")
-    network.synthesis.reset_filters()
     missing = "mapping.w_avg" not in checkpoint.tensors
     state = {name: torch.from_numpy(value.copy()) for name, value in checkpoint.tensors.items()}
     if missing:

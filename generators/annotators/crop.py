@@ -15,7 +15,8 @@ places     [x, y] of each of these in pixels of the input (centres at integer + 
            the similarity (turn, one scale, shift) that takes the points nearest to them
 ========== =====================================================================================
 
-Beyond the picture's edge is black; a crop that shows nothing of the picture is none. What is measured is told in pixels of the whole picture.
+Beyond the picture's edge is black; a crop that shows nothing of the picture is none. What is
+measured is told in pixels of the whole picture.
 """
 
 from __future__ import annotations

@@ -165,12 +165,6 @@ class SynthesisNetwork(nn.Module):
         self.torgb = nn.Conv2d(config.channels[-1], config.img_channels, 1)
         self.style_slices: tuple[StyleSlice, ...] = tuple(slices)
 
-    def reset_filters(self) -> None:
-        """Fill the blur filters again, after the module was made without memory."""
-        for module in self.modules():
-            if isinstance(module, StyledLayer) and module.up:
-                module.blur.copy_(blur_filter(module.blur.shape[0]))
-
     def styles(self, ws: Tensor) -> list[Tensor]:
         """Scales and shifts of every layer for ws (n, layers, w_dim): list of (n, 2 channels)."""
         return [

@@ -312,13 +312,6 @@ class SynthesisNetwork(nn.Module):
         self.style_slices: tuple[StyleSlice, ...] = tuple(slices)
         self.style_dim = start
 
-    def reset_filters(self) -> None:
-        """Fill the derived filters again, after the module was made without memory."""
-        for module in self.modules():
-            if isinstance(module, SynthesisLayer) and module.up == 2:
-                kernel = _upsampling_filter(module.resample_filter.shape[0], module.taps)
-                module.resample_filter.copy_(kernel)
-
     def styles(self, ws: Tensor) -> list[Tensor]:
         """Affine outputs of every layer for ws (n, num_ws, w_dim): list of (n, channels)."""
         if ws.ndim != 3 or tuple(ws.shape[1:]) != (self.num_ws, self.config.w_dim):

@@ -338,16 +338,6 @@ class SynthesisNetwork(nn.Module):
         self.style_slices: tuple[StyleSlice, ...] = tuple(slices)
         self.style_dim = slices[-1].stop
 
-    def reset_filters(self) -> None:
-        """Fill filters of one tap again, which no file holds, after the module was made without
-        memory."""
-        for shape in self.config.layers:
-            layer = self.get_submodule(shape.name)
-            for name in ("up_filter", "down_filter"):
-                taps = getattr(layer, name)
-                if taps.numel() == 1:
-                    taps.fill_(1.0)
-
     def styles(self, ws: Tensor) -> list[Tensor]:
         """Affine outputs of the input and every layer for ws (n, num_ws, w_dim): list of
         (n, channels)."""
