@@ -34,7 +34,7 @@ class PGGANConfig:
     epsilon : added to these mean squares.
     slope : of the leaky ReLU; 0 is a ReLU.
     output_activation : of the picture, "linear" or "tanh".
-    blend : share, from 0 to 1, of the picture of half the size in a training that fades a
+    blend : share, from 0 to below 1, of the picture of half the size in a training that fades a
         resolution in.
     upscale : how often, as a power of two, the picture's side is repeated, of a training that has
         not come to the full resolution.
@@ -81,10 +81,10 @@ class PGGANConfig:
                 f"'slope' is {self.slope!r} and 'epsilon' {self.epsilon!r}, expected at least 0 "
                 "and more than 0"
             )
-        if not 0 <= self.blend <= 1 or (self.blend and len(self.channels) == 1):
+        if not 0 <= self.blend < 1 or (self.blend and len(self.channels) == 1):
             raise ValueError(
                 f"'blend' is {self.blend!r} with {len(self.channels)!r} blocks, expected a share "
-                "from 0 to 1, of one block 0"
+                "from 0 to below 1, of one block 0"
             )
         if self.upscale < 1 or self.upscale & (self.upscale - 1):
             raise ValueError(f"'upscale' is {self.upscale!r}, expected 1, 2, 4, ...")

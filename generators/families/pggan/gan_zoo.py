@@ -73,7 +73,7 @@ def find(contents: Any) -> Source | None:
     facts = {"source": "pytorch_GAN_zoo", **({"entry": found.where} if found.where else {})}
     if stated is None:
         return Source(layers, 0.0, {}, facts, ("slope", "output_activation"))
-    return Source(layers, _number(stated, "alpha", 0.0), _settings(stated), facts)
+    return Source(layers, _alpha(stated), _settings(stated), facts)
 
 
 def _layer(match: re.Match[str]) -> str:
@@ -111,6 +111,14 @@ def _settings(config: Mapping[str, Any]) -> dict[str, Any]:
         "output_activation": _ACTIVATIONS[loss],
         "label_sizes": _label_sizes(config.get("attribKeysOrder")),
     }
+
+
+def _alpha(config: Mapping[str, Any]) -> float:
+    """Share of the picture of half the size."""
+    alpha = _number(config, "alpha", 0.0)
+    if not 0 <= alpha <= 1:
+        raise CheckpointError(f"'config' has alpha {alpha!r}, expected a share from 0 to 1")
+    return alpha
 
 
 def _number(config: Mapping[str, Any], name: str, default: float) -> float:

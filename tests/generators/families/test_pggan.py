@@ -16,7 +16,7 @@ from generators.families.pggan import PLUGIN
 from generators.families.pggan.config import PGGANConfig
 from generators.model_file import read_checkpoint
 from generators.unpickle.writer import Call, Emitter, torch_file
-from schemas.errors import CheckpointError, SpecError
+from schemas.errors import CheckpointError, SpecError, UsageError
 from tests.generators.families.references import pggan as references
 from tests.generators.families.references.pggan import (
     drawn,
@@ -186,6 +186,7 @@ def test_what_the_code_of_a_pickle_does_must_be_known() -> None:
         ({"perChannelNormalization": False}, "perChannelNormalization False"),
         ({"lossCriterion": "Hinge"}, "lossCriterion 'Hinge'"),
         ({"alpha": "half"}, "alpha of type 'str'"),
+        ({"alpha": 1.5}, "alpha 1.5"),
         ({"attribKeysOrder": {"size": {"order": 4, "values": [1]}}}, "attribKeysOrder"),
         ({"attribKeysOrder": {str(i): {"order": i, "values": [0, 1]} for i in range(17)}},
          "131072 combinations"),
@@ -235,10 +236,16 @@ def test_what_a_layer_puts_out_is_normalised() -> None:
     assert tuple(features.main.shape) == (3, 4, 8, 8)
     power = features.main.square().mean(dim=1)
     assert torch.allclose(power, torch.ones_like(power), atol=1e-4)
+    assert model.convert(features, "features.b8.conv1") is features
+    with pytest.raises(UsageError, match="give none of"):
+        model.convert(features, "features.b8.conv1", truncation=0.5)
 
 
 def test_the_configuration_survives_its_architecture() -> None:
     config = PGGANConfig(9, (5, 4, 4), (3,), 1, False, False, 1e-6, 0.1, "tanh", 0.25, 2)
     assert PGGANConfig.from_architecture(config.architecture()) == config
+    for blend, channels in ((1.0, (5, 4)), (-0.1, (5, 4)), (0.5, (5,))):
+        with pytest.raises(ValueError, match=f"'blend' is {blend}"):
+            PGGANConfig(9, channels, blend=blend)
     with pytest.raises(ValueError, match="'stylegan2', expected 'pggan'"):
         PGGANConfig.from_architecture({"family": "stylegan2"})
