@@ -35,10 +35,12 @@ def checked_tensors(
             )
         if value.shape != shape:
             raise CheckpointError(f"tensor {name!r} has shape {value.shape!r}, expected {shape!r}")
-        if not np.isfinite(value).all():
+        with np.errstate(over="ignore"):  # of float64: told below
+            single = np.ascontiguousarray(value, dtype=np.float32).reshape(shape)
+        if not np.isfinite(single).all():
             raise CheckpointError(
                 f"tensor {name!r} holds values that are not finite: the training diverged; use an "
                 "earlier checkpoint"
             )
-        found[name] = np.ascontiguousarray(value, dtype=np.float32).reshape(shape)
+        found[name] = single
     return found

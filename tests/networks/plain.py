@@ -84,8 +84,8 @@ class _Scaled(nn.Module):
     def __init__(self, a: int, b: int, side: int, up: bool = False) -> None:
         super().__init__()
         shape = (a, b) if up else (b, a)
-        self.weight = nn.Parameter(torch.empty(*shape, side, side))
-        self.bias = nn.Parameter(torch.empty(b))
+        self.weight = nn.Parameter(torch.randn(*shape, side, side))
+        self.bias = nn.Parameter(torch.zeros(b))
         self.up, self.side = up, side
         self.scale = (2 / (a if up else a * side * side)) ** 0.5
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from generators.checked_tensors import checked_tensors
 from generators.families.base import Checkpoint, Configured
 from generators.families.biggan import brock, hugging_face
 from generators.families.biggan.config import BigGANConfig
@@ -47,32 +48,12 @@ def checked(
     config: BigGANConfig, tensors: Mapping[str, np.ndarray], metadata: dict[str, Any]
 ) -> Checkpoint:
     """A checkpoint of these tensors: names, types, shapes and values against the configuration."""
-    expected = config.tensor_shapes()
-    missing = [name for name in expected if name not in tensors]
-    unknown = sorted(set(tensors) - set(expected))
-    if missing or unknown:
-        raise CheckpointError(
-            f"tensors do not fit a BigGAN of {len(config.blocks)} blocks: missing {missing[:4]!r} "
-            f"({len(missing)}), not known {unknown[:4]!r} ({len(unknown)})"
-        )
-    result: dict[str, np.ndarray] = {}
-    for name, shape in expected.items():
-        value = np.asarray(tensors[name])
-        if value.shape != shape or value.dtype.kind != "f":
+    what = f"a BigGAN of {len(config.blocks)} blocks"
+    result = checked_tensors(tensors, config.tensor_shapes(), what)
+    for name, value in result.items():
+        if name.endswith(".var") and (value < 0).any():
             raise CheckpointError(
-                f"tensor {name!r} has shape {value.shape!r} of {value.dtype.name!r}, expected "
-                f"{shape!r} of numbers: it does not fit the other tensors"
-            )
-        single = np.ascontiguousarray(value, np.float32).reshape(shape)
-        if not np.isfinite(single).all():
-            raise CheckpointError(
-                f"tensor {name!r} holds values that are not finite: the training diverged; use an "
-                "earlier checkpoint"
-            )
-        if name.endswith(".var") and (single < 0).any():
-            raise CheckpointError(
-                f"tensor {name!r} holds the variance {float(single.min())!r}, below 0: the file is "
+                f"tensor {name!r} holds the variance {float(value.min())!r}, below 0: the file is "
                 "damaged; use an earlier checkpoint"
             )
-        result[name] = single
     return Checkpoint(config.architecture(), result, metadata=metadata)

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from generators.checked_tensors import checked_tensors
 from generators.families.base import Checkpoint
 from generators.families.pggan.config import PGGANConfig
 from schemas.errors import CheckpointError
@@ -125,23 +126,6 @@ def checked(
     config: PGGANConfig, tensors: Mapping[str, np.ndarray], metadata: dict[str, Any]
 ) -> Checkpoint:
     """A checkpoint of these tensors: names, types, shapes and values against the configuration."""
-    expected = config.tensor_shapes()
-    missing = [name for name in expected if name not in tensors]
-    unknown = sorted(set(tensors) - set(expected))
-    if missing or unknown:
-        raise CheckpointError(
-            f"tensors do not fit a Progressive GAN of {config.sides[-1]} pixels: missing "
-            f"{missing[:4]!r} ({len(missing)}), not known {unknown[:4]!r} ({len(unknown)})"
-        )
-    result: dict[str, np.ndarray] = {}
-    for name, shape in expected.items():
-        value = np.ascontiguousarray(tensor(tensors, name, len(shape)))
-        if value.shape != shape:
-            raise CheckpointError(f"tensor {name!r} has shape {value.shape!r}, expected {shape!r}")
-        if not np.isfinite(value).all():
-            raise CheckpointError(
-                f"tensor {name!r} holds values that are not finite: the training diverged; use an "
-                "earlier checkpoint"
-            )
-        result[name] = value
+    what = f"a Progressive GAN of {config.sides[-1]} pixels"
+    result = checked_tensors(tensors, config.tensor_shapes(), what)
     return Checkpoint(config.architecture(), result, metadata=metadata)

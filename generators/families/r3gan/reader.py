@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from generators.checked_tensors import checked_tensors
 from generators.families.base import Checkpoint
 from generators.families.r3gan.config import BASE, R3GANConfig, Stage
 from generators.families.r3gan.official_modules import read_modules
@@ -129,28 +130,6 @@ def checked(
             f"generator draws images of {config.img_channels!r} channels, only 1 (grey) and 3 "
             "(RGB) are implemented"
         )
-    expected = config.tensor_shapes()
-    missing = [name for name in expected if name not in tensors]
-    unknown = sorted(set(tensors) - set(expected))
-    if missing or unknown:
-        raise CheckpointError(
-            f"tensors do not fit an R3GAN of resolution {config.resolutions[-1]}: missing "
-            f"{missing[:4]!r} ({len(missing)}), not known {unknown[:4]!r} ({len(unknown)})"
-        )
-    result: dict[str, np.ndarray] = {}
-    for name, shape in expected.items():
-        if tensors[name].dtype.kind != "f":
-            raise CheckpointError(
-                f"tensor {name!r} holds {tensors[name].dtype.name!r}: write it in float32, float16 "
-                "or bfloat16"
-            )
-        value = np.ascontiguousarray(tensors[name], dtype=np.float32)
-        if value.shape != shape:
-            raise CheckpointError(f"tensor {name!r} has shape {value.shape!r}, expected {shape!r}")
-        if not np.isfinite(value).all():
-            raise CheckpointError(
-                f"tensor {name!r} holds values that are not finite: the training diverged; use an "
-                "earlier checkpoint"
-            )
-        result[name] = value
+    what = f"an R3GAN of resolution {config.resolutions[-1]}"
+    result = checked_tensors(tensors, config.tensor_shapes(), what)
     return Checkpoint(config.architecture(), result, metadata=metadata)

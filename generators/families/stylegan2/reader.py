@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from generators.checked_tensors import checked_tensors
 from generators.families.base import Checkpoint
 from generators.families.stylegan2.config import CHANNELS, RESAMPLE_TAPS, StyleGAN2Config
 from generators.families.stylegan2.filters import one_filter, taps_of
@@ -177,34 +178,9 @@ def checked(
             "and 4 (RGB and opacity) are implemented: of RGB and other channels keep the first "
             "three rows of every 'torgb.weight' and 'torgb.bias'"
         )
-    expected = config.tensor_shapes()
-    missing = [name for name in expected if name not in tensors]
-    if w_avg_estimated and "mapping.w_avg" in missing:
-        missing.remove("mapping.w_avg")
-    unknown = sorted(set(tensors) - set(expected))
-    if missing or unknown:
-        raise CheckpointError(
-            f"tensors do not fit a StyleGAN2 of resolution {config.img_resolution}: missing "
-            f"{missing[:4]!r} ({len(missing)}), not known {unknown[:4]!r} ({len(unknown)})"
-        )
-    result: dict[str, np.ndarray] = {}
-    for name in expected:
-        if name not in tensors:
-            continue
-        if tensors[name].dtype.kind != "f":
-            raise CheckpointError(
-                f"tensor {name!r} holds {tensors[name].dtype.name!r}: quantised weights need the "
-                "scales of the program that made them; write them in float32, float16 or bfloat16"
-            )
-        value = np.ascontiguousarray(tensors[name], dtype=np.float32).reshape(tensors[name].shape)
-        if value.shape != expected[name]:
-            raise CheckpointError(
-                f"tensor {name!r} has shape {value.shape!r}, expected {expected[name]!r}"
-            )
-        if not np.isfinite(value).all():
-            raise CheckpointError(
-                f"tensor {name!r} holds values that are not finite: the training diverged; use an "
-                "earlier checkpoint"
-            )
-        result[name] = value
+    shapes = config.tensor_shapes()
+    if w_avg_estimated and "mapping.w_avg" not in tensors:
+        del shapes["mapping.w_avg"]
+    what = f"a StyleGAN2 of resolution {config.img_resolution}"
+    result = checked_tensors(tensors, shapes, what)
     return Checkpoint(config.architecture(), result, w_avg_estimated, metadata)
