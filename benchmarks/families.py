@@ -30,6 +30,7 @@ from generators.families.catalog import FAMILIES
 TOLERANCE = 1e-4
 """Of the error: single precision, summed in another order, gives some 1e-6."""
 
+ROOT = Path(__file__).resolve().parents[1]
 REFERENCES = "tests.generators.families.references.{}"
 
 Pair = tuple[np.ndarray, np.ndarray]
@@ -41,6 +42,9 @@ def main() -> int:
     parser.add_argument("--official", type=Path, metavar="DIR", help="holds checkouts")
     parser.add_argument("--smoke", action="store_true", help="no difference: it takes seconds")
     options = parser.parse_args()
+    if options.official is not None and not options.official.is_dir():
+        parser.error(f"--official is {str(options.official)!r}, which is no folder")
+    sys.path[:0] = [str(ROOT / "tests"), str(ROOT)]
     rows = []
     for family, name, pair in cases(options.official):
         started = time.perf_counter()
@@ -63,6 +67,8 @@ def cases(official: Path | None) -> Iterator[tuple[str, str, Callable[[], Pair]]
             checkout = None if official is None else official / name.partition("/")[0]
             if checkout is not None and checkout.is_dir():
                 yield family, name, partial(drawn, checkout)
+            elif checkout is not None:
+                print(f"{family:<12} left out  {name}: no {str(checkout)!r}", flush=True)
 
 
 def compared() -> tuple[str, ...]:

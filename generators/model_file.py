@@ -9,6 +9,7 @@ whatever file it came from. Nothing in a file is executed (`generators.unpickle.
 
 from __future__ import annotations
 
+import difflib
 import json
 from collections.abc import Mapping
 from dataclasses import replace
@@ -34,6 +35,7 @@ from generators.unpickle.torch_files import read_any
 from schemas.atomic import write_bytes, write_json
 from schemas.errors import CheckpointError, NewerLayoutError, UsageError
 from schemas.sections.generator_settings import checked_settings, choices
+from schemas.suggest import suggestion
 
 __all__ = [
     "Checkpoint",
@@ -121,7 +123,8 @@ def contents_of(path: Path, limits: Limits | None = None) -> Any:
 def _declaration(path: Path) -> dict[str, Any] | None:
     """The JSON beside a file, where it names a family; None where it is another's or not there.
 
-    Raises CheckpointError for a text that names one and is no JSON.
+    Raises CheckpointError for a text that names one and is no JSON, for a name that no family has,
+    and for a key that "family" was meant by.
     """
     beside = _description_of(path)
     data = b""
@@ -134,7 +137,22 @@ def _declaration(path: Path) -> dict[str, Any] | None:
         if b'"family"' in data:
             raise CheckpointError(f"{beside.name!r} beside it is not JSON ({e}): correct it") from e
         return None
-    return found if isinstance(found, dict) and isinstance(found.get("family"), str) else None
+    if not isinstance(found, dict) or "format" in found:
+        return None
+    if "family" not in found:
+        if meant := difflib.get_close_matches("family", map(str, found), n=1, cutoff=0.8):
+            raise CheckpointError(
+                f"{beside.name!r} beside it has a key {meant[0]!r}: if it declares the file, call "
+                "it 'family', else rename it or the JSON"
+            )
+        return None
+    name = found["family"]
+    if not isinstance(name, str) or name not in FAMILIES:
+        raise CheckpointError(
+            f"{beside.name!r} beside it says 'family': {name!r}, which is none: "
+            f"{suggestion(str(name), FAMILIES.names())}"
+        )
+    return found
 
 
 def _same(family: str | None, declared: Mapping[str, Any]) -> str:

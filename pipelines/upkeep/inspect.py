@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -194,8 +194,23 @@ def _directions(path: Path) -> dict[str, Any]:
     for direction in found:
         target = direction.provenance.get("target") or "-"
         space = f", space {direction.space}" if direction.space != found.space else ""
-        facts[direction.name] = f"{direction.method}, sd {direction.sd:.4g}, target {target}{space}"
+        facts[direction.name] = (
+            f"{direction.method}, sd {direction.sd:.4g}, target {target}{space}"
+            f"{_measured(direction.quality)}"
+        )
     return facts
+
+
+def _measured(quality: Mapping[str, Any]) -> str:
+    """How well a direction predicts what it was fitted to: on held-out rows where it was tried."""
+    shown = ""
+    for key, word in (("r2", "R2"), ("auc", "AUC"), ("accuracy", "accuracy")):
+        for among, words in (("held_out_", "held-out "), ("", "")):
+            value = quality.get(among + key)
+            if isinstance(value, float):
+                shown += f", {words}{word} {value:.3f}"
+                break
+    return shown
 
 
 def _model(path: Path) -> dict[str, Any]:

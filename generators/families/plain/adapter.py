@@ -14,7 +14,7 @@ from generators.families.base import Checkpoint
 from generators.families.plain.architectures.catalog import ARCHITECTURES, shapes_of
 from generators.families.plain.exported_graph import ExportedGraph
 from generators.families.plain.onnx_session import OnnxSession
-from generators.families.plain.reader import fixed_cure
+from generators.families.plain.reader import STATE, fixed_cure
 from generators.families.plain.trial import try_out
 from generators.programs import EXPORTED, ONNX
 from generators.protocols import Code, Edit, Labels, ModelFacts, labels_in_turn
@@ -48,8 +48,7 @@ class PlainGenerator:
         self._layout = str(described.get("layout", "NCHW"))
         self._labels = described.get("labels")
         self._black, self._white = (float(n) for n in described["range"])
-        if "program" in described:
-            try_out(self, str(described["program"]))
+        try_out(self, str(described.get("program", STATE)))
 
     def checkpoint(self) -> Checkpoint:
         """What a file of it holds."""

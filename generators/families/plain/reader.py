@@ -32,6 +32,8 @@ from generators.unpickle.torch_files import TensorRecord
 from schemas.errors import CheckpointError
 
 FAMILY = "plain"
+#: In place of a program's format, of a network that is built of its tensors.
+STATE = "state dict"
 _FLOATS = ("float32", "float16", "float64", "bfloat16")
 
 
@@ -317,6 +319,7 @@ def fixed_cure(container: str) -> str:
         "a StyleGAN2 without fused modulated convolutions",
         "torch.export": "export it with a free first axis (torch.export.export(..., "
         "dynamic_shapes=({0: torch.export.Dim('n')},))) and at least 2 rows as the example",
+        STATE: "take an earlier checkpoint, or declare what it is in a JSON beside it",
     }.get(container, "script it (torch.jit.script), or trace it without the rows' number in it")
 
 

@@ -62,8 +62,8 @@ def _check_range(generator: PlainGenerator, drawn: Tensor) -> None:
             float((n + 1) / 2 * (white - black) + black) for n in (drawn.min(), drawn.max())
         )
         raise CheckpointError(
-            f"the network gives values from {low:.4g} to {high:.4g}, its declaration says that "
-            f"black and white are {[black, white]!r}: correct 'output.range'"
+            f"the network gives values from {low:.4g} to {high:.4g}, and black and white are taken "
+            f"to be {[black, white]!r}: correct 'output.range' in the JSON beside it"
         )
 
 

@@ -129,6 +129,7 @@ class TestScripted(GeneratorSuite):
     [(dcgan(), "dcgan"), (Vae(), "vae"), (MsgGan(), "msg_gan"), (LapGan(), "lapgan")],
 )
 def test_a_named_architecture_is_told_by_its_tensors(network, name, tmp_path) -> None:
+    randomised(network, seed=1)
     torch.save({"module." + k: v for k, v in network.state_dict().items()}, tmp_path / "g.pt")
     model = generators.load(tmp_path / "g.pt")
     code = model.sample("z", range(4))
@@ -318,6 +319,19 @@ TRICKS: dict[str, tuple[Any, str]] = {
     ),
     "nan": ([helper.make_node("Log", ["x"], ["x2"])], "not finite"),
 }
+
+
+@pytest.mark.parametrize(
+    ("scale", "told"), [(1e3, "correct 'output.range'"), (1e38, "values that are not finite")]
+)
+def test_a_state_dict_is_tried_as_a_program_is(scale: float, told: str, tmp_path) -> None:
+    state = randomised(MsgGan(), seed=1).state_dict()
+    for name in state:
+        if scale > 1e9 or name.startswith("rgb_converters.2"):
+            state[name] *= scale
+    torch.save(state, tmp_path / "g.pt")
+    with pytest.raises(CheckpointError, match=told):
+        generators.load(tmp_path / "g.pt")
 
 
 def test_pictures_of_0_to_255_are_not_taken_for_others(tmp_path) -> None:

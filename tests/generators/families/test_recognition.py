@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from dataclasses import replace
 from importlib.metadata import EntryPoint
@@ -164,6 +165,24 @@ def test_another_version_of_a_family_is_another_generator(tmp_path: Path) -> Non
 def tiny_file(folder: Path) -> Path:
     generators.save_safetensors(tiny(), folder / "tiny.safetensors")
     return folder / "tiny.safetensors"
+
+
+@pytest.mark.parametrize(
+    ("said", "told"),
+    [
+        ({"family": "plian"}, "'g.json' beside it says 'family': 'plian'.*did you mean 'plain'"),
+        ({"family": 3}, "'family': 3, which is none"),
+        ({"famly": "plain"}, "'g.json' beside it has a key 'famly'.*'family'"),
+        ({"Family": "plain"}, "has a key 'Family'"),
+    ],
+)
+def test_a_declaration_that_is_misspelt_is_told(file: Path, said: Any, told: str) -> None:
+    file.with_suffix(".json").write_text(json.dumps(said))
+    with pytest.raises(CheckpointError, match=told):
+        read_checkpoint(file)
+    for other in ({}, {"epochs": 3, "fam": 1}, [1], {"format": "mine", "family": "smith"}):
+        file.with_suffix(".json").write_text(json.dumps(other))
+        assert read_checkpoint(file).family == "stylegan2"
 
 
 def test_a_family_that_is_not_installed_is_told(tmp_path: Path) -> None:

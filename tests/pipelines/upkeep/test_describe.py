@@ -110,6 +110,23 @@ def test_a_direction_of_another_space_than_its_set_tells_its_own(tmp_path):
     assert facts["pca.z"].endswith(", space z") and "space" not in facts["pca.w"]
 
 
+def test_how_well_a_direction_predicts_is_shown_of_held_out_rows_if_it_was_tried(tmp_path):
+    found = DirectionSet(generator_fp="a" * 64, space="w")
+    for name, quality in {
+        "svm.a": {"accuracy": 0.9, "held_out_accuracy": 0.8, "held_out_auc": 0.75, "rows": 4},
+        "linear.b": {"r2": 0.5},
+        "linear.c": {"r2": 0.5, "held_out_r2": None},
+        "pca.000": {},
+    }.items():
+        vector = np.full(4, 0.5)
+        found.add(Direction(name, "w", vector, None, "m", 1.0, quality=quality))
+    found.save(tmp_path / "set")
+    facts = describe(tmp_path / "set")
+    assert facts["svm.a"].endswith(", target -, held-out AUC 0.750, held-out accuracy 0.800")
+    assert facts["linear.b"].endswith(", target -, R2 0.500") == facts["linear.c"].endswith("0.500")
+    assert facts["pca.000"].endswith(", target -")
+
+
 def test_long_values_are_printed_whole_in_a_narrow_pipe(monkeypatch):
     monkeypatch.setenv("COLUMNS", "40")
     shown = CliRunner().invoke(app, ["inspect", str(FACES / "generator.safetensors")])
