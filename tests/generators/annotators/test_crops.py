@@ -114,15 +114,15 @@ def test_a_crop_is_turned_with_its_box_and_scaled_about_the_centre():
 def test_a_crop_beside_the_picture_is_told():
     """Against the picture's pixels that each crop shows."""
     rng, size, picture = np.random.default_rng(1), (8, 6), (20, 30)
-    steps = rng.uniform(0.5, 3, (400, 2))
-    centre, turn = rng.uniform(-15, 45, (400, 2)), rng.uniform(-3, 3, 400)
+    steps = rng.uniform(0.5, 3, (100, 2))
+    centre, turn = rng.uniform(-15, 45, (100, 2)), rng.uniform(-3, 3, 100)
     maps = placed_at(centre, steps, turn, size)
-    fine = np.stack(np.meshgrid(np.arange(0, 6, 0.05), np.arange(0, 8, 0.05)), -1) + 0.025
+    fine = np.stack(np.meshgrid(np.arange(0, 6, 0.1), np.arange(0, 8, 0.1)), -1) + 0.05
     at = np.einsum("nij,yxj->nyxi", maps[:, :, :2], fine) + maps[:, None, None, :, 2]
     shown = ((at > 0) & (at < [picture[1], picture[0]])).all(-1).mean((1, 2))
     found = beside(maps, size, picture)
-    assert 50 < found.sum() < 350
-    assert not shown[found].any() and (shown[~found] > 0).mean() > 0.99
+    assert 10 < found.sum() < 90
+    assert not shown[found].any() and (shown[~found] > 0).mean() > 0.95
 
 
 def test_a_face_beyond_the_picture_is_none(tmp_path):
