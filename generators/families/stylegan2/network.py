@@ -17,7 +17,7 @@ weights and styles are scaled to at most 1 before they meet, which demodulation 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Literal
 
 import torch
@@ -31,6 +31,8 @@ from generators.style_based import StyleSlice
 __all__ = ["StyleGAN2", "StyleGAN2Config", "StyleSlice"]
 
 NoiseMode = Literal["const", "none", "random"]
+#: Pixels of a large picture, see `is_large`, and numbers of a strip of it.
+LARGE, STRIP = 256 * 256, 1 << 17
 NOISE_MODES: tuple[str, ...] = ("const", "none", "random")
 RowGenerators = torch.Generator | Sequence[torch.Generator] | None
 
@@ -87,6 +89,23 @@ def draw_noise(
     return torch.stack(rows).to(device)
 
 
+def is_large(config: StyleGAN2Config) -> bool:
+    """Whether pictures are so large that memory decides how long they take.
+
+    Their feature maps are then in the memory format "channels last" in every layer. What is done to
+    each number alone is then done in the processor's cache, strip by strip, where nothing is
+    differentiated.
+    """
+    return math.prod(config.size) >= LARGE
+
+
+def _strips(x: Tensor) -> Iterator[slice]:
+    """Rows of x, (n, k, h, w), of which each strip stays in the processor's cache."""
+    rows = max(1, STRIP * x.shape[2] // x.numel())
+    for top in range(0, x.shape[2], rows):
+        yield slice(top, top + rows)
+
+
 class SynthesisLayer(nn.Module):
     """Modulated 3x3 convolution, noise, bias, leaky ReLU (slope 0.2, gain sqrt 2), clamp.
 
@@ -117,6 +136,7 @@ class SynthesisLayer(nn.Module):
         self.use_noise = config.use_noise
         self.taps = config.resample_filter
         self.float16 = float16
+        self.large = is_large(config)
         self.affine = FullyConnectedLayer(config.w_dim, in_channels, bias_init=1.0)
         self.weight = nn.Parameter(torch.randn(out_channels, in_channels, 3, 3))
         if self.use_noise:
@@ -153,11 +173,37 @@ class SynthesisLayer(nn.Module):
             x = self._upsampled(x, weight.to(dtype))
         else:
             x = F.conv2d(x, weight.to(dtype), padding=1)
-        offset = self._offset(len(x), noise_mode, generator, own_noise)
-        scale = demodulation[:, :, None, None]
-        x = torch.addcmul(offset.to(dtype), x, scale.to(dtype))
-        x = F.leaky_relu(x, 0.2)
-        return x if self.conv_clamp is None else x.clamp(-self.conv_clamp, self.conv_clamp)
+        image = self._noise(len(x), noise_mode, generator, own_noise)
+        scale = demodulation[:, :, None, None].to(dtype)
+        if not self.large or torch.is_grad_enabled():
+            return self._activated(x, scale, image)
+        for part in _strips(x):
+            noise = None if image is None else image[:, :, part]
+            self._activated(x[:, :, part], scale, noise, in_place=True)
+        return x
+
+    def _activated(
+        self, x: Tensor, scale: Tensor, image: Tensor | None, in_place: bool = False
+    ) -> Tensor:
+        """x demodulated, with noise and bias added, activated and clamped.
+
+        The gain is applied before the leaky ReLU, which is positively homogeneous.
+        """
+        offset = (self.bias * self.gain)[None, :, None, None]
+        if image is not None:
+            image = image * (self.noise_strength * self.gain)
+            if self.large:  # in x's memory format
+                offset = (offset.permute(0, 2, 3, 1) + image.permute(0, 2, 3, 1)).permute(
+                    0, 3, 1, 2
+                )
+            else:
+                offset = offset + image
+        x = torch.addcmul(offset.to(x.dtype), x, scale, out=x if in_place else None)
+        x = F.leaky_relu(x, 0.2, inplace=in_place)
+        if self.conv_clamp is None:
+            return x
+        ends = (-self.conv_clamp, self.conv_clamp)
+        return x.clamp_(*ends) if in_place else x.clamp(*ends)
 
     def _upsampled(self, x: Tensor, weight: Tensor) -> Tensor:
         x = F.conv_transpose2d(x, weight.transpose(0, 1), stride=2)
@@ -167,23 +213,17 @@ class SynthesisLayer(nn.Module):
             x, before = F.pad(x, (before, after, before, after)), 0
         return F.conv2d(x, kernel, padding=before, groups=x.shape[1])
 
-    def _offset(
+    def _noise(
         self, n: int, noise_mode: NoiseMode, generator: RowGenerators, own_noise: Tensor | None
-    ) -> Tensor:
-        """Bias and noise, (1 or n, out, 1 or h, 1 or w).
-
-        The gain is applied before the leaky ReLU, which is positively homogeneous.
-        """
-        offset = (self.bias * self.gain)[None, :, None, None]
+    ) -> Tensor | None:
+        """Noise images (1 or n, 1, h, w) before their strength, None where there is none."""
         if not self.use_noise or noise_mode == "none":
-            return offset
+            return None
         if noise_mode == "random":
-            image = draw_noise(n, self.size, generator, self.bias.device)
-        else:
-            image = self.noise_const
-            if own_noise is not None:
-                image = torch.where(own_noise.isnan(), image, own_noise)[:, None]
-        return offset + image * (self.noise_strength * self.gain)
+            return draw_noise(n, self.size, generator, self.bias.device)
+        if own_noise is None:
+            return self.noise_const[None, None]
+        return torch.where(own_noise.isnan(), self.noise_const, own_noise)[:, None]
 
 
 class ToRGBLayer(nn.Module):
@@ -193,6 +233,7 @@ class ToRGBLayer(nn.Module):
         super().__init__()
         self.conv_clamp = config.conv_clamp
         self.float16 = float16
+        self.large = is_large(config)
         self.affine = FullyConnectedLayer(config.w_dim, in_channels, bias_init=1.0)
         self.weight = nn.Parameter(torch.randn(config.img_channels, in_channels, 1, 1))
         self.bias = nn.Parameter(torch.zeros(config.img_channels))
@@ -201,8 +242,14 @@ class ToRGBLayer(nn.Module):
     def forward(self, x: Tensor, styles: Tensor) -> Tensor:
         """x (n, in, h, w), styles (n, in), before the gain 1/sqrt(in) -> (n, img, h, w)."""
         dtype = _dtype(self.weight, self.float16)
-        x = x.to(dtype) * (styles * self.weight_gain).to(dtype)[:, :, None, None]
-        x = F.conv2d(x, self.weight.to(dtype), self.bias.to(dtype))
+        weight, bias = self.weight.to(dtype), self.bias.to(dtype)
+        scale = (styles * self.weight_gain).to(dtype)[:, :, None, None]
+        x = x.to(dtype)
+        if not self.large or torch.is_grad_enabled():
+            x = F.conv2d(x * scale, weight, bias)
+        else:
+            rows = [F.conv2d(x[:, :, part] * scale, weight, bias) for part in _strips(x)]
+            x = torch.cat(rows, dim=2)
         x = x if self.conv_clamp is None else x.clamp(-self.conv_clamp, self.conv_clamp)
         return x.to(self.weight.dtype)
 

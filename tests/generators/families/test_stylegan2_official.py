@@ -13,6 +13,7 @@ from conformance.generator import GeneratorSuite
 
 import generators
 from generators.families.base import Checkpoint
+from generators.families.stylegan2 import network
 from generators.families.stylegan2.adapter import StyleGAN2Adapter, from_checkpoint
 from generators.families.stylegan2.config import StyleGAN2Config
 from generators.families.stylegan2.family import PLUGIN as STYLEGAN2
@@ -158,11 +159,11 @@ def test_every_configuration_is_read_from_state_dicts(name: str, tmp_path: Path)
 def test_what_forks_say_of_their_size_is_passed_over(tmp_path: Path) -> None:
     g = model("wide")
     with OfficialPackages() as packages:
-        network = packages.network(g)
-        for module in (network, network.synthesis, network.synthesis.b4.conv1):
+        made = packages.network(g)
+        for module in (made, made.synthesis, made.synthesis.b4.conv1):
             module.__dict__["init_res"] = [2, 5]
-        network.__dict__.update(res=16, output_shape=[1, 3, 8, 20])
-        torch.save(network, tmp_path / "g.pt")
+        made.__dict__.update(res=16, output_shape=[1, 3, 8, 20])
+        torch.save(made, tmp_path / "g.pt")
     found = generators.read(tmp_path / "g.pt")
     assert found.fingerprint == g.fingerprint and found.architecture["const_size"] == [2, 5]
     assert generators.facts(tmp_path / "g.pt").size == (8, 20)
@@ -316,11 +317,48 @@ def test_styles_and_rows_of_a_network_that_draws_at_the_end_only() -> None:
 
 @pytest.mark.parametrize("name", ["resnet_clamped", "filter_that_leans"])
 def test_every_configuration_trains(name: str) -> None:
-    network = StyleGAN2(model(name).config)
-    network.synthesis(torch.randn(2, network.config.num_ws, 8)).square().sum().backward()
-    grads = {n: p.grad for n, p in network.synthesis.named_parameters()}
+    made = StyleGAN2(model(name).config)
+    made.synthesis(torch.randn(2, made.config.num_ws, 8)).square().sum().backward()
+    grads = {n: p.grad for n, p in made.synthesis.named_parameters()}
     assert all(grad is not None for n, grad in grads.items())
     assert float(grads["b8.conv0.weight"].abs().sum()) > 0
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"conv_clamp": 1.5},
+        {"connections": "resnet", "resample_filter": (1.0, 2.0, 1.0), "const_size": (3, 5)},
+        {"use_noise": False, "img_channels": 4},
+    ],
+)
+def test_large_pictures_are_drawn_strip_by_strip(
+    changes: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same numbers but for rounding, whether differentiated or not, also noise and maps."""
+    usual = tiny(seed=8, **changes)
+    monkeypatch.setattr(network, "LARGE", 1)
+    monkeypatch.setattr(network, "STRIP", 200)
+    strips = list(network._strips(torch.zeros(2, 4, 10, 5)))
+    assert len(strips) == 2 and strips[0] == slice(0, 5)
+    large = from_checkpoint(usual.checkpoint())
+    code = usual.sample("w_plus", [1, 2, 3])
+    own = {n: torch.randn(3, *c.shape) for n, c in usual.facts.space("w_plus").companions.items()}
+    for value in own.values():
+        value[0] = torch.nan
+    for given in (code, Code("w_plus", code.main, own)):
+        expected = usual.draw(given)
+        with torch.no_grad():
+            apart = large.draw(given)
+            maps = [g.convert(given, "features.b16.conv1").main for g in (usual, large)]
+        torch.testing.assert_close(apart, expected, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(large.draw(given), expected, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(*maps, rtol=1e-4, atol=1e-5)
+    random = [
+        g.synthesise(code.main, noise_mode="random", generator=torch.Generator().manual_seed(0))
+        for g in (usual, large)
+    ]
+    torch.testing.assert_close(*random, rtol=1e-4, atol=1e-5)
 
 
 class TestResnet(GeneratorSuite):
