@@ -60,6 +60,13 @@ def read(contents: bytes, folder: Path, **options: Any) -> Checkpoint:
 # ---- files ---------------------------------------------------------------------------------------
 
 
+def test_layers_to_pictures_that_are_not_drawn_are_no_part_of_the_model() -> None:
+    found = [name for name in conditional().tensors if name.endswith("torgb.weight")]
+    assert found == ["b8.torgb.weight", "b16.torgb.weight"]  # of a fade; b4's is in the file
+    found = [name for name in references.tiny().tensors if name.endswith("torgb.weight")]
+    assert found == ["b16.torgb.weight"]
+
+
 @pytest.mark.parametrize("fused", [False, True])
 def test_a_conversion_of_genforce_is_the_same_model(fused: bool, tmp_path: Path) -> None:
     variables = official_variables(fused=fused)
@@ -147,6 +154,7 @@ def test_settings_stand_in_for_what_a_state_dict_does_not_say(tmp_path: Path) ->
         ({"8x8/Conv1/bias": np.full(6, np.nan, np.float32)}, "b8.conv1.bias.* not finite"),
         ({"8x8/Conv0/weight": np.ones((3, 3, 5, 6), np.float32)}, "b8.conv0.weight.*expected"),
         ({"lod": -1.0}, "'lod' is -1.0"),
+        ({"lod": float("inf")}, "'lod' is inf"),
     ],
 )
 def test_a_damaged_pickle_is_told_by_name(change: dict[str, Any], message: str) -> None:
