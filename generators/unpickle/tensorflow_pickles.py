@@ -3,7 +3,7 @@
 Progressive GAN pickled ``tfutil.Network`` (version 2), StyleGAN ``dnnlib.tflib.network.Network``
 (version 3), StyleGAN2 and StyleGAN2-ADA the same class (version 4 and 5), as a rule three of them:
 (G, D, Gs), the last with the moving average of G's variables. Unpickled by the official code, each
-runs the source text that it carries (``build_module_src``); here that text is left unread.
+runs the source text that it carries (``build_module_src``); here it stays text.
 """
 
 from __future__ import annotations
@@ -30,12 +30,13 @@ class TensorflowNetwork:
 
     module, version : of the class that was pickled: "tfutil" and 2, or "dnnlib.tflib.network" and
         3 or more.
-    name : such as "Gs". builder : the function that builds it, such as "G_paper", "G_style",
-        "G_main"; its source lies in the file, but is not read.
+    name : such as "Gs". builder : the function that builds it, such as "G_paper", "G_style" or
+        "G_main".
     arguments : of the builder, where they are not its defaults; dicts, lists, numbers and text.
     variables : of this network alone, by name as in the file, such as "4x4/Conv/weight". Reading
         one raises CheckpointError where it is no array.
     components : networks inside it by name, such as "mapping" and "synthesis".
+    source : text of the builder's module, never run; empty where the file has none.
     """
 
     module: str
@@ -45,6 +46,7 @@ class TensorflowNetwork:
     arguments: Mapping[str, Any]
     variables: Mapping[str, np.ndarray]
     components: Mapping[str, TensorflowNetwork]
+    source: str = ""
 
 
 def tensorflow_networks(contents: Any) -> tuple[TensorflowNetwork, ...]:
@@ -136,6 +138,7 @@ def _network(item: Inert, left: list[int], depth: int) -> TensorflowNetwork:
         raise CheckpointError(
             f"'components' of a TensorFlow network hold something else than networks: {_AGAIN}"
         )
+    source = state.get("build_module_src")
     return TensorflowNetwork(
         module=found.module,
         version=version,
@@ -147,6 +150,7 @@ def _network(item: Inert, left: list[int], depth: int) -> TensorflowNetwork:
         },
         variables=_variables(state.get("variables")),
         components={name: _network(part, left, depth + 1) for name, part in inner.items()},
+        source=source if isinstance(source, str) else "",
     )
 
 

@@ -25,6 +25,7 @@ def tensorflow_network(
     variables: Mapping[str, Any],
     components: Mapping[str, Any] | None = None,
     name: str = "Gs",
+    source: str = SOURCE,
 ) -> Call:
     """A network for `tensorflow_pickle`. kind : module and version of its class. variables :
     arrays, or numbers, which are written as numpy's float32 scalars, as ``lod`` is."""
@@ -32,7 +33,7 @@ def tensorflow_network(
         "version": kind[1],
         "name": name,
         "static_kwargs": dict(arguments),
-        "build_module_src": SOURCE,
+        "build_module_src": source,
         "build_func_name": builder,
         "variables": [(key, _value(value)) for key, value in variables.items()],
     }

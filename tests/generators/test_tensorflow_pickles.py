@@ -17,6 +17,7 @@ from generators.unpickle.writer import Call, Emitter, Name, easydict
 from schemas.errors import CheckpointError
 from tests.generators.tensorflow_layouts import (
     ADA,
+    SOURCE,
     STYLEGAN,
     TFUTIL,
     Python2,
@@ -49,6 +50,7 @@ def test_networks_are_read_with_their_components(tmp_path: Path) -> None:
     last = found[-1]
     assert (last.module, last.version, last.name) == ("dnnlib.tflib.network", 3, "Gs")
     assert last.arguments == {"resolution": 8, "blur_filter": [1, 2, 1], "nested": {"a": (1, None)}}
+    assert last.source == SOURCE
     assert list(last.variables) == ["lod", "w"] and "w" in last.variables
     assert last.variables["lod"] == 0.5 and last.variables["lod"].shape == ()
     np.testing.assert_array_equal(last.variables["w"], WEIGHT)

@@ -8,7 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from tests.generators.tensorflow_layouts import STYLEGAN, tensorflow_network, tensorflow_pickle
+from tests.generators.tensorflow_layouts import (
+    SOURCE,
+    STYLEGAN,
+    tensorflow_network,
+    tensorflow_pickle,
+)
 
 Arrays = dict[str, np.ndarray]
 PARTS = ("", "mapping", "synthesis")
@@ -64,9 +69,10 @@ def official_variables(
     return {"": top, "mapping": mapping, "synthesis": synthesis}
 
 
-def official_pickle(variables: Mapping[str, Arrays], **arguments: Any) -> bytes:
+def official_pickle(
+    variables: Mapping[str, Arrays], source: str = SOURCE, **arguments: Any
+) -> bytes:
     """(G, D, Gs) of StyleGAN's code: G with other weights, D with none."""
-
     arguments.setdefault("mapping_layers", sum("Dense" in v for v in variables["mapping"]) // 2)
 
     def network(scale: float) -> Any:
@@ -80,7 +86,8 @@ def official_pickle(variables: Mapping[str, Arrays], **arguments: Any) -> bytes:
             )
             for part in PARTS[1:]
         }
-        return tensorflow_network(STYLEGAN, "G_style", arguments, stored(""), components)
+        own = stored("")
+        return tensorflow_network(STYLEGAN, "G_style", arguments, own, components, source=source)
 
     other = tensorflow_network(STYLEGAN, "D_basic", {}, {"lod": 0.0}, name="D")
     return tensorflow_pickle(network(1.0), network(0.5), other)

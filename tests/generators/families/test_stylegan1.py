@@ -177,7 +177,11 @@ def test_an_upsampling_that_is_never_used_makes_no_other_generator(tmp_path: Pat
         ({"mapping_lrmul": 0}, "'mapping_lrmul' of the generator is 0"),
         ({"fused_scale": "never"}, "'fused_scale' is 'never'"),
         ({"mapping_layers": 8}, "8 mapping layers, its variables are of 3"),
-        ({"attention": 3}, "'attention' 3, which the official code does not have"),
+        ({"attention": 3, "source": ""}, "'attention' 3, which the official code does not have"),
+        (
+            {"attention": 3, "source": "def G_style(attention=0):"},
+            "'attention' 3, which the official code does not have",
+        ),
     ],
 )
 def test_variants_are_refused_by_name(arguments: Any, message: str, tmp_path: Path) -> None:
@@ -187,9 +191,16 @@ def test_variants_are_refused_by_name(arguments: Any, message: str, tmp_path: Pa
 
 
 def test_harmless_arguments_are_passed_over(tmp_path: Path) -> None:
+    """Those that tensors show, and one that the source in the file does not name."""
     variables = official_variables((4,))
     plain = read(official_pickle(variables), tmp_path)
-    said = {"truncation_psi": 0.5, "structure": "fixed", "resolution": 4, "blur_filter": (1, 2, 1)}
+    said = {
+        "never_named": 3,
+        "truncation_psi": 0.5,
+        "structure": "fixed",
+        "resolution": 4,
+        "blur_filter": (1, 2, 1),
+    }
     assert read(official_pickle(variables, **said), tmp_path).fingerprint == plain.fingerprint
 
 
@@ -207,6 +218,7 @@ def test_what_is_not_grown_or_not_whole_is_told(tmp_path: Path) -> None:
         (torch_file({**state, "synthesis.layer1.extra": state["synthesis.lod"]}), "layer1.extra"),
         (torch_file({**state, "mapping.dense0.weight": np.ones((3, 3))}), "dense0|fc0.*shape"),
         (torch_file({**state, "truncation.w_avg": np.full(8, np.nan)}), "not finite"),
+        (torch_file({**state, "truncation.w_avg": np.full(8, 1e300)}), "not finite"),
         (torch_file({**state, "synthesis.layer2.blur.kernel": np.ones((4, 1, 3, 3))}), "1, 2, 1"),
         (official_pickle(official_variables((5, 4), colours=2)), "2 channels"),
     ):
