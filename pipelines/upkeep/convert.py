@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import generators
 from generators.families.base import Checkpoint
@@ -16,6 +18,12 @@ from generators.tensor_files import SUFFIX, stem_of
 from pipelines.downstream.export import check_target, written
 from schemas.atomic import delete_partials_of, read_json
 from schemas.errors import CheckpointError, UsageError
+
+#: `generators.unpickle.find_network.Candidate.where`, as families note it.
+_ENTRY = re.compile(
+    r"(?:'(?P<keys>[^']*)')?(?:, )?(?:names under '(?P<prefix>[^']*)', which is taken off)?"
+)
+_SHOWN = 6
 
 
 @dataclass(frozen=True)
@@ -99,10 +107,20 @@ def _check_free(out: Path, beside: Path, overwrite: bool) -> None:
 def _left_out(path: Path, read: Checkpoint) -> Iterator[str]:
     """What the file holds beside the generator as we keep it, for people."""
     yield from read.metadata.get("left_out", ())
-    entry = str(read.metadata.get("entry", ""))
-    contents = contents_of(weights_of(path) or path) if entry.startswith("'") else None
-    if isinstance(contents, dict):
-        taken = entry[1:].partition("'")[0].partition("/")[0]
-        others = [str(key)[:40] for key in contents if key != taken]
-        if others:
-            yield f"{len(others)} further entries of the file, {', '.join(map(repr, others[:6]))}"
+    entry = _ENTRY.fullmatch(str(read.metadata.get("entry", "")))
+    if entry is None:
+        return
+    held = contents_of(weights_of(path) or path)
+    for key in entry["keys"].split("/") if entry["keys"] else ():
+        if isinstance(held, dict):
+            yield from _listed("entries", [name for name in held if name != key])
+            held = held.get(key)
+    prefix = entry["prefix"]
+    if prefix and isinstance(held, dict):
+        yield from _listed("tensors", [n for n in held if not str(n).startswith(prefix)])
+
+
+def _listed(what: str, names: Sequence[Any]) -> Iterator[str]:
+    if names:
+        shown = ", ".join(repr(str(name)[:40]) for name in names[:_SHOWN])
+        yield f"{what} {shown} ({len(names)})"

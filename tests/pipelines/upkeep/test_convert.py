@@ -38,7 +38,7 @@ def test_the_command_says_what_it_read_assumed_and_left_out(tmp_path: Path) -> N
     assert done.stdout.splitlines()[:3] == [
         f"r3gan, 16 x 16, fingerprint {fingerprint}",
         "left out: that 2 stages compute in bfloat16, not float32",
-        "left out: 3 further entries of the file, 'G', 'D', 'cur_nimg'",
+        "left out: entries 'G', 'D', 'cur_nimg' (3)",
     ]
     written = tmp_path / "network-snapshot.safetensors"
     assert f"wrote {written} and network-snapshot.json" in done.stdout
@@ -46,6 +46,18 @@ def test_the_command_says_what_it_read_assumed_and_left_out(tmp_path: Path) -> N
     again = answered("convert", path)
     assert again.returncode == 2 and "exists already" in again.stderr
     assert answered("convert", path, "--overwrite").returncode == 0
+
+
+def test_what_lies_beside_a_generator_is_told_at_every_depth(tmp_path: Path) -> None:
+    state = {f"decoder.{name}": value for name, value in tiny().network.state_dict().items()}
+    beside = {f"encoder.{i}": torch.zeros(1) for i in range(8)}
+    held = {"state_dict": state | beside, "opts": {}, "step": 3}
+    torch.save({"last": held, "latent_avg": torch.zeros(8)}, tmp_path / "e4e.pt")
+    assert convert(str(tmp_path / "e4e.pt")).left_out == (
+        "entries 'latent_avg' (1)",
+        "entries 'opts', 'step' (2)",
+        "tensors 'encoder.0', 'encoder.1', 'encoder.2', 'encoder.3', 'encoder.4', 'encoder.5' (8)",
+    )
 
 
 def test_what_is_assumed_is_told_and_stays_open(weights: Path, tmp_path: Path) -> None:
