@@ -252,7 +252,7 @@ def write_checkpoint(checkpoint: Checkpoint, path: str | Path) -> None:
             "layout_version": LAYOUT_VERSION,
             "architecture": checkpoint.architecture,
             "fingerprint": checkpoint.fingerprint,
-            "w_avg_estimated": checkpoint.w_avg_estimated,
+            "estimated": dict(checkpoint.estimated),
             "metadata": checkpoint.metadata,
         },
     )
@@ -265,8 +265,7 @@ def _read_safetensors(path: Path, family: str | None) -> Checkpoint:
     if not beside.exists():
         return recognised(tensors, family)
     facts = _read_json(beside)
-    estimated = bool(facts.get("w_avg_estimated", False))
-    read = Checkpoint(facts["architecture"], tensors, estimated)
+    read = Checkpoint(facts["architecture"], tensors, _estimated(facts, beside))
     own = family_of(read)
     if family not in (None, own.name):
         raise CheckpointError(
@@ -283,6 +282,16 @@ def _read_safetensors(path: Path, family: str | None) -> Checkpoint:
             f"they were changed on purpose, take 'fingerprint' out of {beside.name!r}"
         )
     return checkpoint
+
+
+def _estimated(facts: Mapping[str, Any], beside: Path) -> dict[str, Any]:
+    """Tensors that a description calls estimated, with how they are."""
+    if facts.get("w_avg_estimated"):  # written when this was the only tensor that could be
+        return {"mapping.w_avg": {"n": 10_000, "seed": 0}}
+    found = facts.get("estimated", {})
+    if not isinstance(found, dict):
+        raise CheckpointError(f"{beside.name!r} has 'estimated' {found!r}, expected a dict by name")
+    return found
 
 
 def _noted(facts: Mapping[str, Any], family: GeneratorFamily) -> dict[str, Any]:

@@ -15,9 +15,10 @@ from torch.overrides import TorchFunctionMode
 
 from generators.activations import PREFIX, added, recorded
 from generators.edits import check_code, class_weights, edited
-from generators.families.base import W_AVG_ESTIMATE, Checkpoint
+from generators.families.base import Checkpoint
 from generators.protocols import Code, Edit, Labels, ModelFacts, labels_in_turn
 from generators.seeds import drawn
+from generators.w_avg import ESTIMATE, NAME
 from schemas.errors import UsageError
 
 WAY = ("z", "w", "w_plus", "s")
@@ -54,10 +55,10 @@ def as_rgb(images: Tensor) -> Tensor:
 
 
 def estimate_w_avg(network: Any) -> Tensor:
-    """Mean of w over z drawn as `W_AVG_ESTIMATE` says, float32 (w_dim,); labels, if any, take
+    """Mean of w over z drawn as `w_avg.ESTIMATE` says, float32 (w_dim,); labels, if any, take
     turns. network : its ``config`` tells z_dim, w_dim and c_dim."""
     config, device = network.config, network.mapping.w_avg.device
-    n, random = W_AVG_ESTIMATE["n"], np.random.RandomState(W_AVG_ESTIMATE["seed"])
+    n, random = ESTIMATE["n"], np.random.RandomState(ESTIMATE["seed"])
     draws = random.standard_normal((n, config.z_dim)).astype(np.float32)
     total = torch.zeros(config.w_dim, dtype=torch.float64, device=device)
     with torch.no_grad():
@@ -94,10 +95,10 @@ def loaded(make: Callable[[], nn.Module], checkpoint: Checkpoint) -> Any:
     estimated where it has none."""
     with _Unfilled():
         network: Any = make()
-    missing = "mapping.w_avg" not in checkpoint.tensors
+    missing = NAME not in checkpoint.tensors
     state = {name: torch.from_numpy(value.copy()) for name, value in checkpoint.tensors.items()}
     if missing:
-        state["mapping.w_avg"] = torch.zeros(network.mapping.w_avg.shape)
+        state[NAME] = torch.zeros(network.mapping.w_avg.shape)
     network.load_state_dict(state, strict=True)
     if missing:
         network.mapping.w_avg.copy_(estimate_w_avg(network))
@@ -117,21 +118,24 @@ class StyleBasedGenerator:
 
     network : taken over: put in evaluation mode, its parameters no longer require gradients; its
         ``config.architecture()`` is that of the checkpoint.
-    w_avg_estimated : the network's w_avg comes from `estimate_w_avg`, not from training.
+    estimated : see `Checkpoint`; of w_avg it says that it comes from `estimate_w_avg`.
     metadata : facts about the file (format, ...) that enter no fingerprint.
     """
 
     def __init__(
         self,
         network: Any,
-        w_avg_estimated: bool = False,
+        estimated: Mapping[str, Any] | None = None,
         metadata: Mapping[str, Any] | None = None,
     ) -> None:
         self.network = network.eval().requires_grad_(False)
         self.config = network.config
         self.style_slices: tuple[StyleSlice, ...] = tuple(network.synthesis.style_slices)
-        self.w_avg_estimated = w_avg_estimated
-        self.metadata: dict[str, Any] = {**(metadata or {}), "w_avg_estimated": w_avg_estimated}
+        self.estimated: dict[str, Any] = dict(estimated or {})
+        self.metadata: dict[str, Any] = {
+            **(metadata or {}),
+            "w_avg_estimated": self.w_avg_estimated,
+        }
         self.architecture: dict[str, Any] = self.config.architecture()
 
     @property
@@ -153,7 +157,12 @@ class StyleBasedGenerator:
 
     def checkpoint(self) -> Checkpoint:
         """Architecture, tensors and metadata, as a checkpoint file holds them."""
-        return Checkpoint(self.architecture, self.tensors(), self.w_avg_estimated, self.metadata)
+        return Checkpoint(self.architecture, self.tensors(), self.estimated, self.metadata)
+
+    @property
+    def w_avg_estimated(self) -> bool:
+        """Whether the mean of w is not of the training, see `estimate_w_avg`."""
+        return NAME in self.estimated
 
     def synthesised(self, code: Code, noise: str) -> Tensor:
         """Images (n, 3, height, width) of codes of s, with their companions."""

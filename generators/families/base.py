@@ -16,16 +16,15 @@ from schemas.sections.types import SpecModel
 if TYPE_CHECKING:
     from generators.protocols import Generator, ModelFacts
 
-W_AVG_ESTIMATE: Mapping[str, int] = {"n": 10_000, "seed": 0}
-
 
 @dataclass(frozen=True)
 class Checkpoint:
     """A generator as read: canonical architecture and float32 tensors under its family's names.
 
     architecture : JSON; "family" names the family.
-    w_avg_estimated : the file it first came from had no w_avg. "mapping.w_avg" is then missing
-        from `tensors`, or holds an estimate.
+    estimated : tensors that the file it first came from did not have and that follow from the
+        others, by name, with how they are estimated (JSON). They are missing from `tensors`, or
+        hold an estimate.
     trusted : code in it may be run; from the command line only, never from a file.
     metadata : facts about the file that enter no fingerprint, as JSON; of them "assumed" holds the
         settings that no file stated, with the values that are used, and "left_out" texts for people
@@ -34,7 +33,7 @@ class Checkpoint:
 
     architecture: dict[str, Any]
     tensors: dict[str, np.ndarray]
-    w_avg_estimated: bool = False
+    estimated: Mapping[str, Any] = field(default_factory=dict)
     metadata: dict[str, Any] = field(default_factory=dict)
     trusted: bool = False
 
@@ -52,14 +51,12 @@ class Checkpoint:
     def fingerprint(self) -> str:
         """Generator fingerprint, 64 hex digits (DESIGN section 2).
 
-        An estimated w_avg follows from the other tensors, but only up to rounding, so it is left
-        out and the estimate's parameters enter in its place.
+        What is estimated follows from the other tensors, but only up to rounding, so it is left
+        out, and how it is estimated enters in its place: "a.b" as "b_estimated".
         """
-        if not self.w_avg_estimated:
-            return tensors_fingerprint(self.architecture, self.tensors)
-        tensors = {name: value for name, value in self.tensors.items() if name != "mapping.w_avg"}
-        architecture = {**self.architecture, "w_avg_estimated": dict(W_AVG_ESTIMATE)}
-        return tensors_fingerprint(architecture, tensors)
+        tensors = {name: v for name, v in self.tensors.items() if name not in self.estimated}
+        how = {f"{name.rpartition('.')[2]}_estimated": v for name, v in self.estimated.items()}
+        return tensors_fingerprint({**self.architecture, **how}, tensors)
 
 
 @dataclass(frozen=True, eq=False)

@@ -323,7 +323,7 @@ def _checkpoint(path: Path) -> dict[str, Any]:
     facts |= {key: found.metadata[key] for key in ("source", "entry") if key in found.metadata}
     if found.metadata.get("left_out"):
         facts["left out"] = "; ".join(found.metadata["left_out"])
-    if found.w_avg_estimated:
-        facts["w_avg"] = "not in the file: estimated"
+    for name in found.estimated:
+        facts[name.rpartition(".")[2]] = "not in the file: estimated"
     architecture = {f"  {k}": model.assumed.get(k, v) for k, v in found.architecture.items()}
     return {**facts, **architecture}

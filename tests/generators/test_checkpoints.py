@@ -42,6 +42,7 @@ from schemas.errors import (
     UnsafeCheckpointError,
     UsageError,
 )
+from schemas.fingerprint import tensors_fingerprint
 from tests.stylegan2_layouts import (
     OfficialPackages,
     rosinality_forward,
@@ -151,6 +152,18 @@ def test_missing_w_avg_is_estimated_and_marked(tmp_path: Path) -> None:
     again = generators.load(tmp_path / "g.safetensors")
     assert again.w_avg_estimated and again.fingerprint == loaded.fingerprint
     assert torch.equal(again.w_avg, loaded.w_avg)
+    tensors = {name: value for name, value in g.tensors().items() if name != "mapping.w_avg"}
+    how = {"w_avg_estimated": {"n": 10_000, "seed": 0}}
+    assert loaded.fingerprint == tensors_fingerprint({**g.architecture, **how}, tensors)
+    beside = tmp_path / "g.json"
+    facts = json.loads(beside.read_text())
+    del facts["estimated"]
+    beside.write_text(json.dumps({**facts, "w_avg_estimated": True}))  # as of earlier releases
+    old = generators.load(tmp_path / "g.safetensors")
+    assert old.w_avg_estimated and old.fingerprint == loaded.fingerprint
+    beside.write_text(json.dumps({**facts, "estimated": ["mapping.w_avg"]}))
+    with pytest.raises(CheckpointError, match="has 'estimated' .*expected a dict"):
+        generators.load(tmp_path / "g.safetensors")
 
 
 def test_rosinality_without_noise_images_draws_without_noise(

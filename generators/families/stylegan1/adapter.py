@@ -42,4 +42,4 @@ def from_checkpoint(checkpoint: Checkpoint) -> StyleGAN1Adapter:
     """Adapter from a checkpoint as read; estimates w_avg where the file has none."""
     config = StyleGAN1Config.from_architecture(checkpoint.architecture)
     network = loaded(lambda: StyleGAN1(config), checkpoint)
-    return StyleGAN1Adapter(network, checkpoint.w_avg_estimated, checkpoint.metadata)
+    return StyleGAN1Adapter(network, checkpoint.estimated, checkpoint.metadata)

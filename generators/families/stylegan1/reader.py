@@ -21,6 +21,7 @@ from generators.families.stylegan1.rosinality import ROSINALITY, from_rosinality
 from generators.unpickle.find_network import Candidate, arrays_of, find_network
 from generators.unpickle.interpreter import Inert
 from generators.unpickle.tensorflow_pickles import TensorflowNetwork, tensorflow_networks
+from generators.w_avg import NAME, estimate_of_w_avg
 from schemas.errors import CheckpointError
 
 BUILDER = "G_style"
@@ -231,13 +232,13 @@ def _finish(
         )
     except (TypeError, ValueError) as e:
         raise CheckpointError(f"the file describes no StyleGAN generator: {e}") from e
-    return checked(config, tensors, "mapping.w_avg" not in tensors, metadata)
+    return checked(config, tensors, estimate_of_w_avg(tensors), metadata)
 
 
 def checked(
     config: StyleGAN1Config,
     tensors: Mapping[str, np.ndarray],
-    w_avg_estimated: bool,
+    estimated: Mapping[str, Any],
     metadata: dict[str, Any],
 ) -> Checkpoint:
     """A checkpoint of these tensors: names, types, shapes and values against the configuration."""
@@ -248,7 +249,7 @@ def checked(
         )
     what = f"a StyleGAN of {config.img_resolution} pixels"
     shapes = config.tensor_shapes()
-    if w_avg_estimated and "mapping.w_avg" not in tensors:
-        del shapes["mapping.w_avg"]
+    if NAME in estimated and NAME not in tensors:
+        del shapes[NAME]
     found = checked_tensors(tensors, shapes, what)
-    return Checkpoint(config.architecture(), found, w_avg_estimated, metadata)
+    return Checkpoint(config.architecture(), found, estimated, metadata)

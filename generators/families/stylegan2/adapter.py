@@ -75,4 +75,4 @@ def from_checkpoint(checkpoint: Checkpoint) -> StyleGAN2Adapter:
     """Adapter from a checkpoint as read; estimates w_avg where the file has none."""
     config = StyleGAN2Config.from_architecture(checkpoint.architecture)
     network = loaded(lambda: StyleGAN2(config), checkpoint)
-    return StyleGAN2Adapter(network, checkpoint.w_avg_estimated, checkpoint.metadata)
+    return StyleGAN2Adapter(network, checkpoint.estimated, checkpoint.metadata)

@@ -35,9 +35,7 @@ class StyleGAN2Family:
             config = StyleGAN2Config.from_architecture(checkpoint.architecture)
         except (KeyError, TypeError, ValueError) as e:
             raise CheckpointError(f"'architecture' is not that of a StyleGAN2: {e}") from e
-        return reader.checked(
-            config, checkpoint.tensors, checkpoint.w_avg_estimated, checkpoint.metadata
-        )
+        return reader.checked(config, checkpoint.tensors, checkpoint.estimated, checkpoint.metadata)
 
     def facts(self, checkpoint: Checkpoint) -> ModelFacts:
         """See `generators.families.stylegan2.facts`."""

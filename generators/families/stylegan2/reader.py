@@ -23,6 +23,7 @@ from generators.families.stylegan2.tensorflow import BUILDER, from_tensorflow
 from generators.unpickle.find_network import Candidate, array_of, arrays_of, find_network
 from generators.unpickle.interpreter import Inert
 from generators.unpickle.tensorflow_pickles import TensorflowNetwork, tensorflow_networks
+from generators.w_avg import NAME, estimate_of_w_avg
 from schemas.errors import CheckpointError
 
 #: Tensors of which every StyleGAN2 has one, and no other network: official, and rosinality's.
@@ -91,7 +92,7 @@ def _finish(
     config = _infer_config(tensors, {**assumed, **said})
     if assumed:
         metadata = {**metadata, "assumed": assumed}
-    return checked(config, tensors, "mapping.w_avg" not in tensors, metadata)
+    return checked(config, tensors, estimate_of_w_avg(tensors), metadata)
 
 
 def _shape(tensors: Mapping[str, np.ndarray], name: str, ndim: int) -> tuple[int, ...]:
@@ -168,7 +169,7 @@ def _agreed(name: str, shown: Any, settings: Mapping[str, Any]) -> Any:
 def checked(
     config: StyleGAN2Config,
     tensors: Mapping[str, np.ndarray],
-    w_avg_estimated: bool,
+    estimated: Mapping[str, Any],
     metadata: dict[str, Any],
 ) -> Checkpoint:
     """A checkpoint of these tensors: names, types, shapes and values against the configuration."""
@@ -179,8 +180,8 @@ def checked(
             "three rows of every 'torgb.weight' and 'torgb.bias'"
         )
     shapes = config.tensor_shapes()
-    if w_avg_estimated and "mapping.w_avg" not in tensors:
-        del shapes["mapping.w_avg"]
+    if NAME in estimated and NAME not in tensors:
+        del shapes[NAME]
     what = f"a StyleGAN2 of resolution {config.img_resolution}"
     result = checked_tensors(tensors, shapes, what)
-    return Checkpoint(config.architecture(), result, w_avg_estimated, metadata)
+    return Checkpoint(config.architecture(), result, estimated, metadata)

@@ -62,4 +62,4 @@ def from_checkpoint(checkpoint: Checkpoint) -> StyleGAN3Adapter:
     """Adapter from a checkpoint as read; estimates w_avg where the file has none."""
     config = StyleGAN3Config.from_architecture(checkpoint.architecture)
     network = loaded(lambda: StyleGAN3(config), checkpoint)
-    return StyleGAN3Adapter(network, checkpoint.w_avg_estimated, checkpoint.metadata)
+    return StyleGAN3Adapter(network, checkpoint.estimated, checkpoint.metadata)

@@ -19,6 +19,7 @@ from generators.families.stylegan3.design import padding
 from generators.families.stylegan3.official_modules import read_modules
 from generators.unpickle.find_network import arrays_of, find_network
 from generators.unpickle.interpreter import Inert
+from generators.w_avg import NAME, estimate_of_w_avg
 from schemas.errors import CheckpointError
 
 #: A tensor that every StyleGAN3 has, and no other network.
@@ -57,7 +58,7 @@ def read(contents: Any) -> Checkpoint | None:
         facts["entry"] = found.where
     _trim_table(config, tensors)
     # Means of classes are not estimated: each would take the samples of one.
-    estimated = "mapping.w_avg" not in tensors and config.labels != "table"
+    estimated = {} if config.labels == "table" else estimate_of_w_avg(tensors)
     return checked(config, tensors, estimated, facts)
 
 
@@ -159,7 +160,7 @@ def _shape(tensors: Mapping[str, np.ndarray], name: str, ndim: int) -> tuple[int
 def checked(
     config: StyleGAN3Config,
     tensors: Mapping[str, np.ndarray],
-    w_avg_estimated: bool,
+    estimated: Mapping[str, Any],
     metadata: dict[str, Any],
 ) -> Checkpoint:
     """A checkpoint of these tensors: names, types, shapes and values against the configuration."""
@@ -169,12 +170,12 @@ def checked(
             "implemented: keep the first three rows of the last layer's 'weight' and 'bias'"
         )
     shapes = config.tensor_shapes()
-    if w_avg_estimated and "mapping.w_avg" not in tensors:
-        del shapes["mapping.w_avg"]
+    if NAME in estimated and NAME not in tensors:
+        del shapes[NAME]
     result = checked_tensors(tensors, shapes, f"a StyleGAN3 of {len(config.layers)} layers")
     if abs(np.linalg.det(result["synthesis.input.transform"].astype(np.float64))) < 1e-12:
         raise CheckpointError(
             "tensor 'synthesis.input.transform' turns the picture into a line: save the network "
             "with its inverse transform, the identity where pictures are not to be moved"
         )
-    return Checkpoint(config.architecture(), result, w_avg_estimated, metadata)
+    return Checkpoint(config.architecture(), result, estimated, metadata)

@@ -252,7 +252,7 @@ def test_rosinality_is_read_up_to_the_block_that_was_trained(tmp_path: Path) -> 
     assert found.metadata["left_out"] == [
         "blocks from 16 px on, which the training had not reached"
     ]
-    assert found.metadata["entry"] == "'g_running'" and found.w_avg_estimated
+    assert found.metadata["entry"] == "'g_running'" and found.estimated
     whole = read(torch_file(rosinality_state((5, 4, 3), trained=3)), tmp_path)
     assert whole.architecture["img_resolution"] == 16 and "left_out" not in whole.metadata
 

@@ -33,7 +33,7 @@ from tests.generators.families.stylegan2_official import (
     labels_of,
     model,
 )
-from tests.stylegan2_layouts import OfficialPackages, tiny
+from tests.stylegan2_layouts import OfficialPackages, rosinality_state, tiny
 
 
 @pytest.fixture(scope="module")
@@ -154,6 +154,15 @@ def test_every_configuration_is_read_from_state_dicts(name: str, tmp_path: Path)
     assert loaded.fingerprint == g.fingerprint
     codes = g.sample("w_plus", [3]).main
     assert torch.equal(loaded.synthesise(codes), g.synthesise(codes))
+
+
+def test_rosinality_files_tell_their_filter(tmp_path: Path) -> None:
+    g = tiny(resample_filter=(1.0, 2.0, 1.0))
+    kernel = torch.outer(*[torch.tensor([1.0, 2.0, 1.0])] * 2) / 4
+    state = rosinality_state(g.tensors())
+    state = {name: kernel if name.endswith("kernel") else v for name, v in state.items()}
+    torch.save({"g_ema": state, "latent_avg": g.w_avg}, tmp_path / "g.pt")
+    assert generators.fingerprint(tmp_path / "g.pt") == g.fingerprint
 
 
 def test_what_forks_say_of_their_size_is_passed_over(tmp_path: Path) -> None:

@@ -123,7 +123,7 @@ def test_a_mean_of_w_that_is_missing_is_estimated_but_not_for_each_class(tmp_pat
     torch.save({k: torch.from_numpy(v) for k, v in tensors.items()}, tmp_path / "g.pt")
     read = read_checkpoint(tmp_path / "g.pt")
     model = PLUGIN.build(read)
-    assert read.w_avg_estimated and model.facts.network_fp == read.fingerprint
+    assert read.estimated and model.facts.network_fp == read.fingerprint
     z = model.sample("z", range(300))
     mean = model.convert(z, "w").main.mean(dim=0)
     found = estimate_w_avg(model.network)
