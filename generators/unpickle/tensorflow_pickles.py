@@ -8,6 +8,7 @@ runs the source text that it carries (``build_module_src``); here it stays text.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -47,6 +48,11 @@ class TensorflowNetwork:
     variables: Mapping[str, np.ndarray]
     components: Mapping[str, TensorflowNetwork]
     source: str = ""
+
+    def ignores(self, argument: str) -> bool:
+        """Whether the builder, which takes arguments that it does not name, has no use for one: it
+        occurs nowhere in its source. False where the file has no source."""
+        return bool(self.source) and not re.search(rf"\b{re.escape(argument)}\b", self.source)
 
 
 def tensorflow_networks(contents: Any) -> tuple[TensorflowNetwork, ...]:

@@ -144,7 +144,7 @@ def _arguments(network: TensorflowNetwork) -> dict[str, Any]:
     or of another type."""
     said = dict(ARGUMENTS)
     for name, value in network.arguments.items():
-        if name in HARMLESS:
+        if name in HARMLESS or name not in ARGUMENTS and network.ignores(name):
             continue
         if name not in ARGUMENTS:
             raise CheckpointError(

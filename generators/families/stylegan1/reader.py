@@ -7,7 +7,6 @@ from.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -105,7 +104,7 @@ def _from_tensorflow(network: TensorflowNetwork) -> Checkpoint:
         "fused_scale": arguments.pop("fused_scale", ASSUMED["fused_scale"]),
     }
     for name, value in arguments.items():
-        _check_argument(name, value, network.source)
+        _check_argument(name, value, network)
     metadata: dict[str, Any] = {"source": "official TensorFlow", "name": network.name[:80]}
     psi = network.arguments.get("truncation_psi", TRUNCATION_PSI)
     if psi not in (None, 1, 1.0):
@@ -123,13 +122,10 @@ def _from_tensorflow(network: TensorflowNetwork) -> Checkpoint:
     return _finish(tensors, settings, metadata)
 
 
-def _check_argument(name: str, value: Any, source: str) -> None:
-    """source : of the builders, which ignore arguments that they do not name."""
-    if name in _HARMLESS:
+def _check_argument(name: str, value: Any, network: TensorflowNetwork) -> None:
+    if name in _HARMLESS or name not in _ONLY and network.ignores(name):
         return
     if name not in _ONLY:
-        if source and not re.search(rf"\b{re.escape(name)}\b", source):
-            return
         raise CheckpointError(
             f"the generator was built with {name[:60]!r} {_shown(value)}, which the official code "
             "does not have and which may change what it draws: it is not implemented"

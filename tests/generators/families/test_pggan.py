@@ -169,11 +169,15 @@ def test_what_the_code_of_a_pickle_does_must_be_known() -> None:
     with pytest.raises(CheckpointError, match="'G_mine'.*only 'G_paper'"):
         PLUGIN.recognise(loaded(official(variables, "G_mine")))
     for arguments, message in (
-        ({"tanh_at_end": True}, "'tanh_at_end' 'True', which the official code does not have"),
+        ({"tanh_at_end": True, "source": "def G_paper(tanh_at_end=None):"},
+         "'tanh_at_end' 'True', which the official code does not have"),
+        ({"tanh_at_end": True, "source": ""}, "'tanh_at_end' 'True', which"),
         ({"use_wscale": "no"}, "'use_wscale' 'no', expected a value such as True"),
-    ):
+    ):  # fmt: skip
         with pytest.raises(CheckpointError, match=message):
             PLUGIN.recognise(loaded(official(variables, **arguments)))
+    ignored = references.read(loaded(official(variables, tanh_at_end=True)))
+    assert ignored.fingerprint == references.read(loaded(official(variables))).fingerprint
     half = references.read(loaded(official(variables, dtype="float16", fmap_max=7)))
     assert "'float16', latentflow in float32" in half.metadata["left_out"][0]
     with pytest.raises(CheckpointError, match="4 channels"):

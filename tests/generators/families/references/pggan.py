@@ -25,7 +25,12 @@ from generators.families.pggan import PLUGIN
 from generators.protocols import Code
 from generators.unpickle.interpreter import Budget, Interpreter, Limits
 from generators.unpickle.writer import Call
-from tests.generators.tensorflow_layouts import TFUTIL, tensorflow_network, tensorflow_pickle
+from tests.generators.tensorflow_layouts import (
+    SOURCE,
+    TFUTIL,
+    tensorflow_network,
+    tensorflow_pickle,
+)
 
 Pair = tuple[np.ndarray, np.ndarray]
 Tensors = dict[str, np.ndarray]
@@ -157,12 +162,17 @@ def loaded(data: bytes) -> Any:
     return Interpreter(Budget(Limits())).load(io.BytesIO(data))
 
 
-def official(variables: Mapping[str, Any], builder: str = "G_paper", **arguments: Any) -> bytes:
+def official(
+    variables: Mapping[str, Any],
+    builder: str = "G_paper",
+    source: str = SOURCE,
+    **arguments: Any,
+) -> bytes:
     """A pickle of (G, D, Gs), of which the first two hold other numbers."""
     other = {name: value + 1 for name, value in variables.items()}
     critic = {"4x4/Dense0/weight": np.ones((3, 3), np.float32), "lod": 0.0}
     average, trained = (
-        tensorflow_network(TFUTIL, builder, arguments, values, name=name)
+        tensorflow_network(TFUTIL, builder, arguments, values, name=name, source=source)
         for name, values in (("Gs", variables), ("G", other))
     )
     return tensorflow_pickle(
