@@ -93,6 +93,7 @@ class GeneratorSuite:
                 assert other is None or other in facts.spaces
             if space.prior == "derived":
                 assert space.derived_from is not None
+            assert not space.axes or space.shape == (len(set(space.axes)),)
 
     def test_the_fingerprint_survives_files(self, read, model, tmp_path: Path) -> None:
         fingerprint = model.facts.network_fp
