@@ -25,6 +25,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple, cast
 
+from pipelines.engine.memory import uncollected
 from pipelines.folder.checksums import intact, noted
 from pipelines.sources.base import Item, Listing, Source, file_errors, open_item
 from pipelines.sources.factor_tables import read_factor_table
@@ -98,7 +99,8 @@ def update_index(
 
     ``existing`` is not changed. See the module text for what happens to each row.
     """
-    listing = source.list()
+    with uncollected():
+        listing = source.list()
     n_before = int(existing.active.sum())
     if not listing.items and (n_before or not existing.n_rows):
         raise InputError(_nothing(dataset, listing, n_before))
@@ -116,6 +118,20 @@ def update_index(
     refused = [now.bad for now in seen if now.bad is not None]
     if refused and len(refused) == len(seen):  # not a bad row, the wrong root or column
         raise refused[0]
+    with uncollected():
+        return _updated(existing, source, dataset, listing, seen, containers, report)
+
+
+def _updated(
+    existing: DatasetIndex,
+    source: Source,
+    dataset: DatasetSpec,
+    listing: Listing,
+    seen: Sequence[_Seen],
+    containers: Mapping[str, str],
+    report: IndexReport,
+) -> tuple[DatasetIndex, IndexReport]:
+    """The index with what was seen of every item, its factors, and the report filled in."""
     index, row_of = _matched(existing, listing, seen, report)
     index = index.with_containers(containers)
     table = None if dataset.factors is None else read_factor_table(dataset)
@@ -252,7 +268,8 @@ def _look_at_all(
     done = 0
     progress(done, len(items))
     for start in range(0, len(items), _KNOWN_BATCH):
-        found = look.known(items[start : start + _KNOWN_BATCH])
+        with uncollected():
+            found = look.known(items[start : start + _KNOWN_BATCH])
         seen += found
         done += len(found) - found.count(None)
         progress(done, len(items))

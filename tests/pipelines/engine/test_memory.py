@@ -1,10 +1,13 @@
-"""What a worker's process keeps of the memory that it frees."""
+"""What a worker's process keeps of the memory that it frees, and when circles are searched for."""
 
+import gc
 import subprocess
 import sys
 
 import pytest
 from places import ROOT
+
+from pipelines.engine.memory import uncollected
 
 FAULTS = """
 import resource
@@ -37,3 +40,13 @@ def test_a_worker_uses_the_memory_of_its_last_batch_again() -> None:
     )
     elsewhere, in_worker = map(int, done.stdout.split())
     assert in_worker < 500 < elsewhere
+
+
+def test_circles_are_searched_for_again_after_rows_were_made():
+    with pytest.raises(ZeroDivisionError), uncollected():
+        assert not gc.isenabled()
+        with uncollected():
+            pass
+        assert not gc.isenabled()
+        _ = 1 / 0
+    assert gc.isenabled()
