@@ -40,10 +40,8 @@ class TrustedPath(str):
 class GeneratorSpec(SpecModel):
     """A generator with settings that its file does not state.
 
-    The settings depend on its family; `latentflow inspect FILE` shows which are assumed. For
-    StyleGAN2: 'lr_multiplier', the learning-rate multiplier of the mapping layers, and
-    'conv_clamp', the clamp of the layers' activations. For a plain network: 'prior', what its
-    codes are drawn from.
+    The settings depend on its family, such as 'conv_clamp' of a StyleGAN2, or 'prior' of a plain
+    network; `latentflow inspect FILE` shows which are assumed.
     """
 
     model_config = ConfigDict(extra="allow", frozen=True)

@@ -100,9 +100,11 @@ def is_large(config: StyleGAN2Config) -> bool:
 
 
 def _strips(x: Tensor) -> Iterator[slice]:
-    """Rows of x, (n, k, h, w), of which each strip stays in the processor's cache."""
-    rows = max(1, STRIP * x.shape[2] // x.numel())
-    for top in range(0, x.shape[2], rows):
+    """Rows of x, (n, k, h, w), of which each strip stays in the CPU's cache; all of them at once on
+    another device."""
+    height = x.shape[2]
+    rows = max(1, STRIP * height // x.numel()) if x.device.type == "cpu" else height
+    for top in range(0, height, rows):
         yield slice(top, top + rows)
 
 

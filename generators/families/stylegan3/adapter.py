@@ -12,7 +12,7 @@ from generators.families.stylegan3.config import StyleGAN3Config
 from generators.families.stylegan3.facts import TRANSFORM, facts_of
 from generators.families.stylegan3.network import StyleGAN3
 from generators.protocols import Code, ModelFacts
-from generators.style_based import StyleBasedGenerator, loaded
+from generators.style_based import StyleBasedGenerator, as_rgb, loaded
 from schemas.errors import UsageError
 
 
@@ -39,8 +39,7 @@ class StyleGAN3Adapter(StyleBasedGenerator):
         return mean.mean(dim=0) if weights is None else weights.to(mean) @ mean
 
     def synthesised(self, code: Code, noise: str) -> Tensor:
-        """Images float32 (n, 3, h, w) of codes of s; a grey model's in all three channels, of one
-        of four channels the first three. There are no noise inputs."""
+        """Images float32 (n, 3, h, w) of codes of s, see `as_rgb`. There are no noise inputs."""
         synthesis = self.network.synthesis
         transform = code.companions.get(TRANSFORM)
         if transform is not None:
@@ -55,7 +54,7 @@ class StyleGAN3Adapter(StyleBasedGenerator):
                 f"companion {TRANSFORM!r} of a code turns the picture into a line: give inverse "
                 "transforms that can be inverted"
             ) from e
-        return images.expand(-1, 3, -1, -1) if self.config.img_channels == 1 else images[:, :3]
+        return as_rgb(images)
 
 
 def from_checkpoint(checkpoint: Checkpoint) -> StyleGAN3Adapter:
