@@ -90,7 +90,8 @@ def _check(path: str, class_name: str, state: Mapping[str, Any]) -> None:
     expected: dict[str, Any] = {}
     if class_name == "Conv2d":
         expected = {**_CONVOLUTION, "padding": _padding(state)}
-    for name, value in state.items():
+    for key, value in state.items():
+        name = str(key)
         if name.startswith("_") or name in _HARMLESS:
             continue
         if name == "DataType" and class_name == "GeneratorStage":

@@ -191,6 +191,7 @@ def odd_filter(contents: Any) -> None:
         (given(f"{LAYER}.LinearLayer2.Layer", transposed=1), "'transposed' 1, only False"),
         (given("Model.MainLayers.1", DataType=Global("torch", "int8")), "'DataType' 'torch.int8'"),
         (given("Model.MainLayers.1", DataType=None), "'DataType' 'NoneType'"),
+        (lambda contents: module_at(contents, LAYER).state.update({7: 1}), "has '7' 1, which"),
         (given("Model.EmbeddingLayer", scale=2.0), "'scale' 2.0, which the official code"),
         (odd_filter, "filter of 3 taps, with which it does not double the size"),
     ],
