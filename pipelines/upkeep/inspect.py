@@ -325,5 +325,11 @@ def _checkpoint(path: Path) -> dict[str, Any]:
         facts["left out"] = "; ".join(found.metadata["left_out"])
     for name in found.estimated:
         facts[name.rpartition(".")[2]] = "not in the file: estimated"
-    architecture = {f"  {k}": model.assumed.get(k, v) for k, v in found.architecture.items()}
-    return {**facts, **architecture}
+    described = {k: model.assumed.get(k, _short(v)) for k, v in found.architecture.items()}
+    return {**facts, **{f"  {k}": v for k, v in described.items()}}
+
+
+def _short(value: Any) -> Any:
+    """What an architecture says; of parts that have names these alone."""
+    named = isinstance(value, list) and all(isinstance(v, dict) and "name" in v for v in value)
+    return ", ".join(str(v["name"]) for v in value) if named and value else value

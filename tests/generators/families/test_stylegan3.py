@@ -30,6 +30,7 @@ from generators.model_file import read_checkpoint
 from generators.protocols import Code, Edit
 from generators.style_based import estimate_w_avg
 from pipelines.downstream.finished_run import FinishedRun, edit_run
+from pipelines.upkeep.inspect import describe
 from schemas.directions.direction_set import DirectionSet
 from schemas.errors import CheckpointError, DirectionMismatchError, UsageError
 from schemas.spec import parse_spec
@@ -97,6 +98,7 @@ def test_a_state_dict_is_the_model_of_the_pickle(
     torch.save({"g_ema": tensors, "step": 3}, tmp_path / "g.pt")
     read = read_checkpoint(tmp_path / "g.pt", settings=settings)
     assert read.fingerprint == official.fingerprint
+    assert re.match(r"L0_\d+_8, L1_\d+_8, ", describe(tmp_path / "g.pt")["  layers"])
     left = {"lr_multiplier", "conv_clamp", "output_scale", "bandwidth", "sampling_rate"}
     assert set(read.assumed) == left - set(settings)
     told = PLUGIN.facts(read).assumed
