@@ -266,7 +266,8 @@ class Generator(Protocol):
         """Images float32 (n, 3, height, width), about `ModelFacts.value_range`, unclipped, on the
         model's device.
 
-        A model that draws grey gives it in each of three channels. Differentiable with respect to
+        A model that draws grey gives it in each of three channels, one with opacity its colours
+        over mid-grey, as pictures with opacity are read. Differentiable with respect to
         the code where the capabilities say so. A row's image does not depend on the other rows.
 
         noise : "const" takes a row's own noise inputs, else those that the model holds, "none"
