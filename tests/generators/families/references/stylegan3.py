@@ -246,15 +246,18 @@ def read_bytes(data: bytes) -> Checkpoint:
 
 def compared(case: Mapping[str, np.ndarray]) -> Pair:
     """Pictures of what a pickle of a case holds, beside those of the official module; of four
-    channels the three that are drawn."""
+    channels the fourth is opacity over mid-grey, 128 of 255."""
     model = PLUGIN.build(read_bytes(pickled(case)))
     labels = case["c"] if case["c"].shape[1] else None
     z = Code("z", torch.from_numpy(case["z"]))
     with torch.no_grad():
         code = model.convert(z, "w_plus", labels=labels, truncation=TRUNCATION)
         images = model.draw(code).numpy()
-    n = case["images"].shape[1]
-    return images[:, : min(n, 3)], case["images"][:, :3]
+    theirs = case["images"]
+    if theirs.shape[1] == 4:
+        opaque = np.clip(theirs[:, 3:] * 0.5 + 0.5, 0, 1)
+        theirs = theirs[:, :3] * opaque + (128 / 127.5 - 1) * (1 - opaque)
+    return images[:, : theirs.shape[1]], theirs
 
 
 @functools.cache
