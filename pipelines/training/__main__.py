@@ -7,12 +7,21 @@ import argparse
 import logging
 from pathlib import Path
 
-from pipelines.training import annotators, brightness, bundle, gan, mapping, perceptual
+from pipelines.training import (
+    annotators,
+    brightness,
+    bundle,
+    gan,
+    mapping,
+    perceptual,
+    stylegan3,
+    stylegan3_bundle,
+)
 
 
 def main() -> None:
-    """Train generator and encoder, then the annotators, then write them with their cards; last the
-    feature network, which needs none of them."""
+    """Train generator and encoder, then the annotators, then write them with their cards; the
+    feature network, which needs none of them; last the StyleGAN3, which learns what they see."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--work", type=Path, default=Path("runs/training"))
     parser.add_argument("--out", type=Path, default=bundle.BUNDLED)
@@ -22,6 +31,8 @@ def main() -> None:
     parser.add_argument("--mapping-steps", type=int, default=4_000)
     parser.add_argument("--feature-steps", type=int, default=3_000)
     parser.add_argument("--annotator-steps", type=int, default=6_000)
+    parser.add_argument("--stylegan3-images", type=int, default=24_000)
+    parser.add_argument("--stylegan3-steps", type=int, default=4_000)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument(
         "--photographs",
@@ -31,7 +42,7 @@ def main() -> None:
         help="files .npz with 'images', on which the feature network is measured, too",
     )
     parts = ["features", "gan", *gan.STAGES, "mapping", "annotators"]
-    parts += ["brightness", "bundle", "perceptual"]
+    parts += ["brightness", "bundle", "perceptual", "stylegan3"]
     parser.add_argument("--only", choices=parts)
     args = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
@@ -55,6 +66,13 @@ def main() -> None:
     if args.only in (None, "perceptual"):
         out = args.out.parent / perceptual.FEATURES.name
         perceptual.write(args.work, out, args.photographs)
+    if args.only in (None, "stylegan3"):
+        seen = args.out / "encoder.safetensors"
+        material = stylegan3.Material.prepared(args.work, seen, args.stylegan3_images)
+        stylegan3.train(args.work, material, args.stylegan3_steps, args.threads)
+        stylegan3.fit_mapping(args.work, material, args.mapping_steps, args.threads)
+        out = args.out.parent / stylegan3_bundle.BUNDLED.name
+        stylegan3_bundle.write_bundle(args.work, out, args.out, material)
 
 
 if __name__ == "__main__":
