@@ -22,6 +22,7 @@ from schemas.sections.invert import InvertSection, invert_section, methods_witho
 from schemas.sections.types import (
     BUNDLED,
     NAME_PATTERN,
+    BatchSize,
     Cron,
     Integer,
     Label,
@@ -97,8 +98,9 @@ class AnnotateSpec(SpecModel):
         "'invert', at the model's own input size. resized: as it is inverted, at the generator's "
         "resolution, like its render.",
     )
-    batch_size: Integer = Field(
-        default=64, ge=1, le=8192, description="Images in one forward pass."
+    batch_size: BatchSize = Field(
+        default=64,
+        description="Images in one forward pass, from 1 to 8192, or auto, as in 'invert'.",
     )
 
 
@@ -179,6 +181,12 @@ class RaySpec(SpecModel):
     )
     object_store_mb: Integer = Field(
         default=512, ge=80, description="Memory of a local Ray's object store, in MB."
+    )
+    actor_memory_mb: Integer = Field(
+        default=4096,
+        ge=256,
+        description="Memory, in MB, that an actor (on a GPU: what it holds there) stays below "
+        "where a 'batch_size' is auto.",
     )
 
 

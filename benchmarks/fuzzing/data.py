@@ -218,7 +218,8 @@ analyse:
 evaluate: {samples: 4, source: dataset, truncation_psi: 0.7, strengths: [-1, 1.5], seed: 3,
            holdout: {factor: person, fraction: 0.3}, stratify: [expression]}
 report: {title: A title, samples: 4, strip_rows: 2}
-ray: {address: null, actors: 1, gpus_per_actor: 0.5, object_store_mb: 100}
+ray: {address: null, actors: 1, gpus_per_actor: 0.5, object_store_mb: 100,
+      actor_memory_mb: 3000}
 beam: {runner: FnApiRunner, options: ["--direct_num_workers=1"]}
 cache_bytes: 1000
 seed: 7

@@ -256,7 +256,7 @@ def _failure(error: Exception, title: str) -> dict[str, Any]:
     return {"error": LatentflowError.__name__, "message": message, "traceback": format_exc()}
 
 
-def _raise_failure(receipt: Mapping[str, Any]) -> None:
+def raise_failure(receipt: Mapping[str, Any]) -> None:
     """Raise what a worker's receipt tells of; nothing for one of a block that was made."""
     if "error" not in receipt:
         return
@@ -415,7 +415,7 @@ def run_blocks(
     items = [w.to_item() for w in work]
     for result in engine.map_blocks(WorkActor, arguments, items, actors):
         receipt = json.loads(str(result["receipt"]))
-        _raise_failure(receipt)
+        raise_failure(receipt)
         lock.check()
         if receipt.get("not_begun"):
             continue

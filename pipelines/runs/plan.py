@@ -52,6 +52,7 @@ from schemas.directions.direction_set import DirectionSet
 from schemas.errors import StoreError
 from schemas.fingerprint import ContentHashCache, digest
 from schemas.index import ACTIVE, DatasetIndex
+from schemas.sections.types import AUTO
 from schemas.spec import RunSpec
 from schemas.store.latent_store import LatentStore
 from schemas.store.reasons import Status
@@ -207,6 +208,7 @@ class _Plan:
                 time = time or _time(rows, cost.seconds, "the rate that the method gives")
                 measuring = "1 pass through the generator to measure the result"
                 notes.append(f"each image: {cost}; then {measuring}")
+                notes += _auto(spec, spec.invert.batch_size)
             stage.notes += [f"{rows} rows, about {size} before compression{time}", *notes]
         return stage
 
@@ -288,6 +290,8 @@ class _Plan:
                     part.causes.append(f"{rows} are inverted again")
                 if not part.causes:
                     part.causes.append(f"{self._rows(made)} were not finished")
+            if part.state != CURRENT:
+                part.notes += _auto(self.spec, model.batch_size or AUTO)
             stage.parts.append(part)
         stage.state = _state_of(stage.parts)
         return stage
@@ -473,6 +477,14 @@ def _rates(out: Path) -> dict[str, float]:
     if found.pop("evaluate", None) is not None and done["evaluate"]["detail"].get("pictures"):
         found["evaluate"] = done["evaluate"]["seconds"] / done["evaluate"]["detail"]["pictures"]
     return found
+
+
+def _auto(spec: RunSpec, batch_size: int | str) -> list[str]:
+    """What decides a batch size that is left open."""
+    if batch_size != AUTO:
+        return []
+    most = f"{spec.ray.actor_memory_mb} MB ('ray.actor_memory_mb')"
+    return [f"batch_size auto: measured before the first block, below {most} an actor"]
 
 
 def _time(rows: int, seconds: float | None, rate: str) -> str:

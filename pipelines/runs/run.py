@@ -347,6 +347,7 @@ def _invert(state: Run, progress: Any) -> dict[str, Any]:
         progress=progress,
         lock=state.lock,
         blocks=state.blocks,
+        actor_memory_mb=spec.ray.actor_memory_mb,
     )
     state.written()
     state.facts["counts"] = result.counts
@@ -356,6 +357,7 @@ def _invert(state: Run, progress: Any) -> dict[str, Any]:
     detail = {
         "blocks_done": result.blocks_done,
         "blocks_skipped": result.blocks_skipped,
+        "batch_size": result.batch_size,
         "batches_halved_for_memory": result.shrunk,
         "counts": result.counts,
     }
@@ -384,6 +386,7 @@ def _annotate(state: Run, progress: Any) -> dict[str, Any]:
         lock=state.lock,
         blocks=state.blocks,
         labels=labels_of(state.spec.dataset, state.index, state.identity.facts),
+        actor_memory_mb=state.spec.ray.actor_memory_mb,
     )
     state.written()
     state.facts["measured"] = result.counts
@@ -401,6 +404,7 @@ def _annotate(state: Run, progress: Any) -> dict[str, Any]:
     detail = {
         "blocks_done": result.blocks_done,
         "blocks_skipped": result.blocks_skipped,
+        "batch_size": dict(result.batch_sizes),
         "counts": result.counts,
     }
     rows, skipped = state.index.n_rows, result.blocks_done == 0

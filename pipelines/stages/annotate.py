@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Container, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,13 +21,11 @@ import generators
 from generators.annotators import load_annotator
 from generators.protocols import Code
 from pipelines.downstream.annotation_table import export_annotations
+from pipelines.engine.batch_size import MB, Trial, chosen
 from pipelines.engine.blocks import (
     BlockEngine,
     BlockWork,
     Progress,
-    Rows,
-    StageState,
-    StageWork,
     counts_of,
     run_blocks,
     use_threads,
@@ -35,22 +33,24 @@ from pipelines.engine.blocks import (
 from pipelines.engine.writer_guard import Guard
 from pipelines.folder.store_identity import INVERT
 from pipelines.sources.base import Source
-from pipelines.sources.block_images import Batch, BlockImages, View, in_halves, padded
+from pipelines.sources.block_images import FILLER, Batch, BlockImages, View, in_halves, padded
 from pipelines.stages.annotate_stages import (
     VERSION,
+    AnnotatePlan,
     Originals,
     StageModel,
     annotate_inputs,
     extra_of,
+    plan_annotate,
     stages_of,
 )
 from schemas.errors import StoreError, UsageError
 from schemas.index import DatasetIndex
 from schemas.sections.dataset import SAMPLED
-from schemas.spec_models import AnnotateSpec
+from schemas.spec_models import AnnotateSpec, RaySpec
 from schemas.store.latent_store import LatentStore
 from schemas.store.lock import StoreLock
-from schemas.store.reasons import TRANSIENT, Reason, Status
+from schemas.store.reasons import Reason, Status
 from schemas.store.stage_arrays import lay_out_stages
 from transforms.images.annotate import annotate_batch
 from transforms.images.preprocess import DEFAULT_MAX_PIXELS, to_uint8
@@ -72,67 +72,6 @@ __all__ = [
     "plan_annotate",
     "stages_of",
 ]
-
-# ---------------------------------------------------------------------------------------------
-# What is to be done
-
-
-@dataclass(frozen=True)
-class AnnotatePlan:
-    """work : blocks with the stages that each one needs. fps : stage -> block -> fingerprint;
-    None for renders of blocks that have no codes yet."""
-
-    n_blocks: int
-    n_rows: int
-    work: list[BlockWork]
-    fps: dict[str, list[bytes | None]]
-
-
-def plan_annotate(
-    index: DatasetIndex,
-    store: LatentStore,
-    stages: Sequence[StageModel],
-    max_pixels: int,
-    size: tuple[int, int],
-    labels: NDArray[np.int64] | None = None,
-) -> AnnotatePlan:
-    """Which blocks of which stages are missing. Stages the store does not have miss all blocks.
-
-    size : (height, width) in pixels of the images of the store's generator.
-    labels : class number of every row, which its render is drawn with.
-    A render depends on its block's codes: on their commit and on which rows have one (rows that
-    could be read at last change the block, but not its commit).
-    """
-    rows = Rows(index, store, labels)
-    crop = store.attrs["method"].get("crop", "centre")
-    originals = Originals(index, max_pixels, size, crop)
-    codes = StageState(store, INVERT)
-    ok = store.status(INVERT) == Status.OK
-    have = set(store.stages())
-    states = {s.name: StageState(store, s.name) if s.name in have else None for s in stages}
-    fps: dict[str, list[bytes | None]] = {s.name: [] for s in stages}
-    work = []
-    for block in range(store.n_blocks):
-        identity = rows.identity(block)
-        needs: dict[str, StageWork] = {}
-        for stage in stages:
-            commit = codes.commit(block)
-            if stage.render and commit is None:
-                fps[stage.name].append(None)
-                continue
-            place = store.block_slice(block)
-            extra = extra_of(stage, commit, ok[place], originals, place)
-            fp = store.block_fp(stage.name, block, identity, VERSION, extra)
-            fps[stage.name].append(fp)
-            state = states[stage.name]
-            retry = frozenset({Reason.OUT_OF_MEMORY}) if stage.render else TRANSIENT
-            need = StageWork(fp) if state is None else state.needs(block, fp, retry)
-            if need is not None:
-                needs[stage.name] = need
-        if needs:
-            work.append(rows.work(block, needs))
-    return AnnotatePlan(store.n_blocks, store.n_rows, work, fps)
-
 
 # ---------------------------------------------------------------------------------------------
 # In the workers
@@ -225,6 +164,22 @@ class AnnotateWorker:
                     row, text = min(sheet.failed.items())
                     failed[name] = [work.uris[row], text]
         return {"ok": ok, "shrunk": shrunk, "unchanged": not stages, "failed": failed}
+
+    def attempt(self, rows: int) -> None:
+        """Draw a stored code and measure made-up images as often as that; see
+        `pipelines.engine.batch_size.Attempting`."""
+        from transforms.inversion.method import render
+
+        size = self.task.size
+        stored = np.flatnonzero(self.store.status(INVERT) == Status.OK)
+        if self.generator is not None and len(stored):
+            space = self.generator.facts.space(self.task.space)
+            code = stored_code(self.store, space, np.repeat(stored[:1], rows)).to(self.device)
+            labels = np.zeros(rows, np.int64) if self.generator.facts.classes else None
+            to_uint8(render(self.generator, code, self.task.noise_mode, labels).cpu().numpy())
+        for stage in self.task.stages:
+            images = np.full((rows, *stage.view(size).size, 3), FILLER, np.uint8)
+            annotate_batch(self._models[stage.uri], images, size)
 
     def _prove(self, work: BlockWork, stages: Sequence[StageModel]) -> None:
         """Show models that failed when they were tried the block's images, until one is measured.
@@ -371,6 +326,7 @@ class AnnotateResult:
 
     counts : stage -> {"ok", "quarantined", "removed", "pending", "reasons": {name: rows}}.
     blocks_done, blocks_skipped : with at least one stage made now, and complete in all stages.
+    batch_sizes : images at a time, of each stage of which something was made.
     shrunk, load_s, busy_s : as in `pipelines.stages.invert.InvertResult`.
     failed : stage -> (an image on which its model failed, what the model said).
     """
@@ -381,6 +337,7 @@ class AnnotateResult:
     seconds: float
     blocks_done: int
     blocks_skipped: int
+    batch_sizes: Mapping[str, int]
     shrunk: bool
     load_s: float
     busy_s: float
@@ -403,6 +360,7 @@ def annotate(
     lock: StoreLock | None = None,
     blocks: Container[int] | None = None,
     labels: NDArray[np.int64] | None = None,
+    actor_memory_mb: int = RaySpec().actor_memory_mb,
 ) -> AnnotateResult:
     """Bring all stages of the given models up to date, making missing blocks only.
 
@@ -411,7 +369,7 @@ def annotate(
     max_pixels, threads : as in the "invert" section. actors : by default the engine's.
     trust : whether TorchScript models, which can run any code, may be loaded; from the command
         line only. labels : see `plan_annotate`.
-    engine, progress, lock, blocks : as in `pipelines.stages.invert.invert`.
+    engine, progress, lock, blocks, actor_memory_mb : as in `pipelines.stages.invert.invert`.
 
     Raises UsageError when the generator is not the store's, and the models' and the store's errors.
     """
@@ -448,6 +406,14 @@ def annotate(
             trust,
             engine.gpus_per_actor > 0,
         )
+        batch_size = 0
+        if any(not stage.batch_size for stage in task.stages):
+            left_open = tuple(stage for stage in stages if not stage.batch_size)
+            row_bytes = sum(stage.spec().row_bytes for stage in left_open)
+            trial = Trial.of_blocks(actor_memory_mb * MB, store.block_rows, row_bytes)
+            batch_size = chosen(engine, replace(task, stages=left_open), held, trial)
+        settled = [replace(s, batch_size=s.batch_size or batch_size) for s in task.stages]
+        task = replace(task, stages=tuple(settled))
         done = run_blocks(
             engine,
             task,
@@ -471,6 +437,7 @@ def annotate(
         seconds=time.monotonic() - started,
         blocks_done=done.blocks_done,
         blocks_skipped=done.blocks_skipped,
+        batch_sizes={stage.name: stage.batch_size for stage in task.stages},
         shrunk=done.shrunk,
         load_s=done.load_s,
         busy_s=done.busy_s,

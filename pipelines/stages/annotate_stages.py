@@ -12,11 +12,15 @@ from numpy.typing import NDArray
 from generators.annotators.card import AnnotatorCard, read_card
 from generators.annotators.kinds.catalog import KINDS
 from generators.annotators.load import check_trust
+from pipelines.engine.blocks import BlockWork, Rows, StageState, StageWork
+from pipelines.folder.store_identity import INVERT
 from pipelines.sources.block_images import View
 from schemas.fingerprint import digest
 from schemas.index import DatasetIndex
+from schemas.sections.types import AUTO
 from schemas.spec_models import AnnotateSpec
-from schemas.store.latent_store import ArraySpec
+from schemas.store.latent_store import ArraySpec, LatentStore
+from schemas.store.reasons import TRANSIENT, Reason, Status
 from transforms.images.preprocess import crop_sizes
 
 #: Raised whenever a stored number changes for the same inputs (a golden test notices).
@@ -28,7 +32,8 @@ RENDER = "@render"
 class StageModel:
     """One stage: a model and what it looks at.
 
-    name : of the stage and of its array. uri, card : of the model. batch_size : images at a time.
+    name : of the stage and of its array. uri, card : of the model. batch_size : images at a time, 0
+        where it is yet to be found.
     of : "original" or "resized": the image at the model's own input size, or the one that was
         inverted, at the generator's.
     """
@@ -74,7 +79,8 @@ def stages_of(
     for model in models:
         card = read_card(model.model, model.name)
         check_trust(card, trust)
-        stage = StageModel(model.name, model.model, card, model.batch_size, model.of)
+        batch_size = 0 if model.batch_size == AUTO else model.batch_size
+        stage = StageModel(model.name, model.model, card, batch_size, model.of)
         if not sampled:
             stages.append(stage)
         if model.render or sampled:
@@ -136,3 +142,60 @@ def extra_of(
     if stage.render:
         return extra | {"codes": commit, "rows": digest(np.packbits(ok).tobytes())}
     return extra | originals.inputs(stage, rows)
+
+
+@dataclass(frozen=True)
+class AnnotatePlan:
+    """work : blocks with the stages that each one needs. fps : stage -> block -> fingerprint;
+    None for renders of blocks that have no codes yet."""
+
+    n_blocks: int
+    n_rows: int
+    work: list[BlockWork]
+    fps: dict[str, list[bytes | None]]
+
+
+def plan_annotate(
+    index: DatasetIndex,
+    store: LatentStore,
+    stages: Sequence[StageModel],
+    max_pixels: int,
+    size: tuple[int, int],
+    labels: NDArray[np.int64] | None = None,
+) -> AnnotatePlan:
+    """Which blocks of which stages are missing. Stages the store does not have miss all blocks.
+
+    size : (height, width) in pixels of the images of the store's generator.
+    labels : class number of every row, which its render is drawn with.
+    A render depends on its block's codes: on their commit and on which rows have one (rows that
+    could be read at last change the block, but not its commit).
+    """
+    rows = Rows(index, store, labels)
+    crop = store.attrs["method"].get("crop", "centre")
+    originals = Originals(index, max_pixels, size, crop)
+    codes = StageState(store, INVERT)
+    ok = store.status(INVERT) == Status.OK
+    have = set(store.stages())
+    states = {s.name: StageState(store, s.name) if s.name in have else None for s in stages}
+    fps: dict[str, list[bytes | None]] = {s.name: [] for s in stages}
+    work = []
+    for block in range(store.n_blocks):
+        identity = rows.identity(block)
+        needs: dict[str, StageWork] = {}
+        for stage in stages:
+            commit = codes.commit(block)
+            if stage.render and commit is None:
+                fps[stage.name].append(None)
+                continue
+            place = store.block_slice(block)
+            extra = extra_of(stage, commit, ok[place], originals, place)
+            fp = store.block_fp(stage.name, block, identity, VERSION, extra)
+            fps[stage.name].append(fp)
+            state = states[stage.name]
+            retry = frozenset({Reason.OUT_OF_MEMORY}) if stage.render else TRANSIENT
+            need = StageWork(fp) if state is None else state.needs(block, fp, retry)
+            if need is not None:
+                needs[stage.name] = need
+        if needs:
+            work.append(rows.work(block, needs))
+    return AnnotatePlan(store.n_blocks, store.n_rows, work, fps)

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from generators.labelled import Labelled
+from pipelines.engine.batch_size import MB, Trial, chosen
 from pipelines.engine.blocks import (
     BlockEngine,
     BlockWork,
@@ -25,7 +26,6 @@ from pipelines.engine.blocks import (
     Rows,
     StageState,
     StageWork,
-    Task,
     counts_of,
     run_blocks,
     use_threads,
@@ -33,12 +33,14 @@ from pipelines.engine.blocks import (
 from pipelines.engine.writer_guard import Guard
 from pipelines.folder.store_identity import INVERT, StoreIdentity, labels_of, method_of
 from pipelines.sources.base import Source
-from pipelines.sources.block_images import Batch, BlockImages, in_halves, padded
+from pipelines.sources.block_images import FILLER, Batch, BlockImages, in_halves, padded
 from pipelines.stages import sample
 from schemas.errors import UsageError
 from schemas.fingerprint import digest
 from schemas.index import DatasetIndex
 from schemas.sections.invert import InvertSpec
+from schemas.sections.types import AUTO
+from schemas.spec_models import RaySpec
 from schemas.store.latent_store import LatentStore
 from schemas.store.layout import companion_path
 from schemas.store.lock import StoreLock
@@ -148,11 +150,15 @@ class _Outline(LatentStore):
 
 @dataclass(frozen=True)
 class InvertTask:
-    """How an actor inverts: small and picklable; models are loaded from their uris."""
+    """How an actor inverts: small and picklable; models are loaded from their uris.
+
+    batch_size : images at a time
+    """
 
     source: Source
     identity: StoreIdentity
     cuda: bool = False
+    batch_size: int = 1
 
     def build(self, guard: Guard) -> InvertWorker:
         """Load generator and encoder."""
@@ -223,7 +229,7 @@ class InvertWorker:
         if self.beside is not None:
             large = GrowingBlocks(self.beside, self.store, work.block, stage.fp)
         shrunk = False
-        for batch in self.reader.batches(work, self.task.identity.spec.batch_size):
+        for batch in self.reader.batches(work, self.task.batch_size):
             set_aside_unlabelled(work, batch)
             status[batch.rows], reason[batch.rows] = batch.status, batch.reason
             good = np.flatnonzero(batch.status == Status.OK)
@@ -255,6 +261,14 @@ class InvertWorker:
         self.store.write_block(INVERT, work.block, arrays, status, reason, stage.fp)
         return {"ok": int((status == Status.OK).sum()), "shrunk": shrunk}
 
+    def attempt(self, rows: int) -> None:
+        """Find codes of made-up images; see `pipelines.engine.batch_size.Attempting`."""
+        images = np.full((rows, *self.generator.facts.size, 3), FILLER, np.uint8)
+        labels = np.zeros(rows, np.int64) if self.generator.facts.classes else None
+        brief = self.task.identity.spec.brief()
+        found = self._codes(images, ["00" * 32], slice(0, rows), labels, brief)
+        measure(images, found.drawn, self.perceptual)
+
     def _invert(
         self, work: BlockWork, batch: Batch, reason: NDArray[np.uint8]
     ) -> tuple[list[tuple[slice, Found]], bool]:
@@ -277,10 +291,11 @@ class InvertWorker:
         image_ids: Sequence[str],
         rows: slice,
         labels: NDArray[np.int64] | None = None,
+        settings: InvertSpec | None = None,
     ) -> Found:
         import torch
 
-        spec = self.task.identity.spec
+        spec = self.task.identity.spec if settings is None else settings
         rngs = []
         if spec.needs.random:
             last = len(image_ids) - 1
@@ -361,6 +376,7 @@ class InvertResult:
     blocks_done, blocks_skipped : made now, and complete already.
     shrunk : a batch had to be halved for memory, so that codes agree with those of an undisturbed
         run up to rounding only.
+    batch_size : images at a time; None where nothing was to be inverted.
     load_s, busy_s : model loading and block times, summed over workers.
     """
 
@@ -371,6 +387,7 @@ class InvertResult:
     blocks_done: int
     blocks_skipped: int
     shrunk: bool
+    batch_size: int | None
     load_s: float
     busy_s: float
 
@@ -384,6 +401,7 @@ def invert(
     progress: Progress | None = None,
     lock: StoreLock | None = None,
     blocks: Container[int] | None = None,
+    actor_memory_mb: int = RaySpec().actor_memory_mb,
 ) -> InvertResult:
     """Bring a store up to date with the index, making missing blocks only.
 
@@ -394,6 +412,7 @@ def invert(
     progress : called with (rows done, rows in all).
     lock : the store's, where the caller holds it already.
     blocks : the only ones to make, by default all that are missing.
+    actor_memory_mb : what an actor stays below where the batch size is "auto".
 
     May be killed at any moment and called again: what is committed stays, the rest is made anew
     with the same bytes. Raises LockedError when another run holds the store, and the models' and
@@ -411,10 +430,14 @@ def invert(
         plan = plan_invert(index, identity)
         placed = replace(identity, path=os.path.abspath(identity.path))
         cuda = engine.gpus_per_actor > 0
-        task: Task = InvertTask(source, placed, cuda)
-        if identity.sampled:
-            task = sample.SampleTask(placed, cuda)
         todo = [work for work in plan.work if blocks is None or work.block in blocks]
+        batch_size: int | None = None
+        task: sample.SampleTask | InvertTask = sample.SampleTask(placed, cuda)
+        if todo and not identity.sampled:
+            batch_size = _batch_size(
+                InvertTask(source, placed, cuda), engine, held, actor_memory_mb
+            )
+            task = InvertTask(source, placed, cuda, batch_size)
         done = run_blocks(
             engine,
             task,
@@ -439,6 +462,17 @@ def invert(
         blocks_done=done.blocks_done,
         blocks_skipped=done.blocks_skipped,
         shrunk=done.shrunk,
+        batch_size=batch_size,
         load_s=done.load_s,
         busy_s=done.busy_s,
     )
+
+
+def _batch_size(task: InvertTask, engine: BlockEngine, lock: StoreLock, memory_mb: int) -> int:
+    """Images at a time: as the settings say, or as many as memory allows."""
+    identity = task.identity
+    if identity.spec.batch_size != AUTO:
+        return identity.spec.batch_size
+    row_bytes = sum(array.row_bytes for array in identity.arrays)
+    trial = Trial.of_blocks(memory_mb * MB, identity.block_rows, row_bytes)
+    return chosen(engine, task, lock, trial)

@@ -32,7 +32,7 @@ from pydantic_core import CoreSchema
 from schemas.catalog import Catalog
 from schemas.errors import CheckpointError, PluginError
 from schemas.sections.perceptual import PerceptualSpec
-from schemas.sections.types import Integer, Space, SpecModel
+from schemas.sections.types import BatchSize, Integer, Space, SpecModel
 from schemas.suggest import suggestion
 
 GROUP = "latentflow.inversions"
@@ -86,11 +86,11 @@ class InvertSpec(SpecModel):
     noise_mode: Literal["const", "none"] = Field(
         default="const", description="The generator's noise inputs: its stored buffers, or zeros."
     )
-    batch_size: Annotated[Integer, SAME_CODES] = Field(
+    batch_size: Annotated[BatchSize, SAME_CODES] = Field(
         default=32,
-        ge=1,
-        le=8192,
-        description="Images in one forward pass; does not change results beyond rounding.",
+        description="Images in one forward pass, from 1 to 8192; does not change results beyond "
+        "rounding. auto: the most, a power of two, with which an actor stays below "
+        "'ray.actor_memory_mb', measured before the first block.",
     )
     block_rows: Annotated[Integer | None, SAME_CODES] = Field(
         default=None,
@@ -146,6 +146,10 @@ class InvertSpec(SpecModel):
     def into(self, space: str) -> Self:
         """The same settings with a space: the one that they name, else `space`."""
         return self if self.space is not None else self.model_copy(update={"space": space})
+
+    def brief(self) -> Self:
+        """The same settings in least time: as much memory as they take, whatever the codes."""
+        return self
 
     @property
     def compared_by(self) -> PerceptualSpec | None:

@@ -7,9 +7,18 @@ import re
 import urllib.parse
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    ValidationInfo,
+)
 from pydantic.fields import FieldInfo
 
 from schemas.sections.cron import check_cron
@@ -19,6 +28,7 @@ NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
 LABEL_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_-]*$"
 BUNDLED = "bundled:"
 OBTAINED = "obtained:"
+AUTO: Literal["auto"] = "auto"
 
 _SAME_TO_YAML = (("true", "yes", "on", "y"), ("false", "no", "off", "n"))
 _URL = re.compile(r"^[A-Za-z][A-Za-z0-9+.-]*://")
@@ -103,6 +113,11 @@ def level_named(level: str, categories: Sequence[str]) -> str | None:
 
 SpecPath = Annotated[str, AfterValidator(_resolve)]
 Integer = Annotated[int, BeforeValidator(_not_bool)]
+BatchSize = Annotated[
+    Annotated[Integer, Field(ge=1, le=8192), Tag("rows")] | Annotated[Literal["auto"], Tag("auto")],
+    Discriminator(lambda value: "auto" if isinstance(value, str) else "rows"),
+]
+"""Rows in one forward pass, or "auto": as many as 'ray.actor_memory_mb' allows."""
 Number = Annotated[float, BeforeValidator(_not_bool), Field(allow_inf_nan=False)]
 Label = Annotated[str, Field(pattern=LABEL_PATTERN)]
 Level = Annotated[str, BeforeValidator(_level)]

@@ -51,7 +51,8 @@ analyse:
   nrsfm: {landmarks: lm68, n_shapes: 8, labels: image}
 evaluate: {samples: 50, strengths: [-3, 0, 3], holdout: {factor: null, fraction: 0.3}, seed: 7}
 report: {title: Faces, samples: 10}
-ray: {address: "ray://head:10001", actors: 2, gpus_per_actor: 0.5, object_store_mb: 100}
+ray: {address: "ray://head:10001", actors: 2, gpus_per_actor: 0.5, object_store_mb: 100,
+      actor_memory_mb: 3000}
 beam: {runner: FlinkRunner, options: ["--flink_master=host:8081"]}
 cache_bytes: 0
 seed: 3

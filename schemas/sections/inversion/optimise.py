@@ -46,6 +46,9 @@ class OptimiseSpec(InvertSpec):
             return PerceptualSpec()
         return self.perceptual
 
+    def brief(self) -> Self:
+        return self.model_copy(update={"steps": min(self.steps, 2)})
+
     @model_validator(mode="after")
     def _some_loss(self) -> Self:
         if self.pixel_weight == self.feature_weight == self.perceptual_weight == 0:

@@ -111,6 +111,7 @@ QUIET = {
     "ray.actors": 2,
     "ray.gpus_per_actor": 0.5,
     "ray.object_store_mb": 100,
+    "ray.actor_memory_mb": 2000,
     "beam.runner": "SparkRunner",
     "beam.options": ["--a=b"],
     "cache_bytes": 1 << 20,
