@@ -25,9 +25,12 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
+import packaging.version
 import torch
 from torch import Tensor
 
@@ -56,6 +59,12 @@ def official(folder: Path, family: str, resolution: int) -> Any:
     """
     if str(folder) not in sys.path:
         sys.path.insert(0, str(folder))
+    if (
+        "pkg_resources" not in sys.modules and find_spec("pkg_resources") is None
+    ):  # which setuptools no longer brings
+        stand_in: Any = ModuleType("pkg_resources")
+        stand_in.parse_version = packaging.version.parse
+        sys.modules["pkg_resources"] = stand_in
     module = import_module(f"training.networks_{family}")
     torch.manual_seed(0)
     model = module.Generator(

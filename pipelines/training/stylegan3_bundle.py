@@ -110,8 +110,8 @@ person). Evaluated on {PERSONS:,} pictures of other persons (seed {VALIDATION_SE
 
 - `generator.safetensors`: StyleGAN3, configuration T, 64 px, z and w of {W_DIM}, w_plus
   {config.num_ws} x {W_DIM}, {sum(p.numel() for p in trainer.g_ema.parameters()):,} parameters.
-  Layers (channels x samples, margins included): {widths}. No clamp. Fingerprint
-  `{fingerprint}`.
+  Layers (channels x samples, margins included): {widths}.
+  No clamp. Fingerprint `{fingerprint}`.
 - `encoder.safetensors`: images into w (w_plus repeats it).
 
 Its w is what the encoder of `bundled:faces64` sees: the first {W_DIM} principal components of its
@@ -139,7 +139,9 @@ other), and what 90 % of draws from z, and of pictures, lie between.
 |---|---|---|---|---|
 {angles}
 
-Known limits: it draws rig faces only, softer than `bundled:faces64`, whose training was some
-twenty times as long; a photograph is reconstructed as the nearest rig face.
+Known limits: it draws rig faces only. Its training saw a thirtieth of the pictures that
+`bundled:faces64` saw: eyes, mouths and glasses are soft, and how well expressions come out was not
+measured. Draws from z turn less far than pictures do. `make models` goes on where it ended when
+`--stylegan3-steps` is raised.
 """
     (out / "generator.md").write_text(card)
