@@ -317,7 +317,7 @@ def test_a_direction_of_feature_maps_lies_in_the_set_and_edits(finished, tmp_pat
         (strip,) = edit_run(spec, ["maps"], tmp_path / "s.png", *args, mask=tmp_path / "mask.png")
         text = json.loads(Image.open(strip).text["latentflow"])
         assert text["options"]["mask"]["shape"] == [8, 8]
-        (whole,) = edit_run(spec, ["maps"], tmp_path / "w.png", *args)
+        (whole,) = edit_run(spec, ["maps"], tmp_path / "new folder/w.png", *args)
         assert not np.array_equal(np.asarray(Image.open(strip)), np.asarray(Image.open(whole)))
     (file,) = export_all_directions(run, tmp_path / "maps.npz")
     fp = generator.facts.fingerprint

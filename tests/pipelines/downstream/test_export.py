@@ -108,6 +108,7 @@ def check_frame(frame: pd.DataFrame) -> None:
     assert frame.image_id.tolist() == [f"{row:02x}" * 32 for row in KEPT]
     codes = lists(frame["latents.w_plus"]).reshape(-1, 3, 4)
     np.testing.assert_array_equal(codes, codes_of(KEPT))
+    assert frame["quality.psnr"].dtype.kind == "f"
     np.testing.assert_array_equal(frame["quality.psnr"], np.array(KEPT) + 0.5)
     ok = measured(KEPT)
     assert frame["attributes.smile"].isna().tolist() == (~ok).tolist()

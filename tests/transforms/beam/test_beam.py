@@ -160,6 +160,14 @@ def test_nrsfm(data):
     np.testing.assert_array_equal(chunk.ridge, peer.ridge)
 
 
+def test_files_of_different_lengths_are_refused(tmp_path):
+    paths = {name: str(tmp_path / f"{name}.npy") for name in ("x", "y")}
+    for name, path in paths.items():
+        np.save(path, np.zeros(3 if name == "x" else 4))
+    with pytest.raises(UsageError, match="3.*4|4.*3"):
+        NpyBlocks(paths, 2)
+
+
 def test_two_processes_give_the_same_bits(data, tmp_path):
     paths = {name: str(tmp_path / f"{name}.npy") for name in ("x", "y")}
     for name, path in paths.items():

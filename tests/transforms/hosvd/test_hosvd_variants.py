@@ -43,6 +43,10 @@ def test_stacked_models_are_the_styles_own(monkeypatch):
     np.testing.assert_allclose(stacked.relative_error, error / norm, rtol=1e-6)
 
 
+def test_a_tensor_of_one_code_leaves_nothing_out():
+    assert stacked_hosvd(np.ones((3, 4, 5))).relative_error == 0
+
+
 def test_one_mode_is_enough_for_a_stacked_model(rng):
     tensor = rng.normal(size=(3, 4, 5))  # styles, latent, levels
     stacked = stacked_hosvd(tensor)

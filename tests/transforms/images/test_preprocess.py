@@ -660,6 +660,14 @@ def test_the_length_of_a_bitmap_is_told_by_four_bytes_whatever_follows_them():
         assert preprocess._damage(ends) == reason
 
 
+def test_a_sound_is_no_image_and_a_webp_that_is_cut_is_a_damaged_one():
+    with pytest.raises(Quarantine) as sound:
+        decode(b"RIFF" + (32).to_bytes(4, "little") + b"WAVEfmt " + bytes(24))
+    with pytest.raises(Quarantine) as cut:
+        decode(b"RIFF" + (1000).to_bytes(4, "little") + b"WEBPVP8 " + bytes(24))
+    assert (sound.value.reason, cut.value.reason) == (Reason.NOT_AN_IMAGE, Reason.TRUNCATED)
+
+
 def test_a_webp_file_is_eight_bytes_longer_than_it_says():
     head = b"RIFF" + (192).to_bytes(4, "little") + b"WEBP"
     for size, reason in ((200, Reason.CORRUPT), (199, Reason.TRUNCATED)):

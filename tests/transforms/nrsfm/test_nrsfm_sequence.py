@@ -127,7 +127,12 @@ def test_every_pass_is_a_round_whether_its_step_is_taken_or_not():
     taken = replace(solver.step(sums), stride=2.0)
     refused = replace(taken, cost=-1.0).step(sums)
     assert (solver.round_, taken.round_, refused.round_) == (0, 1, 2)
-    assert refused.stride == 1.0 and np.array_equal(refused.terms, taken.plain)
+    longer = replace(solver, stride=1.5).step(sums)
+    along = solver.terms + longer.stride * (longer.plain - solver.terms)
+    np.testing.assert_allclose(longer.terms, along)
+    assert (
+        longer.stride > 1.5 and refused.stride == 1.0 and np.array_equal(refused.terms, taken.plain)
+    )
 
 
 def test_a_sequence_needs_no_certain_blocks_and_no_rank_one_shapes():

@@ -385,8 +385,8 @@ def beside_zoo(config: Mapping[str, Any] | None = None, **how: Any) -> Pair:
 
 
 def tiny() -> Checkpoint:
-    """16 x 16, no labels. Biases and colours are damped, so that pictures vary with z more than with
-    the place in them, and do not clip."""
+    """16 x 16, no labels. Biases and colours are damped, so that pictures vary more with z than
+    with the place in them, and do not clip."""
     read_as = read(loaded(official(official_variables((7, 6, 5), seed=1))))
     damped = {n: v * 0.3 if v.ndim == 1 else v for n, v in read_as.tensors.items()}
     damped["b16.torgb.weight"] = damped["b16.torgb.weight"] * 0.5
