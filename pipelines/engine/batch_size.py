@@ -62,9 +62,13 @@ class Trial:
     most: int
 
     @classmethod
-    def of_blocks(cls, limit: int, block_rows: int, row_bytes: int) -> Self:
-        """For batches of blocks: what is filled, a copy as it is written, and it compressed."""
-        return cls(limit, 3 * block_rows * row_bytes, min(block_rows, MOST))
+    def of_blocks(cls, limit: int, block_rows: int, row_bytes: int, n_rows: int) -> Self:
+        """For batches of blocks: what is filled, a copy as it is written, and it compressed.
+
+        n_rows : of all blocks; no larger batch is tried than the power of two that holds them
+        """
+        holding = 1 << max(n_rows - 1, 0).bit_length()
+        return cls(limit, 3 * block_rows * row_bytes, min(block_rows, MOST, holding))
 
     @property
     def title(self) -> str:

@@ -7,7 +7,7 @@ Needs the specification, the index and the descriptions of the models, no model 
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 from generators.annotators.card import AnnotatorCard, read_description
 from generators.annotators.kinds.catalog import role_of
@@ -118,6 +118,8 @@ def run_problems(
     """All that `check_run` refuses, section by section."""
     spec = known.spec
     yield from _dataset(spec, known.index)
+    if facts is not None:
+        yield from _classes_needed(spec, facts)
     yield from _labels(spec, known.index, 0 if facts is None else facts.classes)
     yield from _sampled(spec, facts)
     if INVERT in cards:
@@ -139,6 +141,30 @@ def _dataset(spec: RunSpec, index: DatasetIndex) -> Problems:
     for kind in (CONTINUOUS, CATEGORICAL):
         names = getattr(spec.dataset, kind)
         yield from factor_problems(f"dataset.{kind}", names, index, kind)
+
+
+def _classes_needed(spec: RunSpec, facts: ModelFacts) -> Problems:
+    """Images without classes, inverted into codes that are drawn with one."""
+    held = facts.spaces.get(spec.invert.space or facts.default_space)
+    if spec.dataset.sampled or spec.dataset.labels is not None or not facts.classes:
+        return
+    if held is not None and held.conditional:
+        without = [
+            space.name
+            for space in facts.spaces.values()
+            if not (space.conditional or space.required or space.injected_into)
+        ]
+        other = f", or set 'invert.space' to {_one_of(without)}" if without else ""
+        yield (
+            f"'dataset.labels' is missing: codes of {held.name!r} are drawn with one of the "
+            f"generator's {facts.classes!r} classes: name the factor that holds each image's"
+            + other
+        )
+
+
+def _one_of(names: Sequence[str]) -> str:
+    """ "'w'", or "one of 'w', 'w_plus'"."""
+    return f"{'one of ' if len(names) > 1 else ''}{', '.join(map(repr, names))}"
 
 
 def _labels(spec: RunSpec, index: DatasetIndex, classes: int) -> Problems:
@@ -185,7 +211,7 @@ def _untruncated(spec: RunSpec, facts: ModelFacts | None, key: str, value: float
         derived = [s.name for s in facts.spaces.values() if s.prior == "derived"]
         yield (
             f"{key!r} is {value!r}, but codes of {held.name!r} are not truncated: leave it out"
-            + (f", or set 'invert.space' to {derived!r}" if derived else "")
+            + (f", or set 'invert.space' to {_one_of(derived)}" if derived else "")
         )
 
 

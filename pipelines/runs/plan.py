@@ -123,6 +123,8 @@ class _Plan:
         """Stage -> blocks that will be made."""
         self.unmeasured: int | None = None
         """Directions to be evaluated, where all are known."""
+        self.last_directions = 0
+        """Those of the last evaluation."""
 
     def stages(self) -> list[Stage]:
         """All stages in order. Raises SpecError for what the data cannot give."""
@@ -384,6 +386,7 @@ class _Plan:
         found = read_json(self.out / "evaluation.json")
         if not found:
             return Stage("evaluate", MISSING)
+        self.last_directions = len(found.get("directions", ()))
         if self.store is None:
             return Stage("evaluate", STALE, causes=["there is no store of these inputs yet"])
         try:
@@ -421,8 +424,11 @@ class _Plan:
         total = pictures_of(n, own.strengths, self.unmeasured or 0) if known else n * moved
         time = _time(total, self.rates.get("evaluate"), "the last run's rate")
         each = f"at {moved} strengths of {n} samples{time}"
+        each += "; 'evaluate.samples' makes them fewer"
         if not known:
-            return f"{total} pictures to draw and measure for each direction there will be, {each}"
+            if last := self.last_directions:
+                each = f"({pictures_of(n, own.strengths, last)} for last time's {last}), {each}"
+            return f"{total} pictures to draw and measure for each direction there will be {each}"
         return f"{total} pictures to draw and measure, {self.unmeasured} directions {each}"
 
     def _report(self, before: list[Stage]) -> Stage:

@@ -410,7 +410,8 @@ def annotate(
         if any(not stage.batch_size for stage in task.stages):
             left_open = tuple(stage for stage in stages if not stage.batch_size)
             row_bytes = sum(stage.spec().row_bytes for stage in left_open)
-            trial = Trial.of_blocks(actor_memory_mb * MB, store.block_rows, row_bytes)
+            limit = actor_memory_mb * MB
+            trial = Trial.of_blocks(limit, store.block_rows, row_bytes, store.n_rows)
             batch_size = chosen(engine, replace(task, stages=left_open), held, trial)
         settled = [replace(s, batch_size=s.batch_size or batch_size) for s in task.stages]
         task = replace(task, stages=tuple(settled))

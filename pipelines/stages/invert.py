@@ -435,7 +435,7 @@ def invert(
         task: sample.SampleTask | InvertTask = sample.SampleTask(placed, cuda)
         if todo and not identity.sampled:
             batch_size = _batch_size(
-                InvertTask(source, placed, cuda), engine, held, actor_memory_mb
+                InvertTask(source, placed, cuda), engine, held, actor_memory_mb, index.n_rows
             )
             task = InvertTask(source, placed, cuda, batch_size)
         done = run_blocks(
@@ -468,11 +468,13 @@ def invert(
     )
 
 
-def _batch_size(task: InvertTask, engine: BlockEngine, lock: StoreLock, memory_mb: int) -> int:
+def _batch_size(
+    task: InvertTask, engine: BlockEngine, lock: StoreLock, memory_mb: int, n_rows: int
+) -> int:
     """Images at a time: as the settings say, or as many as memory allows."""
     identity = task.identity
     if identity.spec.batch_size != AUTO:
         return identity.spec.batch_size
     row_bytes = sum(array.row_bytes for array in identity.arrays)
-    trial = Trial.of_blocks(memory_mb * MB, identity.block_rows, row_bytes)
+    trial = Trial.of_blocks(memory_mb * MB, identity.block_rows, row_bytes, n_rows)
     return chosen(engine, task, lock, trial)

@@ -188,13 +188,14 @@ def _sweep_problems(known: Known, own: FidelitySpec, drawn: Measured) -> Problem
     if space not in drawn_in:
         yield (
             f"{key!r} draws codes of {space!r}, which has no prior: set "
-            f"'{KEY}.truncation_space' to one of {drawn_in!r}"
+            f"'{KEY}.truncation_space' to one of {', '.join(map(repr, drawn_in))}"
         )
         return
     prior = facts.spaces[space].prior
     if prior == "normal" and set(own.truncations) != {1.0}:
         derived = [s.name for s in facts.spaces.values() if s.prior == "derived"]
-        cure = f"set '{KEY}.truncation_space' to one of {derived!r}" if derived else "leave it out"
+        one = ", ".join(map(repr, derived))
+        cure = f"set '{KEY}.truncation_space' to one of {one}" if derived else "leave it out"
         yield (f"{key!r} is {own.truncations!r}, but codes of {space!r} are not truncated: {cure}")
 
 

@@ -62,6 +62,12 @@ def test_no_more_rows_are_taken_than_a_block_has_or_than_fit():
     assert largest_batch(Planted(room=3), Trial(allowed(100), 0, 64)) == 2
 
 
+def test_no_batch_is_tried_that_is_more_than_twice_the_rows_there_are():
+    most = [Trial.of_blocks(1, 256, 1, n).most for n in (1, 2, 12, 16, 17, 1000)]
+    assert most == [1, 2, 16, 16, 32, 256]
+    assert Trial.of_blocks(1, 4096, 1, 10**6).most == 512
+
+
 def test_a_row_that_takes_more_than_is_allowed_is_told_with_what_it_takes():
     with pytest.raises(UsageError, match="'ray.actor_memory_mb' is .* with one row at a time"):
         largest_batch(Planted(), Trial(allowed(0.5), 0, 64))
@@ -100,7 +106,7 @@ def test_a_store_has_the_same_codes_and_measures_and_notes_the_batch(tmp_path):
         found[batch_size] = identity.store_fp, made.batch_size, measured.batch_sizes, codes, values
     fixed, auto = found.values()
     assert fixed[:3] == (auto[0], 16, {"marks": 16, "marks@render": 16})
-    assert auto[1:3] == (64, {"marks": 64, "marks@render": 64})  # the block's rows
+    assert auto[1:3] == (8, {"marks": 8, "marks@render": 8})  # all six rows
     np.testing.assert_allclose(auto[3], fixed[3], atol=1e-5)
     np.testing.assert_allclose(auto[4], fixed[4], atol=0.02)
 

@@ -82,12 +82,18 @@ def test_plan_tells_what_evaluating_directions_will_cost(run):
     n = 3 * (1 + 3 * len(DIRECTIONS))
     cost = f"3 strengths of 3 samples, about {n * 6 / 60:.1f} min at the last run's rate"
     assert state == STALE
-    assert note == f"{n} pictures to draw and measure, {len(DIRECTIONS)} directions at {cost}"
+    fewer = "; 'evaluate.samples' makes them fewer"
+    assert (
+        note == f"{n} pictures to draw and measure, {len(DIRECTIONS)} directions at {cost}{fewer}"
+    )
     state, note = told(evaluate={"samples": 3}, invert={"crop": "stretch"})
     assert state == STALE
     assert note.startswith(
-        "6 pictures to draw and measure for each direction there will be, at 2 strengths of 3"
+        "6 pictures to draw and measure for each direction there will be "
+        f"({3 * (1 + 2 * len(DIRECTIONS))} for last time's {len(DIRECTIONS)}), at 2 "
+        "strengths of 3 samples"
     )
+    assert note.endswith(fewer)
 
 
 def test_verify_finds_the_run_whole(run):

@@ -14,12 +14,27 @@ import yaml
 from inversion_fixture import annotator
 from places import ROOT
 
+from generators.protocols import Companion, ModelFacts, Space
 from pipelines.runs.check import check_run, known_before, run_notes
 from schemas.errors import SpecError, UntrustedError
 from schemas.index import DatasetIndex, NewRow, continuous_column, encode_categories
 from schemas.spec import parse_spec
 
 SHAPE = (10, 64)
+OPTIMISED = {"method": "optimise"}
+LABELS = encode_categories([str(i % 5) for i in range(24)], None, "integer")
+CLASSED = ModelFacts(
+    "stylegan2",
+    "",
+    (64, 64),
+    {
+        "z": Space("z", (64,), "normal", conditional=True),
+        "w_plus": Space("w_plus", SHAPE, "derived", layered=True, derived_from="z"),
+        "parts": Space("parts", (3,), "none", companions={"c": Companion((2,), required=True)}),
+    },
+    "w_plus",
+    classes=5,
+)
 MOODS = ("calm", "glad", "No")
 SCORES = {"name": "scores", "model": "bundled:faces64/attributes"}
 MARKS = {"name": "marks", "model": "bundled:faces64/landmarks"}
@@ -48,6 +63,20 @@ def spec_of(annotate=(SCORES, MARKS, POSE), **sections):
 def check(index=None, shape=SHAPE, annotate=(SCORES, MARKS, POSE), **sections):
     spec = spec_of(annotate, **sections)
     return check_run(spec, index or index_of(), {spec.invert.space or "w_plus": shape})
+
+
+def test_images_without_classes_are_not_inverted_into_codes_that_need_one():
+    def told(space, **dataset):
+        spec = spec_of((), dataset={"path": ".", **dataset}, invert={**OPTIMISED, **space})
+        return check_run(spec, index_of(label=LABELS), {"w_plus": SHAPE}, facts=CLASSED)
+
+    with pytest.raises(SpecError) as e:
+        told({"space": "z"})
+    assert (
+        "'dataset.labels' is missing: codes of 'z' are drawn with one of the generator's 5 "
+        "classes: name the factor that holds each image's, or set 'invert.space' to 'w_plus'"
+    ) in str(e.value)
+    assert told({"space": "z"}, labels="label") == told({}) == []
 
 
 WRONG = [

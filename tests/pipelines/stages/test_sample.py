@@ -376,7 +376,10 @@ def test_codes_of_z_are_drawn_with_their_class(models, tmp_path):
     with pytest.raises(SpecError, match="'evaluate.truncation_psi' is 0.5.*of 'z' are not trunc"):
         prior = {"evaluate": {"source": "prior", "truncation_psi": 0.5}}
         plan_stages(load_spec(write_spec(tmp_path, spec | prior)))
-    with pytest.raises(SpecError, match="'dataset.truncation' is 0.5.*of 'z' are not truncated"):
+    told = (
+        "'dataset.truncation' is 0.5.*of 'z' are not truncated.*'invert.space' to one of 'w', 'w_"
+    )
+    with pytest.raises(SpecError, match=told):
         changed = spec | {"dataset": spec["dataset"] | {"truncation": 0.5}}
         plan_stages(load_spec(write_spec(tmp_path, changed)))
 
