@@ -32,7 +32,7 @@ from generators.tensor_files import (
 )
 from generators.unpickle.interpreter import Limits
 from generators.unpickle.torch_files import read_any
-from schemas.atomic import write_bytes, write_json
+from schemas.atomic import read_json, write_bytes, write_json
 from schemas.errors import CheckpointError, NewerLayoutError, UsageError
 from schemas.sections.generator_settings import checked_settings, choices
 from schemas.suggest import suggestion
@@ -103,7 +103,7 @@ def files_of(path: Path) -> list[Path]:
             files += [*parts_of(path), _description_of(path)]
         elif path.is_file():
             files += program_files(path)
-        if _declaration(path) is not None:
+        if path.is_file() and _declaration(path) is not None:
             files.append(_description_of(path))
     except CheckpointError:
         pass
@@ -198,6 +198,11 @@ def _with_settings(checkpoint: Checkpoint, settings: Mapping[str, Any]) -> Check
 def _description_of(path: Path) -> Path:
     """The JSON file that belongs to a safetensors file or to an index of such files."""
     return path.with_name(f"{stem_of(path)}.json")
+
+
+def own_format(path: Path) -> bool:
+    """Whether the description of a generator in our own format lies beside a file, there or not."""
+    return read_json(_description_of(path)).get("format") == FORMAT
 
 
 def _read_json(beside: Path) -> dict[str, Any]:

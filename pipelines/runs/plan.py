@@ -426,9 +426,9 @@ class _Plan:
         each = f"at {moved} strengths of {n} samples{time}"
         each += "; 'evaluate.samples' makes them fewer"
         if not known:
-            if last := self.last_directions:
-                each = f"({pictures_of(n, own.strengths, last)} for last time's {last}), {each}"
-            return f"{total} pictures to draw and measure for each direction there will be {each}"
+            last, of_each = self.last_directions, "pictures to draw and measure for each direction"
+            was = f" ({pictures_of(n, own.strengths, last)} for last time's {last})" if last else ""
+            return f"{total} {of_each} there will be{was}, {each}"
         return f"{total} pictures to draw and measure, {self.unmeasured} directions {each}"
 
     def _report(self, before: list[Stage]) -> Stage:

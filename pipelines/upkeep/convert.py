@@ -11,12 +11,12 @@ from typing import Any
 import generators
 from generators.families.base import Checkpoint
 from generators.families.catalog import FAMILIES, facts_of
-from generators.model_file import FORMAT, contents_of, read_checkpoint, write_checkpoint
+from generators.model_file import contents_of, own_format, read_checkpoint, write_checkpoint
 from generators.model_folder import weights_of
 from generators.protocols import ModelFacts
 from generators.tensor_files import SUFFIX, stem_of
 from pipelines.downstream.export import check_target, written
-from schemas.atomic import delete_partials_of, read_json
+from schemas.atomic import delete_partials_of
 from schemas.errors import CheckpointError, UsageError
 
 #: `generators.unpickle.find_network.Candidate.where`, as families note it.
@@ -44,7 +44,7 @@ class Converted:
         height, width = self.facts.size
         size = sum(path.stat().st_size for path in self.paths)
         yield f"{self.facts.family}, {height} x {width}, fingerprint {self.facts.network_fp}"
-        yield from (f"assumed: {name} {text}" for name, text in self.assumed.items())
+        yield from (f"{name} {text}" for name, text in self.assumed.items())
         yield from (f"left out: {text}" for text in self.left_out)
         tensors, description = self.paths
         yield f"wrote {tensors} and {description.name} ({size / 1e6:.1f} MB)"
@@ -100,12 +100,17 @@ def _usual(path: Path) -> Path:
 def _check_free(out: Path, beside: Path, overwrite: bool) -> None:
     """Raise UsageError where one is there; a description alone is what a killed conversion left."""
     check_target(out, folder=False, overwrite=overwrite)
-    left = not out.exists() and read_json(beside).get("format") == FORMAT
+    left = not out.exists() and own_format(out)
     check_target(beside, folder=False, overwrite=overwrite or left)
 
 
 def _left_out(path: Path, read: Checkpoint) -> Iterator[str]:
-    """What the file holds beside the generator as we keep it, for people."""
+    """What the file holds beside the generator as we keep it, for people.
+
+    Of a file of our own nothing: what it notes was left out of the file that it was made from.
+    """
+    if path.suffix == SUFFIX and own_format(path):
+        return
     yield from read.metadata.get("left_out", ())
     entry = _ENTRY.fullmatch(str(read.metadata.get("entry", "")))
     if entry is None:

@@ -74,7 +74,9 @@ def read_modules(network: Any) -> tuple[dict[str, TensorRecord], list[str]]:
                     tensors[f"{path}.{name}".lstrip(".")] = value
     del formats["float32"]
     return tensors, [
-        f"that {n} stages compute in {kind}, not float32" for kind, n in formats.items()
+        f"{kind}, in which {n} {'stage computes' if n == 1 else 'stages compute'}: all is drawn in "
+        "float32"
+        for kind, n in formats.items()
     ]
 
 

@@ -101,7 +101,7 @@ def test_what_the_file_says_of_precision_is_told_and_enters_no_fingerprint(offic
     assert read is not None and read.metadata == {
         "source": "official",
         "entry": "'G_ema'",
-        "left_out": ["that 2 stages compute in bfloat16, not float32"],
+        "left_out": ["bfloat16, in which 2 stages compute: all is drawn in float32"],
     }
     for stage in range(3):
         half = module_state(module_at(contents, f"Model.MainLayers.{stage}"))[1]

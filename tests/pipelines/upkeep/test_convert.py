@@ -37,7 +37,7 @@ def test_the_command_says_what_it_read_assumed_and_left_out(tmp_path: Path) -> N
     fingerprint = read_checkpoint(path).fingerprint
     assert done.stdout.splitlines()[:3] == [
         f"r3gan, 16 x 16, fingerprint {fingerprint}",
-        "left out: that 2 stages compute in bfloat16, not float32",
+        "left out: bfloat16, in which 2 stages compute: all is drawn in float32",
         "left out: entries 'G', 'D', 'cur_nimg' (3)",
     ]
     written = tmp_path / "network-snapshot.safetensors"
@@ -58,12 +58,14 @@ def test_what_lies_beside_a_generator_is_told_at_every_depth(tmp_path: Path) -> 
         "entries 'opts', 'step' (2)",
         "tensors 'encoder.0', 'encoder.1', 'encoder.2', 'encoder.3', 'encoder.4', 'encoder.5' (8)",
     )
+    again = convert(str(tmp_path / "e4e.safetensors"), tmp_path / "again.safetensors")
+    assert again.left_out == ()
 
 
 def test_what_is_assumed_is_told_and_stays_open(weights: Path, tmp_path: Path) -> None:
     found = convert(str(weights), tmp_path / "new" / "g.safetensors")
     assert set(found.assumed) == {"lr_multiplier", "conv_clamp"}
-    assert any("assumed: conv_clamp none is assumed" in line for line in found.lines())
+    assert any(line.startswith("conv_clamp none is assumed") for line in found.lines())
     read = read_checkpoint(found.paths[0])
     assert read.assumed == {"lr_multiplier": 0.01, "conv_clamp": None}
     given = read_checkpoint(found.paths[0], settings={"conv_clamp": 256.0})
@@ -105,6 +107,15 @@ def test_every_family_is_written_and_read_again(family: str, tmp_path: Path) -> 
 
 
 # ---- what is refused -----------------------------------------------------------------------------
+
+
+def test_a_folder_without_weights_is_told_by_whatever_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in (".", "..", str(tmp_path)):
+        with pytest.raises(CheckpointError, match="is a folder: "):
+            convert(name)
 
 
 def test_targets_that_are_taken_or_none_are_refused(weights: Path, tmp_path: Path) -> None:
