@@ -250,8 +250,8 @@ class RunSpec(SpecModel):
     )
     output: SpecPath | None = Field(
         default=None,
-        description="Folder for stores, index, directions and report. Default: "
-        "runs/<name> in the working directory.",
+        description="Folder for stores, index, directions and report, relative to the "
+        "specification's own folder. Default: runs/<name> in the working directory.",
     )
 
     @model_validator(mode="after")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from pydantic import Field
 
 from schemas.sections.base import AnalysisSection
@@ -41,6 +43,12 @@ class MeanDifferenceSpec(AnalysisSection):
         description="Also tell how well each regression predicts the rows of 'evaluate.holdout', "
         "by a fit to the other rows: R2.",
     )
+
+    @classmethod
+    def about_unknown(cls, key: str, data: Any) -> str:
+        if key == "attributes":
+            return "attributes that an annotator measures go under 'factors', beside the factors"
+        return super().about_unknown(key, data)
 
 
 PLUGIN = MeanDifferenceSpec

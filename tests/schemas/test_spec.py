@@ -244,6 +244,10 @@ def test_trust_is_not_for_a_file_to_give(where):
             "analyse: {mean_difference: {factors: [a, b, a]}}",
             ["factors", "['a']", "more than once"],
         ),
+        (
+            "analyse: {mean_difference: {attributes: [smile]}}",
+            ["line 3", "unknown key 'analyse.mean_difference.attributes'", "under 'factors'"],
+        ),
         ("evaluate: {strengths: []}", ["'evaluate.strengths' is []", "at least 1"]),
         ("unknown: 1", ["line 3", "unknown key 'unknown' (value 1)", "use one of name, dataset"]),
         ("name: again", ["line 3", "'name' stands twice", "remove one"]),

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from conformance.generator import GeneratorSuite
+from places import ROOT
 from safetensors.numpy import save_file
 
 import generators
@@ -23,6 +24,7 @@ from generators.protocols import Code, Edit
 from generators.seeds import drawn
 from pipelines.engine.blocks import InProcess
 from pipelines.folder.store_identity import identify
+from pipelines.runs.plan import plan_stages
 from pipelines.sources.open import open_source
 from pipelines.stages.index import update_index
 from pipelines.stages.invert import invert
@@ -32,6 +34,7 @@ from schemas.errors import CheckpointError, DirectionMismatchError, SpecError, U
 from schemas.index import DatasetIndex
 from schemas.sections.dataset import DatasetSpec
 from schemas.sections.invert import invert_section
+from schemas.spec import load_spec
 from schemas.spec_models import GeneratorSpec
 from schemas.store import LatentStore
 from tests.generators.families.references.biggan import KINDS, latents, read
@@ -260,6 +263,22 @@ def test_a_folder_is_a_generator_in_torchs_and_in_safetensors_format(folder: Pat
     (folder / "model.safetensors").rename(folder / "of-another-name.safetensors")
     assert read_checkpoint(folder).fingerprint == found.fingerprint
     assert generators.load(str(folder)).facts.fingerprint == found.fingerprint
+
+
+@pytest.mark.parametrize("space", ["z_plus", "zc"])
+def test_the_example_is_a_specification(folder: Path, tmp_path: Path, space: str) -> None:
+    text = (ROOT / "examples" / "biggan.yaml").read_text()
+    model = ("/models/biggan-deep-128", str(folder))
+    for there, here in (model, ("[207, 208]", "[1, 3]"), ("components: 16", "components: 4")):
+        assert there in text
+        text = text.replace(there, here)
+    if space == "zc":
+        text = text.replace("z_plus}", "zc}").replace("\n  pca:", "\n  #").replace("# pca:", "pca:")
+        assert "\n  pca: {n_components: 4, space: c}" in text
+    (tmp_path / "biggan.yaml").write_text(text)
+    states = {s.name: s.state for s in plan_stages(load_spec(tmp_path / "biggan.yaml"))}
+    assert states.pop("annotate") == "current"  # there is nothing to measure
+    assert set(states.values()) == {"missing"} and len(states) == 5
 
 
 def test_a_folder_is_described_and_what_is_wrong_with_it_told(folder: Path) -> None:

@@ -384,8 +384,9 @@ def test_codes_of_z_are_drawn_with_their_class(models, tmp_path):
         plan_stages(load_spec(write_spec(tmp_path, changed)))
 
 
-def test_the_example_is_a_specification():
-    spec = load_spec(ROOT / "examples" / "sampled.yaml")
+@pytest.mark.parametrize("name", ["sampled", "stylegan3"])
+def test_the_example_is_a_specification(name):
+    spec = load_spec(ROOT / "examples" / f"{name}.yaml")
     assert spec.dataset.sampled and {s.name: s.state for s in plan_stages(spec)} == {
         "index": "missing", "invert": "missing", "annotate": "missing", "analyse": "missing",
         "evaluate": "missing", "report": "missing",
