@@ -101,11 +101,20 @@ def faces(
 
 
 @app.command()
-def schema() -> None:
-    """Print the JSON schema of run specifications."""
+def schema(
+    section: Annotated[
+        str | None,
+        typer.Argument(help="Print the keys of this section as text: evaluate, analyse.pca, ..."),
+    ] = None,
+) -> None:
+    """Print the JSON schema of run specifications, or the keys of one section as text."""
+    from schemas.schema_text import section_text
     from schemas.spec import json_schema
 
-    typer.echo(json.dumps(json_schema(), indent=2))
+    if section is None:
+        typer.echo(json.dumps(json_schema(), indent=2))
+    else:
+        typer.echo(section_text(json_schema(), section), nl=False)
 
 
 @app.command()
