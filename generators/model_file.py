@@ -21,7 +21,7 @@ import numpy as np
 from generators.families.base import Checkpoint, Configured, Declared, GeneratorFamily
 from generators.families.catalog import FAMILIES, family_of, recognised
 from generators.file_kinds import missing, said_of
-from generators.model_folder import CONFIG, config_of, weights_of
+from generators.model_folder import CONFIG, config_of, not_read, weights_of
 from generators.programs import program_files, read_program
 from generators.tensor_files import (
     is_tensor_file,
@@ -83,6 +83,10 @@ def read_checkpoint(
             elif folder != path:
                 contents = Configured(contents, config_of(folder))
             checkpoint = recognised(contents, family)
+        if folder != path and (others := not_read(folder, path)):
+            left_out = [*checkpoint.metadata.get("left_out", ()), *others]
+            metadata = {**checkpoint.metadata, "left_out": left_out}
+            checkpoint = replace(checkpoint, metadata=metadata)
         return replace(_with_settings(checkpoint, settings or {}), trusted=trusted)
     except CheckpointError as e:
         raise type(e)(said_of(path, str(e))) from e
@@ -300,11 +304,11 @@ def _estimated(facts: Mapping[str, Any], beside: Path) -> dict[str, Any]:
 
 
 def _noted(facts: Mapping[str, Any], family: GeneratorFamily) -> dict[str, Any]:
-    """The metadata of a description; of "assumed" the settings that there are."""
+    """The metadata of a description; of "assumed" what the architecture or the settings have."""
     metadata = facts.get("metadata")
     noted = dict(metadata) if isinstance(metadata, dict) else {}
     assumed = noted.pop("assumed", None)
     if isinstance(assumed, dict) and assumed:
-        known = family.settings.model_fields
+        known = dict.fromkeys([*family.settings.model_fields, *facts["architecture"]])
         noted["assumed"] = {k: facts["architecture"].get(k) for k in known if k in assumed}
     return noted

@@ -27,6 +27,12 @@ def weights_of(path: Path) -> Path | None:
     return path / held[0] if len(held) == 1 else None
 
 
+def not_read(folder: Path, weights: Path) -> list[str]:
+    """Other weights of usual names in such a folder, for people."""
+    others = [name for name in WEIGHTS if name != weights.name and (folder / name).is_file()]
+    return [f"the weights {name!r}, as those of {weights.name!r} are read" for name in others]
+
+
 def config_of(folder: Path) -> dict[str, Any]:
     """What ``config.json`` says. Raises CheckpointError for one that is no JSON object."""
     try:

@@ -163,11 +163,9 @@ def _check_claim(entry: Entry, path: Path, made_in: str, space: str, generator_f
         )
 
 
-def other_space(space: str | None) -> str:
+def other_space(space: str) -> str:
     """What can be done with a direction of a space that the run's analyses do not read."""
-    if space in ("w", "w_plus"):
-        return f"import it into a run whose analyses read space {space!r}"
-    return "analyses read 'w' or 'w_plus': take that project's direction of one of these spaces"
+    return f"import it into a run whose analyses read space {space!r}"
 
 
 def _direction(

@@ -148,7 +148,7 @@ def import_directions(
     if injected is None and space != own and space != _repeated(run):
         raise UsageError(
             f"the run stores codes of space {own!r}, on which directions are measured, and the "
-            f"file's are of {space!r}: {other_space(space)}"
+            f"file's are of {space!r}: {_other_space(run, space)}"
         )
     if generator_fp != run.directions.generator_fp:
         raise DirectionMismatchError(
@@ -197,6 +197,19 @@ def _repeated(run: FinishedRun) -> str | None:
     facts = generators.facts(run.spec.generator)
     own = run.directions.space
     return facts.repeated(own) if own in facts.spaces else None
+
+
+def _other_space(run: FinishedRun, space: str) -> str:
+    """What can be done with a direction of a space that the run does not take."""
+    facts, own = generators.facts(run.spec.generator), run.directions.space
+    repeated = _repeated(run)
+    taken = [own, *([repeated] if repeated else ())]
+    taken += [name for name, each in facts.spaces.items() if each.injected_into == own]
+    shown = ", ".join(map(repr, taken))
+    if space in facts.spaces:
+        return f"{other_space(space)}, or take a direction of one of {shown}"
+    having = ", ".join(map(repr, facts.spaces))
+    return f"the generator has {having}, and this run takes directions of {shown}"
 
 
 def _injected(run: FinishedRun, space: str) -> tuple[int, ...] | None:

@@ -73,6 +73,14 @@ def assumptions(checkpoint: Checkpoint) -> dict[str, str]:
     """What is to be told of each setting that no file stated, by name."""
     told = {}
     for name, value in checkpoint.assumed.items():
+        if name == "blocks":
+            doubling = [i for i, (_, _, doubles) in enumerate(value) if doubles]
+            told[name] = (
+                f"{', '.join(map(str, doubling))} are assumed to double the sides, as in all that "
+                "were published: no 'layers' in a config.json beside the weights say so; where "
+                "the network's do otherwise its pictures are wrong: give the folder with it"
+            )
+            continue
         text = f"{value!r} is assumed, the file does not state it: set 'generator.{name}'"
         if name == "statistics_truncation":
             text += ", to the truncation that codes are drawn with"

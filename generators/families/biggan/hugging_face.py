@@ -13,8 +13,8 @@ generator.bn, conv_to_rgb          the last normalisation and convolution, of wh
                                    first three channels are the image
 =================================  =========================================================
 
-Which blocks double the sides is in ``config.json``; without it each second one does, as in all
-that were published.
+Which blocks double the sides is in ``config.json`` alone; without it each second one is assumed to,
+as in all that were published.
 """
 
 from __future__ import annotations
@@ -32,6 +32,15 @@ MARKER = "generator.layers.0.bn_0.running_means"
 #: What is added to variances in all that were published.
 EPS = 1e-4
 _RGB = 3
+#: Keys of config.json that are read or compared, and those by which files tell about themselves.
+READ = (
+    "attention_layer_position", "channel_width", "class_embed_dim", "eps", "layers", "n_stats",
+    "num_classes", "output_dim", "z_dim",
+)  # fmt: skip
+ABOUT = (
+    "architectures", "dtype", "id2label", "label2id", "license", "library_name", "model_type",
+    "name", "tags", "torch_dtype", "transformers_version",
+)  # fmt: skip
 _ATTENTION = {"theta": "theta", "phi": "phi", "g": "g", "o": "o_conv"}
 
 
@@ -48,6 +57,7 @@ def read_hugging_face(
     eps = _number(said, "eps") if said is not None else None
     if eps is None:
         assumed["bn_eps"] = eps = EPS
+    _check_keys(said or {})
     places = _places(state)
     widths, classes = _widths(state, places), state.shape("embeddings.weight", 2)
     attention = [k for k, is_block in enumerate(places) if not is_block]
@@ -75,6 +85,8 @@ def read_hugging_face(
     except ValueError as e:
         raise CheckpointError(f"tensor shapes describe no BigGAN-deep: {e}") from e
     _check_said(said, config)
+    if said is None or "layers" not in said:
+        assumed["blocks"] = config.architecture()["blocks"]
     found = _converted(state, config, places)
     check_left(state)
     return config, found, assumed
@@ -174,10 +186,39 @@ def _doubling(said: Mapping[str, Any] | None, widths: list[tuple[int, int]]) -> 
     return [each[0] for each in layers]
 
 
+def _check_keys(said: Mapping[str, Any]) -> None:
+    """Raise CheckpointError for a config.json of another model, or that says what is not known."""
+    kinds = [said.get("model_type"), *_list(said.get("architectures"))]
+    other = [kind for kind in kinds if kind is not None and "biggan" not in _plain(kind)]
+    if other:
+        raise CheckpointError(
+            f"'config.json' says that the model is {other[0]!r}, its tensors are a BigGAN-deep's: "
+            "they do not belong together; copy both files again"
+        )
+    unknown = [name for name in said if name not in (*READ, *ABOUT) and not name.startswith("_")]
+    if unknown:
+        name = unknown[0]
+        raise CheckpointError(
+            f"'config.json' has {name!r}: {said[name]!r}, which no published BigGAN-deep has and "
+            "which may change its pictures: take it out where it does not, else export the "
+            "network to ONNX or torch.export"
+        )
+
+
+def _list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]
+
+
+def _plain(kind: Any) -> str:
+    """A name without case and marks: 'BigGAN', 'big_gan' and 'big-gan' are one."""
+    return "".join(filter(str.isalnum, str(kind))).lower()
+
+
 def _check_said(said: Mapping[str, Any] | None, config: BigGANConfig) -> None:
     """Raise CheckpointError where config.json says another thing than the tensors."""
     known = {
         "z_dim": config.z_dim,
+        "class_embed_dim": config.c_dim,
         "num_classes": config.classes,
         "n_stats": config.statistics,
         "output_dim": config.resolution,

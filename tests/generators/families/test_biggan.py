@@ -256,6 +256,10 @@ def test_a_folder_is_a_generator_in_torchs_and_in_safetensors_format(folder: Pat
     assert facts.size == (16, 16) and facts.classes == 5
     assert "truncation that codes are drawn with" in facts.assumed["statistics_truncation"]
     assert files_of(folder) == [folder / "config.json", folder / "pytorch_model.bin"]
+    assert "left out" not in describe(folder)
+    save_file(hf_state(seed=1), folder / "model.safetensors")
+    told = "the weights 'pytorch_model.bin', as those of 'model.safetensors' are read"
+    assert describe(folder)["left out"] == told
     save_file(hf_state(), folder / "model.safetensors")
     (folder / "pytorch_model.bin").unlink()
     assert read_checkpoint(folder).fingerprint == found.fingerprint
@@ -326,9 +330,25 @@ def test_weights_without_their_folder_are_of_blocks_that_alternate(tmp_path: Pat
     state = {f"module.{name}": torch.from_numpy(v) for name, v in hf_state(config).items()}
     torch.save({"model": state}, tmp_path / "pytorch_model.bin")
     found = read_checkpoint(tmp_path / "pytorch_model.bin")
-    assert found.assumed == {"statistics_truncation": 1.0, "bn_eps": 1e-4}
+    blocks = found.architecture["blocks"]
+    assert [doubles for _, _, doubles in blocks] == [False, True] * 2
+    assert found.assumed == {"statistics_truncation": 1.0, "bn_eps": 1e-4, "blocks": blocks}
     told = PLUGIN.recognise(Configured(hf_state(config), config))
     assert told is not None and told.fingerprint == found.fingerprint
+    assert told.assumed == {"statistics_truncation": 1.0}
+    write_checkpoint(found, tmp_path / "g.safetensors")
+    for checkpoint in (found, read_checkpoint(tmp_path / "g.safetensors")):
+        assert PLUGIN.facts(checkpoint).assumed["blocks"].startswith("1, 3 are assumed to double")
+    with pytest.raises(SpecError, match="generator.blocks"):
+        read_checkpoint(tmp_path / "pytorch_model.bin", settings={"blocks": blocks})
+    silent = PLUGIN.recognise(Configured(hf_state(config), {"eps": 1e-4}))
+    assert silent is not None and "blocks" in silent.assumed
+
+
+def test_what_a_config_says_of_itself_is_no_fault() -> None:
+    about = {"model_type": "big_gan", "architectures": ["BigGAN"], "_name_or_path": "x"}
+    found = PLUGIN.recognise(Configured(hf_state(), {**HF_CONFIG, **about, "dtype": "float32"}))
+    assert found is not None and found.fingerprint == read("hf").fingerprint
 
 
 def changed(state: dict[str, Any], **changes: Any) -> dict[str, Any]:
@@ -358,6 +378,14 @@ HF_U, BROCK_U = "generator.conv_to_rgb.weight_u", "linear.u0"
         ({}, {"channel_width": 8}, "block 0 takes and gives"),
         ({}, {"num_classes": 4}, "'num_classes' of 'config.json' is 4, the tensors say 5"),
         ({}, {"output_dim": 32}, "'output_dim' of 'config.json' is 32, the tensors say 16"),
+        (
+            {},
+            {"class_embed_dim": 99},
+            "'class_embed_dim' of 'config.json' is 99, the tensors say 6",
+        ),
+        ({}, {"activation": "gelu"}, "'config.json' has 'activation': 'gelu', which no published"),
+        ({}, {"model_type": "bert"}, "says that the model is 'bert', its tensors are a BigGAN"),
+        ({}, {"architectures": ["X"]}, "says that the model is 'X'"),
         ({}, {"eps": "small"}, "'eps' of 'config.json' is 'small'"),
     ],
 )

@@ -219,7 +219,11 @@ def test_what_the_file_says_itself_is_compared_with_the_claim(tmp_path):
     facts = {"sd": 2.0, "layers": None, "method": "svm", "target": "smile", "space": "w_plus"}
     for fp, space, message in [
         ("cd" * 32, "w_plus", "made for generator 'cd.*one claimed is 'ab.*transfer"),
-        (FP, "z", "made in space 'z'.*claimed is 'w_plus': analyses read 'w' or 'w_plus'"),
+        (
+            FP,
+            "z",
+            "made in space 'z'.*claimed is 'w_plus': import it into .* read space 'z'",
+        ),
     ]:
         text = json.dumps({"smile": {**facts, "generator_fp": fp, "space": space}})
         np.savez(tmp_path / "d.npz", smile=WIDE, facts=np.array(text))

@@ -232,8 +232,12 @@ def test_running_again_skips_and_imported_directions_stay(finished, tmp_path):
     assert {n for n, facts in report.items() if not facts["skipped"]} == {"sefa"}
     found = DirectionSet.load(finished.path)
     assert found.names()[-1] == "age" and "sefa.002" not in found and "sefa.001" in found
-    with pytest.raises(UsageError, match="analyses read 'w' or 'w_plus'"):
+    with pytest.raises(UsageError, match="whose analyses read space 'z', or take .* 'w_plus', 'w'"):
         import_directions(run, tmp_path / "age_boundary.npy", "z", fp)
+    with pytest.raises(
+        UsageError, match="generator has 'z', 'w', .* this run takes .* 'w_plus', 'w'"
+    ):
+        import_directions(run, tmp_path / "age_boundary.npy", "zc", fp)
     with pytest.raises(
         DirectionMismatchError, match="a run of that generator.*latentflow transfer"
     ):
