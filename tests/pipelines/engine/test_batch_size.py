@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from inversion_fixture import annotator, make
 
+from pipelines.engine import batch_size
 from pipelines.engine.batch_size import MB, PeakOfProcess, Trial, largest_batch
 from pipelines.engine.blocks import InProcess
 from pipelines.stages.annotate import annotate
@@ -45,11 +46,40 @@ def allowed(rows: float) -> int:
     return memory.peak + int(rows * ROW_MB * MB)
 
 
-def test_the_largest_power_of_two_that_is_allowed_is_found_and_none_larger_is_tried():
-    for rows, expected in ((1.5, 1), (5.5, 4), (10.5, 8)):
-        worker = Planted()
-        assert largest_batch(worker, Trial(allowed(rows), 0, 64)) == expected
+class Meter:
+    """Stands in for `PeakOfProcess`: 100 MB, and what a `Counted` worker took since."""
+
+    taken = 0
+
+    def __init__(self, device: str) -> None:
+        self.peak = 0
+
+    def __enter__(self) -> Meter:
+        Meter.taken = 0
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.peak = (100 + Meter.taken) * MB
+
+
+class Counted(Planted):
+    def attempt(self, rows: int) -> None:
+        self.tried.append(rows)
+        Meter.taken = rows * ROW_MB
+
+
+def test_no_batch_is_tried_that_is_expected_to_take_more_than_is_allowed(monkeypatch):
+    monkeypatch.setattr(batch_size, "PeakOfProcess", Meter)
+    for rows, expected in ((1.0, 1), (1.99, 1), (2.0, 2), (5.5, 4), (8.0, 8), (10.5, 8)):
+        worker = Counted()
+        limit = int((100 + rows * ROW_MB) * MB)
+        assert largest_batch(worker, Trial(limit, 0, 64)) == expected
         assert max(worker.tried) == expected
+
+
+def test_the_largest_power_of_two_that_is_allowed_is_found_of_real_memory():
+    for rows, expected in ((1.5, 1), (5.5, 4), (10.5, 8)):
+        assert largest_batch(Planted(), Trial(allowed(rows), 0, 64)) == expected
 
 
 def test_what_blocks_take_beside_a_batch_is_left_free():
