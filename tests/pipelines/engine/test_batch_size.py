@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from inversion_fixture import annotator, make
 
-from pipelines.engine import batch_size
+from pipelines.engine import batch_size as auto
 from pipelines.engine.batch_size import MB, PeakOfProcess, Trial, largest_batch
 from pipelines.engine.blocks import InProcess
 from pipelines.stages.annotate import annotate
@@ -69,7 +69,7 @@ class Counted(Planted):
 
 
 def test_no_batch_is_tried_that_is_expected_to_take_more_than_is_allowed(monkeypatch):
-    monkeypatch.setattr(batch_size, "PeakOfProcess", Meter)
+    monkeypatch.setattr(auto, "PeakOfProcess", Meter)
     for rows, expected in ((1.0, 1), (1.99, 1), (2.0, 2), (5.5, 4), (8.0, 8), (10.5, 8)):
         worker = Counted()
         limit = int((100 + rows * ROW_MB) * MB)
