@@ -2,12 +2,14 @@
 
 import json
 import shutil
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import stores
 from places import GOLDEN
 
+from pipelines.downstream import directions
 from pipelines.downstream.directions import (
     export_all_directions,
     export_directions,
@@ -82,6 +84,17 @@ def test_an_imported_direction_is_measured_on_the_finished_rows(run, tmp_path):
     np.testing.assert_allclose(found.vector, vector, atol=1e-12)
     along = np.einsum("nlc,lc->n", codes, vector)
     assert found.sd == pytest.approx(along.std(ddof=1), rel=1e-9)
+
+
+@pytest.mark.parametrize(("count", "divisor"), [(1, 1), (2, 1), (3, 2)])
+def test_two_rows_are_enough_to_measure_an_imported_direction(
+    run, tmp_path, monkeypatch, count, divisor
+):
+    sums = SimpleNamespace(second=np.array([[8.0]]), count=count)
+    monkeypatch.setattr(directions, "_moments", lambda run, request: sums)
+    path, _ = boundary(tmp_path, "age.npy", 1)
+    import_directions(run, path, "w", run.directions.generator_fp)
+    assert run.directions["age"].sd == pytest.approx(np.sqrt(8 / divisor))
 
 
 def test_what_an_import_replaces_and_what_it_refuses(run, tmp_path):
