@@ -177,23 +177,41 @@ def settings_left_open(checkpoint: Checkpoint) -> frozenset[str]:
 
 
 def _with_settings(checkpoint: Checkpoint, settings: Mapping[str, Any]) -> Checkpoint:
-    """The checkpoint with settings that its file does not state."""
+    """The checkpoint with settings that its file does not state, in the form of its family.
+
+    One that the file states may be given where it changes nothing.
+    """
+    if not settings:
+        return checkpoint
     assumed = checkpoint.assumed
     family = family_of(checkpoint)
     settings = checked_settings(family.settings, family.name, settings)
     left_open = settings_left_open(checkpoint)
     for name, value in settings.items():
-        stated = checkpoint.architecture.get(name)
-        if name not in left_open and stated != value:
+        stated = checkpoint.architecture.get(name, "another value")
+        if name in left_open or stated == value:
+            continue
+        try:
+            same = _merged(checkpoint, {name: value}).fingerprint == checkpoint.fingerprint
+        except CheckpointError:
+            same = False
+        if not same:
             raise CheckpointError(
                 f"'generator.{name}' is {value!r}, but the file states {stated!r}: remove the key"
             )
-    architecture = {**checkpoint.architecture, **settings}
     left = {name: value for name, value in assumed.items() if name not in settings}
     metadata = {k: v for k, v in checkpoint.metadata.items() if k != "assumed"}
     if left:
         metadata["assumed"] = left
-    return replace(checkpoint, architecture=architecture, metadata=metadata)
+    return _merged(replace(checkpoint, metadata=metadata), settings)
+
+
+def _merged(checkpoint: Checkpoint, settings: Mapping[str, Any]) -> Checkpoint:
+    """With settings in its architecture, which its family checks and makes canonical."""
+    family = family_of(checkpoint)
+    architecture = {**checkpoint.architecture, **settings}
+    with FAMILIES.blamed(family.name, "checked"):
+        return family.checked(replace(checkpoint, architecture=architecture))
 
 
 # --- our own format -------------------------------------------------------------------------
@@ -309,6 +327,7 @@ def _noted(facts: Mapping[str, Any], family: GeneratorFamily) -> dict[str, Any]:
     noted = dict(metadata) if isinstance(metadata, dict) else {}
     assumed = noted.pop("assumed", None)
     if isinstance(assumed, dict) and assumed:
-        known = dict.fromkeys([*family.settings.model_fields, *facts["architecture"]])
-        noted["assumed"] = {k: facts["architecture"].get(k) for k in known if k in assumed}
+        stated = facts["architecture"]
+        known = dict.fromkeys([*family.settings.model_fields, *stated])
+        noted["assumed"] = {k: stated.get(k, assumed[k]) for k in known if k in assumed}
     return noted

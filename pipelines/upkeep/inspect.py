@@ -325,7 +325,7 @@ def _checkpoint(path: Path) -> dict[str, Any]:
         facts["left out"] = "; ".join(found.metadata["left_out"])
     for name in found.estimated:
         facts[name.rpartition(".")[2]] = "not in the file: estimated"
-    described = {k: model.assumed.get(k, _short(v)) for k, v in found.architecture.items()}
+    described = {**{k: _short(v) for k, v in found.architecture.items()}, **model.assumed}
     return {**facts, **{f"  {k}": v for k, v in described.items()}}
 
 

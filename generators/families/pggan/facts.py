@@ -28,11 +28,22 @@ def facts_of(checkpoint: Checkpoint) -> ModelFacts:
         spaces={space.name: space for space in spaces_of(config)},
         default_space="z",
         capabilities=frozenset({GRADIENTS}),
-        assumed={
-            name: f"{value!r} is assumed, the file does not state it: set 'generator.{name}'"
-            for name, value in checkpoint.assumed.items()
-        },
+        assumed=assumptions(checkpoint),
     )
+
+
+def assumptions(checkpoint: Checkpoint) -> dict[str, str]:
+    """What is to be told of each setting that no file stated, by name."""
+    told = {
+        name: f"{value!r} is assumed, the file does not state it: set 'generator.{name}'"
+        for name, value in checkpoint.assumed.items()
+    }
+    if checkpoint.metadata.get("source") == "genforce":
+        told["label_sizes"] = (
+            "no labels are assumed, the file does not tell them from z: a generator that was "
+            "trained with labels is drawn wrong"
+        )
+    return told
 
 
 def spaces_of(config: PGGANConfig) -> tuple[Space, ...]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from generators.families.base import Checkpoint
 from generators.families.pggan import facts, reader
 from generators.families.pggan.config import FAMILY
-from generators.families.pggan.layers import checked
+from generators.families.pggan.layers import checked, unfused
 from generators.families.pggan.settings import PGGANSettings
 from generators.protocols import ModelFacts
 
@@ -30,8 +30,13 @@ class PGGANFamily:
         return reader.read(contents)
 
     def checked(self, checkpoint: Checkpoint) -> Checkpoint:
-        """Every tensor that the configuration calls for, and no other."""
-        return checked(facts.config_of(checkpoint), checkpoint.tensors, checkpoint.metadata)
+        """Every tensor that the configuration calls for, and no other.
+
+        The setting ``fused_scale`` turns the kernels and does not stay in the architecture.
+        """
+        fused = checkpoint.architecture.get("fused_scale", False)
+        tensors = unfused(checkpoint.tensors) if fused else checkpoint.tensors
+        return checked(facts.config_of(checkpoint), tensors, checkpoint.metadata)
 
     def facts(self, checkpoint: Checkpoint) -> ModelFacts:
         """See `generators.families.pggan.facts`."""

@@ -72,7 +72,8 @@ def find(contents: Any) -> Source | None:
     all_known(set(tensors), known)
     facts = {"source": "pytorch_GAN_zoo", **({"entry": found.where} if found.where else {})}
     if stated is None:
-        return Source(layers, 0.0, {}, facts, ("slope", "output_activation"))
+        assumed = {"slope": 0.2, "output_activation": "linear"}
+        return Source(layers, 0.0, {}, facts, assumed)
     return Source(layers, _alpha(stated), _settings(stated), facts)
 
 

@@ -12,8 +12,9 @@ layer<i>.wscale.bias, output<i>.  added after the weight's scale
 lod                               level of detail of the training
 ================================  =========================================================
 
-The code named genforce writes ``layer<i>.weight`` and ``layer<i>.bias`` for all of them. Tensors do
-not tell labels from z: a generator is taken for one without.
+The code named genforce writes ``layer<i>.weight`` and ``layer<i>.bias`` for all of them, and
+transposed kernels as (in, out, 3, 3), which only blocks of unequal widths tell from the other ones.
+Its tensors do not tell labels from z: a generator is taken for one without.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from generators.families.pggan.layers import (
     Layers,
     Source,
     all_known,
+    as_plain,
     he_constant,
     level_of_detail,
     tensor,
@@ -38,6 +40,9 @@ from generators.unpickle.interpreter import Inert
 from schemas.errors import CheckpointError
 
 MARKERS = ("output0.wscale.bias", "output0.bias")
+#: Smallest root mean square of scaled weights that is believed: they begin with 1, those of a
+#: training without scales with sqrt(2 / inputs).
+_SCALED = 0.3
 _NAME = re.compile(r"(layer|output)(\d+)(\.conv)?\.weight")
 
 
@@ -48,6 +53,9 @@ def find(contents: Any) -> Source | None:
         return None
     tensors = arrays_of(found)
     wrapped = "output0.wscale.bias" in tensors
+    transposed = False if wrapped else _transposed(tensors)
+    if not wrapped:
+        _check_scaled(tensor(tensors, "layer1.weight", 4))
     layers: Layers = {}
     known = {"lod"}
     for name in tensors:
@@ -57,7 +65,10 @@ def find(contents: Any) -> Source | None:
         kind, number = match[1], int(match[2])
         bias = f"{kind}{number}.wscale.bias" if wrapped else f"{kind}{number}.bias"
         fused = wrapped and match[3] is None
-        layer, weight = _layer(kind, number, tensor(tensors, name, 4), fused)
+        weight = tensor(tensors, name, 4)
+        if transposed and _upsamples(kind, number):
+            weight = as_plain(weight)
+        layer, weight = _layer(kind, number, weight, fused)
         shift = tensor(tensors, bias, 1)
         layers[layer] = weight, np.repeat(shift, 16) if layer == "b4.dense" else shift
         known |= {name, bias}
@@ -68,9 +79,43 @@ def find(contents: Any) -> Source | None:
         # InterFaceGAN's and HiGAN's code do not blend: between two levels they draw the finer one.
         lod=math.floor(lod) if wrapped and math.isfinite(lod) else lod,
         settings={},
-        facts={"source": "genforce", **({"entry": found.where} if found.where else {})},
-        assumed=("output_activation",),
+        facts={
+            "source": "interfacegan" if wrapped else "genforce",
+            **({"entry": found.where} if found.where else {}),
+        },
+        assumed={
+            "output_activation": "linear",
+            **({"fused_scale": False} if transposed is None else {}),
+        },
     )
+
+
+def _upsamples(kind: str, number: int) -> bool:
+    return kind == "layer" and number > 0 and number % 2 == 0
+
+
+def _transposed(tensors: Mapping[str, np.ndarray]) -> bool | None:
+    """Whether upsampling kernels are (in, out, 3, 3); None where widths do not tell."""
+    for name in tensors:
+        match = _NAME.fullmatch(name)
+        if match is None or not _upsamples(match[1], int(match[2])):
+            continue
+        first, second = tensor(tensors, name, 4).shape[:2]
+        if first != second:
+            outputs = tensor(tensors, f"layer{match[2]}.bias", 1).size
+            return first != outputs
+    return None if "layer2.weight" in tensors else False
+
+
+def _check_scaled(weight: np.ndarray) -> None:
+    """Of the code named genforce, which can train with weights as they act."""
+    scale = float(np.sqrt(np.square(weight, dtype=np.float64).mean()))
+    if scale < _SCALED:
+        raise CheckpointError(
+            f"tensor 'layer1.weight' has root mean square {scale:.2g}, as of a training with "
+            "use_wscale False, which is not implemented: use a generator that was trained with the "
+            "default"
+        )
 
 
 def _is_one(found: Candidate) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -25,7 +25,8 @@ class Source:
         side that the file has, "b<side>.torgb".
     lod : level of detail of the training: how often the full side is halved; between two whole
         numbers, pictures of two sides are blended.
-    settings : keys of the architecture. assumed : of these, the ones that the file does not state.
+    settings : keys of the architecture. assumed : settings that the file does not state, with the
+        values that are used.
     facts : about the file.
     """
 
@@ -33,7 +34,7 @@ class Source:
     lod: float
     settings: Mapping[str, Any]
     facts: Mapping[str, Any]
-    assumed: tuple[str, ...] = ()
+    assumed: Mapping[str, Any] = field(default_factory=dict)
 
 
 def tensor(tensors: Mapping[str, np.ndarray], name: str, ndim: int) -> np.ndarray:
@@ -58,6 +59,12 @@ def tensor(tensors: Mapping[str, np.ndarray], name: str, ndim: int) -> np.ndarra
 def he_constant(fan_in: int, gain: float = math.sqrt(2.0)) -> np.float32:
     """The scale of a weight with equalised learning rate (Karras et al. 2018, section 4.1)."""
     return np.float32(gain / math.sqrt(fan_in))
+
+
+def as_plain(weight: np.ndarray) -> np.ndarray:
+    """The kernel (out, in, height, width) that does after repeated pixels what a transposed
+    convolution with (in, out, height, width) does."""
+    return weight[:, :, ::-1, ::-1].swapaxes(0, 1)
 
 
 def level_of_detail(tensors: Mapping[str, np.ndarray]) -> float:
@@ -117,9 +124,17 @@ def checkpoint_of(source: Source) -> Checkpoint:
     }
     metadata = {**source.facts, **({"lod": source.lod} if source.lod else {})}
     if source.assumed:
-        settings = config.architecture()
-        metadata["assumed"] = {name: settings[name] for name in source.assumed}
+        metadata["assumed"] = dict(source.assumed)
     return checked(config, tensors, metadata)
+
+
+def unfused(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The tensors of blocks of equal widths, whose kernels that were taken for plain are those of
+    transposed convolutions."""
+    return {
+        name: np.ascontiguousarray(as_plain(value)) if name.endswith(".conv0.weight") else value
+        for name, value in tensors.items()
+    }
 
 
 def checked(

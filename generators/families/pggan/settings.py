@@ -24,3 +24,9 @@ class PGGANSettings(SpecModel):
         description="What the picture goes through: 'linear', or 'tanh' ('final_tanh' of GenForce; "
         "losses MSE and DCGAN of pytorch_GAN_zoo). Default: what the file states, else 'linear'.",
     )
+    fused_scale: bool | None = Field(
+        default=None,
+        description="Whether GenForce's code upsampled by transposed convolutions (true) or by "
+        "repeated pixels and a convolution (false), as the generator was trained. Default: what "
+        "the file states, by its names or by blocks of unequal widths, else false.",
+    )

@@ -2,13 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
 #: Least resolution at which ``fused_scale`` "auto" upsamples by a transposed convolution.
 FUSED_FROM = 128
 FusedScale = bool | Literal["auto"]
+ACTIVATIONS = ("linear", "tanh")
+
+
+def fused_scale_of(fused: Collection[int], resolution: int) -> FusedScale:
+    """The setting of a generator that upsamples to the sides `fused` by transposed convolutions,
+    to the other ones up to `resolution` by repeated pixels.
+
+    Raises ValueError where there is none.
+    """
+    sides = [2**i for i in range(3, resolution.bit_length())]
+    by_setting: dict[FusedScale, list[int]] = {
+        False: [],
+        True: sides,
+        "auto": [side for side in sides if side >= FUSED_FROM],
+    }
+    for setting, expected in by_setting.items():
+        if sorted(fused) == expected:
+            return setting
+    raise ValueError(
+        f"upsampling is a transposed convolution at {sorted(fused)!r} of {sides!r} pixels, "
+        f"expected at none, at all, or from {FUSED_FROM} on"
+    )
 
 
 @dataclass(frozen=True)
@@ -29,6 +51,7 @@ class StyleGAN1Config:
     norm_epsilon : added to the variance by instance normalisation.
     bias_before_blur : the bias of an upsampling layer is added before its blur, and noise alone
         after it.
+    output_activation : of the picture, "linear" or "tanh".
     """
 
     z_dim: int
@@ -43,6 +66,7 @@ class StyleGAN1Config:
     fused_scale: FusedScale = "auto"
     norm_epsilon: float = 1e-8
     bias_before_blur: bool = False
+    output_activation: str = "linear"
 
     def __post_init__(self) -> None:
         resolution = self.img_resolution
@@ -68,6 +92,11 @@ class StyleGAN1Config:
         if not isinstance(self.fused_scale, bool) and self.fused_scale != "auto":
             raise ValueError(
                 f"'fused_scale' is {self.fused_scale!r}, expected true, false or 'auto'"
+            )
+        if self.output_activation not in ACTIVATIONS:
+            raise ValueError(
+                f"'output_activation' is {self.output_activation!r}, expected one of "
+                f"{list(ACTIVATIONS)!r}"
             )
 
     @property
@@ -116,6 +145,8 @@ class StyleGAN1Config:
             other["norm_epsilon"] = float(self.norm_epsilon)
         if self.bias_before_blur:
             other["bias_before_blur"] = True
+        if self.output_activation != "linear":
+            other["output_activation"] = self.output_activation
         return {
             "family": "stylegan1",
             "z_dim": self.z_dim,

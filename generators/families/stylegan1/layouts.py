@@ -1,8 +1,9 @@
 """Names that other projects give a StyleGAN's tensors, and ours for them.
 
 Official: variables of ``G_style``, ``G_mapping`` and ``G_synthesis``, kernels as (height, width,
-in, out) and matrices as (in, out). GenForce and InterFaceGAN converted these to PyTorch, GenForce
-all kernels to (out, in, height, width), InterFaceGAN those that are not of transposed convolutions.
+in, out) and matrices as (in, out). GenForce, InterFaceGAN and HiGAN converted these to PyTorch,
+GenForce all kernels to (out, in, height, width), the other two those that are not of transposed
+convolutions, which they name otherwise: ``layer<i>.weight``, not ``layer<i>.conv.weight``.
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ _PARTS: Mapping[str, str] = {
     "StyleMod/weight": "affine.weight",
     "style.weight": "affine.weight",
     "epilogue.style_mod.dense.linear.weight": "affine.weight",
+    "epilogue.style_mod.dense.fc.weight": "affine.weight",
     "StyleMod/bias": "affine.bias",
     "style.bias": "affine.bias",
     "epilogue.style_mod.dense.wscale.bias": "affine.bias",
@@ -96,20 +98,26 @@ GENFORCE: Sequence[Rule] = (
      _numbered, None),
     (r"synthesis\.output(\d{1,2})\.(weight|bias)", r"synthesis.torgb\1.\2", None),
 )  # fmt: skip
-_EPILOGUE = (
-    r"epilogue\.(?:bias|apply_noise\.weight|style_mod\.dense\.(?:linear\.weight|wscale\.bias))"
-)
+_DENSE = r"style_mod\.dense\.(?:(?:linear|fc)\.weight|wscale\.bias)"
+_EPILOGUE = rf"epilogue\.(?:bias|apply_noise\.weight|{_DENSE})"
 INTERFACEGAN: Sequence[Rule] = (
     (r"synthesis\.lod|truncation\.truncation", None, None),
     (r"truncation\.w_avg", "mapping.w_avg", None),
-    (r"mapping\.dense(\d{1,2})\.linear\.weight", r"mapping.fc\1.weight", None),
+    (r"mapping\.dense(\d{1,2})\.(?:linear|fc)\.weight", r"mapping.fc\1.weight", None),
     (r"mapping\.dense(\d{1,2})\.wscale\.bias", r"mapping.fc\1.bias", None),
-    (r"synthesis\.layer(\d{1,2})\.(first_layer|epilogue\.apply_noise\.noise)", _numbered, single),
+    (r"synthesis\.layer(\d{1,2})\.(const|first_layer|epilogue\.apply_noise\.noise)",
+     _numbered, single),
     (rf"synthesis\.layer(\d{{1,2}})\.(conv\.weight|{_EPILOGUE})", _numbered, None),
     (r"synthesis\.layer(\d{1,2})\.(weight)", _numbered, _kernel),
     (r"synthesis\.output(\d{1,2})\.(?:conv\.)?(weight|bias)", r"synthesis.torgb\1.\2", None),
-)
+)  # fmt: skip
 _BLUR = np.outer([1, 2, 1], [1, 2, 1]) / 16.0
+
+
+def fused_sides(tensors: Mapping[str, np.ndarray]) -> list[int]:
+    """Sides to which an InterFaceGAN or HiGAN generator upsamples by transposed convolutions."""
+    names = (re.fullmatch(r"synthesis\.layer(\d{1,2})\.weight", name) for name in tensors)
+    return sorted(4 << int(match[1]) // 2 for match in names if match)
 
 
 def translated(tensors: Mapping[str, np.ndarray], rules: Sequence[Rule]) -> dict[str, np.ndarray]:

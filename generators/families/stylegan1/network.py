@@ -191,7 +191,8 @@ class SynthesisNetwork(nn.Module):
         if x is None:
             raise ValueError("the synthesis network has no layers")
         weight = self.torgb.weight * (1.0 / math.sqrt(self.config.channels[-1]))
-        return F.conv2d(x, weight, self.torgb.bias)
+        image = F.conv2d(x, weight, self.torgb.bias)
+        return image.tanh() if self.config.output_activation == "tanh" else image
 
 
 class StyleGAN1(nn.Module):

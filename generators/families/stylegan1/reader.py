@@ -1,8 +1,8 @@
 """StyleGAN generators in files to our architecture and tensor names, without torch.
 
-Read: official TensorFlow pickles, GenForce's and InterFaceGAN's ``.pth``, rosinality's ``.model``,
-and state dicts under our own names. The same model has the same fingerprint whatever file it came
-from.
+Read: official TensorFlow pickles, GenForce's, InterFaceGAN's and HiGAN's ``.pth``, rosinality's
+``.model``, and state dicts under our own names. The same model has the same fingerprint whatever
+file it came from.
 """
 
 from __future__ import annotations
@@ -14,8 +14,14 @@ import numpy as np
 
 from generators.checked_tensors import checked_tensors
 from generators.families.base import Checkpoint
-from generators.families.stylegan1.config import StyleGAN1Config
-from generators.families.stylegan1.layouts import GENFORCE, INTERFACEGAN, OFFICIAL, translated
+from generators.families.stylegan1.config import StyleGAN1Config, fused_scale_of
+from generators.families.stylegan1.layouts import (
+    GENFORCE,
+    INTERFACEGAN,
+    OFFICIAL,
+    fused_sides,
+    translated,
+)
 from generators.families.stylegan1.rosinality import ROSINALITY, from_rosinality
 from generators.unpickle.find_network import Candidate, arrays_of, find_network
 from generators.unpickle.interpreter import Inert
@@ -32,7 +38,12 @@ MARKERS = {
     "synthesis.b4.const.input": ("latentflow", None),
 }
 #: Settings that change images and that tensors do not show, with the official defaults.
-ASSUMED: Mapping[str, Any] = {"lr_multiplier": 0.01, "fused_scale": "auto"}
+ASSUMED: Mapping[str, Any] = {
+    "lr_multiplier": 0.01, "fused_scale": "auto", "output_activation": "linear"
+}  # fmt: skip
+#: Smallest root mean square of a convolution's scaled weights that is believed: they begin with 1,
+#: those of a training without scales with sqrt(2 / inputs).
+_SCALED = 0.3
 CHANNELS = (1, 3, 4)
 #: Of the official code, where the file does not state it; truncation is in the first 8 layers.
 MAPPING_LAYERS = 8
@@ -179,7 +190,29 @@ def _from_state_dict(found: Candidate) -> Checkpoint:
     _check_grown(tensors.get("synthesis.lod"))
     ours = tensors if rules is None else translated(tensors, rules)
     _shape(ours, "mapping.fc0.weight", 2)
-    return _finish(ours, ASSUMED, {"source": source, **located, "assumed": dict(ASSUMED)})
+    if source == "genforce":
+        _check_scaled(tensors)
+    assumed, stated = dict(ASSUMED), {}
+    if source == "interfacegan":  # as HiGAN's its code has no tanh, and its names tell the rest
+        assumed = {"lr_multiplier": ASSUMED["lr_multiplier"]}
+        resolution = _resolution(ours)
+        try:
+            stated["fused_scale"] = fused_scale_of(fused_sides(tensors), resolution)
+        except ValueError as e:
+            raise CheckpointError(str(e)) from e
+    return _finish(ours, {**assumed, **stated}, {"source": source, **located, "assumed": assumed})
+
+
+def _check_scaled(tensors: Mapping[str, np.ndarray]) -> None:
+    """Of GenForce's code, which can train with weights as they act."""
+    name = "synthesis.layer1.weight"
+    weight = np.asarray(tensors.get(name, 1.0), np.float64)
+    scale = float(np.sqrt(np.square(weight).mean()))
+    if scale < _SCALED:
+        raise CheckpointError(
+            f"tensor {name!r} has root mean square {scale:.2g}, as of a training with use_wscale "
+            "False, which is not implemented: use a generator that was trained with the default"
+        )
 
 
 def _shape(tensors: Mapping[str, np.ndarray], name: str, ndim: int) -> tuple[int, ...]:
@@ -199,13 +232,19 @@ def _depth(tensors: Mapping[str, np.ndarray]) -> int:
     return depth
 
 
+def _resolution(tensors: Mapping[str, np.ndarray]) -> int:
+    """Height and width of the images."""
+    resolution = 4
+    while f"synthesis.b{resolution * 2}.conv0.weight" in tensors:
+        resolution *= 2
+    return resolution
+
+
 def _finish(
     tensors: Mapping[str, np.ndarray], settings: Mapping[str, Any], metadata: dict[str, Any]
 ) -> Checkpoint:
     """Infer the configuration from the tensors' shapes and check every one of them."""
-    resolution = 4
-    while f"synthesis.b{resolution * 2}.conv0.weight" in tensors:
-        resolution *= 2
+    resolution = _resolution(tensors)
     depth = _depth(tensors)
     sides = [2**i for i in range(2, resolution.bit_length())]
     channels = [_shape(tensors, f"synthesis.b{side}.conv1.weight", 4)[0] for side in sides]

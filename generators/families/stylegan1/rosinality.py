@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from generators.families.stylegan1.config import fused_scale_of
 from generators.families.stylegan1.layouts import Rule, layer_name, single, translated
 from schemas.errors import CheckpointError
 
@@ -98,17 +99,15 @@ def from_rosinality(
     left_out = [] if last == max(blocks.values()) else [
         f"blocks from {8 << last!r} px on, which the training had not reached"
     ]  # fmt: skip
+    fused = {4 << blocks[name] for name in reached if name.endswith("conv1.0.weight")}
+    try:
+        fused_scale = fused_scale_of(fused, 4 << last)
+    except ValueError as e:
+        raise CheckpointError(str(e)) from e
     settings = {
         "lr_multiplier": 1.0,
-        "fused_scale": _fused_scale({blocks[n] for n in reached if n.endswith("conv1.0.weight")}),
+        "fused_scale": fused_scale,
         "norm_epsilon": 1e-5,
         "bias_before_blur": True,
     }
     return tensors, settings, left_out
-
-
-def _fused_scale(fused: set[int]) -> bool | str:
-    """Of the blocks with a transposed convolution."""
-    if not fused:
-        return False
-    return True if min(fused) == 1 else "auto"

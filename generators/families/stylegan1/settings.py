@@ -10,7 +10,7 @@ from schemas.sections.types import Number, SpecModel
 
 
 class StyleGAN1Settings(SpecModel):
-    """What a PyTorch conversion of a StyleGAN may leave open; TensorFlow pickles state both."""
+    """What a PyTorch conversion of a StyleGAN may leave open; TensorFlow pickles state all."""
 
     lr_multiplier: Number | None = Field(
         default=None,
@@ -23,4 +23,9 @@ class StyleGAN1Settings(SpecModel):
         description="Upsampling by a transposed convolution (true), by repeated pixels and a "
         "convolution (false), or by the first from 128 px on ('auto'), as the generator was "
         "trained. Default: what the file states, else 'auto'.",
+    )
+    output_activation: Literal["linear", "tanh"] | None = Field(
+        default=None,
+        description="What the picture goes through: 'linear', or 'tanh' ('final_tanh' of "
+        "GenForce). Default: what the file states, else 'linear'.",
     )

@@ -14,7 +14,7 @@ from conformance.generator import GeneratorSuite
 from generators.families.base import Checkpoint, GeneratorFamily
 from generators.families.pggan import PLUGIN
 from generators.families.pggan.config import PGGANConfig
-from generators.model_file import read_checkpoint
+from generators.model_file import read_checkpoint, write_checkpoint
 from generators.unpickle.writer import Call, Emitter, torch_file
 from schemas.errors import CheckpointError, SpecError, UsageError
 from tests.generators.families.references import pggan as references
@@ -97,6 +97,51 @@ def test_the_code_named_genforce_writes_the_same_model_beside_others(tmp_path: P
     found = read(torch_file(whole), tmp_path)
     assert found.fingerprint == read(official(variables), tmp_path).fingerprint
     assert "generator_smooth" in found.metadata["entry"]
+
+
+def genforce_transposed(variables: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """As genforce's PGGANGenerator keeps it with fused_scale True: (in, out, 3, 3)."""
+    state = references.genforce_state(variables)
+    found: dict[str, np.ndarray] = {}
+    for name, value in state.items():
+        if name.endswith(".weight") and ".conv." not in name:  # (3, 3, in, out), as in TensorFlow
+            value = value.transpose(2, 3, 0, 1)
+        found[name.replace(".conv.", ".").replace(".wscale.", ".")] = np.ascontiguousarray(value)
+    return found
+
+
+def test_widths_tell_genforces_transposed_kernels(tmp_path: Path) -> None:
+    variables = official_variables((7, 6, 5), fused=True)
+    found = read(torch_file(genforce_transposed(variables)), tmp_path)
+    assert found.fingerprint == read(official(variables), tmp_path).fingerprint
+    assert found.assumed == {"output_activation": "linear"}
+
+
+def test_of_equal_widths_a_setting_tells_genforces_transposed_kernels(tmp_path: Path) -> None:
+    variables = official_variables((6, 6, 6), fused=True)
+    state = torch_file(genforce_transposed(variables))
+    plain = read(state, tmp_path)
+    assert plain.assumed == {"output_activation": "linear", "fused_scale": False}
+    assert "generator.fused_scale" in PLUGIN.facts(plain).assumed["fused_scale"]
+    assert "no labels" in PLUGIN.facts(plain).assumed["label_sizes"]
+    pickle = read(official(variables), tmp_path)
+    given = read(state, tmp_path, settings={"fused_scale": True})
+    assert given.fingerprint == pickle.fingerprint != plain.fingerprint
+    assert given.assumed == {"output_activation": "linear"}
+    told = read(state, tmp_path, settings={"fused_scale": False})
+    assert told.fingerprint == plain.fingerprint and "fused_scale" not in told.assumed
+    write_checkpoint(plain, tmp_path / "g.safetensors")
+    ours = read_checkpoint(tmp_path / "g.safetensors")
+    assert ours.assumed == plain.assumed
+    again = read_checkpoint(tmp_path / "g.safetensors", settings={"fused_scale": True})
+    assert again.fingerprint == pickle.fingerprint
+
+
+def test_genforce_without_scaled_weights_is_refused(tmp_path: Path) -> None:
+    state = references.genforce_state(official_variables(), wrapped=False)
+    state["layer1.weight"] = state["layer1.weight"] * np.float32(0.1)
+    with pytest.raises(CheckpointError, match="layer1.weight' has root mean .* use_wscale"):
+        read(torch_file(state), tmp_path)
 
 
 def test_the_zoos_average_is_read_also_of_older_files(tmp_path: Path) -> None:

@@ -120,14 +120,24 @@ def test_every_layout_gives_the_same_generator(tmp_path: Path) -> None:
     official = read(official_pickle(variables), tmp_path)
     assert official.architecture["img_resolution"] == 128 and not official.assumed
     assert official.metadata["source"] == "official TensorFlow"
-    for state in (genforce_state(variables), interfacegan_state(variables)):
+    higan = {
+        name.replace("linear.weight", "fc.weight").replace("first_layer", "const"): value
+        for name, value in interfacegan_state(variables).items()
+    }
+    open_of = {"lr_multiplier": 0.01}
+    all_open = {**open_of, "fused_scale": "auto", "output_activation": "linear"}
+    for state, assumed in (
+        (genforce_state(variables), all_open),
+        (interfacegan_state(variables), open_of),
+        (higan, open_of),
+    ):
         other = {name: np.asarray(value * np.float32(0.5)) for name, value in state.items()}
         both = {"generator": other, "discriminator": {"a": variables[""]["dlatent_avg"]},
                 "generator_smooth": state}  # fmt: skip
         for contents in (state, both):
             found = read(torch_file(contents), tmp_path)
             assert found.fingerprint == official.fingerprint
-            assert found.assumed == {"lr_multiplier": 0.01, "fused_scale": "auto"}
+            assert found.assumed == assumed
     write_checkpoint(official, tmp_path / "ours.safetensors")
     assert generators.fingerprint(tmp_path / "ours.safetensors") == official.fingerprint
     (tmp_path / "ours.json").unlink()
@@ -150,9 +160,66 @@ def test_what_a_state_dict_does_not_say_can_be_given(tmp_path: Path) -> None:
     assert "set 'generator.fused_scale'" in told["fused_scale"]
     assert "suggests 1" in told["lr_multiplier"]
     given = read(state, tmp_path, lr_multiplier=1.0, fused_scale=True)
-    assert given.fingerprint == stated.fingerprint and not given.assumed
+    assert given.fingerprint == stated.fingerprint
+    assert given.assumed == {"output_activation": "linear"}
     with pytest.raises(CheckpointError, match="'generator.fused_scale'.*states True"):
         read(official_pickle(variables, fused_scale=True), tmp_path, fused_scale="auto")
+
+
+@pytest.mark.parametrize("fused_from, expected", [(8, True), (128, "auto"), (999, False)])
+def test_the_names_of_interfacegan_tell_how_layers_upsample(
+    fused_from: int, expected: object, tmp_path: Path
+) -> None:
+    variables = official_variables(GROWN)
+    state = torch_file(interfacegan_state(variables, fused_from))
+    found = read(state, tmp_path)
+    stated = read(official_pickle(variables, fused_scale=expected), tmp_path)
+    assert found.architecture["fused_scale"] == expected and "fused_scale" not in found.assumed
+    assert found.fingerprint == stated.fingerprint
+    assert read(state, tmp_path, fused_scale=expected).fingerprint == found.fingerprint
+    other = "auto" if expected != "auto" else False
+    with pytest.raises(CheckpointError, match="'generator.fused_scale' is .* file states"):
+        read(state, tmp_path, fused_scale=other)
+
+
+def test_an_upsampling_that_no_setting_gives_is_refused(tmp_path: Path) -> None:
+    state = interfacegan_state(official_variables(GROWN), 32)
+    with pytest.raises(CheckpointError, match="at .32, 64, 128. of .8, 16, 32, 64, 128. pixels"):
+        read(torch_file(state), tmp_path)
+
+
+@pytest.mark.parametrize("given", [{"fused_scale": False}, {"lr_multiplier": 1}])
+def test_a_setting_gives_the_canonical_form(given: dict[str, Any], tmp_path: Path) -> None:
+    """What is planned for and what is drawn with have one fingerprint."""
+    found = read(torch_file(genforce_state(official_variables())), tmp_path, **given)
+    built = PLUGIN.build(found)
+    assert PLUGIN.facts(found).network_fp == built.facts.network_fp == found.fingerprint
+    assert found.architecture == built.checkpoint().architecture
+
+
+def test_a_stated_setting_may_be_given_in_another_form(tmp_path: Path) -> None:
+    """Below 128 px no repeated pixels and "auto" are one."""
+    data = official_pickle(official_variables(), fused_scale="auto")
+    assert read(data, tmp_path, fused_scale=False).fingerprint == read(data, tmp_path).fingerprint
+
+
+def test_pictures_go_through_the_activation_that_is_given(tmp_path: Path) -> None:
+    state = torch_file(genforce_state(official_variables()))
+    linear = PLUGIN.build(read(state, tmp_path))
+    tanh = PLUGIN.build(read(state, tmp_path, output_activation="tanh"))
+    code = linear.sample("w_plus", [1])
+    torch.testing.assert_close(tanh.draw(code), linear.draw(code).tanh())
+    write_checkpoint(tanh.checkpoint(), tmp_path / "t.safetensors")
+    assert generators.fingerprint(tmp_path / "t.safetensors") == tanh.facts.network_fp
+    assert tanh.facts.network_fp != linear.facts.network_fp
+
+
+def test_genforce_without_scaled_weights_is_refused(tmp_path: Path) -> None:
+    state = genforce_state(official_variables())
+    name = "synthesis.layer1.weight"
+    state[name] = state[name] * np.float32(np.sqrt(2 / state[name][0].size))
+    with pytest.raises(CheckpointError, match="layer1.weight' has root mean .* use_wscale"):
+        read(torch_file(state), tmp_path)
 
 
 def test_an_upsampling_that_is_never_used_makes_no_other_generator(tmp_path: Path) -> None:
