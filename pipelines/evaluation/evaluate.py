@@ -57,7 +57,8 @@ def evaluate(
     """
     spec, store = evaluated.spec, evaluated.store
     generator = generators.load(spec.generator)
-    samples = _samples(evaluated, generator, directions.space)
+    rows = _sampled_rows(evaluated)
+    samples = _samples(evaluated, generator, directions.space, rows)
     strengths = sorted({float(s) for s in spec.evaluate.strengths} | {0.0})
     effects = evaluate_directions(
         meter, directions, samples, strengths, spec.report.strip_rows, progress, known
@@ -84,15 +85,17 @@ def evaluate(
         else {},
     }
     pictures = {f"strips/{name}": images for name, (_, images) in effects.items()}
-    return found, pictures | _pairs(evaluated, generator)
+    shown, pairs = _pairs(evaluated, generator)
+    strips = [] if rows is None else rows[: spec.report.strip_rows].tolist()
+    found["pictured_rows"] = {"samples": shown, "strips": strips}
+    return found, pictures | pairs
 
 
-def _samples(evaluated: Evaluated, generator: Generator, space: str) -> Samples:
-    """What is edited: draws from the prior, or random rows (held-out ones where there are any)."""
-    wanted, seed = evaluated.spec.evaluate, evaluated.spec.evaluate_seed
+def _sampled_rows(evaluated: Evaluated) -> np.ndarray | None:
+    """The rows that are edited: random ones, held-out ones where there are any. None of a prior."""
+    wanted = evaluated.spec.evaluate
     if wanted.source == "prior":
-        psi, noise = wanted.truncation_psi, evaluated.spec.invert.noise_mode
-        return Samples.of_prior(generator, space, wanted.samples, seed, psi, noise)
+        return None
     rows = ok_rows(evaluated.store)
     if not len(rows):
         raise DataError(
@@ -100,7 +103,17 @@ def _samples(evaluated: Evaluated, generator: Generator, space: str) -> Samples:
             "to 'prior', or repair the images and run again"
         )
     chosen = sample_rows(evaluated.index, rows, evaluated.spec, wanted.samples, stream=23)
-    rows = np.sort(chosen)
+    return np.sort(chosen)
+
+
+def _samples(
+    evaluated: Evaluated, generator: Generator, space: str, rows: np.ndarray | None
+) -> Samples:
+    """What is edited: these rows, or draws from the prior."""
+    if rows is None:
+        wanted, seed = evaluated.spec.evaluate, evaluated.spec.evaluate_seed
+        psi, noise = wanted.truncation_psi, evaluated.spec.invert.noise_mode
+        return Samples.of_prior(generator, space, wanted.samples, seed, psi, noise)
     facts = generator.facts
     classes = evaluated.classes_of(facts, rows)
     return Samples.stored(evaluated.store, facts.space(space), rows, classes)
@@ -130,9 +143,9 @@ def _reconstruction(spec: RunSpec, store: LatentStore) -> dict[str, float]:
     return out
 
 
-def _pairs(evaluated: Evaluated, generator: Generator) -> dict[str, np.ndarray]:
-    """Originals and reconstructions of evenly spread finished rows, uint8 (n, h, w, 3); of a
-    sampled dataset what is drawn of them."""
+def _pairs(evaluated: Evaluated, generator: Generator) -> tuple[list[int], dict[str, np.ndarray]]:
+    """Evenly spread finished rows, and their originals and reconstructions, uint8 (n, h, w, 3); of
+    a sampled dataset what is drawn of them."""
     import torch
 
     from transforms.images.preprocess import to_uint8
@@ -140,12 +153,12 @@ def _pairs(evaluated: Evaluated, generator: Generator) -> dict[str, np.ndarray]:
     spec, store = evaluated.spec.invert, evaluated.store
     rows = ok_rows(store)
     if not len(rows):
-        return {}
+        return [], {}
     n = min(evaluated.spec.report.samples, len(rows))
     chosen = rows[np.linspace(0, len(rows) - 1, n).astype(np.int64)]
     reader = BlockImages(evaluated.source, generator.facts.size, spec.crop, spec.max_pixels)
     work_of = Rows(evaluated.index, store)
-    originals, shown = [], list(chosen) if evaluated.spec.dataset.sampled else []
+    originals, shown = [], chosen.tolist() if evaluated.spec.dataset.sampled else []
     for row in chosen.tolist() if not shown else ():
         block, offset = divmod(row, store.block_rows)
         image, _ = reader.image(work_of.work(block, {}), offset)
@@ -154,7 +167,7 @@ def _pairs(evaluated: Evaluated, generator: Generator) -> dict[str, np.ndarray]:
             shown.append(row)
     reader.close()
     if not shown:
-        return {}
+        return [], {}
     with torch.no_grad():
         rows = np.array(shown)
         code = stored_code(store, generator.facts.space(stored_space(store)), rows)
@@ -162,5 +175,5 @@ def _pairs(evaluated: Evaluated, generator: Generator) -> dict[str, np.ndarray]:
         images = generator.draw(code, labels=classes, noise=spec.noise_mode)
         drawn = to_uint8(images.cpu().numpy())
     if not originals:
-        return {"samples/drawn": drawn}
-    return {"samples/original": np.stack(originals), "samples/reconstruction": drawn}
+        return shown, {"samples/drawn": drawn}
+    return shown, {"samples/original": np.stack(originals), "samples/reconstruction": drawn}

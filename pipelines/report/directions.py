@@ -125,6 +125,8 @@ def direction_strips(folder: RunFolder) -> dict[str, Any]:
         "groups": list(groups.items()),
         "n": len(entries),
         "samples": report_text.count(folder.evaluation.get("samples")),
+        "prior": folder.evaluation.get("source") == "prior",
+        "rows": report_text.pictured_rows(folder.evaluation, "strips")[: _most(strips)],
         "strengths": [strength_label(s, unit="") for s in strengths],
         "unit": unit,
         "scored": any(card["scores"] for cards in groups.values() for card in cards),
@@ -132,6 +134,11 @@ def direction_strips(folder: RunFolder) -> dict[str, Any]:
         "with_strips": bool(strips),
         "without_strips": folder.absent.get("pictures", "the evaluation holds no images"),
     }
+
+
+def _most(strips: dict[str, dict[str, Any]]) -> int:
+    """Rows of the tallest strip."""
+    return max((int(strip["rows"]) for strip in strips.values()), default=0)
 
 
 def _strip_uris(folder: RunFolder, names: list[str]) -> dict[str, dict[str, Any]]:

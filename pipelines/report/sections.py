@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
@@ -19,8 +20,11 @@ from pipelines.report import text as report_text
 from pipelines.report.directions import comparison, direction_strips, matrix
 from pipelines.report.figures import drawn
 from pipelines.report.text import is_number
+from pipelines.sources.sampled import SEED_UNIT
 from schemas.errors import PluginError
+from schemas.index import DatasetIndex
 from schemas.sections.catalog import OWN
+from schemas.sections.dataset import LABEL
 
 MAX_SAMPLES = 24
 
@@ -97,7 +101,7 @@ def _inputs(folder: RunFolder) -> dict[str, Any]:
         notes = [(doubles, "identical to another"), (gone, "removed")]
         note = ", ".join(f"{report_text.count(n)} {what}" for n, what in notes if n)
         facts.append(("Rows" if sampled else "Images", report_text.count(active), note))
-    facts.append(("Generator", spec.get("generator", report_text.DASH), ""))
+    facts += _generator(spec.get("generator", report_text.DASH))
     if run.get("generator_fp"):
         facts.append(("Generator fingerprint", run["generator_fp"], "fingerprint"))
     if sampled and invert.get("space"):
@@ -118,6 +122,21 @@ def _inputs(folder: RunFolder) -> dict[str, Any]:
         "versions": sorted(_mapping(run.get("versions")).items()),
         "spec": report_text.specification(spec) if spec else "",
     }
+
+
+def _generator(given: Any) -> list[tuple[str, Any, str]]:
+    """The generator's file, and beside it what else the specification says of it."""
+    if not isinstance(given, dict):
+        return [("Generator", given, "")]
+    said = {k: v for k, v in given.items() if k != "path" and v is not None}
+    told = report_text.redacted(said)
+    settings = ", ".join(f"{report_text.plain(k)} {_said(v)}" for k, v in told.items())
+    return [("Generator", given.get("path", report_text.DASH), settings)]
+
+
+def _said(value: Any) -> str:
+    """A value as it stands in a specification."""
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
 def _factors(folder: RunFolder) -> list[dict[str, Any]]:
@@ -226,12 +245,44 @@ def _reconstruction(folder: RunFolder) -> dict[str, Any]:
         pairs = [plots.picture_uri(plots.tile(image[None, None])) for image in alone[:MAX_SAMPLES]]
         dataset = _mapping(_mapping(folder.run.get("spec")).get("dataset"))
         facts = {key: dataset.get(key) for key in ("n", "seed", "truncation")}
-        return {"title": "Samples", "pairs": pairs, "histograms": [], "sampled": facts}
+        return {
+            "title": "Samples",
+            "pairs": _captioned(folder, pairs),
+            "histograms": [],
+            "sampled": facts,
+        }
     if not pairs and not histograms:
         if folder.store is None:
             raise _why(folder, "store", "there is no latent store")
         raise AbsentError("the store holds no reconstruction quality")
-    return {"pairs": pairs, "histograms": histograms, "sampled": None}
+    return {"pairs": _captioned(folder, pairs), "histograms": histograms, "sampled": None}
+
+
+def _captioned(folder: RunFolder, uris: list[str]) -> list[dict[str, str]]:
+    """Pictures with the row that each shows, where the evaluation tells it: its number, and in
+    ``title`` its file or seed, and its class."""
+    rows = report_text.pictured_rows(folder.evaluation, "samples")
+    if len(rows) < len(uris):
+        return [{"uri": uri, "row": f"sample {i + 1}", "title": ""} for i, uri in enumerate(uris)]
+    titles = _titles(folder.index, rows)
+    return [
+        {"uri": uri, "row": f"row {row}", "title": title}
+        for uri, row, title in zip(uris, rows, titles, strict=False)
+    ]
+
+
+def _titles(index: DatasetIndex | None, rows: list[int]) -> list[str]:
+    """File or seed of each row, and its class."""
+    if index is None or not all(0 <= row < index.n_rows for row in rows):
+        return ["" for _ in rows]
+    uris = index.uris
+    titles = [uris[row].replace(SEED_UNIT, "seed ") for row in rows]
+    labels = index.factor(LABEL) if LABEL in index.factor_names else None
+    if isinstance(labels, tuple):
+        codes, classes = labels
+        named = [f", class {classes[codes[row]]}" if codes[row] >= 0 else "" for row in rows]
+        titles = [title + name for title, name in zip(titles, named, strict=True)]
+    return titles
 
 
 # ---- what analyses show of their models -----------------------------------------------------

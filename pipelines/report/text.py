@@ -89,6 +89,14 @@ def memory(megabytes: Any) -> str:
     return f"{megabytes / 1000:.2f} GB" if megabytes >= 1000 else f"{megabytes:.0f} MB"
 
 
+def pictured_rows(evaluation: Mapping[str, Any], of: str) -> list[int]:
+    """Row numbers of the pictures of an evaluation's "samples" or "strips"; [] where an older
+    release did not note them, and of strips of draws from the prior."""
+    told = evaluation.get("pictured_rows")
+    rows = told.get(of) if isinstance(told, dict) else None
+    return [row for row in rows if isinstance(row, int)] if isinstance(rows, list) else []
+
+
 def plain(name: Any) -> str:
     """A name from the data as people read it: underscores become spaces."""
     return str(name).replace("_", " ")

@@ -19,7 +19,7 @@ from schemas.class_labels import class_number
 from schemas.errors import InputError, SpecError
 from schemas.sections.dataset import IN_TURN, LABEL, DatasetSpec
 
-_UNIT = "seed/"
+SEED_UNIT = "seed/"
 
 
 def open_dataset(dataset: DatasetSpec, facts: ModelFacts | None) -> SampledSource:
@@ -88,14 +88,14 @@ class SampledSource:
         listing = Listing(columns=(LABEL,) if self.classes else ())
         seeds = range(self.seed, self.seed + self.n)
         if not self.classes:
-            listing.items = [Item(f"{_UNIT}{s}", str(s), image_id=row_id(s)) for s in seeds]
+            listing.items = [Item(f"{SEED_UNIT}{s}", str(s), image_id=row_id(s)) for s in seeds]
             return listing
         ends = list(itertools.accumulate(self.parts))
         for seed in seeds:
             number = self.classes[bisect.bisect_right(ends, seed % ends[-1])]
             level = self.names[number] if self.names else number
             row = row_id(seed, number)
-            listing.items.append(Item(f"{_UNIT}{seed}", str(seed), None, {LABEL: level}, row))
+            listing.items.append(Item(f"{SEED_UNIT}{seed}", str(seed), None, {LABEL: level}, row))
         return listing
 
     def read(self, uri: str) -> bytes:
@@ -116,7 +116,7 @@ def row_id(seed: int, number: int | None = None) -> str:
 
 def seed_of(uri: str) -> int:
     """The seed of a sampled row. Raises InputError for a uri of another kind of dataset."""
-    before, unit, digits = uri.partition(_UNIT)
+    before, unit, digits = uri.partition(SEED_UNIT)
     if before or not unit or not digits.isdigit():
-        raise InputError(f"uri {uri!r} is not of the form '{_UNIT}<number>': index again")
+        raise InputError(f"uri {uri!r} is not of the form '{SEED_UNIT}<number>': index again")
     return int(digits)

@@ -98,23 +98,39 @@ class Svm(Analysis[SvmSpec]):
         if not entries:
             raise NotShownError("no held-out scores of hyperplanes were measured")
         keys = [k for k in COUNTS if any(k in e for e in entries)]
+        with_classes = any(_classes(e)[0] is not None for e in entries)
+        larger_class = ["Larger class"] if with_classes else []
         rows: list[list[Value | Bar]] = []
         for entry in entries:
-            accuracy = entry.get("accuracy")
-            cells: list[Value | Bar] = [
-                Name(entry.get("attribute", "")),
-                Percent(accuracy),
-                Bar(accuracy),
-            ]
+            larger, lacks = _classes(entry)
+            accuracy = None if lacks else entry.get("accuracy")
+            shown: Value = f"\N{EN DASH} ({lacks})" if lacks else Percent(accuracy)
+            cells: list[Value | Bar] = [Name(entry.get("attribute", "")), shown, Bar(accuracy)]
+            cells += [Percent(larger)] if with_classes else []
             rows.append([*cells, Fixed(entry.get("auc")), *(Count(entry.get(k)) for k in keys)])
         return [
             Text(
                 "Accuracy and area under the ROC curve of each separating hyperplane on held-out "
                 "rows, which it was not fitted to. Where the dataset has the hold-out factor (by "
-                "default the person), all rows of a level are held out together."
+                "default the person), all rows of a level are held out together. The larger class "
+                "is the accuracy of always giving its answer; where a class has no held-out row, "
+                "there is no accuracy to tell."
             ),
-            Table(["Attribute", "Accuracy", "", "AUC", *(k.capitalize() for k in keys)], rows),
+            Table(
+                ["Attribute", "Accuracy", "", *larger_class, "AUC", *map(str.capitalize, keys)],
+                rows,
+            ),
         ]
+
+
+def _classes(entry: dict[str, Any]) -> tuple[float | None, str]:
+    """The larger class's share of the held-out rows, None where it is not told, and which class
+    has no row there."""
+    n, positive = entry.get("rows"), entry.get("positive")
+    if not isinstance(n, int) or not isinstance(positive, int) or not 0 <= positive <= n or not n:
+        return None, ""
+    lacks = {0: "no positive row", n: "no negative row"}.get(positive, "")
+    return max(positive, n - positive) / n, lacks
 
 
 def svm_problems(known: Known, own: SvmSpec) -> Problems:

@@ -231,6 +231,46 @@ def test_perceptual_distances_are_shown_by_their_names(run, monkeypatch):
     assert "median LPIPS*" in page.text and "LPIPS" not in page.text.replace("LPIPS*", "")
 
 
+# ---- which rows are shown ---
+
+
+def test_pictures_and_strips_name_their_rows(run):
+    def noted(value):
+        value["pictured_rows"] = {"samples": [0, 8, 21, 63], "strips": [8, 40, 41]}
+
+    assert "sample 2" in page_of(run).text and "edit --rows" not in page_of(run).text
+    edit_json(run / "evaluation.json", noted)
+    page = page_of(run)
+    assert "row 8" in page.text and "sample 2" not in page.text
+    alts = [image["alt"] for image in page.all("img")]
+    assert "Row 8, images/00008.png: original above its reconstruction" in alts
+    assert "from above, rows 8, 40: edit --rows 8,40 draws them again" in page.text
+
+
+def test_a_generator_of_several_keys_is_text(run):
+    def several(value):
+        value["spec"]["generator"] = {
+            "path": "m/net.pth", "family": None, "conv_clamp": 256, "fused_scale": "auto",
+        }  # fmt: skip
+
+    edit_json(run / "run.json", several)
+    text = page_of(run).text
+    assert "Generatorm/net.pthconv clamp 256, fused scale auto" in text
+    assert "{'path'" not in text
+
+
+def test_held_out_rows_of_one_class_give_no_accuracy(run):
+    with RunFolder.open(run) as folder:
+        arrays, facts = folder.model("svm")
+        for entry, positive in zip(facts["held_out"][:3], (0, 1500, 300), strict=True):
+            entry.update(accuracy=1.0 if positive in (0, 1500) else 0.9, positive=positive)
+        folder.directions.save_model("svm", arrays, facts)
+    text = page_of(run).text
+    assert "– (no positive row)" in text and "– (no negative row)" in text
+    assert "Larger class" in text and "80.0\u202f%" in text and "90.0\u202f%" in text
+    assert "100.0\u202f%–" not in text.replace("\n", "")
+
+
 # ---- what is missing ------------------------------------------------------------------------
 
 

@@ -10,10 +10,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from command_line import answered, latentflow
 from digests import tree_digest
 from tiny_run import in_process
 
+import generators
 from pipelines.downstream.finished_run import FinishedRun
 from pipelines.evaluation.files import (
     inputs_in_effect,
@@ -29,6 +31,7 @@ from schemas.fingerprint import digest
 from schemas.spec import load_spec, parse_spec
 from schemas.store.latent_store import LatentStore
 from schemas.store.lock import run_lock
+from transforms.images.preprocess import to_uint8
 
 
 def facts(root: Path) -> dict:
@@ -73,6 +76,20 @@ def test_directions_have_provenance_and_effects(small_run):
     assert {d["name"] for d in evaluation["directions"]} == names
     yaw = next(d for d in evaluation["directions"] if d["name"] == "linear.yaw")
     assert yaw["pose"]["yaw"][-1] > yaw["pose"]["yaw"][0]
+
+
+def test_an_evaluation_notes_which_rows_its_pictures_show(small_run):
+    run = FinishedRun.of(load_spec(small_run / "small.yaml"))
+    evaluation = json.loads((small_run / "out" / "evaluation.json").read_text())
+    rows, unmoved = evaluation["pictured_rows"], evaluation["strengths"].index(0.0)
+    with np.load(small_run / "out" / "evaluation.npz") as found:
+        strip, pictures = found["strips/pca.000"][:, unmoved], found["samples/reconstruction"]
+    assert len(rows["strips"]) == len(strip) and len(rows["samples"]) == len(pictures)
+    generator = generators.load(run.spec.generator)
+    for shown, of in ((strip, rows["strips"]), (pictures, rows["samples"])):
+        with torch.no_grad():
+            drawn = generator.synthesise(torch.from_numpy(run.codes(of).astype("f4")))
+        assert np.abs(to_uint8(drawn.numpy()).astype(int) - shown).max() <= 1  # other batches
 
 
 def test_the_store_s_sd_is_that_of_the_projections(small_run):
