@@ -286,11 +286,11 @@ class OfficialPackages:
     def _child(self, config: StyleGAN2Config, path: list[str], overrides: dict) -> nn.Module:
         last = path[-1]
         if last.startswith("fc"):
-            gain = {"bias_gain": config.lr_multiplier, "activation": "lrelu"}
-            return self._new("FullyConnectedLayer", **gain)
+            return self._linear(config, path, "lrelu", config.lr_multiplier)
         if last.startswith("conv"):
             facts = {"conv_clamp": config.conv_clamp, "use_noise": config.use_noise}
-            facts |= {"activation": "lrelu"}
+            facts |= {"activation": "lrelu", "up": 2 if last == "conv0" else 1}
+            facts |= {"padding": 1, "act_gain": math.sqrt(2)}
             module = self._new("SynthesisLayer", **facts)
             module.register_buffer("resample_filter", FIR.float())
             return module
@@ -303,12 +303,26 @@ class OfficialPackages:
         if last in ("mapping", "synthesis"):
             return self._new(f"{last.title()}Network", w_dim=config.w_dim, num_ws=config.num_ws)
         if last == "skip":
-            module = self._new("Conv2dLayer", activation="linear", conv_clamp=None, up=2)
+            facts = {"activation": "linear", "conv_clamp": None, "up": 2, "act_gain": 1.0}
+            facts |= {"padding": 0, "weight_gain": self._gain(config, path)}
+            module = self._new("Conv2dLayer", **facts)
             module.register_buffer("resample_filter", FIR.float())
             return module
         if last == "torgb":
-            return self._new("ToRGBLayer", conv_clamp=config.conv_clamp)
-        return self._new("FullyConnectedLayer", activation="linear")
+            gain = self._gain(config, path)
+            return self._new("ToRGBLayer", conv_clamp=config.conv_clamp, weight_gain=gain)
+        return self._linear(config, path, "linear", 1.0)
+
+    def _gain(self, config: StyleGAN2Config, path: list[str]) -> float:
+        """1 / sqrt(inputs) of a layer."""
+        return 1 / math.sqrt(math.prod(config.tensor_shapes()[".".join([*path, "weight"])][1:]))
+
+    def _linear(
+        self, config: StyleGAN2Config, path: list[str], activation: str, rate: float
+    ) -> nn.Module:
+        gain = rate * self._gain(config, path)
+        facts = {"activation": activation, "bias_gain": rate, "weight_gain": gain}
+        return self._new("FullyConnectedLayer", **facts)
 
     def write(self, generator: StyleGAN2Adapter, path: Path, **overrides: Any) -> None:
         """``pickle.dump`` of the official dict, by Python's own pickler."""

@@ -7,7 +7,7 @@ text (never run here) and the ``__dict__`` of the object in one argument.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 from generators.unpickle.interpreter import Inert
@@ -17,6 +17,20 @@ from schemas.errors import CheckpointError
 MAX_DEPTH = 16
 MAX_MODULES = 10_000
 _WRAPPERS = 4
+#: What runs beside a module's ``forward`` and may change what it computes.
+_HOOKS = ("_forward_hooks", "_forward_pre_hooks")
+#: Private attributes of torch's modules and of the official persistent classes.
+_PRIVATE = frozenset(
+    "_parameters _buffers _non_persistent_buffers_set _modules _backend _version "
+    "_backward_hooks _backward_pre_hooks _is_full_backward_hook _forward_hooks _forward_pre_hooks "
+    "_forward_hooks_with_kwargs _forward_hooks_always_called _forward_pre_hooks_with_kwargs "
+    "_state_dict_hooks _state_dict_pre_hooks _load_state_dict_pre_hooks "
+    "_load_state_dict_post_hooks _compiled_call_impl _reversed_padding_repeated_twice "
+    "_init_args _init_kwargs".split()
+)
+_STATE_DICT = (
+    "if it changes no image, save the network's state_dict() with torch.save and give that file"
+)
 
 
 def module_state(module: Any) -> tuple[str, Mapping[str, Any]] | None:
@@ -89,3 +103,36 @@ def walk(module: Any) -> Iterator[tuple[str, str, Mapping[str, Any]]]:
             if child is not None:
                 found = module_state(child) or ("", {})
                 waiting.append((f"{path}.{name}".lstrip("."), *found, depth + 1))
+
+
+def check_class(path: str, class_name: str, known: Collection[str]) -> None:
+    """Raise CheckpointError unless a module is of one of the classes that stand at its place: what
+    another one computes of the same tensors is not known."""
+    if class_name not in known:
+        raise CheckpointError(
+            f"{called(path)} is of class {class_name!r}, expected one of {sorted(known)!r} of the "
+            f"official code: if it computes the same, save the network's state_dict() with "
+            "torch.save and give that file"
+        )
+
+
+def check_private(path: str, state: Mapping[Any, Any]) -> None:
+    """Raise CheckpointError where a module has hooks, which may change what it computes, or an
+    attribute with a private name that neither torch nor the official code gives."""
+    for name, value in state.items():
+        if not isinstance(name, str) or (name.startswith("_") and name not in _PRIVATE):
+            shown = f" {str(value)[:60]}" if isinstance(value, str | int | float) else ""
+            raise CheckpointError(
+                f"{called(path)} has {str(name)[:60]!r}{shown}, which neither torch nor the "
+                f"official code has and which may change what it draws: {_STATE_DICT}"
+            )
+        if name in _HOOKS and value:
+            raise CheckpointError(
+                f"{called(path)} has hooks in {name!r}, which may change what it draws: "
+                f"{_STATE_DICT}"
+            )
+
+
+def called(path: str) -> str:
+    """A module, in messages."""
+    return f"module {path[:80]!r}" if path else "the network"

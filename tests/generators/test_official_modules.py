@@ -48,6 +48,15 @@ def called_with(path: str, **kwargs: Any) -> Callable[[nn.Module], None]:
     return lambda network: network.get_submodule(path).__dict__["_init_kwargs"].update(kwargs)
 
 
+def replaced(network: nn.Module, path: str, name: str) -> None:
+    """Put torch's own layer, which scales nothing, in the place of an official one."""
+    parent = network.get_submodule(path)
+    official = parent.get_submodule(name)
+    layer = nn.Linear(official.weight.shape[1], official.weight.shape[0])
+    layer._parameters.update(official._parameters)
+    parent._modules[name] = layer
+
+
 REFUSED: dict[str, tuple[Callable[[nn.Module], None], str]] = {
     "linear synthesis": (
         given("synthesis.b8.conv1", activation="linear"),
@@ -70,7 +79,10 @@ REFUSED: dict[str, tuple[Callable[[nn.Module], None], str]] = {
     "gain of the activation": (given("synthesis.b4.conv1", act_gain=1.0), "'act_gain' 1.0"),
     "rate of a style": (given("synthesis.b4.conv1.affine", bias_gain=0.5), "'bias_gain' 0.5"),
     "rate of the labels": (given("mapping.embed", bias_gain=0.02), "'mapping.embed'.*0.02"),
-    "two rates": (given("mapping.fc1", bias_gain=0.03), "'lr_multiplier' is .*0.02.*0.03"),
+    "two rates": (
+        given("mapping.fc1", bias_gain=0.03, weight_gain=0.03 / np.sqrt(8)),
+        "'lr_multiplier' is .*0.02.*0.03",
+    ),
     "gain of weights": (given("mapping.fc0", weight_gain=0.5), "'weight_gain' 0.5, only"),
     "two clamps": (given("synthesis.b8.torgb", conv_clamp=None), "'conv_clamp' is .*256.*None"),
     "noise of some": (
@@ -142,6 +154,24 @@ REFUSED: dict[str, tuple[Callable[[nn.Module], None], str]] = {
         lambda network: network.get_submodule("synthesis.b8").add_module("skip", nn.Identity()),
         "'synthesis.b8.skip' of class 'Identity' belongs to no StyleGAN2",
     ),
+    "plain layer in the mapping": (
+        lambda network: replaced(network, "mapping", "fc1"),
+        "'mapping.fc1' is of class 'Linear', expected one of .'FullyConnectedLayer'.*state_dict",
+    ),
+    "plain layer as a style": (
+        lambda network: replaced(network, "synthesis.b8.conv1", "affine"),
+        "'synthesis.b8.conv1.affine' is of class 'Linear'",
+    ),
+    "other generator": (given("", class_name="Stylised"), "the network is of class 'Stylised'"),
+    "hook": (
+        lambda network: network.get_submodule("mapping.fc1")._forward_hooks.update({0: "twice"}),
+        "'mapping.fc1' has hooks in '_forward_hooks'",
+    ),
+    "hook before": (
+        lambda network: network.get_submodule("synthesis")._forward_pre_hooks.update({0: "twice"}),
+        "'synthesis' has hooks in '_forward_pre_hooks'",
+    ),
+    "private attribute": (given("synthesis.b8.conv1", _gain=3.0), "'_gain' 3.0, which neither"),
     "no number": (given("mapping.fc0", bias_gain="fast"), "'bias_gain' 'fast', expected a finite"),
 }
 
@@ -186,23 +216,16 @@ def test_what_changes_no_image_is_passed_over(
     assert found.assumed == {} and found.metadata["entry"] == "'G_ema'"
 
 
-def test_an_argument_tells_what_no_attribute_does(
+def test_attributes_that_decide_what_is_drawn_must_be_there(
     generator: StyleGAN2Adapter, tmp_path: Path
 ) -> None:
-    def silent(network: nn.Module) -> None:
-        for module in network.modules():
-            for name in ("conv_clamp", "bias_gain"):
-                module.__dict__.pop(name, None)
+    def without(name: str) -> Callable[[nn.Module], None]:
+        return lambda network: [m.__dict__.pop(name, None) for m in network.modules()]
 
-    def by_argument(network: nn.Module) -> None:
-        silent(network)
-        called_with("", synthesis_kwargs={"conv_clamp": 256})(network)
-        called_with("mapping", lr_multiplier=0.02)(network)
-
-    found = generators.read(write(generator, tmp_path / "a.pkl", by_argument))
-    assert found.fingerprint == generator.fingerprint and not found.assumed
-    found = generators.read(write(generator, tmp_path / "b.pkl", silent))
-    assert found.assumed == {"lr_multiplier": 0.01, "conv_clamp": None}
+    for name in ("activation", "conv_clamp", "bias_gain", "act_gain", "up", "architecture"):
+        path = write(generator, tmp_path / "a.pkl", without(name))
+        with pytest.raises(CheckpointError, match=f"has no '{name}', which the official code has"):
+            generators.read(path)
 
 
 def test_a_rosinality_network_saved_whole_is_named(tmp_path: Path) -> None:

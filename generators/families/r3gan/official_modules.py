@@ -15,7 +15,7 @@ from typing import Any
 
 from generators.unpickle.interpreter import Global
 from generators.unpickle.torch_files import TensorRecord
-from generators.unpickle.torch_modules import walk
+from generators.unpickle.torch_modules import check_private, walk
 from schemas.errors import CheckpointError
 
 _LAYER = r"MainLayers\.\d+\.Layers\.\d+"
@@ -89,6 +89,7 @@ def _check(path: str, class_name: str, state: Mapping[str, Any]) -> None:
             + (f"{sorted(classes)!r} there" if classes else "no such module")
             + ": only that one is implemented"
         )
+    check_private(path, state)
     expected: dict[str, Any] = {}
     if class_name == "Conv2d":
         expected = {**_CONVOLUTION, "padding": _padding(state)}

@@ -3,10 +3,11 @@ what the modules compute.
 
 The constructors of StyleGAN2-ADA (``training/networks.py``) and of the StyleGAN3 code
 (``training/networks_stylegan2.py``) leave their arguments in the modules' attributes and in
-``_init_kwargs``. What changes images is either taken over (mapping rate, clamp, connections of the
-blocks, filter, noise), or compared with the only value that is implemented and refused by name;
-arguments that change no image in float32, and those of forks that the tensors' shapes tell, are
-passed over; a name that is in neither list may mean anything and is refused.
+``_init_kwargs``. A class that the official code does not have at a place, a hook, or an attribute
+that is missing is refused by name. What changes images is either taken over (mapping rate, clamp,
+connections of the blocks, filter, noise), or compared with the only value that is implemented and
+refused by name; arguments that change no image in float32, and those of forks that the tensors'
+shapes tell, are passed over; a name that is in neither list may mean anything and is refused.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from generators.families.stylegan2.filters import taps_of
 from generators.unpickle.interpreter import Inert
 from generators.unpickle.plain import plain
 from generators.unpickle.torch_files import TensorRecord
-from generators.unpickle.torch_modules import walk
+from generators.unpickle.torch_modules import called, check_class, check_private, walk
 from schemas.errors import CheckpointError
 
 #: Parts of a generator that use the filter they hold.
@@ -40,6 +41,33 @@ _PARTS: Mapping[str, str] = {
     r"synthesis\.b\d{1,5}\.torgb": "torgb",
     r"synthesis\.b\d{1,5}\.skip": "skip",
     r"synthesis\.b\d{1,5}\.(conv0|conv1|torgb)\.affine": "affine",
+}
+#: Parts -> their classes in the official code.
+_CLASSES: Mapping[str, str] = {
+    "generator": "Generator",
+    "mapping": "MappingNetwork",
+    "embed": "FullyConnectedLayer",
+    "fc": "FullyConnectedLayer",
+    "affine": "FullyConnectedLayer",
+    "synthesis": "SynthesisNetwork",
+    "block": "SynthesisBlock",
+    "conv0": "SynthesisLayer",
+    "conv1": "SynthesisLayer",
+    "torgb": "ToRGBLayer",
+    "skip": "Conv2dLayer",
+}
+_LINEAR = ("activation", "weight_gain", "bias_gain")
+_CONVOLUTION = ("up", "use_noise", "activation", "conv_clamp", "padding", "act_gain")
+#: Attributes that decide what each part draws: every official module has them.
+_NEEDED: Mapping[str, tuple[str, ...]] = {
+    "embed": _LINEAR,
+    "fc": _LINEAR,
+    "affine": _LINEAR,
+    "block": ("architecture",),
+    "conv0": _CONVOLUTION,
+    "conv1": _CONVOLUTION,
+    "torgb": ("conv_clamp", "weight_gain"),
+    "skip": ("activation", "up", "conv_clamp", "padding", "weight_gain", "act_gain"),
 }
 #: Attributes and arguments that the tensors' shapes tell already, or that change no image.
 _HARMLESS = frozenset(
@@ -63,12 +91,10 @@ class Settings:
     """What the modules say beside their tensors.
 
     said : setting -> values of the modules' attributes, each with a module that has it.
-    given : setting -> the value that a constructor was given, for where no attribute says it.
     """
 
     class_name: str = ""
     said: dict[str, dict[Any, str]] = field(default_factory=dict)
-    given: dict[str, Any] = field(default_factory=dict)
 
     def agreed(self) -> dict[str, Any]:
         """The settings that the file states. Raises CheckpointError where modules disagree."""
@@ -78,7 +104,7 @@ class Settings:
                 raise CheckpointError(
                     f"{name!r} is {listed}: only one value for the whole network is implemented"
                 )
-        return {**self.given, **{name: next(iter(values)) for name, values in self.said.items()}}
+        return {name: next(iter(values)) for name, values in self.said.items()}
 
 
 def read_modules(module: Any) -> tuple[dict[str, Any], Settings]:
@@ -115,14 +141,22 @@ def _check(path: str, class_name: str, state: Mapping[str, Any], settings: Setti
         raise CheckpointError(
             f"module {path[:80]!r} of class {class_name!r} belongs to no StyleGAN2 generator"
         )
+    check_class(path, class_name, (_CLASSES[part],))
+    check_private(path, state)
+    for name in _NEEDED.get(part, ()):
+        if name not in state:
+            raise CheckpointError(
+                f"{called(path)} has no {name!r}, which the official code has: {_STATE_DICT}"
+            )
     for name, value in state.items():
-        if isinstance(name, str) and not name.startswith("_"):
+        if not name.startswith("_"):
             for setting, number in _check_value(path, part, name, value, state):
                 settings.said.setdefault(setting, {}).setdefault(number, path)
     for name, value in _arguments(state.get("_init_kwargs")):
-        settings.given |= dict(_check_value(path, part, name, value, state))
-    if part in UPSAMPLING and "resample_filter" in tensors:
-        taps = taps_of(path, tensors["resample_filter"], total=1.0)
+        for _ in _check_value(path, part, name, value, state):
+            pass  # the attributes say it
+    if part in UPSAMPLING:
+        taps = taps_of(path, tensors.get("resample_filter"), total=1.0)
         settings.said.setdefault("resample_filter", {}).setdefault(taps, path)
 
 
@@ -178,7 +212,7 @@ def _check_value(
             yield name, taps_of(path, 1.0 if value is None else value)
     else:
         raise CheckpointError(
-            f"{_called(path)} has {name[:60]!r} {_shown(value)}, which the official code does not "
+            f"{called(path)} has {name[:60]!r} {_shown(value)}, which the official code does not "
             f"have and which may change what it draws: {_STATE_DICT}"
         )
 
@@ -201,7 +235,7 @@ def _number(value: Any, path: str, name: str, none: bool = False) -> Any:
         return None
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         raise CheckpointError(
-            f"{_called(path)} has {name!r} {_shown(value)}, expected a finite number"
+            f"{called(path)} has {name!r} {_shown(value)}, expected a finite number"
         )
     return float(value)
 
@@ -220,13 +254,9 @@ def _close(path: str, name: str, value: float, expected: float) -> None:
 
 def _refused(path: str, name: str, value: Any, expected: Any) -> CheckpointError:
     return CheckpointError(
-        f"{_called(path)} has {name!r} {_shown(value)}, only {expected!r} is implemented: use a "
+        f"{called(path)} has {name!r} {_shown(value)}, only {expected!r} is implemented: use a "
         "generator that was trained with the default"
     )
-
-
-def _called(path: str) -> str:
-    return f"module {path[:80]!r}" if path else "the network"
 
 
 def _shown(value: Any) -> str:

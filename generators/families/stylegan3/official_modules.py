@@ -20,7 +20,7 @@ from generators.families.stylegan3.config import LayerShape, StyleGAN3Config
 from generators.unpickle.interpreter import Inert
 from generators.unpickle.plain import plain
 from generators.unpickle.torch_files import TensorRecord
-from generators.unpickle.torch_modules import walk
+from generators.unpickle.torch_modules import called, check_class, check_private, walk
 from schemas.errors import CheckpointError
 
 _LAYER = r"synthesis\.L\d{1,3}_\d{1,6}_\d{1,6}"
@@ -35,6 +35,18 @@ _PARTS: Mapping[str, str] = {
     r"synthesis\.input": "input",
     _LAYER: "layer",
     rf"(synthesis\.input|{_LAYER})\.affine": "affine",
+}
+#: Parts -> their classes in the official code, and in StyleGAN-XL's.
+_CLASSES: Mapping[str, tuple[str, ...]] = {
+    "generator": ("Generator", "SuperresGenerator"),
+    "mapping": ("MappingNetwork",),
+    "embed": ("FullyConnectedLayer", "Embedding"),
+    "embed_proj": ("FullyConnectedLayer",),
+    "fc": ("FullyConnectedLayer",),
+    "synthesis": ("SynthesisNetwork",),
+    "input": ("SynthesisInput",),
+    "layer": ("SynthesisLayer",),
+    "affine": ("FullyConnectedLayer",),
 }
 _SHAPE = "z_dim c_dim w_dim num_ws num_layers img_resolution img_channels"
 _TRAINED = (
@@ -79,7 +91,7 @@ class Attributes:
         """A plain value. Raises CheckpointError where there is none of the name."""
         if name not in self.state:
             raise CheckpointError(
-                f"{_called(self.path)} has no {name!r}, which the official code has: {_STATE_DICT}"
+                f"{called(self.path)} has no {name!r}, which the official code has: {_STATE_DICT}"
             )
         value = self.state[name]
         return plain(value) if isinstance(value, Inert) else value
@@ -133,13 +145,13 @@ class Attributes:
         )
         if not same:
             raise CheckpointError(
-                f"{_called(self.path)} has {name!r} {_shown(value)}, only {expected!r} is "
+                f"{called(self.path)} has {name!r} {_shown(value)}, only {expected!r} is "
                 "implemented: use a generator of the official code"
             )
 
     def _wrong(self, name: str, value: Any, expected: str) -> CheckpointError:
         return CheckpointError(
-            f"{_called(self.path)} has {name!r} {_shown(value)}, expected {expected}"
+            f"{called(self.path)} has {name!r} {_shown(value)}, expected {expected}"
         )
 
 
@@ -151,7 +163,7 @@ def read_modules(module: Any) -> tuple[StyleGAN3Config, dict[str, Any], str]:
     """
     tensors: dict[str, Any] = {}
     found: dict[str, Attributes] = {}
-    called = ""
+    network_class = ""
     for path, class_name, state in walk(module):
         part = next((part for name, part in _PARTS.items() if re.fullmatch(name, path)), None)
         if part is None:
@@ -159,13 +171,14 @@ def read_modules(module: Any) -> tuple[StyleGAN3Config, dict[str, Any], str]:
                 f"module {path[:80]!r} of class {class_name!r} belongs to no StyleGAN3 generator: "
                 "its function is not known"
             )
-        called = called or class_name
+        check_class(path, class_name, _CLASSES[part])
+        check_private(path, state)
+        network_class = network_class or class_name
         found[path] = Attributes(path, state)
-        names = [name for name in state if isinstance(name, str) and not name.startswith("_")]
-        for name in names:
+        for name in [name for name in state if not name.startswith("_")]:
             if name not in _KNOWN[part]:
                 raise CheckpointError(
-                    f"{_called(path)} has {name[:60]!r} {_shown(state[name])}, which the official "
+                    f"{called(path)} has {name[:60]!r} {_shown(state[name])}, which the official "
                     f"code does not have and which may change what it draws: {_STATE_DICT}"
                 )
         for kind in ("_parameters", "_buffers"):
@@ -177,7 +190,7 @@ def read_modules(module: Any) -> tuple[StyleGAN3Config, dict[str, Any], str]:
     for path in ("mapping", "mapping.fc0", "synthesis", "synthesis.input"):
         if path not in found:
             raise CheckpointError(f"network has no module {path!r}: it is no StyleGAN3 generator")
-    return _config(found), tensors, called
+    return _config(found), tensors, network_class
 
 
 def _config(found: Mapping[str, Attributes]) -> StyleGAN3Config:
@@ -259,10 +272,6 @@ def _check_linear(said: Attributes, part: str) -> None:
 def _both_numbers(value: Any, expected: Any) -> bool:
     kinds = int | float | np.integer | np.floating
     return all(isinstance(v, kinds) and not isinstance(v, bool) for v in (value, expected))
-
-
-def _called(path: str) -> str:
-    return f"module {path[:80]!r}" if path else "the network"
 
 
 def _shown(value: Any) -> str:

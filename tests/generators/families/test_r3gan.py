@@ -192,6 +192,8 @@ def odd_filter(contents: Any) -> None:
         (given("Model.MainLayers.1", DataType=Global("torch", "int8")), "'DataType' 'torch.int8'"),
         (given("Model.MainLayers.1", DataType=None), "'DataType' 'NoneType'"),
         (lambda contents: module_at(contents, LAYER).state.update({7: 1}), "has '7' 1, which"),
+        (given(LAYER, _forward_hooks={0: "twice"}), "has hooks in '_forward_hooks'"),
+        (given(LAYER, _gain=3.0), "has '_gain' 3.0, which neither torch"),
         (given("Model.EmbeddingLayer", scale=2.0), "'scale' 2.0, which the official code"),
         (odd_filter, "filter of 3 taps, with which it does not double the size"),
     ],

@@ -152,6 +152,10 @@ def _lose(path: str, name: str) -> Callable[[dict[str, Any]], None]:
     return lambda modules: modules[path]["said"].pop(name)
 
 
+def _of_class(path: str, name: str) -> Callable[[dict[str, Any]], None]:
+    return lambda modules: modules[path].update({"class": name})
+
+
 def _add(path: str) -> Callable[[dict[str, Any]], None]:
     def change(modules: dict[str, Any]) -> None:
         parent, _, name = path.rpartition(".")
@@ -178,6 +182,14 @@ def _add(path: str) -> Callable[[dict[str, Any]], None]:
         (_say("synthesis", "layer_names", ["L0"]), "'layer_names' .*are not the network's layers"),
         (_say("synthesis", "output_scale", None), "'output_scale' None, expected a finite number"),
         (_say("synthesis.input", "bandwidth", 8), "'bandwidth' is 8.0 at a 'sampling_rate' of 16"),
+        (
+            _of_class(L0, "GatedLayer"),
+            f"'{L0}' is of class 'GatedLayer', expected .*SynthesisLayer",
+        ),
+        (_of_class("mapping.fc0", "Linear"), "'mapping.fc0' is of class 'Linear'"),
+        (_of_class("", "StyledGenerator"), "the network is of class 'StyledGenerator'"),
+        (_say(L0, "_gain", 3.0), f"'{L0}' has '_gain' 3.0, which neither torch"),
+        (_say(L0, "_forward_hooks", ["twice"]), f"'{L0}' has hooks in '_forward_hooks'"),
         (_add("synthesis.attention"), "'synthesis.attention' of class 'SelfAttention' belongs to"),
     ],
 )
