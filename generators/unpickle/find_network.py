@@ -120,6 +120,8 @@ def _candidates(
         for marker in markers
         if name == marker or name.endswith("." + marker)
     }
+    if prefixes:
+        _refuse_unnamed(node)
     outer = _mean_in(node, "", outer)
     for prefix in sorted(prefixes):
         means = {*_MEANS, *(prefix + key for key in _MEANS)}
@@ -142,6 +144,16 @@ def _candidates(
             yield from _candidates(value, markers, seen, (*keys, name[:40]), outer)
         elif isinstance(value, Inert) and _is_one(value, markers):
             yield Candidate(value, (*keys, name[:40]))
+
+
+def _refuse_unnamed(node: Mapping[Any, Any]) -> None:
+    for key, value in node.items():
+        if not isinstance(key, str) and _is_tensor(value):
+            raise CheckpointError(
+                f"a state dict holds a tensor under {str(key)[:80]!r} of type "
+                f"{type(key).__name__!r}, expected a name: take it out, or give it its name, and "
+                "save that with torch.save"
+            )
 
 
 def _mean_in(node: Mapping[Any, Any], prefix: str, outer: Any) -> Any:

@@ -38,7 +38,7 @@ class StyleGAN2Config:
         `filters.taps_of` gives them; their scale makes no difference.
     const_size : (height, width) of the constant that the first block begins with.
     use_noise : whether layers have noise inputs.
-    num_fp16_res : draw the blocks of so many highest resolutions in float16.
+    num_fp16_res : draw the blocks of so many highest resolutions in float16, at most those from 8.
     """
 
     z_dim: int = 512
@@ -99,6 +99,12 @@ class StyleGAN2Config:
             )
         if self.num_fp16_res < 0:
             raise ValueError(f"'num_fp16_res' is {self.num_fp16_res!r}, expected 0 or more")
+        most = len(self.block_resolutions) - 1
+        if self.num_fp16_res > most:
+            raise ValueError(
+                f"'num_fp16_res' is {self.num_fp16_res!r}, a generator of {resolution!r} pixels "
+                f"has {most!r} resolutions from 8 on: give at most that"
+            )
 
     @property
     def block_resolutions(self) -> tuple[int, ...]:

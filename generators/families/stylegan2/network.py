@@ -103,7 +103,7 @@ def _strips(x: Tensor) -> Iterator[slice]:
     """Rows of x, (n, k, h, w), of which each strip stays in the CPU's cache; all of them at once on
     another device."""
     height = x.shape[2]
-    rows = max(1, STRIP * height // x.numel()) if x.device.type == "cpu" else height
+    rows = max(1, STRIP * height // max(1, x.numel())) if x.device.type == "cpu" else height
     for top in range(0, height, rows):
         yield slice(top, top + rows)
 

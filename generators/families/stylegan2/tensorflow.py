@@ -55,6 +55,7 @@ _PARTS = {
     "mod_weight": "affine.weight",
     "mod_bias": "affine.bias",
 }
+_DENSE = r"mapping\.fc\d{1,2}\.weight"
 _SCOPE = re.compile(rf"(\d{{1,5}})x(\d{{1,5}})/({'|'.join(_LAYERS)})/({'|'.join(_PARTS)})")
 
 
@@ -78,7 +79,10 @@ def from_tensorflow(network: TensorflowNetwork) -> tuple[dict[str, np.ndarray], 
         arguments["architecture"] = "orig"
     else:
         variables = dict(synthesis.variables)
-    settings = _settings(network.name, arguments)
+    settings = _settings(network, arguments)
+    own = {"dlatent_avg", "lod"} if synthesis.builder == GROWN else {"dlatent_avg"}
+    if unknown := sorted(set(network.variables) - own):
+        raise _unknown(unknown[0])
     tensors: dict[str, np.ndarray] = {}
     for name, value in mapping.variables.items():
         tensors[_mapping_name(name)] = np.asarray(value.T, np.float32)
@@ -87,27 +91,50 @@ def from_tensorflow(network: TensorflowNetwork) -> tuple[dict[str, np.ndarray], 
         tensors[ours] = turned
     if "dlatent_avg" in network.variables:
         tensors["mapping.w_avg"] = network.variables["dlatent_avg"]
+    _compare(network.name, arguments, tensors)
     return tensors, settings
 
 
-def _settings(network: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
+def _compare(network: str, arguments: Mapping[str, Any], tensors: Mapping[str, np.ndarray]) -> None:
+    """Refuse arguments of the shape that are not those of the tensors, by their official names."""
+    inputs = tensors["mapping.embed.weight"].shape if "mapping.embed.weight" in tensors else (0, 0)
+    first = tensors["mapping.fc0.weight"].shape if "mapping.fc0.weight" in tensors else None
+    sides = [int(m[1]) for m in (re.match(r"synthesis\.b(\d+)\.", n) for n in tensors) if m]
+    last = tensors.get(f"synthesis.b{max(sides, default=0)}.torgb.bias")
+    shown = {
+        "mapping_layers": sum(bool(re.fullmatch(_DENSE, name)) for name in tensors),
+        "label_size": inputs[-1],
+        "latent_size": None if first is None else first[-1] - inputs[0],
+        "resolution": max(sides, default=None),
+        "num_channels": None if last is None else last.size,
+    }
+    for name, number in shown.items():
+        stated = arguments.get(name)
+        if None not in (number, stated) and stated != number:
+            raise _refused(network, name, stated, f"but the variables are those of {number!r}")
+
+
+def _settings(network: TensorflowNetwork, arguments: Mapping[str, Any]) -> dict[str, Any]:
     """What a network states; arguments that it was not given are the functions' defaults."""
+    parts = (network, *network.components.values())
     for name, value in arguments.items():
         if name in _FIXED:
             if value != _FIXED[name]:
-                raise _refused(network, name, value, f"only {_FIXED[name]!r} is implemented")
+                raise _refused(network.name, name, value, f"only {_FIXED[name]!r} is implemented")
         elif name not in _HARMLESS and name not in _STATED:
-            raise _refused(network, name, value, "which the official code does not have")
+            if not all(part.ignores(name) for part in parts):
+                raise _refused(network.name, name, value, "which the official code does not have")
     stated = {**_STATED, **arguments}
     clamp, kernel, noise = stated["conv_clamp"], stated["resample_kernel"], stated["use_noise"]
     numbers = {"mapping_lrmul": stated["mapping_lrmul"]}
     for name, found in {**numbers, **({} if clamp is None else {"conv_clamp": clamp})}.items():
         if isinstance(found, bool) or not isinstance(found, int | float) or not 0 < found < 1e9:
-            raise _refused(network, name, found, "expected a number above 0")
+            raise _refused(network.name, name, found, "expected a number above 0")
     if not isinstance(noise, bool):
-        raise _refused(network, "use_noise", noise, "expected True or False")
+        raise _refused(network.name, "use_noise", noise, "expected True or False")
     if stated["architecture"] not in CONNECTIONS:
-        raise _refused(network, "architecture", stated["architecture"], f"expected {CONNECTIONS!r}")
+        shown = stated["architecture"]
+        raise _refused(network.name, "architecture", shown, f"expected {CONNECTIONS!r}")
     return {
         "lr_multiplier": float(stated["mapping_lrmul"]),
         "conv_clamp": None if clamp is None else float(clamp),

@@ -106,10 +106,11 @@ def network(
     arguments: Mapping[str, Any],
     synthesis: str | None = None,
     held: Mapping[str, dict[str, Any]] | None = None,
+    source: str = "def G_main(**kwargs): ...",
     **changed: Any,
 ) -> Call:
-    """The generator as a pickled network. held : its variables, see `variables`. changed : builders
-    and arguments in place of the usual."""
+    """The generator as a pickled network. held : its variables, see `variables`. source : of the
+    builders. changed : builders and arguments in place of the usual."""
     config = g.config
     shapes = {
         "latent_size": config.z_dim,
@@ -124,13 +125,19 @@ def network(
     given = {**shapes, **arguments}
     parts = {
         "synthesis": tensorflow_network(
-            version, synthesis or usual, given, held["synthesis"], name="G_synthesis"
+            version, synthesis or usual, given, held["synthesis"], name="G_synthesis", source=source
         ),
         "mapping": tensorflow_network(
-            version, "G_mapping", {**given, "dlatent_broadcast": config.num_ws}, held["mapping"]
+            version,
+            "G_mapping",
+            {**given, "dlatent_broadcast": config.num_ws},
+            held["mapping"],
+            source=source,
         ),
     }
-    return tensorflow_network(version, "G_main", {**given, **changed}, held[""], parts)
+    return tensorflow_network(
+        version, "G_main", {**given, **changed}, held[""], parts, source=source
+    )
 
 
 def pickled(name: str) -> bytes:

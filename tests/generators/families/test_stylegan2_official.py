@@ -215,11 +215,30 @@ def test_layers_that_are_not_all_there_are_refused(tmp_path: Path) -> None:
         ({"resample_filter": ()}, "'resample_filter' is"),
         ({"const_size": (4, 0)}, r"'const_size' is \(4, 0\)"),
         ({"num_fp16_res": -1}, "'num_fp16_res' is -1"),
+        ({"num_fp16_res": 3}, "'num_fp16_res' is 3, a generator of 16 pixels has 2 resolutions"),
     ],
 )
 def test_bad_configurations_are_refused(change: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         StyleGAN2Config(**{"img_resolution": 16, "channel_base": 64, **change})
+
+
+def test_a_tensor_without_a_name_is_told(tmp_path: Path) -> None:
+    state = {k: torch.from_numpy(v.copy()) for k, v in tiny().tensors().items()}
+    torch.save({**state, 7: torch.ones(3)}, tmp_path / "g.pt")
+    with pytest.raises(CheckpointError, match="a tensor under '7' of type 'int', expected a name"):
+        generators.read(tmp_path / "g.pt")
+
+
+# ---- large pictures
+
+
+def test_no_codes_are_no_pictures_at_every_size() -> None:
+    for resolution in (16, 256):
+        g = tiny(img_resolution=resolution, channel_base=4 * resolution, channel_max=4)
+        with torch.no_grad():
+            images = g.draw(Code("z", torch.zeros(0, 8)))
+        assert tuple(images.shape) == (0, 3, resolution, resolution)
 
 
 # ---- filters

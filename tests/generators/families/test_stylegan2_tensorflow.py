@@ -85,7 +85,13 @@ def test_no_kernel_is_the_box_filter(tmp_path: Path) -> None:
         ({"mapping_nonlinearity": "linear"}, "'mapping_nonlinearity' 'linear'"),
         ({"normalize_latents": False}, "'normalize_latents' 'False', only True"),
         ({"dtype": "float16"}, "'dtype' 'float16', only 'float32'"),
-        ({"min_h": 3}, "'min_h' '3', which the official code does not have"),
+        ({"min_h": 3, "source": "min_h=4"}, "'min_h' '3', which the official code does not have"),
+        ({"min_h": 3, "source": ""}, "'min_h' '3', which the official code does not have"),
+        ({"mapping_layers": 3}, "'mapping_layers' '3', but the variables are those of 8"),
+        ({"latent_size": 3}, "'latent_size' '3', but the variables are those of 8"),
+        ({"label_size": 2}, "'label_size' '2', but the variables are those of 0"),
+        ({"resolution": 1024}, "'resolution' '1024', but the variables are those of 8"),
+        ({"num_channels": 1}, "'num_channels' '1', but the variables are those of 3"),
         ({"mapping_lrmul": 0}, "'mapping_lrmul' '0', expected a number above 0"),
         ({"conv_clamp": "big"}, "'conv_clamp' 'big', expected a number above 0"),
         ({"use_noise": 1}, "'use_noise' '1', expected True or False"),
@@ -100,6 +106,11 @@ def test_other_arguments_are_refused_by_name(
 ) -> None:
     with pytest.raises(CheckpointError, match=message):
         read(network(model("config-f"), ADA, {}, **changed), tmp_path)
+
+
+def test_an_argument_that_the_builder_does_not_use_is_passed_over(tmp_path: Path) -> None:
+    found = read(network(model("config-f"), STYLEGAN2, {}, impl="ref"), tmp_path)
+    assert found.fingerprint == model("config-f").fingerprint
 
 
 def without(name: str) -> dict[str, dict[str, Any]]:
@@ -122,6 +133,8 @@ def beside(part: str, name: str, value: Any) -> dict[str, dict[str, Any]]:
         (beside("synthesis", "8x8/Blur/weight", np.ones(3)), "'8x8/Blur/weight' belongs to no"),
         (beside("synthesis", "8x4/Conv1/weight", np.ones(3)), "'8x4/Conv1/weight' belongs to no"),
         (beside("synthesis", "8x8/Conv1/weight", np.ones(3)), r"shape \(3,\), expected 4 axes"),
+        (beside("", "foo", np.ones(3)), "'foo' belongs to no StyleGAN2"),
+        (beside("", "lod", 2.0), "'lod' belongs to no StyleGAN2"),
         (beside("mapping", "Style/weight", np.ones(3)), "'Style/weight' belongs to no"),
         (beside("mapping", "LabelConcat/weight", np.ones((3, 8))), "normalised together with z"),
     ],
