@@ -188,16 +188,17 @@ def _with_settings(checkpoint: Checkpoint, settings: Mapping[str, Any]) -> Check
     settings = checked_settings(family.settings, family.name, settings)
     left_open = settings_left_open(checkpoint)
     for name, value in settings.items():
-        stated = checkpoint.architecture.get(name, "another value")
-        if name in left_open or stated == value:
+        if name in left_open or checkpoint.architecture.get(name) == value:
             continue
         try:
             same = _merged(checkpoint, {name: value}).fingerprint == checkpoint.fingerprint
         except CheckpointError:
             same = False
         if not same:
+            known = name in checkpoint.architecture
+            said = f"states {checkpoint.architecture[name]!r}" if known else "leaves it not open"
             raise CheckpointError(
-                f"'generator.{name}' is {value!r}, but the file states {stated!r}: remove the key"
+                f"'generator.{name}' is {value!r}, but the file {said}: remove the key"
             )
     left = {name: value for name, value in assumed.items() if name not in settings}
     metadata = {k: v for k, v in checkpoint.metadata.items() if k != "assumed"}

@@ -115,6 +115,8 @@ def test_widths_tell_genforces_transposed_kernels(tmp_path: Path) -> None:
     found = read(torch_file(genforce_transposed(variables)), tmp_path)
     assert found.fingerprint == read(official(variables), tmp_path).fingerprint
     assert found.assumed == {"output_activation": "linear"}
+    with pytest.raises(CheckpointError, match="fused_scale' is True, but the file leaves it not"):
+        read(torch_file(genforce_transposed(variables)), tmp_path, settings={"fused_scale": True})
 
 
 def test_of_equal_widths_a_setting_tells_genforces_transposed_kernels(tmp_path: Path) -> None:
