@@ -33,7 +33,7 @@ from generators.tensor_files import (
 from generators.unpickle.interpreter import Limits
 from generators.unpickle.torch_files import read_any
 from schemas.atomic import read_json, write_bytes, write_json
-from schemas.errors import CheckpointError, NewerLayoutError, UsageError
+from schemas.errors import CheckpointError, NewerLayoutError, SpecError, UsageError
 from schemas.sections.generator_settings import checked_settings, choices
 from schemas.suggest import suggestion
 
@@ -181,7 +181,7 @@ def _with_settings(checkpoint: Checkpoint, settings: Mapping[str, Any]) -> Check
 
     One that the file states may be given where it changes nothing.
     """
-    if not settings:
+    if not settings and not checkpoint.assumed:
         return checkpoint
     assumed = checkpoint.assumed
     family = family_of(checkpoint)
@@ -213,6 +213,48 @@ def _merged(checkpoint: Checkpoint, settings: Mapping[str, Any]) -> Checkpoint:
     architecture = {**checkpoint.architecture, **settings}
     with FAMILIES.blamed(family.name, "checked"):
         return family.checked(replace(checkpoint, architecture=architecture))
+
+
+def _checked(family: GeneratorFamily, checkpoint: Checkpoint) -> Checkpoint:
+    """The checkpoint as its family checks it.
+
+    Raises CheckpointError where the architecture is none of the family's, with its key and value.
+    """
+    said = checkpoint.architecture
+    known = family.settings.model_fields
+    given = {name: value for name, value in said.items() if name in known}
+    try:
+        checked_settings(family.settings, family.name, given)
+        with FAMILIES.blamed(family.name, "checked"):
+            found = family.checked(checkpoint)
+    except SpecError as e:
+        raise CheckpointError(str(e).replace("'generator.", "'architecture.", 1)) from e
+    except (CheckpointError, LookupError, AttributeError, TypeError, ValueError) as e:
+        raw = e.__cause__ if isinstance(e, CheckpointError) else e
+        named = isinstance(raw, ValueError) and any(repr(name) in str(raw) for name in said)
+        if isinstance(e, CheckpointError) and (raw is None or named):
+            raise
+        values = ", ".join(
+            f"{name!r}: {value!r}"[:60] for name, value in said.items() if name != "family"
+        )
+        raise CheckpointError(
+            f"'architecture' is none of the family {family.name!r} ({e}): correct what was changed "
+            f"of {values}"
+        ) from e
+    said, own = (json.loads(json.dumps(x)) for x in (said, found.architecture))
+    for name in dict.fromkeys((*said, *own)):
+        if name not in own:
+            raise CheckpointError(
+                f"'architecture' has {name!r} {repr(said[name])[:80]}, which the family "
+                f"{family.name!r} does not know: take it out"
+            )
+        if name not in said or said[name] != own[name]:
+            value = repr(said[name]) if name in said else "missing"
+            raise CheckpointError(
+                f"'architecture' has {name!r} {value[:80]}, which the family {family.name!r} "
+                f"writes as {repr(own[name])[:80]}: correct it"
+            )
+    return found
 
 
 # --- our own format -------------------------------------------------------------------------
@@ -300,8 +342,7 @@ def _read_safetensors(path: Path, family: str | None) -> Checkpoint:
             f"'generator.family' is {family!r}, but {beside.name!r} says {own.name!r}: remove the "
             "key"
         )
-    with FAMILIES.blamed(own.name, "checked"):
-        checkpoint = own.checked(replace(read, metadata=_noted(facts, own)))
+    checkpoint = _checked(own, replace(read, metadata=_noted(facts, own)))
     recorded = facts.get("fingerprint") or checkpoint.fingerprint
     if checkpoint.fingerprint != recorded:
         raise CheckpointError(

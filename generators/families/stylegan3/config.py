@@ -115,7 +115,7 @@ class StyleGAN3Config:
                 f"'labels' is {self.labels!r} with 'c_dim' {self.c_dim!r}, expected one of "
                 f"{LABELS!r}, and 'none' with 0"
             )
-        if (self.labels == "table") != (self.embed_features > 0):
+        if (self.labels == "table") != (self.embed_features != 0):
             raise ValueError(
                 f"'embed_features' is {self.embed_features!r} with 'labels' {self.labels!r}: give "
                 "it with 'table' alone"
@@ -132,11 +132,18 @@ class StyleGAN3Config:
                     f"{layer.name!r} reads {read!r}, channels and size, {before.name!r} gives "
                     f"{given!r}"
                 )
+
+    def check_features(self) -> None:
+        """Raise ValueError where no Fourier features have the bandwidth and sampling rate, which no
+        tensor shows: a specification may give them for a state dict that was read."""
         if not 0 < self.bandwidth < self.sampling_rate / 2:
             raise ValueError(
                 f"'bandwidth' is {self.bandwidth!r} at a 'sampling_rate' of "
-                f"{self.sampling_rate!r}, expected less than half of it"
+                f"{self.sampling_rate!r}, expected more than 0 and less than half of it: give both "
+                "as the network was trained, of a state dict under 'generator'"
             )
+        if not self.lr_multiplier > 0:
+            raise ValueError(f"'lr_multiplier' is {self.lr_multiplier!r}, expected more than 0")
 
     @property
     def img_size(self) -> tuple[int, int]:
@@ -198,10 +205,12 @@ class StyleGAN3Config:
             "z_dim c_dim w_dim labels embed_features num_mapping_layers lr_multiplier conv_clamp "
             "output_scale sampling_rate bandwidth"
         ).split()
-        return cls(
+        config = cls(
             layers=tuple(_read(layer) for layer in architecture["layers"]),
             **{name: architecture[name] for name in names},
         )
+        config.check_features()
+        return config
 
     @cached_property
     def _mapping_shapes(self) -> dict[str, tuple[int, ...]]:

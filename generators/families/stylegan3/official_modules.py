@@ -203,6 +203,7 @@ def _config(found: Mapping[str, Attributes]) -> StyleGAN3Config:
             f"'layer_names' {_shown(names)} are not the network's layers {layers!r}: the file is "
             "damaged"
         )
+    _check_input(start, found)
     rates = {found[path].number("bias_gain") for path in found if path.startswith("mapping.fc")}
     clamps = {_clamp(found[f"synthesis.{name}"]) for name in names}
     for name, values in (("bias_gain", rates), ("conv_clamp", clamps)):
@@ -213,7 +214,7 @@ def _config(found: Mapping[str, Attributes]) -> StyleGAN3Config:
     c_dim = mapping.count("c_dim")
     table = "mapping.embed_proj" in found
     try:
-        return StyleGAN3Config(
+        config = StyleGAN3Config(
             layers=tuple(_layer(name, found[f"synthesis.{name}"]) for name in names),
             sampling_rate=start.number("sampling_rate"),
             bandwidth=start.number("bandwidth"),
@@ -227,8 +228,25 @@ def _config(found: Mapping[str, Attributes]) -> StyleGAN3Config:
             conv_clamp=clamps.pop(),
             output_scale=synthesis.number("output_scale"),
         )
+        config.check_features()
     except ValueError as e:
         raise CheckpointError(f"attributes describe no StyleGAN3: {e}") from e
+    return config
+
+
+def _check_input(start: Attributes, found: Mapping[str, Attributes]) -> None:
+    """Channels and size of the Fourier features are those that the first layer reads."""
+    first = str(found["synthesis"].get("layer_names")[0])
+    layer = found[f"synthesis.{first}"]
+    features = {"channels": start.count("channels"), "size": start.pair("size")}
+    read = {"channels": layer.count("in_channels"), "size": layer.pair("in_size")}
+    for name, value in features.items():
+        if value != read[name]:
+            raise CheckpointError(
+                f"module 'synthesis.input' has {name!r} {value!r}, the first layer {first!r} reads "
+                f"{read[name]!r}: the official code scales and lays out its features by the "
+                "former; save the network again as it was trained"
+            )
 
 
 def _layer(name: str, said: Attributes) -> LayerShape:

@@ -178,4 +178,11 @@ def checked(
             "tensor 'synthesis.input.transform' turns the picture into a line: save the network "
             "with its inverse transform, the identity where pictures are not to be moved"
         )
+    for layer in config.layers:
+        name = f"synthesis.{layer.name}.magnitude_ema"
+        if not result[name] > 0:
+            raise CheckpointError(
+                f"tensor {name!r} is {float(result[name])!r}, a mean square is above 0: the file "
+                "is damaged, or the network was never trained; use another checkpoint"
+            )
     return Checkpoint(config.architecture(), result, estimated, metadata)

@@ -100,6 +100,8 @@ def filtered_lrelu(
     not separable (taps, taps).
     """
     n, channels, _, width = x.shape
+    if n == 0:
+        return x.new_zeros(0, channels, axes[1].n_out, axes[0].n_out)
     radial = down_taps.ndim == 2
     line = down_taps[0] if radial else down_taps
     across = list(blocks(axes[0], up_taps, line))

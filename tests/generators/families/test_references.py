@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 from benchmarks.families import TOLERANCE, compared, error_of, references_of
 from generators.families.catalog import FAMILIES
+from generators.model_file import read_checkpoint, write_checkpoint
+from schemas.errors import CheckpointError
 
 CASES = [(family, name) for family in compared() for name in references_of(family).REFERENCES]
 
@@ -20,6 +25,25 @@ def test_pictures_are_those_of_the_reference(family: str, name: str) -> None:
 def test_every_family_has_references_and_a_tiny_model(family: str) -> None:
     references = references_of(family)
     assert references.REFERENCES and references.tiny().family == family
+
+
+@pytest.mark.parametrize("family", [name for name in FAMILIES.own() if name != "plain"])
+def test_an_edited_description_is_refused_by_key_and_value(family: str, tmp_path: Path) -> None:
+    path = tmp_path / "g.safetensors"
+    write_checkpoint(references_of(family).tiny(), path)
+    beside = path.with_suffix(".json")
+    said = json.loads(beside.read_text())
+    del said["fingerprint"]
+    numbers = [k for k, v in said["architecture"].items() if type(v) in (int, float)]
+    changes = [("bogus", 1), *((k, v) for k in numbers for v in ("x", None))]
+    if family == "stylegan3":
+        changes.remove(("conv_clamp", None))  # no clamp
+    for name, value in changes:
+        changed = {**said, "architecture": {**said["architecture"], name: value}}
+        beside.write_text(json.dumps(changed))
+        with pytest.raises(CheckpointError) as told:
+            read_checkpoint(path)
+        assert repr(value) in str(told.value)
 
 
 def test_the_error_is_in_standard_deviations_and_odd_pictures_are_told() -> None:

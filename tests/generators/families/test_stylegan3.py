@@ -26,7 +26,7 @@ from generators.families.stylegan3 import PLUGIN
 from generators.families.stylegan3.config import StyleGAN3Config
 from generators.families.stylegan3.design import design
 from generators.families.stylegan3.network import StyleGAN3
-from generators.model_file import read_checkpoint
+from generators.model_file import read_checkpoint, write_checkpoint
 from generators.protocols import Code, Edit
 from generators.style_based import estimate_w_avg
 from pipelines.downstream.finished_run import FinishedRun, edit_run
@@ -419,3 +419,64 @@ def test_edit_moves_rows_of_a_run(turning: Any, tmp_path: Path) -> None:
     with Image.open(strip) as picture:
         facts = json.loads(picture.text["latentflow"])
     assert re.search("placement.rotation", json.dumps(facts))
+
+
+def test_features_are_those_that_the_first_layer_reads() -> None:
+    for name, value, message in (
+        ("channels", 32, r"'channels' 32, the first layer .* reads \d+"),
+        ("size", {"array": [72, 72], "dtype": "<i8"}, r"'size' \(72, 72\), the first .* reads \("),
+    ):
+        with pytest.raises(CheckpointError, match=message):
+            read_bytes(pickled(arrays()[PLAIN], _say("synthesis.input", name, value)))
+
+
+@pytest.mark.parametrize("factor", [-1, 0])
+def test_a_mean_square_that_is_none_is_refused(factor: int) -> None:
+    good = small().checkpoint()
+    name = next(name for name in good.tensors if name.endswith("magnitude_ema"))
+    tensors = {**good.tensors, name: good.tensors[name] * factor}
+    with pytest.raises(CheckpointError, match=rf"{name}' is [-.0-9]+, a mean square is above 0"):
+        PLUGIN.checked(dataclasses.replace(good, tensors=tensors))
+
+
+def test_settings_describe_a_state_dict_of_another_margin(tmp_path: Path) -> None:
+    good = small(1)
+    path = tmp_path / "g.pt"
+    torch.save(good.network.state_dict(), path)
+    own = {name: good.checkpoint().architecture[name] for name in ("sampling_rate", "bandwidth")}
+    read = read_checkpoint(path, settings=own)
+    assert read.architecture == good.checkpoint().architecture
+    with pytest.raises(CheckpointError, match="'sampling_rate' of .*: give both"):
+        read_checkpoint(path)
+    with pytest.raises(CheckpointError, match=r"'bandwidth' is 8\.0 at a 'sampling_rate' of 16\.0"):
+        read_checkpoint(path, settings={**own, "bandwidth": own["sampling_rate"] / 2})
+
+
+def test_an_empty_batch_draws_no_pictures() -> None:
+    model = small()
+    codes = model.sample("w_plus", [0])
+    empty = dataclasses.replace(codes, main=codes.main[:0])
+    assert model.draw(empty).shape == (0, *model.draw(codes).shape[1:])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"lr_multiplier": "x"}, "'architecture.lr_multiplier' is 'x'"),
+        ({"lr_multiplier": None}, "none of the family .*'lr_multiplier': None"),
+        ({"lr_multiplier": 0}, "'architecture.lr_multiplier' is 0"),
+        ({"bogus": 1}, "'bogus' 1, which|none of the family .*'bogus': 1"),
+    ],
+)
+def test_an_edited_description_is_refused_by_key_and_value(
+    change: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "g.safetensors"
+    write_checkpoint(small().checkpoint(), path)
+    beside = path.with_suffix(".json")
+    said = json.loads(beside.read_text())
+    del said["fingerprint"]
+    said["architecture"] |= change
+    beside.write_text(json.dumps(said))
+    with pytest.raises(CheckpointError, match=message):
+        read_checkpoint(path)
