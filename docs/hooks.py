@@ -96,7 +96,8 @@ def pages() -> dict[str, str]:
         "index.md": relinked((ROOT / "README.md").read_text(encoding="utf-8")),
         "changelog.md": relinked((ROOT / "CHANGELOG.md").read_text(encoding="utf-8")),
         **{
-            f"models/{card.name}": card.read_text(encoding="utf-8") for card in CARDS.glob("*/*.md")
+            f"models/{card.relative_to(CARDS).as_posix()}": card.read_text(encoding="utf-8")
+            for card in CARDS.glob("*/*.md")
         },
         "specification.md": specification(json_schema()),
     }
@@ -105,7 +106,7 @@ def pages() -> dict[str, str]:
 def relinked(text: str) -> str:
     """Links of a file in the repository's root as links of a page in the site's root."""
     text = text.replace("](docs/", "](")
-    return re.sub(r"\]\(generators/bundled/\w+/(\w+\.md)\)", r"](models/\1)", text)
+    return re.sub(r"\]\(generators/bundled/(\w+/\w+\.md)\)", r"](models/\1)", text)
 
 
 # ---- the specification --------------------------------------------------------------------------

@@ -148,4 +148,10 @@ def test_every_page_is_in_the_navigation():
 
 def test_links_of_the_readme_are_turned_to_the_site():
     text = HOOKS.relinked("[a](docs/design.md) [b](generators/bundled/faces64/generator.md)")
-    assert text == "[a](design.md) [b](models/generator.md)"
+    assert text == "[a](design.md) [b](models/faces64/generator.md)"
+
+
+def test_every_bundled_model_has_a_page_of_its_own():
+    cards = list((ROOT / "generators" / "bundled").glob("*/*.md"))
+    texts = [text for page, text in MADE.items() if page.startswith("models/")]
+    assert len(cards) > 3 and sorted(texts) == sorted(card.read_text() for card in cards)
