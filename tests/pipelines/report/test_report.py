@@ -19,9 +19,11 @@ from pipelines.analyses.nrsfm.figures import face_frame
 from pipelines.folder.run_folder import RunFolder
 from pipelines.report import directions as report_directions
 from pipelines.report import plots, shape_plots
+from pipelines.report import sections as report_sections
 from pipelines.report import text as report_text
 from pipelines.report.page import write_report
 from schemas.errors import InputError
+from schemas.index import DatasetIndex, NewRow, encode_categories
 from tests.report_fixture import ATTRIBUTES, make_run_folder
 
 SCRIPT = "<script>alert(1)</script>.png"
@@ -245,6 +247,16 @@ def test_pictures_and_strips_name_their_rows(run):
     alts = [image["alt"] for image in page.all("img")]
     assert "Row 8, images/00008.png: original above its reconstruction" in alts
     assert "from above, rows 8, 40: edit --rows 8,40 draws them again" in page.text
+
+
+def test_a_sampled_row_is_named_by_its_seed_and_class():
+    rows = [NewRow(f"{row:064x}", f"seed/{70 + row}", -1, -1) for row in range(3)]
+    index = DatasetIndex.empty().append(rows)
+    assert report_sections._titles(index, [2, 0]) == ["seed 72", "seed 70"]
+    labels = encode_categories(["3", "7", "3"], None, "string")
+    index = index.with_factors({"label": labels})
+    assert report_sections._titles(index, [1]) == ["seed 71, class 7"]
+    assert report_sections._titles(index, [9]) == [""]
 
 
 def test_a_generator_of_several_keys_is_text(run):
