@@ -127,6 +127,8 @@ def class_weights(
     given = torch.as_tensor(labels, device=device)
     if given.shape == (n, classes):
         return given.float()
+    if given.shape == (n,) == (0,):
+        given = given.long()  # an empty list has no type of its own
     outside = given.is_floating_point() or bool(((given < 0) | (given >= classes)).any())
     if given.shape != (n,) or outside:
         raise UsageError(

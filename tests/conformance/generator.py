@@ -156,6 +156,11 @@ class GeneratorSuite:
             assert tuple(images.shape) == (len(SEEDS), 3, *model.facts.size)
             assert images.dtype == torch.float32 and bool(torch.isfinite(images).all())
 
+    def test_no_codes_are_no_images(self, model) -> None:
+        for space in self.drawable(model):
+            images = self.draw(model, self.sampled(model, space)[:0], [])
+            assert tuple(images.shape) == (0, 3, *model.facts.size)
+
     def test_a_row_does_not_depend_on_its_neighbours(self, model) -> None:
         for space in self.drawable(model):
             code = self.sampled(model, space)

@@ -112,7 +112,8 @@ class First(Layer):
         self.side = side
 
     def forward(self, x: Tensor) -> Tensor:
-        return super().forward(x).reshape(len(x), -1, self.side, self.side)
+        maps = len(self.weight) // self.side**2
+        return super().forward(x).reshape(len(x), maps, self.side, self.side)
 
 
 class Norm(nn.Module):
@@ -213,7 +214,7 @@ class Attention(nn.Module):
         keys, values = (F.max_pool2d(part(x), 2).flatten(2) for part in (self.phi, self.g))
         shares = torch.softmax(asked.transpose(1, 2) @ keys, dim=-1)
         seen = values @ shares.transpose(1, 2)
-        return x + self.gamma * self.o(seen.reshape(len(x), -1, *x.shape[2:]))
+        return x + self.gamma * self.o(seen.unflatten(2, x.shape[2:]))
 
 
 def _doubled(x: Tensor) -> Tensor:
