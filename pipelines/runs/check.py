@@ -67,6 +67,11 @@ def check_run(
     return list(run_notes(known))
 
 
+def check_classes(spec: RunSpec, facts: ModelFacts) -> None:
+    """Raise SpecError for images without classes whose codes need one, before they are indexed."""
+    refuse(_classes_needed(spec, facts))
+
+
 def known_before(
     spec: RunSpec,
     index: DatasetIndex,

@@ -26,7 +26,7 @@ from pipelines.evaluation.files import is_finished, known_effects, pictures_of, 
 from pipelines.folder.checksums import intact, noted, write_noted
 from pipelines.folder.store_identity import StoreIdentity, identify_run, labels_of
 from pipelines.report.left_out import failure_lines, quarantine_lines, without_direction_lines
-from pipelines.runs.check import check_quarantine, check_run, held_spaces
+from pipelines.runs.check import check_classes, check_quarantine, check_run, held_spaces
 from pipelines.runs.lineage import (
     compare_analyses,
     evaluation_inputs,
@@ -228,12 +228,13 @@ def run(
     with run_lock(out).acquire(wait_s, waiting) as state.run_lock, PeakMemory() as memory:
         state.record = lambda: write_record(state, started, memory.peak, _code(state))
         try:
+            identity = None if until == "index" else _identified(state)
             for name in STAGES[: STAGES.index(until) + 1]:
                 if name == "analyse":
                     state.stop_ray()
                 _timed(state, name, _STAGE_FUNCTIONS[name])
-                if name == "index" and until != "index":
-                    _check_specification(state)
+                if name == "index" and identity is not None:
+                    _check_specification(state, identity)
             state.check_locks()  # suspended meanwhile, it may find everything done by another run
             state.record()
         except BaseException as e:
@@ -317,14 +318,19 @@ def _index(state: Run, progress: Any) -> dict[str, Any]:
     return {"rows": index.n_rows, "skipped": not changed, "detail": report.to_dict(limit=0)}
 
 
-def _check_specification(state: Run) -> None:
+def _identified(state: Run) -> StoreIdentity:
+    """The store: what the models' files refuse is told before a million images are indexed."""
+    identity = identify_run(state.spec, state.out)
+    check_classes(state.spec, identity.facts)
+    return identity
+
+
+def _check_specification(state: Run, identity: StoreIdentity) -> None:
     """Everything that can be told before the first image is inverted, see `check_run`.
 
     From here on the specification holds what its generator has decided.
     """
-    spec = state.spec
-    identity = identify_run(spec, state.out)
-    spaces = held_spaces(spec, identity)
+    spec, spaces = state.spec, held_spaces(state.spec, identity)
     for note in check_run(spec, state.index, spaces, state.trust, identity.facts):
         state.console.print(f"note: {note}", markup=False, highlight=False, soft_wrap=True)
     state._identity = identity

@@ -20,6 +20,7 @@ from pipelines.downstream.finished_run import FinishedRun, edit_run
 from pipelines.engine.blocks import InProcess
 from pipelines.folder.store_identity import identify
 from pipelines.runs.plan import plan_stages
+from pipelines.runs.run import run
 from pipelines.sources.open import open_source
 from pipelines.sources.sampled import row_id
 from pipelines.stages import sample
@@ -344,6 +345,18 @@ def test_images_are_inverted_with_their_class(models, tmp_path, monkeypatch, met
     assert len(plan_invert(other, identity).work) == 1
     unlabelled, identity = inverted(index, None)
     assert identity.path == result.store_path and unlabelled.blocks_done == 1
+
+
+def test_images_without_classes_are_refused_before_they_are_indexed(models, tmp_path):
+    (tmp_path / "images").mkdir()
+    shutil.copy(models[CLASSES], tmp_path / "images" / "a.png")  # an image that cannot be read
+    spec = spec_of(tmp_path, generator=models[CLASSES], dataset={"path": "images"})
+    spec |= {"invert": {"method": "optimise", "space": "z"}, "annotate": [], "analyse": {"pca": {}}}
+    del spec["encoder"]
+    for told in (plan_stages, run):
+        with pytest.raises(SpecError, match="'dataset.labels' is missing: codes of 'z'.*3 classes"):
+            told(load_spec(write_spec(tmp_path, spec)))
+    assert not list(tmp_path.rglob("index.parquet"))
 
 
 def test_codes_of_z_are_drawn_with_their_class(models, tmp_path):
