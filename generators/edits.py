@@ -63,6 +63,15 @@ def axis_direction(facts: ModelFacts, name: str) -> Direction | None:
     return None
 
 
+def axes_of(facts: ModelFacts) -> dict[str, str]:
+    """The axes of a model's spaces, "<space>.<axis>" -> unit for people, "" for none."""
+    return {
+        f"{space.name}.{axis}": unit
+        for space in facts.spaces.values()
+        for axis, unit in zip(space.axes, space.units or ("",) * len(space.axes), strict=True)
+    }
+
+
 def moves_to(facts: ModelFacts, direction: Direction, space: str) -> str | None:
     """The space that codes of ``space`` are converted to before they are edited along the
     direction; None where it fits them as they are."""

@@ -63,7 +63,8 @@ class Space:
     companions : by name, what belongs to a code beside its main array.
     options : of edits in this space, by name; see `Edit`.
     axes : names of the entries of a code that mean something each by itself; "<space>.<axis>" is a
-        direction of every such model (`generators.edits.axis_direction`).
+        direction of every such model (`generators.edits.axis_direction`). units : of the axes, in
+        their order, for people ("px"); none where they have no unit.
     """
 
     name: str
@@ -76,6 +77,7 @@ class Space:
     companions: Mapping[str, Companion] = field(default_factory=dict)
     options: tuple[str, ...] = ()
     axes: tuple[str, ...] = ()
+    units: tuple[str, ...] = ()
 
     @property
     def n_layers(self) -> int:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 import generators
-from generators.edits import axis_direction, fitted_to
+from generators.edits import axes_of, axis_direction, fitted_to
 from generators.protocols import ModelFacts
 from pipelines.downstream.export import Exported, export_rows, row_exports
 from pipelines.evaluation.samples import Samples
@@ -24,6 +24,7 @@ from schemas.index import DatasetIndex
 from schemas.spec import RunSpec
 from schemas.store.latent_store import LatentStore
 from schemas.store.reasons import Reason, Status, describe
+from schemas.suggest import suggestion
 from transforms.accumulate.sources import SelectBlocks, StoreBlocks, codes_of
 from transforms.directions.algebra import keeping
 
@@ -127,9 +128,14 @@ class FinishedRun:
                 model = self.directions.load_model("s_space")
                 return channel_direction(name, *model, self.directions.generator_fp)
         if name not in self.directions and "." in name:
-            axis = axis_direction(generators.facts(self.spec.generator), name)
+            facts = generators.facts(self.spec.generator)
+            axis = axis_direction(facts, name)
             if axis is not None:
                 return axis
+            try:
+                return self.directions[name]
+            except UsageError as e:
+                raise _unknown(name, self.directions.names(), facts) from e
         return self.directions[name]
 
     def export(
@@ -237,6 +243,16 @@ def edit_run(
             refine=refine,
             facts=facts | {k: direction.provenance[k] for k in ("keep", "left") if keep},
         )
+
+
+def _unknown(name: str, directions: Sequence[str], facts: ModelFacts) -> UsageError:
+    """The error for a name that neither the directions nor the axes of a model have."""
+    axes = list(axes_of(facts))
+    told = f"axes {', '.join(axes)}" if axes else f"no axes ({', '.join(facts.spaces)})"
+    cure = suggestion(name, [*axes, *directions]) if axes or directions else "run an analysis first"
+    return UsageError(
+        f"there is no direction {name!r}: {cure}; spaces of the generator have {told}"
+    )
 
 
 def _keeping(

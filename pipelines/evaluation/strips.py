@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont, PngImagePlugin
 
-from generators.edits import fitted_to, in_space_of, moves_to
+from generators.edits import axes_of, fitted_to, in_space_of, moves_to
 from generators.protocols import Edit
 from pipelines.evaluation.samples import Samples
 from schemas.atomic import write_bytes
@@ -200,7 +200,8 @@ def draw_strips(
         labels = [str(row) for row in range(len(images))]
     kept = (facts or {}).get("keep")
     title = f"{direction.name}, keeping {', '.join(kept)}" if kept else direction.name
-    picture = strip_grid(images, strengths, labels, unit=unit, title=title)
+    told = axes_of(generator.facts).get(direction.name, "") if direction.method == "axis" else unit
+    picture = strip_grid(images, strengths, labels, unit=told, title=title)
     space = codes.space if isinstance(codes, Samples) else space
     drawn = {**_facts(generator, direction, strengths, unit, space), **(facts or {})}
     if options:
@@ -271,11 +272,11 @@ def strip_grid(
 
 
 def strength_label(strength: float, unit: str = "sd") -> str:
-    """How a strength is written: "+2 sd", "0", "\N{MINUS SIGN}1.5 sd"; raw units without a name."""
+    """How a strength is written: "+2 sd", "0", "\N{MINUS SIGN}1.5 px"; raw units without a name."""
     if strength == 0:
         return "0"
     sign = "+" if strength > 0 else "\N{MINUS SIGN}"
-    return f"{sign}{abs(strength):g}" + (" sd" if unit == "sd" else "")
+    return f"{sign}{abs(strength):g}" + (f" {unit}" if unit not in ("", "raw") else "")
 
 
 def _told(value: np.ndarray) -> Any:

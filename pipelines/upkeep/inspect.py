@@ -318,6 +318,7 @@ def _checkpoint(path: Path) -> dict[str, Any]:
         "fingerprint": found.fingerprint,
         "family": model.family,
         "spaces": ", ".join(shapes),
+        "default space": model.default_space,
         "images": f"{model.size[0]} x {model.size[1]}",
     }
     facts |= {key: found.metadata[key] for key in ("source", "entry") if key in found.metadata}

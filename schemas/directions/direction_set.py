@@ -44,6 +44,7 @@ from schemas.errors import DataError, DirectionMismatchError, StoreError, UsageE
 from schemas.fingerprint import canonical_json
 from schemas.store.handle import damage_told, members, open_group
 from schemas.store.layout import Layout, check_layout, check_name, default_dims
+from schemas.suggest import suggestion
 
 __all__ = [
     "DIRECTIONS_LAYOUT_VERSION",
@@ -125,7 +126,9 @@ class DirectionSet:
             return self._directions[name]
         of_text = [d for d in self if name in _texts_of(d)]
         if len(of_text) != 1:
-            raise UsageError(f"there is no direction {name!r}; the set has {self.names()!r}")
+            known = self.names()
+            cure = suggestion(name, known) if known else "the set has none"
+            raise UsageError(f"there is no direction {name!r}: {cure}")
         return of_text[0]
 
     def __contains__(self, name: object) -> bool:

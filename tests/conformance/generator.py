@@ -94,6 +94,7 @@ class GeneratorSuite:
             if space.prior == "derived":
                 assert space.derived_from is not None
             assert not space.axes or space.shape == (len(set(space.axes)),)
+            assert len(space.units) in (0, len(space.axes))
 
     def test_the_fingerprint_survives_files(self, read, model, tmp_path: Path) -> None:
         fingerprint = model.facts.network_fp

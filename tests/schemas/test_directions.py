@@ -219,7 +219,7 @@ def test_set_is_saved_and_loaded(tmp_path):
         assert_equal(a, b)
     assert found["smile"].provenance == {"analysis_fp": "12", "generator_fp": FP}
     assert "age" in found and "none" not in found and len(found) == 2
-    with pytest.raises(UsageError, match="no direction 'none'; the set has"):
+    with pytest.raises(UsageError, match="no direction 'none': use one of"):
         found["none"]
     with xr.open_zarr(tmp_path / "d.zarr", group="directions", consolidated=False) as data:
         np.testing.assert_array_equal(data.smile.values, made["smile"].vector)

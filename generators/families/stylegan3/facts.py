@@ -51,7 +51,13 @@ def spaces_of(config: StyleGAN3Config) -> tuple[Space, ...]:
         Space("w", (config.w_dim,), "derived", derived_from="z", companions=own),
         Space("w_plus", w_plus, "derived", layered=True, derived_from="w", companions=own),
         Space("s", (config.style_dim,), "derived", derived_from="w_plus", companions=own),
-        Space(PLACEMENT, (3,), injected_into="w_plus", axes=("shift_x", "shift_y", "rotation")),
+        Space(
+            PLACEMENT,
+            (3,),
+            injected_into="w_plus",
+            axes=("shift_x", "shift_y", "rotation"),
+            units=("px", "px", "\N{DEGREE SIGN}"),
+        ),
         *(
             Space(f"features.{layer}", shape, injected_into="w_plus", options=("mask",))
             for layer, shape in config.feature_shapes.items()

@@ -477,6 +477,7 @@ def test_inspect_tells_what_it_sees_and_what_would_fit(tmp_path) -> None:
     assert str(Port("x", "float32", (None, 3, None, None))) == "x float32 (n, 3, ?, ?)"
     shown = describe(declare(path, **ONNX))
     assert (shown["kind"], shown["spaces"]) == ("generator checkpoint", "z 5")
+    assert shown["default space"] == "z"
     assert "y int64 (n)" in describe(exported_file(tmp_path / "h.pt2"))["as a generator"]
 
 

@@ -29,7 +29,8 @@ from generators.families.stylegan3.network import StyleGAN3
 from generators.model_file import read_checkpoint, write_checkpoint
 from generators.protocols import Code, Edit
 from generators.style_based import estimate_w_avg
-from pipelines.downstream.finished_run import FinishedRun, edit_run
+from pipelines.downstream.finished_run import FinishedRun, _unknown, edit_run
+from pipelines.evaluation import strips
 from pipelines.upkeep.inspect import describe
 from schemas.directions.direction_set import DirectionSet
 from schemas.errors import CheckpointError, DirectionMismatchError, UsageError
@@ -411,14 +412,23 @@ def test_edit_moves_rows_of_a_run(turning: Any, tmp_path: Path) -> None:
     index = SimpleNamespace(uris=["a"] * 4)
     run = FinishedRun(spec, index, store, DirectionSet(fp, "w_plus", []))  # type: ignore[arg-type]
     assert run.direction("placement.shift_x").space == "placement"
-    with pytest.raises(UsageError, match="no direction 'placement.left'"):
-        run.direction("placement.left")
+    with pytest.raises(UsageError, match="did you mean 'placement.shift_.'.*have axes placement."):
+        run.direction("placement.shift_c")
+    with pytest.raises(UsageError, match=r"no direction 'a\.b': .*have no axes \(z, w\)"):
+        spaces = {name: turning.facts.spaces[name] for name in ("z", "w")}
+        raise _unknown("a.b", [], dataclasses.replace(turning.facts, spaces=spaces))
+    drawn: list[str] = []
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(FinishedRun, "of", lambda spec: run)
+        label = strips.strength_label
+        patch.setattr(
+            strips, "strength_label", lambda *given: drawn.append(label(*given)) or label(*given)
+        )
         (strip,) = edit_run(spec, ["placement.rotation"], tmp_path / "s.png", [2], [0, 45, 90])
     with Image.open(strip) as picture:
         facts = json.loads(picture.text["latentflow"])
     assert re.search("placement.rotation", json.dumps(facts))
+    assert drawn == ["0", "+45 \N{DEGREE SIGN}", "+90 \N{DEGREE SIGN}"]
 
 
 def test_features_are_those_that_the_first_layer_reads() -> None:
