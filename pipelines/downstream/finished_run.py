@@ -229,7 +229,6 @@ def edit_run(
         facts = {"picture_weight": picture_weight}
     for direction, own in zip(found, options, strict=True):
         path = out if len(found) == 1 else out / f"{direction.name}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
         yield draw_strips(
             generator,
             samples,
