@@ -24,7 +24,7 @@ ROW_MB = 12
 
 @dataclass
 class Planted:
-    """A worker that takes `ROW_MB` a row, and has no more than `room` rows."""
+    """Takes `ROW_MB` a row, as `Meter` counts it, and has no more than `room` rows."""
 
     room: int = 1000
     device: str = "cpu"
@@ -34,20 +34,12 @@ class Planted:
         self.tried.append(rows)
         if rows > self.room:
             raise MemoryError("cannot allocate memory")
-        held = np.ones(rows * ROW_MB * MB, np.uint8)
-        time.sleep(0.02)
-        assert held[-1] == 1
-
-
-def allowed(rows: float) -> int:
-    """Bytes of this process with so many rows of `Planted`."""
-    with PeakOfProcess() as memory:
-        pass
-    return memory.peak + int(rows * ROW_MB * MB)
+        Meter.taken = rows * ROW_MB
 
 
 class Meter:
-    """Stands in for `PeakOfProcess`: 100 MB, and what a `Counted` worker took since."""
+    """Stands in for `PeakOfProcess`, which other tests' memory would move: 100 MB, and what a
+    `Planted` worker took since."""
 
     taken = 0
 
@@ -62,31 +54,41 @@ class Meter:
         self.peak = (100 + Meter.taken) * MB
 
 
-class Counted(Planted):
-    def attempt(self, rows: int) -> None:
-        self.tried.append(rows)
-        Meter.taken = rows * ROW_MB
-
-
-def test_no_batch_is_tried_that_is_expected_to_take_more_than_is_allowed(monkeypatch):
+@pytest.fixture
+def counted(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(auto, "PeakOfProcess", Meter)
+
+
+def allowed(rows: float) -> int:
+    """Bytes of a process with so many rows of `Planted`, by `Meter`."""
+    return int((100 + rows * ROW_MB) * MB)
+
+
+@pytest.mark.usefixtures("counted")
+def test_the_largest_power_of_two_that_is_allowed_is_found_and_none_larger_is_tried():
     for rows, expected in ((1.0, 1), (1.99, 1), (2.0, 2), (5.5, 4), (8.0, 8), (10.5, 8)):
-        worker = Counted()
-        limit = int((100 + rows * ROW_MB) * MB)
-        assert largest_batch(worker, Trial(limit, 0, 64)) == expected
+        worker = Planted()
+        assert largest_batch(worker, Trial(allowed(rows), 0, 64)) == expected
         assert max(worker.tried) == expected
 
 
-def test_the_largest_power_of_two_that_is_allowed_is_found_of_real_memory():
-    for rows, expected in ((1.5, 1), (5.5, 4), (10.5, 8)):
-        assert largest_batch(Planted(), Trial(allowed(rows), 0, 64)) == expected
+def test_the_peak_is_that_of_what_the_process_held():
+    with PeakOfProcess() as before:
+        pass
+    with PeakOfProcess() as memory:
+        held = np.ones(300 * MB, np.uint8)
+        time.sleep(0.02)
+        assert held[-1] == 1
+    assert memory.peak > before.peak + 150 * MB
 
 
+@pytest.mark.usefixtures("counted")
 def test_what_blocks_take_beside_a_batch_is_left_free():
     kept = 6 * ROW_MB * MB
     assert largest_batch(Planted(), Trial(allowed(10.5), kept, 64)) == 4
 
 
+@pytest.mark.usefixtures("counted")
 def test_no_more_rows_are_taken_than_a_block_has_or_than_fit():
     assert largest_batch(Planted(), Trial(allowed(100), 0, 2)) == 2
     assert largest_batch(Planted(room=3), Trial(allowed(100), 0, 64)) == 2
@@ -98,11 +100,13 @@ def test_no_batch_is_tried_that_is_more_than_twice_the_rows_there_are():
     assert Trial.of_blocks(1, 4096, 1, 10**6).most == 512
 
 
+@pytest.mark.usefixtures("counted")
 def test_a_row_that_takes_more_than_is_allowed_is_told_with_what_it_takes():
     with pytest.raises(UsageError, match="'ray.actor_memory_mb' is .* with one row at a time"):
         largest_batch(Planted(), Trial(allowed(0.5), 0, 64))
 
 
+@pytest.mark.usefixtures("counted")
 def test_an_error_of_the_model_is_not_taken_for_lack_of_memory():
     class Broken(Planted):
         def attempt(self, rows: int) -> None:
