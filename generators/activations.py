@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from typing import Any
 
@@ -21,28 +21,36 @@ class _Recorded(Exception):
     """Ends a drawing of which only a layer's output is wanted."""
 
 
-def recorded(layer: nn.Module, draw: Callable[[], object]) -> Tensor:
-    """What a layer puts out while ``draw`` runs, which is ended there."""
+def recorded(network: nn.Module, space: str, draw: Callable[[], object]) -> Tensor:
+    """What the network's layer of a space puts out while ``draw`` runs, which is ended there."""
     found: list[Tensor] = []
 
     def stop(module: nn.Module, inputs: Any, output: Tensor) -> None:
         found.append(output)
         raise _Recorded
 
-    with suppress(_Recorded), _hooked(layer, stop):
+    with suppress(_Recorded), _hooked(_layer(network, space), stop):
         draw()
     return found[0].contiguous()
 
 
 @contextmanager
-def added(layer: nn.Module, edit: Edit, step: Tensor) -> Iterator[None]:
-    """With ``step``, (1 or n, channels, height, width), added to what a layer puts out, weighted by
-    the edit's option "mask", (height, width) from 0 to 1.
+def added(network: nn.Module, edits: Iterable[tuple[Edit, Tensor]]) -> Iterator[None]:
+    """With each step, (1 or n, channels, height, width), added to what the layer of its edit's
+    space puts out, weighted by the edit's option "mask", (height, width) from 0 to 1.
 
+    edits : those of injected spaces, as `generators.edits.edited` gives them.
     Raises UsageError for a mask of another size or range.
     """
-    with _hooked(layer, partial(_plus, step * _mask(edit, step))):
+    with ExitStack() as hooks:
+        for edit, step in edits:
+            hook = partial(_plus, step * _mask(edit, step))
+            hooks.enter_context(_hooked(_layer(network, edit.direction.space), hook))
         yield
+
+
+def _layer(network: nn.Module, space: str) -> nn.Module:
+    return network.get_submodule(space.removeprefix(PREFIX))
 
 
 @contextmanager

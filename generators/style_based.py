@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -13,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from generators.activations import PREFIX, added, recorded
+from generators.activations import added, recorded
 from generators.edits import check_code, class_weights, edited
 from generators.families.base import Checkpoint
 from generators.protocols import Code, Edit, Labels, ModelFacts, labels_in_turn
@@ -246,8 +245,9 @@ class StyleBasedGenerator:
         injected = self.facts.space(target).injected_into
         if injected and code.space != target:
             styles = self.convert(code, "s", labels=labels, truncation=truncation, cutoff=cutoff)
-            layer = self.network.synthesis.get_submodule(target.removeprefix(PREFIX))
-            found = recorded(layer, lambda: self.synthesised(styles, noise))
+            found = recorded(
+                self.network.synthesis, target, lambda: self.synthesised(styles, noise)
+            )
             return Code(target, found.to(self.w_avg.dtype))
         way = [*WAY[WAY.index(code.space) :]] if code.space in WAY else [code.space]
         if target not in way:
@@ -318,9 +318,5 @@ class StyleBasedGenerator:
         """Images of codes of z, w, w_plus or s; of a model that draws no RGB see `as_rgb`."""
         code, injected = edited(self.facts, code.to(self.device), edits)
         styles = self.convert(code, "s", labels=labels)
-        with ExitStack() as hooks:
-            for edit, step in injected:
-                layer = edit.direction.space.removeprefix(PREFIX)
-                module = self.network.synthesis.get_submodule(layer)
-                hooks.enter_context(added(module, edit, step))
+        with added(self.network.synthesis, injected):
             return self.synthesised(styles, noise)

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
 from typing import Self
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from generators.activations import PREFIX, added, recorded
+from generators.activations import added, recorded
 from generators.edits import check_code, class_weights, edited
 from generators.families.base import Checkpoint
 from generators.protocols import Code, Edit, Labels, ModelFacts, labels_in_turn
@@ -104,8 +103,7 @@ class ZBasedGenerator:
             code = code.moved(code.main * truncation)
         if target == code.space:
             return code
-        layer = self.network.get_submodule(target.removeprefix(PREFIX))
-        return Code(target, recorded(layer, lambda: self._images(code, labels)))
+        return Code(target, recorded(self.network, target, lambda: self._images(code, labels)))
 
     def draw(
         self,
@@ -121,10 +119,7 @@ class ZBasedGenerator:
             raise UsageError(
                 f"codes of {code.space!r} are drawn by no way: give those of {SPACE!r}"
             )
-        with ExitStack() as hooks:
-            for edit, step in injected:
-                layer = self.network.get_submodule(edit.direction.space.removeprefix(PREFIX))
-                hooks.enter_context(added(layer, edit, step))
+        with added(self.network, injected):
             return self._images(code, labels).expand(-1, 3, -1, -1)
 
     def _images(self, code: Code, labels: Labels) -> Tensor:

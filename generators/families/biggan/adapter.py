@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import ExitStack
 from typing import Self, cast
 
 import torch
 from torch import Tensor
 
-from generators.activations import PREFIX, added, recorded
+from generators.activations import added, recorded
 from generators.edits import check_code, class_weights, edited
 from generators.families.base import Checkpoint
 from generators.families.biggan.config import BigGANConfig
@@ -115,8 +114,7 @@ class BigGANGenerator:
             near = parts[:, :cutoff] * float(truncation)
             parts = near if cutoff is None else torch.cat([near, parts[:, cutoff:]], dim=1)
         if injected:
-            layer = self.network.get_submodule(target.removeprefix(PREFIX))
-            return Code(target, recorded(layer, lambda: self.network(parts, c)))
+            return Code(target, recorded(self.network, target, lambda: self.network(parts, c)))
         return self._assembled(target, parts, c)
 
     def draw(
@@ -130,10 +128,7 @@ class BigGANGenerator:
         """See `Generator.draw`."""
         code, injected = edited(self.facts, code.to(self._device), edits)
         parts, c = self._given(code, labels)
-        with ExitStack() as hooks:
-            for edit, step in injected:
-                layer = self.network.get_submodule(edit.direction.space.removeprefix(PREFIX))
-                hooks.enter_context(added(layer, edit, step))
+        with added(self.network, injected):
             images: Tensor = self.network(parts, c)
         return images.expand(-1, 3, -1, -1)
 
