@@ -24,8 +24,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from generators.equalised import SQRT2, FullyConnectedLayer
 from generators.families.stylegan2.config import RESAMPLE_TAPS, StyleGAN2Config
-from generators.families.stylegan2.mapping import SQRT2, FullyConnectedLayer, MappingNetwork
+from generators.families.stylegan2.mapping import MappingNetwork
 from generators.style_based import StyleSlice
 
 __all__ = ["StyleGAN2", "StyleGAN2Config", "StyleSlice"]

@@ -17,52 +17,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Literal
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from generators.equalised import SQRT2, FullyConnectedLayer, normalize_2nd_moment
 from generators.families.stylegan3.config import LayerShape, StyleGAN3Config
 from generators.families.stylegan3.resampling import Axis, filtered_lrelu
 from generators.style_based import StyleSlice
 
 __all__ = ["StyleGAN3", "StyleGAN3Config"]
-
-SQRT2 = math.sqrt(2.0)
-
-
-def normalize_2nd_moment(x: Tensor) -> Tensor:
-    """Scale each row of x, (n, d), to mean square 1 (with 1e-8 added under the root)."""
-    return x * (x.square().mean(dim=1, keepdim=True) + 1e-8).rsqrt()
-
-
-class FullyConnectedLayer(nn.Module):
-    """Linear layer with equalised learning rate, (n, in_features) -> (n, out_features).
-
-    The stored weight is multiplied by ``lr_multiplier / sqrt(in_features)`` and the stored bias by
-    `lr_multiplier`. `activation` is "linear" or "lrelu" (slope 0.2, gain sqrt 2).
-    """
-
-    def __init__(
-        self,
-        in_features: int,
-        out_features: int,
-        activation: Literal["linear", "lrelu"] = "linear",
-        lr_multiplier: float = 1.0,
-        bias_init: float = 0.0,
-    ) -> None:
-        super().__init__()
-        self.activation = activation
-        self.weight = nn.Parameter(torch.randn(out_features, in_features).div_(lr_multiplier))
-        self.bias = nn.Parameter(torch.full((out_features,), bias_init / lr_multiplier))
-        self.weight_gain = lr_multiplier / math.sqrt(in_features)
-        self.bias_gain = lr_multiplier
-
-    def forward(self, x: Tensor) -> Tensor:
-        y = F.linear(x, self.weight * self.weight_gain, self.bias * self.bias_gain)
-        return F.leaky_relu(y, 0.2) * SQRT2 if self.activation == "lrelu" else y
 
 
 class MappingNetwork(nn.Module):
