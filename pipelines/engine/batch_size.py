@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import ctypes
 import json
-import threading
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from types import TracebackType
@@ -20,6 +19,7 @@ import psutil
 from numpy.typing import NDArray
 
 from pipelines.engine.blocks import BlockEngine, WorkActor, raise_failure
+from pipelines.engine.memory import PeakMemory
 from pipelines.engine.writer_guard import Guard
 from schemas.errors import RunInterruptedError, UsageError, is_out_of_memory
 from schemas.store.lock import StoreLock
@@ -160,25 +160,16 @@ def largest_batch(worker: Attempting, trial: Trial) -> int:
     )
 
 
-class PeakOfProcess:
+class PeakOfProcess(PeakMemory):
     """Samples what this process holds, of memory or of its GPU; ``peak`` is the largest, in bytes.
 
-    What was freed and kept for later (`pipelines.engine.memory`) is given back first.
+    What was freed and kept for later (`keep_freed_memory`) is given back first.
     """
 
     def __init__(self, device: str = "cpu") -> None:
-        self.peak = 0
+        process = psutil.Process()
+        super().__init__(SAMPLED_EVERY, lambda: int(process.memory_info().rss))
         self._cuda = device != "cpu"
-        self._process = psutil.Process()
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._sample, name="peak-of-process", daemon=True)
-
-    def _sample(self) -> None:
-        while not self._stop.wait(SAMPLED_EVERY):
-            self._look()
-
-    def _look(self) -> None:
-        self.peak = max(self.peak, self._process.memory_info().rss)
 
     def __enter__(self) -> Self:
         if self._cuda:
@@ -189,9 +180,7 @@ class PeakOfProcess:
         trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
         if trim is not None:
             trim(0)
-        self._look()
-        self._thread.start()
-        return self
+        return super().__enter__()
 
     def __exit__(
         self,
@@ -199,11 +188,9 @@ class PeakOfProcess:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if self._cuda:
-            import torch
-
-            self.peak = torch.cuda.max_memory_allocated()
+        if not self._cuda:
+            super().__exit__(kind, error, trace)
             return
-        self._stop.set()
-        self._thread.join()
-        self._look()
+        import torch
+
+        self.peak = torch.cuda.max_memory_allocated()

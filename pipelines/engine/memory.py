@@ -3,9 +3,10 @@
 import ctypes
 import gc
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import TracebackType
+from typing import Self
 
 import psutil
 
@@ -56,20 +57,21 @@ def tree_pss(pid: int | None = None) -> int:
 
 
 class PeakMemory:
-    """Samples `tree_pss` in a thread every `interval` seconds; `peak` is the largest, in bytes."""
+    """Samples bytes (`tree_pss`) in a thread every `interval` seconds; `peak` is the largest."""
 
-    def __init__(self, interval: float = 1.0) -> None:
+    def __init__(self, interval: float = 1.0, measure: Callable[[], int] = tree_pss) -> None:
         self.interval = interval
+        self._measure = measure
         self.peak = 0
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._sample, name="peak-memory", daemon=True)
 
     def _sample(self) -> None:
         while not self._stop.wait(self.interval):
-            self.peak = max(self.peak, tree_pss())
+            self.peak = max(self.peak, self._measure())
 
-    def __enter__(self) -> "PeakMemory":
-        self.peak = tree_pss()
+    def __enter__(self) -> Self:
+        self.peak = self._measure()
         self._thread.start()
         return self
 
@@ -81,4 +83,4 @@ class PeakMemory:
     ) -> None:
         self._stop.set()
         self._thread.join()
-        self.peak = max(self.peak, tree_pss())
+        self.peak = max(self.peak, self._measure())
