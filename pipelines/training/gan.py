@@ -36,6 +36,7 @@ from pipelines.training.losses import (
     reconstruction_loss,
     structure_loss,
 )
+from pipelines.training.resumable import Resumable
 from transforms.images.metrics import psnr, ssim
 from transforms.images.preprocess import to_uint8
 
@@ -90,7 +91,7 @@ def latent_discriminator(w_dim: int) -> nn.Module:
     )
 
 
-class Trainer:
+class Trainer(Resumable):
     """All networks, optimisers and the step counter; saved and resumed as one file."""
 
     def __init__(self, steps: int, adversarial_from: int, seed: int):
@@ -122,19 +123,6 @@ class Trainer:
         "g", "e", "g_ema", "e_ema", "d", "dw", "guide", "moves",
         "opt", "opt_map", "opt_d", "opt_dw", "opt_guide", "opt_moves",
     )  # fmt: skip
-
-    def save(self, path: Path) -> None:
-        """Write networks, optimisers and the step to `path`, atomically."""
-        state = {name: getattr(self, name).state_dict() for name in self.PARTS}
-        torch.save({"step": self.step, **state}, path.with_suffix(".tmp"))
-        path.with_suffix(".tmp").replace(path)
-
-    def load(self, path: Path) -> None:
-        """Continue from `path`."""
-        state = torch.load(path, weights_only=True)
-        self.step = state.pop("step")
-        for name, part in state.items():
-            getattr(self, name).load_state_dict(part)
 
     def scale(self) -> float:
         """Learning-rate factor: short warm-up, then cosine down to 2 %."""

@@ -25,6 +25,7 @@ from generators.families.stylegan3.network import StyleGAN3
 from pipelines.training.data import TRAIN_SEED, VALIDATION_SEED, as_input, rendered
 from pipelines.training.losses import detail_loss, feature_weight, structure_loss
 from pipelines.training.mapping import fit
+from pipelines.training.resumable import Resumable
 from transforms.images.metrics import psnr, ssim
 from transforms.images.preprocess import to_uint8
 
@@ -100,7 +101,7 @@ class Projection:
         return made
 
 
-class Trainer:
+class Trainer(Resumable):
     """The network, its average, the optimiser and the step counter; saved and resumed as a file."""
 
     PARTS = ("g", "g_ema", "opt")
@@ -111,19 +112,6 @@ class Trainer:
         self.g = StyleGAN3(DESIGN.config, DESIGN.filters)
         self.g_ema = copy.deepcopy(self.g)
         self.opt = torch.optim.Adam(self.g.synthesis.parameters(), lr=RATE, betas=(0.9, 0.99))
-
-    def save(self, path: Path) -> None:
-        """Write everything to `path`, atomically."""
-        state = {name: getattr(self, name).state_dict() for name in self.PARTS}
-        torch.save({"step": self.step, **state}, path.with_suffix(".tmp"))
-        path.with_suffix(".tmp").replace(path)
-
-    def load(self, path: Path) -> None:
-        """Continue from `path`."""
-        state = torch.load(path, weights_only=True)
-        self.step = state.pop("step")
-        for name, part in state.items():
-            getattr(self, name).load_state_dict(part)
 
     def advance(self, data: dict[str, np.ndarray], codes: Tensor) -> float:
         """One step on pictures drawn by seed and step; the weighted error. codes : of `data`."""
