@@ -33,7 +33,7 @@ import torch
 
 import generators
 from generators.annotators import load_annotator
-from generators.encoders.w_plus import load_encoder
+from generators.encoders.load import load_encoder
 from generators.facerig import random_faces, render
 from generators.families.stylegan2.adapter import StyleGAN2Adapter
 from pipelines.compare.diff import spaces_facts, summarise, write_diff

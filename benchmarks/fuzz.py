@@ -50,7 +50,7 @@ SHARED = (
     "torch._dynamo", "onnx", "onnxruntime", "pandas", "pyarrow.dataset", "zarr",
     "PIL.ImageFile", "pipelines.runs.plan", "pipelines.upkeep.verify",
     "pipelines.downstream.directions", "pipelines.upkeep.inspect", "generators.annotators.load",
-    "generators.encoders.w_plus",
+    "generators.encoders.load",
 )  # fmt: skip
 """Imported before the first process is forked; what else the valid files need, after them."""
 FAULTS = ("traceback", "hang", "escape", "executed")

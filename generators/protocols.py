@@ -304,8 +304,12 @@ class Encoder(Protocol):
     def space(self) -> str:
         """The space of the codes."""
 
+    @property
+    def size(self) -> tuple[int, int] | None:
+        """(height, width) in pixels of the images that it takes; None for any."""
+
     def encode(self, images: Tensor) -> Tensor:
-        """Images float32 NCHW in [-1, 1] -> codes float32 (n, *shape of the space)."""
+        """Images float32 (n, 3, *size) in [-1, 1] -> codes float32 (n, *shape of the space)."""
 
 
 @runtime_checkable

@@ -20,7 +20,6 @@ MOVED = {
     "generators.checkpoints": "generators.model_file",
     "generators.direction_files": "generators.peers.directions",
     "generators.direction_writers": "generators.peers.directions",
-    "generators.encoder": "generators.encoders.w_plus",
     "pipelines.edit": "pipelines.evaluation.strips",
     "pipelines.export": "pipelines.downstream.export",
     "pipelines.finished": "pipelines.downstream.finished_run",
@@ -41,6 +40,10 @@ MOVED = {
 """Public modules of 0.1.0 by their names of then."""
 
 SPLIT = {
+    "generators.encoder": (
+        "generators.encoders.load",
+        "generators.encoders.w_plus_encoder.network",
+    ),
     "transforms.beam_fit": tuple(
         f"transforms.{name}.beam" for name in ("pca", "directions", "svm", "hosvd", "nrsfm")
     ),

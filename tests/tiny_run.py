@@ -23,7 +23,7 @@ from rich.console import Console
 
 import generators
 import pipelines.runs.run
-from generators.encoders.w_plus import save_encoder
+from generators.encoders.load import save_encoder
 from pipelines.engine.blocks import InProcess
 from pipelines.runs.run import RunResult
 from schemas.spec import load_spec

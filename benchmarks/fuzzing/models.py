@@ -29,7 +29,7 @@ def checkpoints(folder: Path) -> list[Seed]:
     from stylegan2_layouts import OfficialPackages, rosinality_state, tiny
 
     import generators
-    from generators.encoders.w_plus import save_encoder
+    from generators.encoders.load import save_encoder
     from generators.families.stylegan2.official_writer import write_official_pickle
 
     model = tiny()

@@ -186,14 +186,14 @@ def _draw(case: Case) -> None:
     import torch
 
     import generators
-    from generators.encoders.w_plus import load_encoder
+    from generators.encoders.load import load_encoder
     from transforms.images.preprocess import to_uint8
 
     pictures = torch.zeros(2, 3, 16, 16)
     with torch.no_grad():
         if case.format == "encoder":
             encoder = load_encoder(str(case.path))
-            side = encoder.resolution
+            side = encoder.size[0]
             codes = encoder.encode(torch.zeros(2, 3, side, side) if side <= 64 else pictures)
             sound(codes.shape == (2, *encoder.spaces["w_plus"]), str(codes.shape))
             sound(len(encoder.fingerprint) == 64, encoder.fingerprint)

@@ -1,48 +1,34 @@
-"""Encoder files without torch: where they are, what they hold, which fingerprint they have."""
+"""Encoder files without torch: where they are, what they hold, which fingerprint they have.
+
+Our own format is a .safetensors file, whole or split, with its .json beside it; files of other
+projects are recognised by their contents (`generators.encoders.catalog`).
+"""
 
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-
-from generators.file_kinds import missing, no_bundled, other_kind, text_instead
+from generators.encoders.base import EncoderCheckpoint
+from generators.encoders.catalog import recognised
+from generators.file_kinds import missing, no_bundled, other_kind, said_of, text_instead
+from generators.model_file import contents_of
 from generators.obtained.recipe import obtained_file
 from generators.tensor_files import is_tensor_file, parts_of, read_tensors, stem_of
 from schemas.atomic import read_json
 from schemas.errors import CheckpointError
-from schemas.fingerprint import tensors_fingerprint
 from schemas.sections.types import OBTAINED
 
-
-@dataclass(frozen=True)
-class EncoderFile:
-    """Architecture and float32 tensors of an encoder, as read."""
-
-    path: Path
-    architecture: dict[str, Any]
-    tensors: dict[str, np.ndarray]
-
-    @cached_property
-    def fingerprint(self) -> str:
-        """64 hex digits over architecture and tensors; that of the loaded encoder."""
-        return tensors_fingerprint(self.architecture, self.tensors)
-
-    @property
-    def spaces(self) -> dict[str, tuple[Any, ...]]:
-        """Spaces into which it encodes, with the shape of a row's code."""
-        num_ws, w_dim = self.architecture.get("num_ws"), self.architecture.get("w_dim")
-        return {"w": (w_dim,), "w_plus": (num_ws, w_dim)}
+_GIVE = (
+    "give another project's .pt, or a .safetensors file with its .json beside it "
+    "(generators.encoders.save_encoder writes both), or 'bundled:faces64'"
+)
 
 
 def encoder_path(uri: str) -> Path:
     """The file of "bundled:<set>", "bundled:<set>/<encoder>", "obtained:<name>" or of a path.
 
-    Raises CheckpointError when it does not exist or is of another kind.
+    Raises CheckpointError when it does not exist.
     """
     if uri.startswith("bundled:"):
         name = uri.removeprefix("bundled:")
@@ -57,12 +43,6 @@ def encoder_path(uri: str) -> Path:
         path = obtained_file(uri) if uri.startswith(OBTAINED) else Path(uri)
     if not path.is_file():
         raise CheckpointError(missing(path, "encoder file"))
-    if not is_tensor_file(path):
-        kind = other_kind(path) or text_instead(path) or "is not a .safetensors file"
-        raise CheckpointError(
-            f"encoder {str(path)!r} {kind}; an encoder is a .safetensors file with its .json "
-            "beside it (generators.encoders.w_plus.save_encoder writes both), or 'bundled:faces64'"
-        )
     return path
 
 
@@ -86,15 +66,28 @@ def is_encoder(path: Path) -> bool:
     return is_tensor_file(path) and read_json(beside).get("kind") == "encoder"
 
 
-def read_encoder(uri: str) -> EncoderFile:
-    """The encoder at ``uri``, of one file or of several with an index, and its description.
+def read_encoder(uri: str) -> EncoderCheckpoint:
+    """The encoder at ``uri``: our own format, or another project's file.
 
-    Raises CheckpointError when a file is missing or damaged, or the description is of other
-    tensors.
+    Raises CheckpointError when a file is missing, damaged or of another kind, or the description
+    is of other tensors.
     """
     path = encoder_path(uri)
+    if is_tensor_file(path):
+        return _read_own(path)
+    try:
+        if kind := other_kind(path, _GIVE) or text_instead(path):
+            raise CheckpointError(kind)
+        return recognised(contents_of(path))
+    except CheckpointError as e:
+        raise type(e)(said_of(path, str(e))) from e
+    except (OSError, RecursionError) as e:
+        raise CheckpointError(f"encoder {str(path)!r} cannot be read: {e}") from e
+
+
+def _read_own(path: Path) -> EncoderCheckpoint:
     beside = _description_of(path)
-    write = "write the pair of files with generators.encoders.w_plus.save_encoder"
+    write = "write the pair of files with generators.encoders.save_encoder"
     try:
         about = json.loads(beside.read_text(encoding="utf-8"))
         architecture = dict(about["architecture"])
@@ -106,12 +99,12 @@ def read_encoder(uri: str) -> EncoderFile:
         tensors = {name: value.astype("<f4") for name, value in read_tensors(path).items()}
     except (CheckpointError, OSError) as e:
         raise CheckpointError(f"encoder {str(path)!r} cannot be read: {e}") from e
-    file = EncoderFile(path, architecture, tensors)
-    recorded = about.get("fingerprint") or file.fingerprint
-    if recorded != file.fingerprint:
+    found = EncoderCheckpoint(architecture, tensors)
+    recorded = about.get("fingerprint") or found.fingerprint
+    if recorded != found.fingerprint:
         raise CheckpointError(
-            f"encoder {str(path)!r} has fingerprint {file.fingerprint!r}, {beside.name!r} says "
+            f"encoder {str(path)!r} has fingerprint {found.fingerprint!r}, {beside.name!r} says "
             f"{recorded!r}: the files do not belong together; copy all of them again, or, where "
             f"they were changed on purpose, take 'fingerprint' out of {beside.name!r}"
         )
-    return file
+    return found

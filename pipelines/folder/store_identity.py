@@ -160,6 +160,7 @@ def identify(
     if not sampled:
         _check_method(spec, space, method, facts)
     if spec.needs.encoder and not sampled:
+        from generators.encoders.catalog import spaces_of
         from generators.encoders.files import read_encoder
 
         uri = encoder_uri_of(generator_uri, encoder_uri)
@@ -170,7 +171,7 @@ def identify(
                 f"{' or '.join(map(repr, methods_without_encoder()))}"
             )
         encoder = read_encoder(uri)
-        _check_encoder(uri, encoder.spaces, facts, space.name)
+        _check_encoder(uri, spaces_of(encoder), facts, space.name)
         encoder_fp = encoder.fingerprint
     perceptual = None if sampled else perceptual_of(spec)
     arrays = (

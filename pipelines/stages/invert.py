@@ -183,7 +183,7 @@ class InvertWorker:
             )
         self.encoder = None
         if identity.encoder_uri is not None:
-            from generators.encoders.w_plus import load_encoder
+            from generators.encoders.load import load_encoder
 
             self.encoder = load_encoder(identity.encoder_uri, self.device, identity.space)
             if self.encoder.fingerprint != identity.method["encoder"]:

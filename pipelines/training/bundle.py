@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from generators import save_safetensors
-from generators.encoders.w_plus import save_encoder
+from generators.encoders.load import save_encoder
 from generators.families.stylegan2.adapter import StyleGAN2Adapter
 from pipelines.training.data import TRAIN_SEED, VALIDATION_SEED, rendered
 from pipelines.training.gan import BATCH, STAGES, STRUCTURE_FROM, Trainer, load_pair

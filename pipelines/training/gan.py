@@ -23,7 +23,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from generators.encoders.w_plus import EncoderConfig, WPlusEncoder
+from generators.encoders.w_plus_encoder.network import EncoderConfig, WPlusEncoder
 from generators.facerig import ATTRIBUTES, EXPRESSIONS
 from generators.families.stylegan2.network import StyleGAN2, StyleGAN2Config
 from pipelines.training.annotators import Annotators, load_features

@@ -19,7 +19,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from generators.encoders.w_plus import EncoderConfig, LoadedEncoder, WPlusEncoder, load_encoder
+from generators.encoders.load import LoadedEncoder, load_encoder
+from generators.encoders.w_plus_encoder.network import EncoderConfig, WPlusEncoder
 from generators.families.stylegan3.design import design
 from generators.families.stylegan3.network import StyleGAN3
 from pipelines.training.data import TRAIN_SEED, VALIDATION_SEED, as_input, rendered

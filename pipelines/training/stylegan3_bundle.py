@@ -7,7 +7,7 @@ import torch
 
 from generators import save_safetensors
 from generators.annotators.load import load_annotator
-from generators.encoders.w_plus import save_encoder
+from generators.encoders.load import save_encoder
 from generators.families.stylegan3.adapter import StyleGAN3Adapter
 from pipelines.training.bundle import LICENCE
 from pipelines.training.data import TRAIN_SEED, VALIDATION_SEED, rendered

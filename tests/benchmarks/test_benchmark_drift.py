@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from benchmarks import drift
-from generators.encoders.w_plus import load_encoder
+from generators.encoders.load import load_encoder
 
 
 def test_drift(monkeypatch, capsys, tmp_path):

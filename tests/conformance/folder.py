@@ -12,7 +12,8 @@ import torch
 from PIL import Image
 
 import generators
-from generators.encoders.w_plus import EncoderConfig, WPlusEncoder, save_encoder
+from generators.encoders.load import save_encoder
+from generators.encoders.w_plus_encoder.network import EncoderConfig, WPlusEncoder
 from generators.families.base import Stored
 from generators.families.stylegan2.adapter import StyleGAN2Adapter
 from generators.families.stylegan2.network import StyleGAN2, StyleGAN2Config

@@ -258,6 +258,7 @@ class _Fitted:
     """A linear encoder."""
 
     fingerprint = "e" * 64
+    size = None
 
     def __init__(self, space: str, mean: Tensor, weights: Tensor) -> None:
         self.space, self._mean, self._weights = space, mean, weights

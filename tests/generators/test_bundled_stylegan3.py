@@ -7,7 +7,7 @@ import torch
 
 import generators
 from generators.annotators import load_annotator
-from generators.encoders.w_plus import load_encoder
+from generators.encoders.load import load_encoder
 from generators.facerig import random_faces, render
 from generators.protocols import Code
 from pipelines.training.data import as_input

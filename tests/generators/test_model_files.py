@@ -19,7 +19,8 @@ from safetensors.torch import save_file
 
 import generators
 from generators.encoders.files import encoder_files, read_encoder
-from generators.encoders.w_plus import EncoderConfig, WPlusEncoder, load_encoder, save_encoder
+from generators.encoders.load import load_encoder, save_encoder
+from generators.encoders.w_plus_encoder.network import EncoderConfig, WPlusEncoder
 from generators.families.stylegan2.adapter import StyleGAN2Adapter
 from generators.families.stylegan2.official_writer import write_official_pickle
 from generators.model_file import read_checkpoint

@@ -11,7 +11,8 @@ from safetensors.numpy import load
 from safetensors.torch import load_file
 from safetensors.torch import save as save_torch
 
-from generators.encoders.w_plus import EncoderConfig, WPlusEncoder, load_encoder, save_encoder
+from generators.encoders.load import load_encoder, save_encoder
+from generators.encoders.w_plus_encoder.network import EncoderConfig, WPlusEncoder
 from generators.model_file import read_checkpoint, write_checkpoint
 from generators.tensor_files import contiguous, read_safetensors, safetensors_bytes
 from tests.stylegan2_layouts import tiny

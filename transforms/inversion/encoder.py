@@ -30,10 +30,12 @@ class EncoderInversion(InversionMethod):
 
 
 def encoded_spaces(facts: ModelFacts) -> tuple[str, ...]:
-    """The spaces that encoders are trained for: the model's default one, and the one whose code
-    each of its layers repeats."""
-    repeated = facts.repeated(facts.default_space)
-    return (facts.default_space,) if repeated is None else (repeated, facts.default_space)
+    """The spaces that an encoder may have been trained for, the usual ones first: the model's
+    default one, and the one whose code each of its layers repeats."""
+    default = facts.default_space
+    first = [name for name in (facts.repeated(default), default) if name is not None]
+    drawn = [s.name for s in facts.spaces.values() if s.prior != "none" and not s.injected_into]
+    return tuple(dict.fromkeys([*first, *drawn]))
 
 
 def encoded(images: Images) -> Tensor:
@@ -46,7 +48,7 @@ def encoded(images: Images) -> Tensor:
 def encode(images: Tensor, encoder: Encoder | None, space: str, shape: tuple[int, ...]) -> Tensor:
     """The encoder's codes of `images` in `space`, float32 (n, *shape).
 
-    Images are resized to the encoder's own resolution where it has one. Codes without
+    Images are resized to the encoder's own size where it has one. Codes without
     layers are repeated over those of the space; for a space without, codes with layers are averaged
     over them (encoders that know that space themselves are loaded with it).
     """
@@ -55,11 +57,9 @@ def encode(images: Tensor, encoder: Encoder | None, space: str, shape: tuple[int
 
     if encoder is None:
         raise UsageError("this method needs an encoder: name one under 'encoder'")
-    side = getattr(encoder, "resolution", images.shape[-1])
-    if side != images.shape[-1]:
-        images = F.interpolate(
-            images, (side, side), mode="bilinear", align_corners=False, antialias=True
-        )
+    size = encoder.size
+    if size is not None and size != tuple(images.shape[-2:]):
+        images = F.interpolate(images, size, mode="bilinear", align_corners=False, antialias=True)
     with torch.no_grad():
         codes = encoder.encode(images).float()
     if tuple(codes.shape[2:]) == shape:

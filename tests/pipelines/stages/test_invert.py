@@ -18,7 +18,7 @@ from plugin_packages import forget, install
 import generators
 import pipelines.stages.invert as pipeline
 from generators.encoders.files import read_encoder
-from generators.encoders.w_plus import load_encoder, save_encoder
+from generators.encoders.load import load_encoder, save_encoder
 from generators.protocols import Code
 from pipelines.engine.blocks import InProcess
 from pipelines.engine.writer_guard import Guard
@@ -395,7 +395,7 @@ def test_golden(setting, tmp_path):
 def test_a_space_that_a_method_gives_no_codes_of(setting, tmp_path):
     with pytest.raises(UsageError, match="'wplus'.*w_plus"):
         setting.identity(tmp_path, space="wplus")
-    with pytest.raises(UsageError, match="'encoder' gives codes of 'w', 'w_plus'"):
+    with pytest.raises(UsageError, match="'z', and encoder .* gives codes of \\['w', 'w_plus'\\]"):
         setting.identity(tmp_path, space="z")
     assert setting.identity(tmp_path, method="optimise", space="z").arrays[0].row_shape == (W_DIM,)
 

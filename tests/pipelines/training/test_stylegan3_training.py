@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from generators.encoders.w_plus import EncoderConfig, LoadedEncoder, WPlusEncoder
+from generators.encoders.load import LoadedEncoder
+from generators.encoders.w_plus_encoder.network import EncoderConfig, WPlusEncoder
 from pipelines.training import stylegan3
 from pipelines.training.data import as_input
 
