@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from generators.labelled import label_weights
 from generators.protocols import Code, Edit, Generator, Labels, ModelFacts
 from schemas.directions.direction import (
     Direction,
@@ -123,28 +124,7 @@ def class_weights(
     labels : class numbers, or weights already. Raises UsageError without any, and for classes that
     the model does not have.
     """
-    import torch
-
-    classes = facts.classes
-    if not classes:
-        return None
-    if labels is None:
-        raise UsageError(
-            f"codes of a model of {classes!r} classes need labels: give a class number, 0 to "
-            f"{classes - 1!r}, for each row"
-        )
-    given = torch.as_tensor(labels, device=device)
-    if given.shape == (n, classes):
-        return given.float()
-    if given.shape == (n,) == (0,):
-        given = given.long()  # an empty list has no type of its own
-    outside = given.is_floating_point() or bool(((given < 0) | (given >= classes)).any())
-    if given.shape != (n,) or outside:
-        raise UsageError(
-            f"labels have shape {tuple(given.shape)!r} for {n!r} codes of a model of {classes!r} "
-            f"classes: give a class number, 0 to {classes - 1!r}, for each row"
-        )
-    return torch.nn.functional.one_hot(given.long(), classes).float()
+    return label_weights(facts.classes, labels, n, device)
 
 
 def check_code(facts: ModelFacts, code: Code) -> None:

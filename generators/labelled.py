@@ -7,9 +7,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from generators.protocols import Code, Edit, Generator, Labels
+from schemas.errors import UsageError
 
 if TYPE_CHECKING:
     import numpy as np
+    import torch
     from torch import Tensor
 
 
@@ -42,3 +44,34 @@ class Labelled:
         """See `generators.protocols.Generator.draw`."""
         own = self.labels if labels is None else labels
         return self.generator.draw(code, labels=own, edits=edits, **options)
+
+
+def label_weights(
+    classes: int, labels: Labels, n: int, device: torch.device | str
+) -> Tensor | None:
+    """Labels of `n` rows as weights of `classes` classes, float32 (n, classes); None for none.
+
+    labels : class numbers, or weights already. Raises UsageError without any, and for classes that
+    there are not.
+    """
+    import torch
+
+    if not classes:
+        return None
+    if labels is None:
+        raise UsageError(
+            f"codes of a model of {classes!r} classes need labels: give a class number, 0 to "
+            f"{classes - 1!r}, for each row"
+        )
+    given = torch.as_tensor(labels, device=device)
+    if given.shape == (n, classes):
+        return given.float()
+    if given.shape == (n,) == (0,):
+        given = given.long()  # an empty list has no type of its own
+    outside = given.is_floating_point() or bool(((given < 0) | (given >= classes)).any())
+    if given.shape != (n,) or outside:
+        raise UsageError(
+            f"labels have shape {tuple(given.shape)!r} for {n!r} codes of a model of {classes!r} "
+            f"classes: give a class number, 0 to {classes - 1!r}, for each row"
+        )
+    return torch.nn.functional.one_hot(given.long(), classes).float()
