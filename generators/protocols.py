@@ -294,7 +294,11 @@ def labels_in_turn(classes: int, seeds: Iterable[int]) -> list[int] | None:
 
 @runtime_checkable
 class Encoder(Protocol):
-    """A model that guesses codes of `space` from images."""
+    """A model that guesses codes of `space` from images.
+
+    One that has an attribute ``classes`` above 0 is given the images' class labels, too:
+    ``encode(images, labels)``.
+    """
 
     @property
     def fingerprint(self) -> str:

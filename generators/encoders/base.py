@@ -43,6 +43,8 @@ class EncoderNetwork(Protocol):
     """The `torch.nn.Module` of an encoder.
 
     size : (height, width) in pixels of the images that it takes; None for any.
+    classes : may be left out; of an encoder that takes the images' class labels, too, as a third
+        argument of ``encode``.
     """
 
     @property

@@ -14,6 +14,7 @@ from torch import Tensor
 from generators.encoders.base import EncoderCheckpoint
 from generators.encoders.catalog import ARCHITECTURES, architecture_of, spaces_of
 from generators.encoders.files import read_encoder
+from generators.protocols import Labels
 from generators.tensor_files import safetensors_bytes
 from schemas.atomic import write_bytes, write_json
 from schemas.errors import CheckpointError, UsageError
@@ -33,6 +34,7 @@ class LoadedEncoder:
     def __init__(self, network: Any, space: str | None = None) -> None:
         self.network = network.eval().requires_grad_(False)
         self.size: tuple[int, int] | None = network.size
+        self.classes: int = getattr(network, "classes", 0)
         self.architecture: dict[str, Any] = network.architecture()
         self.spaces = spaces_of(EncoderCheckpoint(self.architecture, {}))
         self.space = list(self.spaces)[-1] if space is None else space
@@ -51,10 +53,11 @@ class LoadedEncoder:
         self.network.to(device)
         return self
 
-    def encode(self, images: Tensor) -> Tensor:
+    def encode(self, images: Tensor, labels: Labels = None) -> Tensor:
         """Codes of the encoder's space, float32 (n, *its shape), of images (n, 3, *size) in
-        [-1, 1]."""
-        codes: Tensor = self.network.encode(images, self.space)
+        [-1, 1]. labels : of an encoder that has classes."""
+        beside = (labels,) if self.classes else ()
+        codes: Tensor = self.network.encode(images, self.space, *beside)
         return codes
 
 

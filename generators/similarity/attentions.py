@@ -46,9 +46,10 @@ class GradCam:
 
     maps : images -> the last convolution's maps (n, c, h, w), none negative
     score : maps -> (n,), such as the logit of the class that a network finds. None, for a network
-        without classes: half the squared length of the maps' means. Its gradient weighs each map
-        by its own mean, so that heat is what a place has in common with the whole picture,
-        sum_c mean(A_c) A_c / (h w), and a second backward pass is not needed.
+        without classes: half the squared distance of the maps' means from those of an even grey
+        picture, so that heat lies where a picture is most unlike grey. The gradient of that score
+        at a map A_c is (mean(A_c) - mean(A_c of grey)) / (h w) at every place, and no backward
+        pass is needed.
     """
 
     def __init__(
@@ -67,7 +68,9 @@ class GradCam:
         """Heat maps (n, 1, h, w) from 0, the coldest place, to 1; 0 of pictures without any."""
         maps = self._maps(images)
         if self._score is None:
-            weights = maps.mean(dim=(2, 3))
+            with torch.no_grad():
+                grey = self._maps(torch.zeros_like(images[:1]))
+            weights = maps.mean(dim=(2, 3)) - grey.mean(dim=(2, 3))
         else:
             with torch.enable_grad():
                 seen = maps if maps.requires_grad else maps.detach().requires_grad_()

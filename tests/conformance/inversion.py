@@ -262,7 +262,9 @@ class _Fitted:
 
     def __init__(self, space: str, mean: Tensor, weights: Tensor) -> None:
         self.space, self._mean, self._weights = space, mean, weights
+        self.network = torch.nn.Module()
+        self.network.weights = torch.nn.Parameter(weights, requires_grad=False)
 
     def encode(self, images: Tensor) -> Tensor:
-        offsets = (images.flatten(1).double() @ self._weights).float()
+        offsets = (images.flatten(1).double() @ self.network.weights).float()
         return self._mean + offsets.reshape(-1, *self._mean.shape)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from generators.protocols import Code, Encoder, ModelFacts
+from generators.protocols import Code, Encoder, Labels, ModelFacts
 from schemas.errors import UsageError
 from schemas.sections.inversion.encoder import EncoderSpec
 from transforms.inversion.method import Cost, Images, InversionMethod, Inverted
@@ -42,26 +42,36 @@ def encoded(images: Images) -> Tensor:
     """The encoder's codes of the images, in the space and shape that is asked for."""
     space = images.settings.space
     shape = images.generator.facts.space(space).shape
-    return encode(images.pixels, images.encoder, space, shape)
+    if images.encoder is None:
+        raise UsageError("this method needs an encoder: name one under 'encoder'")
+    import torch
+
+    with torch.no_grad():
+        return encode(images.pixels, images.encoder, space, shape, images.labels)
 
 
-def encode(images: Tensor, encoder: Encoder | None, space: str, shape: tuple[int, ...]) -> Tensor:
+def encode(
+    images: Tensor,
+    encoder: Encoder,
+    space: str,
+    shape: tuple[int, ...],
+    labels: Labels = None,
+) -> Tensor:
     """The encoder's codes of `images` in `space`, float32 (n, *shape).
 
     Images are resized to the encoder's own size where it has one. Codes without
     layers are repeated over those of the space; for a space without, codes with layers are averaged
     over them (encoders that know that space themselves are loaded with it).
+
+    labels : of the images, for an encoder that takes them.
     """
-    import torch
     import torch.nn.functional as F
 
-    if encoder is None:
-        raise UsageError("this method needs an encoder: name one under 'encoder'")
     size = encoder.size
     if size is not None and size != tuple(images.shape[-2:]):
         images = F.interpolate(images, size, mode="bilinear", align_corners=False, antialias=True)
-    with torch.no_grad():
-        codes = encoder.encode(images).float()
+    taken = (images, labels) if getattr(encoder, "classes", 0) else (images,)
+    codes = encoder.encode(*taken).float()
     if tuple(codes.shape[2:]) == shape:
         codes = codes.mean(dim=1)
     elif tuple(codes.shape[1:]) == shape[1:]:

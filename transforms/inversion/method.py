@@ -12,11 +12,12 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
+from generators.labelled import Labelled
 from generators.protocols import Code, Encoder, Generator, Labels, ModelFacts
 from schemas.sections.invert import InvertSpec
 
@@ -75,6 +76,18 @@ class Images:
 
     def __len__(self) -> int:
         return len(self.pixels)
+
+    @property
+    def labels(self) -> Labels:
+        """Class numbers of the rows, int64 (n,), where they have any."""
+        return self.generator.labels if isinstance(self.generator, Labelled) else None
+
+    def __getitem__(self, rows: slice) -> Images:
+        """Some of the rows, with all that belongs to them."""
+        generator = self.generator
+        if isinstance(generator, Labelled):
+            generator = Labelled(generator.generator, generator.labels[rows])
+        return replace(self, pixels=self.pixels[rows], generator=generator, rngs=self.rngs[rows])
 
 
 @dataclass(frozen=True, eq=False)

@@ -9,8 +9,10 @@ from typing import Any
 
 import pytest
 import torch
+from conformance.folder import adapter
 from conformance.inversion import InversionSuite, Scene
 from networks.plain import Vae, onnx_encoder, randomised
+from pydantic import ValidationError
 
 import generators
 from generators.families.plain import PLUGIN
@@ -39,6 +41,74 @@ class TestHybrid(InversionSuite):
     method = "hybrid"
     settings = STEPS
     quick = FEW
+
+
+class TestEncoderTuning(InversionSuite):
+    method = "encoder_tuning"
+    settings = {"steps": 4, "learning_rate": 1e-4, "perceptual_weight": 0}
+    quick = {"steps": 1, "attention": "none", "latent_weight": 0, "structural_weight": 0}
+
+
+# ---- tuned encoders -----------------------------------------------------------------------------
+
+
+def tuned(scene: Scene, pixels: torch.Tensor, **keys: Any) -> Any:
+    keys = {"steps": 10, "learning_rate": 1e-4, "perceptual_weight": 0, **keys}
+    settings = invert_section({"method": "encoder_tuning", "space": "w_plus", **keys})
+    return invert_batch(Images(pixels, scene.generator, settings, scene.encoder))
+
+
+def test_a_tuned_encoder_is_tuned_for_one_row_and_forgotten() -> None:
+    """The same bits whatever the batch, repeated rows computed once, and the encoder as it was."""
+    scene = Scene(adapter(), "w_plus")
+    mirrored = scene.pixels.flip(-1)
+    before = scene.encoder.encode(mirrored)
+    together = tuned(scene, mirrored)
+    alone = tuned(scene, mirrored[2:3])
+    padded = tuned(scene, mirrored[[1, 2, 2, 2]])
+    assert torch.equal(scene.encoder.encode(mirrored), before)
+    assert torch.equal(together.code.main[2], alone.code.main[0])
+    assert torch.equal(together.code.main[[1, 2, 2, 2]], padded.code.main)
+    start, end = together.qualities["loss_start"], together.qualities["loss_end"]
+    assert bool((end < start).all()) and bool((together.qualities["steps"] <= 10).all())
+
+
+def test_a_kept_code_is_one_that_the_encoder_can_give() -> None:
+    """A planted encoder of rank one: tuned codes lie on its line, which free codes leave."""
+    scene = Scene(adapter(), "w_plus")
+    line = torch.randn(scene.generator.facts.space("w_plus").shape).flatten().double()
+
+    class OnALine:
+        fingerprint, space, size = "a" * 64, "w_plus", None
+
+        def __init__(self) -> None:
+            self.network = torch.nn.Linear(3 * 16 * 16, 1, dtype=torch.float64)
+
+        def encode(self, images: torch.Tensor) -> torch.Tensor:
+            along = self.network(images.flatten(1).double())
+            return (along * line).float().reshape(len(images), 6, -1)
+
+    scene.encoder = OnALine()
+    codes = tuned(scene, scene.pixels).code.main.flatten(1).double()
+    along = codes @ line / (line @ line)
+    torch.testing.assert_close(codes, along[:, None] * line, rtol=1e-5, atol=1e-5)
+
+
+def test_an_encoder_without_weights_is_told() -> None:
+    scene = Scene(adapter(), "w_plus")
+    fixed = scene.encoder
+    del fixed.network
+    with pytest.raises(UsageError, match="no weights that could be optimised: use method 'hybrid'"):
+        tuned(scene, scene.pixels)
+
+
+def test_tuning_takes_the_heat_of_the_perceptual_network() -> None:
+    section = invert_section({"method": "encoder_tuning", "attention": "grad_cam"})
+    assert section.compared_by is not None
+    silent = dict.fromkeys(("pixel", "cosine", "divergence", "structural", "perceptual"), 0)
+    keys = {f"{name}_weight": value for name, value in silent.items()}
+    with pytest.raises(ValidationError, match="nothing to optimise"):
+        invert_section({"method": "encoder_tuning", **keys})
 
 
 # ---- variational autoencoders --------------------------------------------------------------------
