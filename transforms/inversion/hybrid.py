@@ -1,6 +1,6 @@
 """Inversion by gradient steps from the encoder's code.
 
-As `transforms.inversion.optimise`, but the learning rate is ramped down only, and the code gets no
+See `transforms.inversion.descent`; the learning rate is ramped down only, and the code gets no
 noise.
 """
 
@@ -13,7 +13,6 @@ from generators.protocols import Code, ModelFacts
 from schemas.sections.inversion.hybrid import HybridSpec
 from transforms.inversion.encoder import encoded, encoded_spaces
 from transforms.inversion.method import Cost, Images, InversionMethod, Inverted
-from transforms.inversion.optimise import optimise
 
 
 class HybridInversion(InversionMethod):
@@ -28,8 +27,10 @@ class HybridInversion(InversionMethod):
         return Cost(1, forward_passes=settings.steps + 1, backward_passes=settings.steps)
 
     def invert(self, images: Images) -> Inverted:
+        from transforms.inversion.descent import descend
+
         start = Code(images.settings.space, encoded(images))
-        return Inverted(optimise(images, start, noise=False))
+        return Inverted(descend(images, start).code)
 
 
 PLUGIN = HybridInversion()

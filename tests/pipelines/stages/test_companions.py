@@ -296,7 +296,7 @@ def test_codes_are_converted_with_what_they_cannot_do_without(tmp_path, monkeypa
 
 
 def test_optimisation_starts_at_the_centre_of_the_class(monkeypatch):
-    monkeypatch.setattr("transforms.inversion.optimise._SPREAD", {})
+    monkeypatch.setattr("transforms.inversion.descent._SPREAD", {})
     generator, labels = adapter(), np.array([1, 0])
 
     class OfClass:

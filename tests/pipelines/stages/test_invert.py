@@ -35,9 +35,9 @@ from schemas.store.reasons import Reason, Status
 from transforms.images.metrics import psnr, ssim
 from transforms.images.preprocess import to_float, to_uint8
 from transforms.inversion.catalog import invert_batch, method_named
+from transforms.inversion.descent import descend, ramp
 from transforms.inversion.loss import RowLosses, feature_distance
 from transforms.inversion.method import Images, render, row_generator
-from transforms.inversion.optimise import optimise, ramp
 
 ID = "00" * 31 + "07"
 
@@ -129,9 +129,9 @@ def test_a_row_that_is_not_a_number_touches_no_other(generator):
     broken[0] = torch.nan
     settings = invert_section({"method": "hybrid", "space": "w", "steps": 4})
     start = Code("w", generator.w_avg.expand(2, W_DIM))
-    codes = optimise(Images(broken, generator, settings), start, noise=False).main
+    codes = descend(Images(broken, generator, settings), start).code.main
     assert torch.isnan(codes[0]).all()
-    fine = optimise(Images(images, generator, settings), start, noise=False).main
+    fine = descend(Images(images, generator, settings), start).code.main
     torch.testing.assert_close(codes[1], fine[1])
 
 
