@@ -1,8 +1,8 @@
-"""What parts of a model put out while it draws: recorded, and added to."""
+"""What parts of a model put out while it draws: recorded, added to, and replaced."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from typing import Any
@@ -47,6 +47,52 @@ def added(network: nn.Module, edits: Iterable[tuple[Edit, Tensor]]) -> Iterator[
             hook = partial(_plus, step * _mask(edit, step))
             hooks.enter_context(_hooked(_layer(network, edit.direction.space), hook))
         yield
+
+
+@contextmanager
+def replaced(
+    network: nn.Module, maps: Mapping[str, Tensor], plain: Callable[[], object] | None = None
+) -> Iterator[None]:
+    """With what the layers of some spaces put out replaced, in the rows that are not NaN.
+
+    maps : space -> (n, channels, height, width)
+    plain : draws the same rows without what is drawn meanwhile: its difference to that is added
+    """
+    before: dict[str, Tensor] = {}
+    if plain is not None:
+        with ExitStack() as hooks, suppress(_Recorded):
+            for space, own in maps.items():
+                hook = partial(_record, before, len(maps), space, own)
+                hooks.enter_context(_hooked(_layer(network, space), hook))
+            plain()
+    with ExitStack() as hooks:
+        for space, own in maps.items():
+            hook = partial(_instead, own, before.get(space))
+            hooks.enter_context(_hooked(_layer(network, space), hook))
+        yield
+
+
+def _record(
+    found: dict[str, Tensor],
+    count: int,
+    space: str,
+    own: Tensor,
+    module: nn.Module,
+    inputs: Any,
+    output: Tensor,
+) -> Tensor:
+    found[space] = output
+    if len(found) == count:
+        raise _Recorded
+    return _instead(own, None, module, inputs, output)
+
+
+def _instead(
+    own: Tensor, before: Tensor | None, module: nn.Module, inputs: Any, output: Tensor
+) -> Tensor:
+    own = own.to(output)
+    bare = own.flatten(1).isnan().all(dim=1)[:, None, None, None]
+    return torch.where(bare, output, own if before is None else own + (output - before))
 
 
 def _layer(network: nn.Module, space: str) -> nn.Module:

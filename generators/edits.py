@@ -139,7 +139,8 @@ def check_code(facts: ModelFacts, code: Code) -> None:
         )
     for name, tensor in code.companions.items():
         known = space.companions.get(name)
-        if known is None or tuple(tensor.shape) != (len(code), *known.shape):
+        own = tuple(tensor.shape)
+        if known is None or own[:1] != (len(code),) or not known.takes(own[1:]):
             expected = "none of that name" if known is None else (len(code), *known.shape)
             raise UsageError(
                 f"companion {name!r} of codes of {code.space!r} has shape "

@@ -45,6 +45,9 @@ class FullyConnectedLayer(nn.Module):
         self.weight_gain = lr_multiplier / math.sqrt(in_features)
         self.bias_gain = lr_multiplier
         self._kept: tuple[tuple[object, ...], Tensor, Tensor] | None = None
+        self._kept_of: tuple[Tensor, Tensor] | None = (
+            None  # alive, so that its memory is no other's
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         y = F.linear(x, *self._scaled())
@@ -60,4 +63,5 @@ class FullyConnectedLayer(nn.Module):
         if self._kept is None or self._kept[0] != now:
             with torch.inference_mode(False), torch.no_grad():
                 self._kept = now, weight * self.weight_gain, bias * self.bias_gain
+            self._kept_of = weight, bias
         return self._kept[1:]

@@ -39,11 +39,27 @@ GRADIENTS, NOISE = "gradients", "noise"
 class Companion:
     """A tensor that belongs to a code, such as a noise image of one layer.
 
-    shape : of one row's. required : a code without it cannot be drawn.
+    shape : of one row's; a None in it is left to the method that gives it.
+    required : a code without it cannot be drawn.
+    tensors : of a row's own weights, what they are added to: name -> shape, see `generators.tuned`.
     """
 
-    shape: tuple[int, ...]
+    shape: tuple[int | None, ...]
     required: bool = False
+    tensors: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """The shape of one that is the same for every code."""
+        known = tuple(n for n in self.shape if n is not None)
+        if len(known) < len(self.shape):
+            raise UsageError(f"a companion of shape {self.shape!r} has that of its method: ask it")
+        return known
+
+    def takes(self, shape: Sequence[int]) -> bool:
+        """Whether one row's may have this shape."""
+        pairs = zip(self.shape, shape, strict=False)
+        return len(shape) == len(self.shape) and all(own in (None, n) for own, n in pairs)
 
 
 @dataclass(frozen=True)

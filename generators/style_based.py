@@ -17,6 +17,7 @@ from generators.edits import check_code, class_weights, edited
 from generators.families.base import Checkpoint
 from generators.protocols import Code, Edit, Labels, ModelFacts, labels_in_turn
 from generators.seeds import drawn
+from generators.tuned import DrawsOwnParts, by_row
 from generators.w_avg import ESTIMATE, NAME
 from schemas.errors import UsageError
 
@@ -104,7 +105,7 @@ def loaded(make: Callable[[], nn.Module], checkpoint: Checkpoint) -> Any:
     return network
 
 
-class StyleBasedGenerator:
+class StyleBasedGenerator(DrawsOwnParts):
     """Implements `generators.protocols.Generator` over a network with these parts:
 
     ``mapping(z, c)`` : z (n, z_dim) and class weights (n, classes) or None -> w (n, w_dim).
@@ -136,6 +137,12 @@ class StyleBasedGenerator:
             "w_avg_estimated": self.w_avg_estimated,
         }
         self.architecture: dict[str, Any] = self.config.architecture()
+
+    @property
+    def layers(self) -> nn.Module:
+        """See `DrawsOwnParts`."""
+        synthesis: nn.Module = self.network.synthesis
+        return synthesis
 
     @property
     def facts(self) -> ModelFacts:
@@ -229,6 +236,7 @@ class StyleBasedGenerator:
             raise UsageError(f"space {space!r} has no mean code: use one of {[*WAY]!r}")
         return found if labels is None else found.expand(len(labels), *shape)
 
+    @by_row
     def convert(
         self,
         code: Code,
@@ -307,6 +315,7 @@ class StyleBasedGenerator:
 
     # ---- pictures
 
+    @by_row
     def draw(
         self,
         code: Code,

@@ -14,12 +14,13 @@ from generators.edits import check_code, class_weights, edited
 from generators.families.base import Checkpoint
 from generators.protocols import Code, Edit, Labels, ModelFacts, labels_in_turn
 from generators.seeds import drawn
+from generators.tuned import DrawsOwnParts, by_row
 from schemas.errors import UsageError
 
 SPACE = "z"
 
 
-class ZBasedGenerator:
+class ZBasedGenerator(DrawsOwnParts):
     """Implements `generators.protocols.Generator` over a network with these parts:
 
     ``network(z, weights)`` : z (n, z_dim) and weights of classes (n, classes), None of a model
@@ -80,6 +81,7 @@ class ZBasedGenerator:
         rows = () if labels is None else (len(labels),)
         return torch.zeros(*rows, *shape, device=self._like.device)
 
+    @by_row
     def convert(
         self,
         code: Code,
@@ -105,6 +107,7 @@ class ZBasedGenerator:
             return code
         return Code(target, recorded(self.network, target, lambda: self._images(code, labels)))
 
+    @by_row
     def draw(
         self,
         code: Code,

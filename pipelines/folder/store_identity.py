@@ -6,7 +6,7 @@ Nothing here needs torch or Ray, nor writes anything but a store's layout.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 import generators
 from generators.protocols import GRADIENTS, ModelFacts, Space
 from schemas.class_labels import class_numbers
-from schemas.errors import PluginError, SpecError, UsageError
+from schemas.errors import SpecError, UsageError
 from schemas.index import DatasetIndex
 from schemas.sections.dataset import LABEL, SAMPLED, DatasetSpec
 from schemas.sections.invert import (
@@ -32,7 +32,7 @@ from schemas.store.sibling import SiblingStore, apart
 from schemas.suggest import suggestion
 from transforms.images.preprocess import PREPROCESS_VERSION
 from transforms.inversion.catalog import method_named
-from transforms.inversion.method import InversionMethod
+from transforms.inversion.method import InversionMethod, companion_shapes
 
 if TYPE_CHECKING:
     from generators.perceptual.files import PerceptualFile
@@ -176,7 +176,7 @@ def identify(
     perceptual = None if sampled else perceptual_of(spec)
     arrays = (
         ArraySpec("latents", space.name, space.shape, "float32"),
-        *(_companions(space, space.required) if sampled else _beside(spec, space, method, facts)),
+        *(_required(space) if sampled else _beside(spec, space, method, facts)),
         *(() if perceptual is None else [ArraySpec("quality", perceptual.architecture.key)]),
     )
     own, large = apart(arrays)
@@ -237,18 +237,12 @@ def _check_method(
             f"'invert.space' is {space.name!r}, and method {spec.method!r} gives codes of "
             f"{', '.join(map(repr, spaces))} for this generator: name one of these"
         )
-    given = method.companions(spec, facts)
+    given = companion_shapes(method, spec, facts)
     missing = [name for name in space.required if name not in given]
     if missing:
         raise UsageError(
             f"codes of {space.name!r} cannot be drawn without {missing!r}, which method "
             f"{spec.method!r} does not give: use another method or another space"
-        )
-    unknown = [name for name in given if name not in space.companions]
-    if unknown:
-        raise PluginError(
-            f"inversion method {spec.method!r} gives {unknown!r} with codes of {space.name!r}, "
-            f"which take {list(space.companions)!r}: repair the method"
         )
 
 
@@ -262,13 +256,16 @@ def _beside(
 ) -> list[ArraySpec]:
     """The arrays beside the codes: what belongs to a code, and what is measured of it."""
     return [
-        *_companions(space, method.companions(spec, facts)),
+        *_companions(space, companion_shapes(method, spec, facts)),
         *(ArraySpec("quality", quality, (), "float32") for quality in qualities_of(spec)),
     ]
 
 
-def _companions(space: Space, names: Sequence[str]) -> list[ArraySpec]:
-    shapes = {name: space.companions[name].shape for name in names}
+def _required(space: Space) -> list[ArraySpec]:
+    return _companions(space, {name: space.companions[name].sizes for name in space.required})
+
+
+def _companions(space: Space, shapes: Mapping[str, tuple[int, ...]]) -> list[ArraySpec]:
     return [
         ArraySpec(COMPANIONS, companion_array(space.name, name), shape)
         for name, shape in shapes.items()

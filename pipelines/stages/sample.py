@@ -114,7 +114,7 @@ def draw_rows(
     found = {main: np.empty((n, *facts.shape), np.float32)}
     beside = {name: companion_path(space, name) for name in facts.required}
     for name, path in beside.items():
-        found[path] = np.empty((n, *facts.companions[name].shape), np.float32)
+        found[path] = np.empty((n, *facts.companions[name].sizes), np.float32)
     what = generator.facts.fingerprint, space, truncation
     for part, made in in_batches(n, draw, what):
         found[main][part] = made.main.float().cpu().numpy()

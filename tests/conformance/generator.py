@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -16,6 +17,7 @@ from generators.families.base import Checkpoint, GeneratorFamily
 from generators.families.catalog import FAMILIES
 from generators.model_file import read_checkpoint, write_checkpoint
 from generators.protocols import GRADIENTS, Code, Edit, Generator, Space, labels_in_turn
+from generators.tuned import FEATURES, WEIGHTS, is_own, length, packed, unpacked
 from schemas.directions.direction import unit_direction
 from schemas.errors import DirectionMismatchError, UsageError
 
@@ -63,10 +65,13 @@ class GeneratorSuite:
         return [s for s in model.facts.spaces.values() if s.prior != "none"]
 
     def sampled(self, model: Generator, space: Space, seeds: Any = SEEDS) -> Code:
-        """Codes of the prior with every companion, which differ between rows."""
+        """Codes of the prior with every companion, which differ between rows, but without parts of
+        the network of their own."""
         code = model.sample(space.name, list(seeds))
         made = dict(code.companions)
         for name, companion in space.companions.items():
+            if is_own(name):
+                continue
             rows = [np.random.RandomState(s).standard_normal(companion.shape) for s in seeds]
             made.setdefault(name, torch.from_numpy(np.stack(rows).astype(np.float32)))
         return Code(code.space, code.main, made)
@@ -204,12 +209,12 @@ class GeneratorSuite:
 
     def with_companions(self, model: Generator) -> Iterator[tuple[Space, Code]]:
         for space in self.drawable(model):
-            if space.companions:
+            if any(not is_own(name) for name in space.companions):
                 yield space, self.sampled(model, space)
 
     def test_rows_with_and_without_companions_mix(self, model) -> None:
         for space, code in self.with_companions(model):
-            optional = [n for n, c in space.companions.items() if not c.required]
+            optional = [n for n, c in space.companions.items() if not c.required and not is_own(n)]
             mixed, bare = dict(code.companions), dict(code.companions)
             for name in optional:
                 mixed[name] = code.companions[name].clone()
@@ -231,6 +236,114 @@ class GeneratorSuite:
                     for given in (rest, lost):
                         with pytest.raises(UsageError, match=name):
                             self.draw(model, Code(code.space, code.main, given))
+
+    # ---- parts of the network of a row's own
+
+    def with_weights(self, model: Generator) -> Iterator[tuple[Space, Code, torch.Tensor]]:
+        """Spaces that take a row's own weights, codes, and small weights of which the second row
+        has none."""
+        for space in self.drawable(model):
+            if WEIGHTS in space.companions:
+                code = self.sampled(model, space)
+                size = length(space.companions[WEIGHTS].tensors)
+                rows = [np.random.RandomState(s).standard_normal(size) for s in SEEDS]
+                weights = torch.from_numpy(np.stack(rows).astype(np.float32)) * 0.02
+                weights[1] = torch.nan
+                yield space, code, weights
+
+    def tuned(self, read: Checkpoint, model: Generator, space: Space, weights: Any) -> Generator:
+        """A generator with a row's weights built in."""
+        tensors = dict(read.tensors)
+        for name, delta in unpacked(space.companions[WEIGHTS].tensors, weights).items():
+            tensors[name] = np.asarray(tensors[name] + delta.numpy(), np.float32)
+        return self.family.build(replace(read, tensors=tensors))
+
+    def test_a_row_is_drawn_with_weights_of_its_own(self, read, model) -> None:
+        for space, code, weights in self.with_weights(model):
+            own = Code(code.space, code.main, {**code.companions, WEIGHTS: weights})
+            plain, drawn = self.draw(model, code), self.draw(model, own)
+            direction = self.direction(model, space)
+            edits = [Edit(direction, np.array([0.0, 1.0, -1.0, 2.0]))]
+            edited = self.draw(model, own, edits=edits)
+            self.close(drawn[1], plain[1])
+            assert torch.equal(self.draw(model, code), plain), "what was swapped is put back"
+            for row in (0, 2):
+                at, seeds = slice(row, row + 1), SEEDS[row : row + 1]
+                other = self.tuned(read, model, space, weights[row])
+                assert float((drawn[at] - plain[at]).abs().max()) > 1e-4
+                self.close(drawn[at], self.draw(other, code[at], seeds))
+                its = replace(direction, provenance={"generator_fp": other.facts.fingerprint})
+                step = [Edit(its, float(edits[0].strength[row]))]  # type: ignore[index]
+                self.close(edited[at], self.draw(other, code[at], seeds, edits=step))
+
+    def test_what_a_row_is_converted_to_is_of_its_own_weights(self, read, model) -> None:
+        for space, code, weights in self.with_weights(model):
+            own = Code(code.space, code.main, {**code.companions, WEIGHTS: weights})
+            other = self.tuned(read, model, space, weights[2])
+            for target in model.facts.spaces.values():
+                labels = self.labels(model)
+                try:
+                    there = model.convert(own, target.name, labels=labels)
+                except UsageError:
+                    continue
+                last = None if labels is None else labels[2:3]
+                self.close(there.main[2:3], other.convert(code[2:3], target.name, labels=last).main)
+                if WEIGHTS in target.companions:
+                    kept = there.companions[WEIGHTS]
+                    assert torch.equal(kept.isnan(), weights.isnan())
+                    self.close(self.draw(model, there), self.draw(model, own))
+
+    def test_weights_of_low_rank_are_those_of_their_product(self, model) -> None:
+        for space, code, _ in self.with_weights(model):
+            companion = space.companions[WEIGHTS]
+            size = length(companion.tensors, 2)
+            rows = [np.random.RandomState(s).standard_normal(size) * 0.05 for s in SEEDS]
+            factors = torch.from_numpy(np.stack(rows).astype(np.float32))
+            each = [unpacked(companion.tensors, row) for row in factors]
+            full = packed(companion, {n: torch.stack([d[n] for d in each]) for n in each[0]})
+            both = [
+                self.draw(model, Code(code.space, code.main, {**code.companions, WEIGHTS: own}))
+                for own in (factors, full)
+            ]
+            self.close(*both)
+            wrong = Code(code.space, code.main, {**code.companions, WEIGHTS: full[:, 1:]})
+            with pytest.raises(UsageError, match="'weights' of a code has"):
+                self.draw(model, wrong)
+
+    def test_weights_are_differentiated(self, model) -> None:
+        for space, code, weights in self.with_weights(model):
+            if GRADIENTS not in model.facts.capabilities:
+                continue
+            given = weights.nan_to_num(0.0).requires_grad_()
+            own = Code(code.space, code.main, {**code.companions, WEIGHTS: given})
+            labels = self.labels(model) if space.conditional else None
+            model.draw(own, labels=labels)[2].square().sum().backward()
+            assert given.grad is not None
+            assert not given.grad[[0, 1, 3]].any() and bool(given.grad[2].abs().max() > 0)
+
+    def test_a_feature_map_stands_in_for_what_its_layer_puts_out(self, model) -> None:
+        for space in self.drawable(model):
+            names = [name for name in space.companions if name.startswith(FEATURES)]
+            if not names:
+                continue
+            code, name = self.sampled(model, space), names[len(names) // 2]
+            layer = "features." + name.removeprefix(FEATURES)
+            labels = self.labels(model)
+            there = model.convert(code, layer, labels=labels).main
+            random = np.random.RandomState(5).standard_normal(tuple(there.shape))
+            other = there + torch.from_numpy(random.astype(np.float32)) * there.std()
+            other[1] = torch.nan
+            own = Code(code.space, code.main, {**code.companions, name: other})
+            plain, drawn = self.draw(model, code), self.draw(model, own)
+            self.close(drawn[1], plain[1])
+            assert float((drawn[[0, 2, 3]] - plain[[0, 2, 3]]).flatten(1).abs().amax(1).min()) > 0
+            same = Code(code.space, code.main, {**code.companions, name: there})
+            self.close(self.draw(model, same), plain)
+            self.close(model.convert(own, layer, labels=labels).main[[0, 2, 3]], other[[0, 2, 3]])
+            # what an edit of the code changes of the map is added to the row's own
+            edits = [Edit(self.direction(model, space), 1.0)]
+            moved = self.draw(model, same, edits=edits)
+            self.close(moved, self.draw(model, code, edits=edits))
 
     # ---- edits
 

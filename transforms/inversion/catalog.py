@@ -6,7 +6,7 @@ from generators.protocols import Code
 from schemas.catalog import Catalog
 from schemas.errors import PluginError, UsageError
 from schemas.sections.invert import GROUP
-from transforms.inversion.method import Images, InversionMethod, Inverted
+from transforms.inversion.method import Images, InversionMethod, Inverted, companion_shapes
 
 METHODS: Catalog[InversionMethod] = Catalog(
     "inversion method",
@@ -58,8 +58,8 @@ def invert_batch(images: Images) -> Inverted:
     facts = images.generator.facts
     space = facts.space(settings.space)
     wanted = {space.name: (n, *space.shape)}
-    for name in method.companions(settings, facts):
-        wanted[name] = (n, *space.companions[name].shape)
+    for name, shape in companion_shapes(method, settings, facts).items():
+        wanted[name] = (n, *shape)
     wanted |= {f"quality {name}": (n,) for name in method.qualities(settings)}
     given = {found.code.space: found.code.main, **found.code.companions}
     given |= {f"quality {name}": values for name, values in found.qualities.items()}

@@ -19,6 +19,7 @@ import numpy as np
 
 from generators.labelled import Labelled
 from generators.protocols import Code, Encoder, Generator, Labels, ModelFacts
+from schemas.errors import PluginError
 from schemas.sections.invert import InvertSpec
 
 if TYPE_CHECKING:
@@ -120,8 +121,14 @@ class InversionMethod(ABC):
         code can be drawn from."""
         return tuple(name for name, space in facts.spaces.items() if space.injected_into is None)
 
-    def companions(self, settings: Any, facts: ModelFacts) -> Sequence[str]:
-        """Which companions of the space each code comes with; by default none."""
+    def companions(
+        self, settings: Any, facts: ModelFacts
+    ) -> Sequence[str] | Mapping[str, tuple[int, ...]]:
+        """Which companions of the space each code comes with; by default none.
+
+        A mapping to the shape of one row's, where the generator leaves one to the method
+        (`Companion.shape`), such as weights of a rank that the settings name.
+        """
         return ()
 
     def qualities(self, settings: Any) -> Sequence[str]:
@@ -139,6 +146,31 @@ class InversionMethod(ABC):
         A row's result must depend on its image, its random numbers and the settings alone: not on
         the rows beside it. Batches are padded by repeating a row.
         """
+
+
+def companion_shapes(
+    method: InversionMethod, settings: Any, facts: ModelFacts
+) -> dict[str, tuple[int, ...]]:
+    """The companions of a method's codes, with the shape of one row's. settings : with a space.
+
+    Raises PluginError for one that the space does not take.
+    """
+    space, given = facts.space(settings.space), method.companions(settings, facts)
+    found = {}
+    for name in given:
+        known = space.companions.get(name)
+        shape: tuple[int | None, ...] = () if known is None else known.shape
+        if isinstance(given, Mapping):
+            shape = tuple(given[name])
+        sizes = tuple(n for n in shape if n is not None)
+        if known is None or len(sizes) < len(shape) or not known.takes(sizes):
+            raise PluginError(
+                f"inversion method {settings.method!r} gives {name!r} of shape {shape!r} with "
+                f"codes of {space.name!r}, which take "
+                f"{ {n: c.shape for n, c in space.companions.items()}!r}: repair the method"
+            )
+        found[name] = sizes
+    return found
 
 
 def row_generator(seed: int, stage: int, image_id: str) -> np.random.Generator:

@@ -16,6 +16,7 @@ from generators.families.biggan.facts import Z_PLUS, ZC, C, Z
 from generators.families.biggan.network import BigGAN
 from generators.protocols import Code, Edit, Labels, ModelFacts, labels_in_turn
 from generators.seeds import drawn
+from generators.tuned import DrawsOwnParts, by_row
 from schemas.errors import UsageError
 
 #: The spaces that codes of each one are converted to, beside features.
@@ -27,7 +28,7 @@ WAYS = {
 }
 
 
-class BigGANGenerator:
+class BigGANGenerator(DrawsOwnParts):
     """See `generators.protocols.Generator`. Its spaces: `generators.families.biggan.facts`."""
 
     def __init__(self, facts: ModelFacts, checkpoint: Checkpoint) -> None:
@@ -80,6 +81,7 @@ class BigGANGenerator:
         found = self._assembled(space, self._parts(z), self.network.embedded(weights)).main
         return found.reshape(shape) if labels is None else found
 
+    @by_row
     def convert(
         self,
         code: Code,
@@ -117,6 +119,7 @@ class BigGANGenerator:
             return Code(target, recorded(self.network, target, lambda: self.network(parts, c)))
         return self._assembled(target, parts, c)
 
+    @by_row
     def draw(
         self,
         code: Code,

@@ -7,14 +7,18 @@ from typing import cast
 from generators.families.base import Checkpoint
 from generators.families.biggan.config import FAMILY, BigGANConfig
 from generators.protocols import Companion, ModelFacts, Prior, Space
+from generators.tuned import shapes_of, tunable
 
 Z, Z_PLUS, C, ZC = "z", "z_plus", "c", "zc"
+
+#: Names of the tensors that a row may have changes of its own to.
+WEIGHTS = r"(?!embedding).*\.(weight|bias|gamma)"
 
 
 def facts_of(checkpoint: Checkpoint) -> ModelFacts:
     """Facts about a checkpoint's generator."""
     config = BigGANConfig.from_architecture(checkpoint.architecture)
-    return ModelFacts(
+    found = ModelFacts(
         family=FAMILY,
         network_fp=checkpoint.fingerprint,
         size=(config.resolution,) * 2,
@@ -24,6 +28,7 @@ def facts_of(checkpoint: Checkpoint) -> ModelFacts:
         default_space=ZC,
         assumed=assumptions(checkpoint),
     )
+    return tunable(found, shapes_of(checkpoint.tensors, WEIGHTS))
 
 
 def spaces_of(config: BigGANConfig) -> tuple[Space, ...]:

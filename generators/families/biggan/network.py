@@ -37,6 +37,9 @@ class BigGAN(nn.Module):
     """The network of a configuration and its tensors. What its submodules "linear", "b0", "b1", ...
     put out are the features of those names."""
 
+    scale: Tensor
+    shift: Tensor
+
     def __init__(self, config: BigGANConfig, arrays: Mapping[str, np.ndarray]) -> None:
         super().__init__()
         self.config = config
@@ -55,15 +58,15 @@ class BigGAN(nn.Module):
             self.add_module(f"b{i}", kind(tensors, f"b{i}", block, config.bn_eps))
         for i in config.attention:
             self.add_module(f"attention{i}", Attention(tensors, f"attention{i}"))
-        self.norm = Norm(tensors, "output.norm", config.output_eps or config.bn_eps)
+        norm = Norm(tensors, "output.norm", config.output_eps or config.bn_eps)
         self.register_buffer("scale", tensors["output.norm.scale"][:, None, None])
         self.register_buffer("shift", tensors["output.norm.shift"][:, None, None])
-        self.conv = Layer(tensors, "output.conv")
+        self.output = nn.ModuleDict({"norm": norm, "conv": Layer(tensors, "output.conv")})
 
     @property
     def like(self) -> Tensor:
         """A tensor of the network's device and precision."""
-        return self.conv.weight
+        return self.scale
 
     def embedded(self, weights: Tensor) -> Tensor:
         """Class embeddings (n, c_dim) of weights of the classes (n, classes)."""
@@ -83,8 +86,8 @@ class BigGAN(nn.Module):
                 x = self.get_submodule(f"b{i - 1}")(x, condition)
             if i in self.config.attention:
                 x = self.get_submodule(f"attention{i}")(x)
-        x = self.norm(x) * self.scale + self.shift
-        return torch.tanh(self.conv(F.relu(x)))
+        x = self.output["norm"](x) * self.scale + self.shift
+        return torch.tanh(self.output["conv"](F.relu(x)))
 
 
 class Layer(nn.Module):
@@ -158,18 +161,19 @@ class ResidualBlock(nn.Module):
     def __init__(self, tensors: Tensors, name: str, block: Block, eps: float) -> None:
         super().__init__()
         self.block = block
-        count = range(NORMS[self.kind])
-        self.norms = nn.ModuleList(ConditionalNorm(tensors, f"{name}.norm{j}", eps) for j in count)
-        self.convs = nn.ModuleList(Layer(tensors, f"{name}.conv{j}") for j in count)
+        for j in range(NORMS[self.kind]):
+            self.add_module(f"norm{j}", ConditionalNorm(tensors, f"{name}.norm{j}", eps))
+            self.add_module(f"conv{j}", Layer(tensors, f"{name}.conv{j}"))
 
     def shortcut(self, x: Tensor) -> Tensor:
         raise NotImplementedError
 
     def forward(self, x: Tensor, condition: Tensor) -> Tensor:
         h = x
-        for j, (norm, conv) in enumerate(zip(self.norms, self.convs, strict=True)):
-            h = norm(h, condition)
-            h = conv(_doubled(h) if self.block.doubles and j == self.up_at else h)
+        for j in range(NORMS[self.kind]):
+            h = self.get_submodule(f"norm{j}")(h, condition)
+            h = _doubled(h) if self.block.doubles and j == self.up_at else h
+            h = self.get_submodule(f"conv{j}")(h)
         return h + self.shortcut(x)
 
 

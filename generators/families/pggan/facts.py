@@ -5,7 +5,11 @@ from __future__ import annotations
 from generators.families.base import Checkpoint
 from generators.families.pggan.config import FAMILY, PGGANConfig
 from generators.protocols import GRADIENTS, ModelFacts, Space
+from generators.tuned import shapes_of, tunable
 from schemas.errors import CheckpointError
+
+#: Names of the tensors that a row may have changes of its own to.
+WEIGHTS = r".*\.(weight|bias)"
 
 
 def config_of(checkpoint: Checkpoint) -> PGGANConfig:
@@ -19,7 +23,7 @@ def config_of(checkpoint: Checkpoint) -> PGGANConfig:
 def facts_of(checkpoint: Checkpoint) -> ModelFacts:
     """Facts about a checkpoint's generator."""
     config = config_of(checkpoint)
-    return ModelFacts(
+    found = ModelFacts(
         family=FAMILY,
         network_fp=checkpoint.fingerprint,
         size=(config.resolution,) * 2,
@@ -30,6 +34,7 @@ def facts_of(checkpoint: Checkpoint) -> ModelFacts:
         capabilities=frozenset({GRADIENTS}),
         assumed=assumptions(checkpoint),
     )
+    return tunable(found, shapes_of(checkpoint.tensors, WEIGHTS))
 
 
 def assumptions(checkpoint: Checkpoint) -> dict[str, str]:

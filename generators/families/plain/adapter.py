@@ -19,6 +19,7 @@ from generators.families.plain.trial import try_out
 from generators.programs import EXPORTED, ONNX
 from generators.protocols import Code, Edit, Labels, ModelFacts, labels_in_turn
 from generators.seeds import drawn
+from generators.tuned import DrawsOwnParts, by_row
 from schemas.errors import CheckpointError, UsageError
 
 
@@ -36,7 +37,7 @@ class Network(Protocol):
     def to(self, place: torch.device | torch.dtype | str) -> None: ...
 
 
-class PlainGenerator:
+class PlainGenerator(DrawsOwnParts):
     """See `generators.protocols.Generator`. Its pictures are brought from the declared range to
     [-1, 1]."""
 
@@ -58,6 +59,12 @@ class PlainGenerator:
         """Move the network, or change its precision; returns itself."""
         self._network.to(device)
         return self
+
+    def held(self, name: str) -> tuple[dict[str, Any], str]:
+        """See `DrawsOwnParts`; of a named architecture."""
+        network: Any = self._network
+        held: tuple[dict[str, Any], str] = network.held(name)
+        return held
 
     def sample(
         self,
@@ -83,6 +90,8 @@ class PlainGenerator:
             shape if labels is None else (len(labels), *shape), device=self._network.device
         )
 
+    @by_row
+    @by_row
     def convert(
         self,
         code: Code,
@@ -98,6 +107,8 @@ class PlainGenerator:
         self.facts.space(target)
         return code if truncation is None else code.moved(code.main * truncation)
 
+    @by_row
+    @by_row
     def draw(
         self,
         code: Code,
@@ -155,13 +166,17 @@ class _Named:
             raise CheckpointError(f"tensors are not those of {architecture.name!r}")
         self.dtype, self.device = torch.float32, torch.device("cpu")
         self._draw = architecture.draw
-        self._tensors = {
+        self._own = {stored: name for name, stored in found.names.items()}
+        self._tensors: dict[str, Tensor] = {
             name: torch.from_numpy(np.asarray(checkpoint.tensors[stored], np.float32))
             for name, stored in found.names.items()
         }
 
     def __call__(self, z: Tensor, labels: Tensor | None) -> Tensor:
         return self._draw(self._tensors, z)
+
+    def held(self, name: str) -> tuple[dict[str, Any], str]:
+        return self._tensors, self._own[name]
 
     def to(self, place: torch.device | torch.dtype | str) -> None:
         if isinstance(place, torch.dtype):

@@ -8,11 +8,13 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, cast
 
 from generators.families.base import Checkpoint, Declared
+from generators.families.plain.architectures.catalog import ARCHITECTURES
 from generators.families.plain.declaration import Declaration
 from generators.families.plain.reader import FAMILY, check_state, from_program, from_state
 from generators.families.plain.settings import PlainSettings
 from generators.programs import ONNX, TORCHSCRIPT, Program
 from generators.protocols import GRADIENTS, Companion, ModelFacts, Prior, Space
+from generators.tuned import tunable
 from schemas.errors import CheckpointError, UntrustedError
 
 if TYPE_CHECKING:
@@ -58,7 +60,7 @@ class PlainFamily:
         prior = cast(Prior, described["prior"])
         z = Space(SPACE, shape, prior, conditional=labels is not None, companions=beside)
         drawn_by_onnx = described.get("program") == ONNX
-        return ModelFacts(
+        facts = ModelFacts(
             family=self.name,
             network_fp=checkpoint.fingerprint,
             size=(int(height), int(width)),
@@ -72,6 +74,7 @@ class PlainFamily:
                 for name, value in checkpoint.assumed.items()
             },
         )
+        return tunable(facts, _weights(checkpoint))
 
     def build(self, checkpoint: Checkpoint) -> PlainGenerator:
         """The generator; a program is tried. Raises UntrustedError for TorchScript that is not
@@ -84,6 +87,16 @@ class PlainFamily:
         from generators.families.plain.adapter import PlainGenerator
 
         return PlainGenerator(self.facts(checkpoint), checkpoint)
+
+
+def _weights(checkpoint: Checkpoint) -> dict[str, tuple[int, ...]]:
+    """Shapes of what a row may have changes of its own to: weights and biases of a named
+    architecture."""
+    name = str(checkpoint.architecture.get("architecture"))
+    shapes = {n: tuple(v.shape) for n, v in checkpoint.tensors.items()}
+    found = ARCHITECTURES[name].find(shapes) if name in ARCHITECTURES else None
+    used = () if found is None else found.names.values()
+    return {n: shapes[n] for n in used if n.rpartition(".")[2] in ("weight", "bias")}
 
 
 PLUGIN = PlainFamily()

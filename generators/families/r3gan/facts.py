@@ -5,6 +5,10 @@ from __future__ import annotations
 from generators.families.base import Checkpoint
 from generators.families.r3gan.config import R3GANConfig
 from generators.protocols import GRADIENTS, ModelFacts, Space
+from generators.tuned import shapes_of, tunable
+
+#: Names of the tensors that a row may have changes of its own to.
+WEIGHTS = r".*\.(weight|bias|maps)"
 
 
 def facts_of(checkpoint: Checkpoint) -> ModelFacts:
@@ -19,7 +23,7 @@ def facts_of(checkpoint: Checkpoint) -> ModelFacts:
         Space(f"features.{layer}", shape, injected_into="z", options=("mask",))
         for layer, shape in config.feature_shapes.items()
     )
-    return ModelFacts(
+    found = ModelFacts(
         family="r3gan",
         network_fp=checkpoint.fingerprint,
         size=(config.resolutions[-1],) * 2,
@@ -29,3 +33,4 @@ def facts_of(checkpoint: Checkpoint) -> ModelFacts:
         default_space="z",
         capabilities=frozenset({GRADIENTS}),
     )
+    return tunable(found, shapes_of(checkpoint.tensors, WEIGHTS))

@@ -7,12 +7,16 @@ import numpy as np
 from generators.families.base import Checkpoint
 from generators.families.stylegan2.config import StyleGAN2Config
 from generators.protocols import GRADIENTS, NOISE, Companion, ModelFacts, Space
+from generators.tuned import shapes_of, tunable
+
+#: Names of the tensors that a row may have changes of its own to.
+WEIGHTS = r"synthesis\..*\.(weight|bias|const|noise_strength)"
 
 
 def facts_of(checkpoint: Checkpoint) -> ModelFacts:
     """Facts about a checkpoint's generator."""
     config = StyleGAN2Config.from_architecture(checkpoint.architecture)
-    return ModelFacts(
+    found = ModelFacts(
         family="stylegan2",
         network_fp=checkpoint.fingerprint,
         size=config.size,
@@ -23,6 +27,7 @@ def facts_of(checkpoint: Checkpoint) -> ModelFacts:
         capabilities=frozenset({GRADIENTS, NOISE} if config.use_noise else {GRADIENTS}),
         assumed=assumptions(checkpoint),
     )
+    return tunable(found, shapes_of(checkpoint.tensors, WEIGHTS))
 
 
 def spaces_of(config: StyleGAN2Config) -> tuple[Space, ...]:

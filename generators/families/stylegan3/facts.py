@@ -5,18 +5,22 @@ from __future__ import annotations
 from generators.families.base import Checkpoint
 from generators.families.stylegan3.config import StyleGAN3Config
 from generators.protocols import GRADIENTS, Companion, ModelFacts, Space
+from generators.tuned import shapes_of, tunable
 
 PLACEMENT = "placement"
 """The space of where a picture lies."""
 TRANSFORM = "transform"
 """The companion of a code that places its picture."""
 
+#: Names of the tensors that a row may have changes of its own to.
+WEIGHTS = r"synthesis\..*\.(weight|bias)"
+
 
 def facts_of(checkpoint: Checkpoint) -> ModelFacts:
     """Facts about a checkpoint's generator."""
     config = StyleGAN3Config.from_architecture(checkpoint.architecture)
     width, height = config.img_size
-    return ModelFacts(
+    found = ModelFacts(
         family="stylegan3",
         network_fp=checkpoint.fingerprint,
         size=(height, width),
@@ -27,6 +31,7 @@ def facts_of(checkpoint: Checkpoint) -> ModelFacts:
         capabilities=frozenset({GRADIENTS}),
         assumed=assumptions(checkpoint),
     )
+    return tunable(found, shapes_of(checkpoint.tensors, WEIGHTS))
 
 
 def spaces_of(config: StyleGAN3Config) -> tuple[Space, ...]:

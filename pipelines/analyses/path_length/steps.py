@@ -129,7 +129,7 @@ class Steps:
         beside = dict(code.companions)
         for name, companion in spaces[target].companions.items():
             if name.startswith(NOISE):
-                rows = [stream.standard_normal(companion.shape, np.float32) for stream in streams]
+                rows = [stream.standard_normal(companion.sizes, np.float32) for stream in streams]
                 beside[name] = torch.from_numpy(np.stack(rows)).to(code.main)
         return Code(target, code.main, beside)
 

@@ -60,7 +60,7 @@ class Grain(InversionMethod):
     section = GrainSpec
 
     def companions(self, settings, facts):
-        return tuple(facts.space(settings.space).companions)
+        return [n for n in facts.space(settings.space).companions if n.startswith("noise/")]
 
     def cost(self, settings):
         return Cost()
@@ -72,7 +72,7 @@ class Grain(InversionMethod):
             rows = [rng.standard_normal(shape, np.float32) for rng in images.rngs]
             return torch.from_numpy(np.stack(rows))
 
-        noise = {name: draws(c.shape) for name, c in space.companions.items()}
+        noise = {n: draws(c.shape) for n, c in space.companions.items() if n.startswith("noise/")}
         return Inverted(Code(space.name, 0.3 * draws(space.shape), noise))
 
 
@@ -114,7 +114,7 @@ def store(setting, tmp_path_factory):
 def code(store):
     """Of `ROWS`, read array by array."""
     generator = adapter()
-    names = list(generator.facts.space("w_plus").companions)
+    names = [n for n in generator.facts.space("w_plus").companions if n.startswith("noise/")]
     beside = {name: store.array(f"companions/w_plus.{name.replace('/', '--')}") for name in names}
     noise = {name: torch.tensor(np.asarray(array[:])[ROWS]) for name, array in beside.items()}
     assert noise and all(name.startswith("noise/") for name in noise)

@@ -78,6 +78,7 @@ def beside_rosinality() -> Pair:
     own = {
         name: torch.from_numpy(noise[companion.shape[0].bit_length() - 3]).expand(2, -1, -1)
         for name, companion in model.facts.spaces["w"].companions.items()
+        if name.startswith("noise/")
     }
     with torch.no_grad():
         ours = model.draw(Code("w", code.main, own))
@@ -140,6 +141,7 @@ def beside_official_rosinality(checkout: Path) -> Pair:
     own = {
         name: noise[companion.shape[0].bit_length() - 3][0].expand(2, -1, -1)
         for name, companion in model.facts.spaces["w"].companions.items()
+        if name.startswith("noise/")
     }
     with torch.no_grad():
         main = model.convert(Code("z", z), "w").main
