@@ -10,6 +10,7 @@ import pytest
 import torch
 from places import GOLDEN, ROOT
 
+from generators.equalised import FullyConnectedLayer
 from generators.families.base import Checkpoint
 from generators.families.stylegan2.adapter import StyleGAN2Adapter, from_checkpoint
 from generators.families.stylegan2.network import StyleGAN2, StyleGAN2Config, upsample2x
@@ -143,6 +144,15 @@ def test_z_is_what_the_official_script_draws(seed: int) -> None:
     np.testing.assert_array_equal(
         drawn("normal", [1, seed, seed], (8,))[1:], np.stack([expected] * 2)
     )
+
+
+def test_layers_notice_weights_that_lie_where_others_lay() -> None:
+    layer = FullyConnectedLayer(64, 64).requires_grad_(False)
+    own, unit = layer.weight, torch.eye(64)
+    for added in range(20):  # a tensor that is let go leaves its memory to the next
+        layer._parameters["weight"] = own + added
+        expected = unit @ ((own + added) * layer.weight_gain).t() + layer.bias
+        torch.testing.assert_close(layer(unit), expected)
 
 
 def test_layers_notice_that_their_weights_are_others() -> None:
