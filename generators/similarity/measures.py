@@ -49,9 +49,10 @@ def dissimilarity(a: Tensor, b: Tensor) -> Tensor:
     x, y = a / 2 + 0.5, b / 2 + 0.5
     n, channels, height, width = x.shape
     window = _window(min(SSIM_WINDOW, height, width), x)
-    maps = torch.cat([x, y, x * x + y * y, x * y]).reshape(4 * n * channels, 1, height, width)
-    blurred = F.conv2d(F.conv2d(maps, window[None, None, None]), window[None, None, :, None])
-    mean_x, mean_y, squares, products = blurred.reshape(4, n, -1)
+    maps, k = torch.cat([x, y, x * x + y * y, x * y], dim=1), 4 * channels
+    along_x, along_y = (window.view(1, 1, *s).expand(k, -1, -1, -1) for s in ((1, -1), (-1, 1)))
+    blurred = F.conv2d(F.conv2d(maps, along_x, groups=k), along_y, groups=k)
+    mean_x, mean_y, squares, products = blurred.reshape(n, 4, -1).unbind(dim=1)
     mean_xy, mean_squares = mean_x * mean_y, mean_x * mean_x + mean_y * mean_y
     numerator = (2 * mean_xy + SSIM_C1) * (2 * (products - mean_xy) + SSIM_C2)
     denominator = (mean_squares + SSIM_C1) * (squares - mean_squares + SSIM_C2)
