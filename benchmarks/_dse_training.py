@@ -1,0 +1,141 @@
+"""Trainings of the diverse similarity encoder on the bundled generator's samples, for tables.
+
+Algorithm 1 of Yu and Wang (2021) as it stands: samples of the generator, Adam with the paper's
+rate, and losses that differ by variant. All of a seed begin with the same weights and see the same
+samples. A training is saved every `SAVED` steps and goes on from there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+
+from generators.encoders import save_encoder
+from generators.encoders.dse.config import DSEConfig
+from generators.encoders.dse.network import DSE
+from generators.perceptual.load import PerceptualDistance
+from generators.protocols import Code, Generator
+from generators.similarity.attentions import CentreCrops
+from generators.similarity.objective import (
+    BETAS,
+    LEARNING_RATE,
+    SQUARED_ONLY,
+    DiverseSimilarity,
+    SimilarityWeights,
+)
+from pipelines.training.resumable import Resumable
+
+SAVED = 50
+PAPER = SimilarityWeights()
+#: Weights and whether attentions are compared, by what the paper's tables call it.
+VARIANTS: dict[str, tuple[SimilarityWeights, bool]] = {
+    "DSE": (PAPER, True),
+    "MSE only": (SQUARED_ONLY, False),
+    "w/o AT": (PAPER, False),
+    "w/ AT1": (replace(PAPER, attentions=(1.0, 0.0)), True),
+    "w/o SSIM": (replace(PAPER, structural=0.0), True),
+}
+
+
+@dataclass(frozen=True)
+class Size:
+    """How much is trained. batch : pictures a step. width : channels at full resolution, and most
+    channels."""
+
+    steps: int = 1000
+    batch: int = 8
+    width: tuple[int, int] = (8, 64)
+
+    @property
+    def marks(self) -> tuple[int, int]:
+        """Steps after which an encoder is kept, in proportion as Table V has 1,500 and 3,500."""
+        return round(self.steps * 3 / 7), self.steps
+
+
+class Training(Resumable):
+    """One encoder of one variant and seed."""
+
+    PARTS = ("network", "optimiser")
+
+    def __init__(
+        self,
+        generator: Generator,
+        perceptual: PerceptualDistance,
+        variant: str,
+        seed: int,
+        size: Size,
+    ) -> None:
+        weights, attended = VARIANTS[variant]
+        self.generator, self.size, self.seed, self.step = generator, size, seed, 0
+        self.space = generator.facts.default_space
+        attention = CentreCrops() if attended else None
+        self.objective = DiverseSimilarity(weights, perceptual, attention)
+        side = max(generator.facts.size)
+        torch.manual_seed(seed)
+        config = DSEConfig.for_generator(
+            generator.facts, channel_base=size.width[0] * side, channel_max=size.width[1]
+        )
+        self.network = DSE(config).train()
+        self.network.centre.copy_(generator.centre(self.space))
+        self.optimiser = torch.optim.Adam(self.network.parameters(), lr=LEARNING_RATE, betas=BETAS)
+
+    def run(self, until: int) -> None:
+        """Train up to a number of steps."""
+        while self.step < until:
+            first = (self.seed + 1) * 10**8 + self.step * self.size.batch
+            with torch.no_grad():
+                drawn_from = self.generator.sample(
+                    self.space, range(first, first + self.size.batch)
+                )
+                images = self.generator.draw(drawn_from)
+            loss = self.objective.of_encoder(
+                lambda x: self.network.encode(x, self.space),
+                lambda code: self.generator.draw(Code(self.space, code)),
+                images,
+                drawn_from.main,
+            ).mean()
+            self.optimiser.zero_grad(set_to_none=True)
+            loss.backward()
+            self.optimiser.step()
+            self.step += 1
+
+
+def file_of(work: Path, variant: str, seed: int, step: int) -> Path:
+    """The encoder after so many steps of a training."""
+    return work / f"{_name(variant, seed)}-{step}.safetensors"
+
+
+def _name(variant: str, seed: int) -> str:
+    return f"{variant.replace('/', '').replace(' ', '_')}-{seed}"
+
+
+def train(
+    work: Path,
+    generator: Generator,
+    perceptual: PerceptualDistance,
+    variant: str,
+    seed: int,
+    size: Size,
+    left: Callable[[], float],
+) -> bool:
+    """Write the encoders after `Size.marks` steps, those that are not there yet; whether all are.
+
+    left : seconds that there are still
+    """
+    if all(file_of(work, variant, seed, mark).exists() for mark in size.marks):
+        return True
+    training = Training(generator, perceptual, variant, seed, size)
+    kept = work / f"{_name(variant, seed)}.pt"
+    if kept.exists():
+        training.load(kept)
+    while training.step < size.steps and left() > 0:
+        mark = next(mark for mark in size.marks if mark > training.step)
+        training.run(min(mark, training.step + SAVED))
+        if training.step == mark:
+            about = {"variant": variant, "seed": seed, "steps": mark, "batch": size.batch}
+            save_encoder(training.network, file_of(work, variant, seed, mark), **about)
+        training.save(kept)
+    return training.step >= size.steps
