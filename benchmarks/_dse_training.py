@@ -125,12 +125,15 @@ def train(
 
     left : seconds that there are still
     """
-    if all(file_of(work, variant, seed, mark).exists() for mark in size.marks):
+    missing = [m for m in size.marks if not file_of(work, variant, seed, m).exists()]
+    if not missing:
         return True
     training = Training(generator, perceptual, variant, seed, size)
     kept = work / f"{_name(variant, seed)}.pt"
     if kept.exists():
         training.load(kept)
+    if training.step >= missing[0]:  # it was trained for longer, and is needed earlier
+        training = Training(generator, perceptual, variant, seed, size)
     while training.step < size.steps and left() > 0:
         mark = next(mark for mark in size.marks if mark > training.step)
         training.run(min(mark, training.step + SAVED))
