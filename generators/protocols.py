@@ -333,6 +333,20 @@ class Encoder(Protocol):
 
 
 @runtime_checkable
+class RefiningEncoder(Encoder, Protocol):
+    """An encoder that betters a code by what the generator draws from it."""
+
+    @property
+    def mean(self) -> Tensor | None:
+        """The code that is refined first, float32 (*shape of the space) or one that is repeated
+        over its layers; None for the generator's mean."""
+
+    def refine(self, images: Tensor, drawn: Tensor, code: Code) -> Code:
+        """A better code of images float32 (n, 3, *size) than the one that draws `drawn`, float32
+        (n, 3, height, width) as the generator gives it."""
+
+
+@runtime_checkable
 class Annotator(Protocol):
     """A model that describes images: scores, landmarks, pose, or another kind of numbers."""
 

@@ -14,6 +14,8 @@ from schemas.fingerprint import tensors_fingerprint
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from generators.protocols import Code
+
 
 @dataclass(frozen=True)
 class EncoderCheckpoint:
@@ -56,6 +58,18 @@ class EncoderNetwork(Protocol):
 
     def encode(self, images: Tensor, space: str) -> Tensor:
         """Codes float32 (n, *shape of the space) of images (n, 3, *size) in [-1, 1]."""
+
+
+class RefiningNetwork(EncoderNetwork, Protocol):
+    """One that is also shown what its last code draws, and finds a better one."""
+
+    @property
+    def mean(self) -> Tensor | None:
+        """The code that is refined first, float32 (*shape of a space) or one that is repeated over
+        its layers; None for the generator's mean."""
+
+    def refine(self, images: Tensor, drawn: Tensor, code: Code) -> Code:
+        """A better code; see `generators.protocols.RefiningEncoder`."""
 
 
 @runtime_checkable

@@ -14,7 +14,7 @@ from torch import Tensor
 from generators.encoders.base import EncoderCheckpoint
 from generators.encoders.catalog import ARCHITECTURES, architecture_of, spaces_of
 from generators.encoders.files import read_encoder
-from generators.protocols import Labels
+from generators.protocols import Code, Labels
 from generators.tensor_files import safetensors_bytes
 from schemas.atomic import write_bytes, write_json
 from schemas.errors import CheckpointError, UsageError
@@ -59,6 +59,28 @@ class LoadedEncoder:
         beside = (labels,) if self.classes else ()
         codes: Tensor = self.network.encode(images, self.space, *beside)
         return codes
+
+
+class LoadedRefiner(LoadedEncoder):
+    """A network that refines, behind the `generators.protocols.RefiningEncoder` protocol."""
+
+    @property
+    def mean(self) -> Tensor | None:
+        """The code that is refined first; None for the generator's mean."""
+        mean: Tensor | None = self.network.mean
+        return mean
+
+    def refine(self, images: Tensor, drawn: Tensor, code: Code) -> Code:
+        """A better code of images (n, 3, *size) in [-1, 1] than the one that draws `drawn`
+        (n, 3, height, width)."""
+        better: Code = self.network.refine(images, drawn, code)
+        return better
+
+
+def of_network(network: Any, space: str | None = None) -> LoadedEncoder:
+    """The network behind the protocol that it serves; arguments of `LoadedEncoder`."""
+    refines = getattr(network, "refines", False)
+    return (LoadedRefiner if refines else LoadedEncoder)(network, space)
 
 
 def _tensors(network: torch.nn.Module) -> dict[str, np.ndarray]:
@@ -107,4 +129,4 @@ def load_encoder(
             f"encoder {uri!r} does not fit its description: {e}; write the pair of files with "
             "generators.encoders.save_encoder"
         ) from e
-    return LoadedEncoder(network, space).to(device)
+    return of_network(network, space).to(device)

@@ -9,6 +9,7 @@ from generators.protocols import Code, Encoder, Labels, ModelFacts
 from schemas.errors import UsageError
 from schemas.sections.inversion.encoder import EncoderSpec
 from transforms.inversion.method import Cost, Images, InversionMethod, Inverted
+from transforms.inversion.passes import as_taken, drawn_mean, mean_code, refined, refines
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -39,11 +40,15 @@ def encoded_spaces(facts: ModelFacts) -> tuple[str, ...]:
 
 
 def encoded(images: Images) -> Tensor:
-    """The encoder's codes of the images, in the space and shape that is asked for."""
+    """The encoder's codes of the images, in the space and shape that is asked for; of one that
+    refines, those of its first pass, from the mean code."""
     space = images.settings.space
     shape = images.generator.facts.space(space).shape
     if images.encoder is None:
         raise UsageError("this method needs an encoder: name one under 'encoder'")
+    if refines(images.encoder):
+        mean = mean_code(images)
+        return refined(images, images.encoder, mean, drawn_mean(images, mean)).main
     import torch
 
     with torch.no_grad():
@@ -65,11 +70,7 @@ def encode(
 
     labels : of the images, for an encoder that takes them.
     """
-    import torch.nn.functional as F
-
-    size = encoder.size
-    if size is not None and size != tuple(images.shape[-2:]):
-        images = F.interpolate(images, size, mode="bilinear", align_corners=False, antialias=True)
+    images = as_taken(images, encoder)
     taken = (images, labels) if getattr(encoder, "classes", 0) else (images,)
     codes = encoder.encode(*taken).float()
     if tuple(codes.shape[2:]) == shape:

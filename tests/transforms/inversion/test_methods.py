@@ -43,6 +43,11 @@ class TestHybrid(InversionSuite):
     quick = FEW
 
 
+class TestRefine(InversionSuite):
+    method = "refine"
+    settings = {"passes": 2}
+
+
 class TestEncoderTuning(InversionSuite):
     method = "encoder_tuning"
     settings = {"steps": 4, "learning_rate": 1e-4, "perceptual_weight": 0}
