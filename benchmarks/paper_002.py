@@ -1,16 +1,16 @@
 """Tables III to V of Yu and Wang (2021), "Diverse Similarity Encoder", on the rig's generator.
 
 ``python -m benchmarks.paper_002 --work DIR [--minutes M] [--steps N] [--seeds 3]`` trains the
-encoders of `benchmarks._dse_training` on samples of "bundled:faces64", each variant and seed with
-equal steps from equal weights, and measures them; what is done already in DIR is not done again, so
-a run that was ended goes on. Nothing is chosen by what is measured on.
+encoders of `benchmarks._dse_training` on pictures that "bundled:faces64" draws, each variant and
+seed with equal steps from equal weights, and measures them; what is done already in DIR is not done
+again, so a run that was ended goes on. Nothing is chosen by what is measured on.
 
-x : samples of the generator that no training saw. y : faces of the rig, of persons that neither the
-generator nor an encoder saw. MSE is of values in [-1, 1], times 100, as the paper prints it. CS is
-the cosine of a picture and its reconstruction, as vectors of values in [-1, 1]. LPIPS* and FID* are
-by the project's own feature network and stand beside no printed figure; identity is by
-`benchmarks._persons`. Rows that do not exist here (ALAE, In-Domain's encoder) are left out; that of
-pSp is the bundled encoder, which was trained longer, and on faces of the rig.
+y : faces of the rig, of persons that neither the generator nor an encoder saw. x : what the
+generator draws from their codes by the bundled encoder. MSE is of values in [-1, 1], times 100, as
+the paper prints it. CS is the cosine of a picture and its reconstruction, as vectors of values in
+[-1, 1]. LPIPS* and FID* are by the project's own feature network and stand beside no printed
+figure; identity is by `benchmarks._persons`. Rows that do not exist here (ALAE, In-Domain's own
+encoder) are left out; that of pSp is the bundled encoder, which was trained longer, and on faces.
 
 Beside the tables, the encoder by all terms against that by the pixels' MSE alone, on y: SSIM, CS
 and identity are to be better and PSNR at most 0.3 dB worse, for each seed. ``error`` counts where
@@ -33,7 +33,7 @@ import numpy as np
 import torch
 
 import generators
-from benchmarks._dse_training import Size, file_of, train
+from benchmarks._dse_training import MODEL, Size, codes_of_faces, file_of, train
 from benchmarks._persons import Persons
 from generators.annotators import load_annotator
 from generators.encoders import load_encoder
@@ -50,9 +50,9 @@ from transforms.inversion.catalog import METHODS, invert_batch
 from transforms.inversion.method import Images, row_generator
 from transforms.inversion.method import render as drawn_from
 
-MODEL, FEATURES = "bundled:faces64", "bundled:features64/features"
-SAMPLES, FACES = 5 * 10**7, 4004
-"""First seed of x; seed of y."""
+FEATURES = "bundled:features64/features"
+FACES = 4004
+"""Seed of the persons that are measured on."""
 BATCH = 50
 LEAST_PSNR = -0.3
 WORK = Path("runs/paper_002")
@@ -85,7 +85,7 @@ def main() -> int:
     size = Size(options.steps)
     if options.smoke:
         options.rows, options.tuned, options.tuning_steps, options.seeds = 6, 1, 1, 1
-        size = Size(steps=2, batch=2, width=(2, 4))
+        size = Size(steps=2, batch=2, faces=4, width=(2, 4))
     with tempfile.TemporaryDirectory(prefix="paper-002-") as own:
         if options.smoke and options.work == WORK:
             options.work = Path(own)
@@ -121,12 +121,9 @@ class Bench:
         self._persons = Persons(*((24, 6) if options.smoke else ()))
         self._kept = options.work / f"figures-{size.steps}-{options.rows}-{options.tuned}.json"
         self.found: dict[str, dict[str, Figures]] = read_json(self._kept)
-        n = options.rows
-        with torch.no_grad():
-            space = self.generator.facts.default_space
-            code = self.generator.sample(space, range(SAMPLES, SAMPLES + n))
-            self.x = to_uint8(self.generator.draw(code).numpy())
-        self.y = render(random_faces(n, FACES), 64).images
+        self.codes = codes_of_faces(options.work, size.faces)
+        self.y = render(random_faces(options.rows, FACES), 64).images
+        self.x = self.inverted(self.y, MODEL)
 
     def run(self) -> bool:
         """Train and measure what is missing; whether all is done."""
@@ -150,7 +147,8 @@ class Bench:
     def _train(self, variant: str, seed: int) -> bool:
         started = time.monotonic()
         done = train(
-            self.options.work, self.generator, self.perceptual, variant, seed, self.size, self.left
+            *(self.options.work, self.generator, self.perceptual, self.codes),
+            *(variant, seed, self.size, self.left),
         )
         print(f"{variant}, seed {seed}: {time.monotonic() - started:.1f} s", flush=True)
         return done

@@ -19,7 +19,9 @@ from generators.perceptual import load_perceptual
 
 @pytest.fixture(scope="module")
 def models() -> Any:
-    return generators.load("bundled:faces64"), load_perceptual("bundled:features64/features")
+    generator = generators.load("bundled:faces64")
+    codes = generator.sample("w_plus", range(5)).main
+    return generator, load_perceptual("bundled:features64/features"), codes
 
 
 def test_the_tables_are_printed_and_kept(monkeypatch, tmp_path, capsys) -> None:

@@ -12,17 +12,22 @@ import torch
 import torch.nn.functional as F
 from conformance.encoder import EncoderSuite
 
+from benchmarks.families import references_of
 from generators.encoders import load_encoder, save_encoder
 from generators.encoders.base import EncoderCheckpoint
 from generators.encoders.dse import PLUGIN
 from generators.encoders.dse.config import DSEConfig
 from generators.encoders.dse.network import DSE, EqualisedConv
 from generators.families.biggan import PLUGIN as BIGGAN
-from generators.protocols import Code, ModelFacts, Space
+from generators.families.catalog import FAMILIES
+from generators.protocols import Code, ModelFacts, Space, labels_in_turn
+from generators.similarity.attentions import CentreCrops
+from generators.similarity.objective import DiverseSimilarity, SimilarityWeights
 from schemas.errors import CheckpointError, UsageError
 from tests.generators.families.references.biggan import read
 from transforms.inversion.encoder import encode
 
+PAPER = SimilarityWeights()
 STYLEGAN = (
     Space("z", (512,), "normal"),
     Space("w", (512,), "derived", derived_from="z"),
@@ -240,6 +245,33 @@ def test_labels_decide_a_biggan_s_codes() -> None:
     for labels in (None, [0, 1], [0, 1, 5]):
         with pytest.raises(UsageError, match="label"):
             network.encode(images, "zc", labels)
+
+
+# ---- every family ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("family", FAMILIES.own())
+def test_an_encoder_of_any_family_is_trained_by_its_own_samples(family: str) -> None:
+    """One step of Algorithm 1 into the default space: what is drawn from its codes moves it."""
+    generator: Any = FAMILIES.load(family).build(references_of(family).tiny())
+    model = generator.facts
+    labels = labels_in_turn(model.classes, range(3))
+    config = DSEConfig.for_generator(model, channel_base=64, channel_max=8)
+    network = DSE(config).train()
+    with torch.no_grad():
+        sampled = generator.sample(config.space, range(3), labels=labels)
+        images = generator.draw(sampled, labels=labels)
+    loss = DiverseSimilarity(replace(PAPER, perceptual=0.0), None, CentreCrops()).of_encoder(
+        lambda x: network.encode(x, config.space, labels),
+        lambda code: generator.draw(sampled.moved(code), labels=labels),
+        images,
+        sampled.main,
+    )
+    loss.sum().backward()
+    told = network.hidden if not config.layered else network.styles[0]
+    assert loss.shape == (3,) and bool(told.weight.grad.any())
+    expected = {"biggan": ("zc", 5), "stylegan2": ("w_plus", 0), "stylegan3": ("w_plus", 0)}
+    assert (config.space, config.classes) == expected.get(family, (config.space, config.classes))
 
 
 # ---- files ---------------------------------------------------------------------------------------
