@@ -22,7 +22,8 @@ class EncoderCheckpoint:
     """An encoder as read: canonical architecture and float32 tensors under our names.
 
     architecture : JSON; "family" names the `EncoderArchitecture`.
-    metadata : facts about the file that enter no fingerprint, as JSON.
+    metadata : facts about the file that enter no fingerprint, as JSON; of them "assumed" holds what
+        the file does not state, with what is to be told of each.
     """
 
     architecture: dict[str, Any]
@@ -33,6 +34,11 @@ class EncoderCheckpoint:
     def family(self) -> str:
         """Name of its `EncoderArchitecture`."""
         return str(self.architecture.get("family"))
+
+    @property
+    def assumed(self) -> dict[str, str]:
+        """What no file stated, with what is to be told of each."""
+        return dict(self.metadata.get("assumed", {}))
 
     @cached_property
     def fingerprint(self) -> str:

@@ -48,6 +48,16 @@ def recognised(contents: Any) -> EncoderCheckpoint:
 
     Raises CheckpointError where no architecture claims it, or two do.
     """
+    if (found := claimed(contents)) is not None:
+        return found
+    raise CheckpointError(
+        f"file holds no encoder of the architectures {list(ARCHITECTURES.names())!r}: "
+        f"{told(contents)}"
+    )
+
+
+def claimed(contents: Any) -> EncoderCheckpoint | None:
+    """`recognised`, but None where the file holds no encoder, nor nearly one."""
     claims: dict[str, EncoderCheckpoint] = {}
     refusals: list[CheckpointError] = []
     for name in ARCHITECTURES.names():
@@ -65,7 +75,4 @@ def recognised(contents: Any) -> EncoderCheckpoint:
         return next(iter(claims.values()))
     if refusals:
         raise refusals[0]
-    raise CheckpointError(
-        f"file holds no encoder of the architectures {list(ARCHITECTURES.names())!r}: "
-        f"{told(contents)}"
-    )
+    return None

@@ -10,9 +10,10 @@ import json
 from pathlib import Path
 
 from generators.encoders.base import EncoderCheckpoint
-from generators.encoders.catalog import recognised
+from generators.encoders.catalog import claimed, recognised
+from generators.families.base import Checkpoint
 from generators.file_kinds import missing, no_bundled, other_kind, said_of, text_instead
-from generators.model_file import contents_of
+from generators.model_file import contents_of, read_checkpoint
 from generators.obtained.recipe import obtained_file
 from generators.tensor_files import is_tensor_file, parts_of, read_tensors, stem_of
 from schemas.atomic import read_json
@@ -83,6 +84,34 @@ def read_encoder(uri: str) -> EncoderCheckpoint:
         raise type(e)(said_of(path, str(e))) from e
     except (OSError, RecursionError) as e:
         raise CheckpointError(f"encoder {str(path)!r} cannot be read: {e}") from e
+
+
+def encoder_in(path: Path) -> EncoderCheckpoint | None:
+    """The encoder in a file that may hold one beside something else; None where there is none.
+
+    Raises CheckpointError where there nearly is one.
+    """
+    if is_tensor_file(path):
+        return None
+    try:
+        contents = contents_of(path)
+    except (CheckpointError, OSError, RecursionError):  # told by whoever reads the rest of it
+        return None
+    return claimed(contents)
+
+
+def generator_beside(uri: str) -> Checkpoint | None:
+    """The generator in the file of an encoder, with which that was trained; None without one.
+
+    Raises the errors of `encoder_path`.
+    """
+    path = encoder_path(uri)
+    if is_tensor_file(path):
+        return None
+    try:
+        return read_checkpoint(path)
+    except CheckpointError:
+        return None
 
 
 def _read_own(path: Path) -> EncoderCheckpoint:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -60,6 +60,7 @@ class StoreIdentity:
     encoder_uri : None where the method needs no encoder.
     dataset : of the rows, where they are sampled or may have class labels
     large : arrays that lie in a sibling of the store, see `schemas.store.sibling`
+    encoder_assumed : what the encoder's file does not state, with what is to be told of each.
     """
 
     path: str
@@ -74,6 +75,7 @@ class StoreIdentity:
     arrays: tuple[ArraySpec, ...]
     dataset: DatasetSpec | None = None
     large: tuple[ArraySpec, ...] = ()
+    encoder_assumed: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def sampled(self) -> bool:
@@ -155,7 +157,7 @@ def identify(
     spec = spec.into(facts.default_space)
     space = _space_of(spec, facts)
     method = method_named(spec.method)
-    uri, encoder_fp = None, None
+    uri, encoder_fp, encoder_assumed = None, None, {}
     sampled = dataset is not None and dataset.sampled
     if not sampled:
         _check_method(spec, space, method, facts)
@@ -172,7 +174,7 @@ def identify(
             )
         encoder = read_encoder(uri)
         _check_encoder(uri, spaces_of(encoder), facts, space.name)
-        encoder_fp = encoder.fingerprint
+        encoder_fp, encoder_assumed = encoder.fingerprint, encoder.assumed
     perceptual = None if sampled else perceptual_of(spec)
     arrays = (
         ArraySpec("latents", space.name, space.shape, "float32"),
@@ -204,6 +206,7 @@ def identify(
         tuple(own),
         dataset,
         tuple(large),
+        encoder_assumed,
     )
     path = LatentStore.path_for(store_root, name, identity.store_fp)
     return replace(identity, path=path)

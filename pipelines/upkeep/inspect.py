@@ -20,6 +20,7 @@ from schemas.store.latent_store import LatentStore
 from schemas.store.reasons import Status
 
 if TYPE_CHECKING:
+    from generators.encoders.base import EncoderCheckpoint
     from generators.peers.base import DirectionFormat, LatentFormat
 
 _GIVE = (
@@ -307,10 +308,16 @@ def _checkpoint(path: Path) -> dict[str, Any]:
     from generators.model_file import read_checkpoint
 
     if path.is_file() and is_encoder(path):
-        encoder = read_encoder(str(path))
-        described = {f"  {k}": v for k, v in encoder.architecture.items()}
-        return {"kind": "encoder", "fingerprint": encoder.fingerprint, **described}
-    found = read_checkpoint(path)
+        return _encoder(read_encoder(str(path)))
+    encoder = _encoder_in(path)
+    try:
+        found = read_checkpoint(path)
+    except UnsafeCheckpointError:
+        raise
+    except CheckpointError:
+        if encoder:
+            return encoder
+        raise
     model = facts_of(found)
     shapes = [f"{s.name} {' x '.join(map(str, s.shape))}" for s in model.spaces.values()]
     facts = {
@@ -327,7 +334,32 @@ def _checkpoint(path: Path) -> dict[str, Any]:
     for name in found.estimated:
         facts[name.rpartition(".")[2]] = "not in the file: estimated"
     described = {**{k: _short(v) for k, v in found.architecture.items()}, **model.assumed}
-    return {**facts, **{f"  {k}": v for k, v in described.items()}}
+    facts |= {f"  {k}": v for k, v in described.items()}
+    if encoder:
+        facts |= {"encoder beside it": encoder.pop("kind")}
+        facts |= {f"encoder's {k.strip()}": v for k, v in encoder.items()}
+    return facts
+
+
+def _encoder(found: EncoderCheckpoint) -> dict[str, Any]:
+    from generators.encoders.catalog import spaces_of
+
+    shapes = [f"{name} {' x '.join(map(str, shape))}" for name, shape in spaces_of(found).items()]
+    described = {f"  {k}": v for k, v in {**found.architecture, **found.assumed}.items()}
+    facts = {"kind": "encoder", "fingerprint": found.fingerprint, "spaces": ", ".join(shapes)}
+    facts |= {key: found.metadata[key] for key in ("source",) if key in found.metadata}
+    return {**facts, **described}
+
+
+def _encoder_in(path: Path) -> dict[str, Any]:
+    """What is to be told of the encoder in another project's file; nothing where it has none."""
+    from generators.encoders.files import encoder_in
+
+    try:
+        found = encoder_in(path) if path.is_file() else None
+    except CheckpointError as e:
+        return {"kind": "encoder", "cannot be used": str(e)}
+    return {} if found is None else _encoder(found)
 
 
 def _short(value: Any) -> Any:

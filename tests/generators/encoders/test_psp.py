@@ -4,22 +4,28 @@ from __future__ import annotations
 
 import argparse
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from conformance.encoder import EncoderSuite
 
+import generators
 from generators.encoders import load_encoder, save_encoder
 from generators.encoders.files import read_encoder
 from generators.encoders.psp import PLUGIN
 from generators.encoders.psp.config import PspConfig
+from generators.model_file import write_checkpoint
 from generators.protocols import Code
+from pipelines.folder.store_identity import identify
+from pipelines.runs.encoder_notes import encoder_notes
+from pipelines.upkeep.inspect import describe
 from schemas.errors import CheckpointError, UnsafeCheckpointError, UsageError
 from schemas.sections.invert import invert_section
 from tests.generators.encoders.psp_reference import ARRAYS, PASSES, SIZES, decoder
 from tests.networks.psp import CONFIGS, NARROW, contents, filled, pictures
-from tests.stylegan2_layouts import tiny
+from tests.stylegan2_layouts import rosinality_state, tiny
 from transforms.inversion.catalog import invert_batch
 from transforms.inversion.method import Images
 
@@ -269,3 +275,62 @@ def test_an_edited_description_is_refused(tmp_path):
     beside.write_text(beside.read_text().replace('"pyramid"', '"peak"'))
     with pytest.raises(CheckpointError):
         load_encoder(str(path))
+
+
+# ---- a generator in the same file ----------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def both(tmp_path_factory):
+    """An e4e file with the generator that it was trained with, and that generator."""
+    folder = tmp_path_factory.mktemp("both")
+    generator = tiny(img_resolution=32)
+    found = contents(SMALL, E4E, filled(SMALL))
+    del found["opts"]["dataset_type"]
+    state = {k: torch.from_numpy(v) for k, v in found["state_dict"].items()}
+    decoder = rosinality_state(generator.checkpoint().tensors)
+    found["state_dict"] = {**state, **{f"decoder.{k}": v for k, v in decoder.items()}}
+    mean = generator.checkpoint().tensors["mapping.w_avg"]
+    found["latent_avg"] = torch.from_numpy(mean).repeat(8, 1)
+    torch.save(found, folder / "e4e.pt")
+    return str(folder / "e4e.pt"), generator
+
+
+def test_the_generator_in_the_file_is_read_from_it(both):
+    file, generator = both
+    assert generators.fingerprint(file) == generator.facts.fingerprint
+    mean = generator.checkpoint().tensors["mapping.w_avg"]
+    np.testing.assert_array_equal(read_encoder(file).tensors["latent_avg"][3], mean)
+
+
+def test_inspect_tells_both(both, tmp_path):
+    shown = describe(Path(both[0]))
+    assert shown["kind"] == "generator checkpoint"
+    assert shown["encoder beside it"] == "encoder"
+    assert shown["encoder's source"] == E4E and shown["encoder's spaces"] == "w_plus 8 x 8"
+    assert "not those of cars" in shown["encoder's dataset_type"]
+    alone = describe(Path(written(tmp_path / "e.pt", SMALL, E4E)))
+    assert (alone["kind"], alone["  backbone"]) == ("encoder", "ir_se")
+    found = contents(SMALL, "Encoder5", filled(SMALL))
+    torch.save(found, tmp_path / "odd.pt")
+    assert "'Encoder5'" in describe(tmp_path / "odd.pt")["cannot be used"]
+
+
+def test_another_generator_than_the_encoder_s_is_told(both, tmp_path):
+    file, generator = both
+    other = generator.checkpoint()
+    other.tensors["mapping.w_avg"] = other.tensors["mapping.w_avg"] + 1
+    write_checkpoint(other, tmp_path / "same.safetensors")
+    generators.save_safetensors(tiny(1, img_resolution=32), tmp_path / "other.safetensors")
+
+    def told(generator):
+        section = invert_section({"method": "refine"})
+        identity = identify(
+            tmp_path, section, name="a", seed=0, generator_uri=generator, encoder_uri=file
+        )
+        return encoder_notes(identity)
+
+    assumed = ["encoder: dataset_type not in the file: takes square images, not those of cars"]
+    assert told(file) == told(str(tmp_path / "same.safetensors")) == assumed
+    notes = told(str(tmp_path / "other.safetensors"))
+    assert notes[0] in assumed and f"set 'generator' to {file!r}" in notes[1]
