@@ -138,10 +138,13 @@ class LatentFormat(ABC):
     """A layout of a file of codes.
 
     name : one word, unique among all projects' formats, and contents : for the tables of formats.
-    files : space -> name that the project gives the file; without any it is read only.
+    files : space -> name that the project gives the file; without any it is read only. A name
+        with ``{stem}`` in it is that of a file for each image, named after the image's.
     evidence : as of a `DirectionFormat`.
     scores : name of the file beside it that holds one score of every image, (n, 1), with a
         ``{name}`` in it; None where the project has none.
+    list_file : name of the file beside it with the images' names, one a line in the order of the
+        codes; None where the project has none.
     """
 
     name: str
@@ -149,6 +152,12 @@ class LatentFormat(ABC):
     files: Mapping[str, str]
     evidence: Evidence | None = Evidence.KEYS
     scores: str | None = None
+    list_file: str | None = None
+
+    @property
+    def one_a_file(self) -> bool:
+        """Whether every image's code has a file of its own."""
+        return any("{stem}" in name for name in self.files.values())
 
     @abstractmethod
     def recognise(self, value: Any) -> bool:

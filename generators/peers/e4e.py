@@ -1,4 +1,4 @@
-"""e4e (omertov/encoder4editing) and what shares its files: pSp, PTI, StyleGAN2 editors."""
+"""e4e (omertov/encoder4editing) and what shares its files: pSp, PTI, GANInverter, editors."""
 
 from __future__ import annotations
 
@@ -46,8 +46,7 @@ class Tensor(DirectionFormat):
 
 
 class Latents(LatentFormat):
-    """All codes of an inference, in the order of its images; one image's code, as PTI saves it, is
-    the same with n = 1."""
+    """All codes of an inference, in the order of its images."""
 
     name = "e4e_latents"
     contents = "tensor float32 (n, L, dim)"
@@ -61,12 +60,56 @@ class Latents(LatentFormat):
         return value, None
 
     def write(self, file: BinaryIO, codes: Codes) -> None:
-        if codes.dtype != "<f4":
-            name = np.dtype(codes.dtype).name
-            raise UsageError(f"codes are {name!r}, e4e's are 'float32'; use 'npz'")
-        file.write(tensor_head(codes.shape))
-        for values in codes.values():
-            file.write(values)
+        _write_tensor(file, codes, codes.shape)
 
 
-PLUGIN = Peer("e4e", directions=(Tensor(),), latents=(Latents(),))
+class Embeddings(LatentFormat):
+    """What PTI (danielroich/PTI) keeps of every image before it tunes the generator."""
+
+    name = "pti_embeddings"
+    contents = "tensor float32 (1, L, dim), in a folder named after the image"
+    files = {"w_plus": "PTI/{stem}/0.pt"}
+    evidence = None
+
+    def recognise(self, value: Any) -> bool:
+        return is_array(value, 3) and len(value) == 1
+
+    def read(self, value: Any, path: Path) -> tuple[np.ndarray, list[str] | None]:
+        return value, None
+
+    def write(self, file: BinaryIO, codes: Codes) -> None:
+        _write_tensor(file, codes, codes.shape)
+
+
+class Inverted(LatentFormat):
+    """What GANInverter keeps of every image."""
+
+    name = "ganinverter_codes"
+    contents = "tensor float32 (L, dim), named after the image"
+    files = {"w_plus": "code/{stem}.pt"}
+    evidence = None
+
+    def recognise(self, value: Any) -> bool:
+        return is_array(value, 2)
+
+    def read(self, value: Any, path: Path) -> tuple[np.ndarray, list[str] | None]:
+        return value[None], None
+
+    def write(self, file: BinaryIO, codes: Codes) -> None:
+        _write_tensor(file, codes, codes.shape[1:])
+
+
+def _write_tensor(file: BinaryIO, codes: Codes, shape: tuple[int, ...]) -> None:
+    if codes.dtype != "<f4":
+        name = np.dtype(codes.dtype).name
+        raise UsageError(f"codes are {name!r}, e4e's are 'float32'; use 'npz'")
+    file.write(tensor_head(shape))
+    for values in codes.values():
+        file.write(values)
+
+
+PLUGIN = Peer(
+    "e4e, PTI, GANInverter",
+    directions=(Tensor(),),
+    latents=(Latents(), Embeddings(), Inverted()),
+)

@@ -1,17 +1,20 @@
-"""idinvert (genforce/idinvert) and HiGAN: a boundary, and the layers that it is used in."""
+"""idinvert (genforce/idinvert) and HiGAN: boundaries with their layers, and codes."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
 from generators.peers.base import (
+    Codes,
     DirectionFormat,
     Entry,
+    LatentFormat,
     Peer,
+    is_array,
     is_vector,
     lone,
     of_axes,
@@ -98,4 +101,26 @@ def layer_list(value: Any, path: Path) -> list[int] | None:
     return sorted({int(n) for n in numbers})
 
 
-PLUGIN = Peer("idinvert, HiGAN", directions=(Boundary(),))
+class InvertedCodes(LatentFormat):
+    """All codes of ``invert.py``, in the order of the list that it was given."""
+
+    name = "idinvert_codes"
+    contents = "float32 (n, L, dim), in the order of image_list.txt beside it"
+    files = {"w_plus": "inverted_codes.npy"}
+    evidence = None
+    list_file = "image_list.txt"
+
+    def recognise(self, value: Any) -> bool:
+        return is_array(value, 3)
+
+    def read(self, value: Any, path: Path) -> tuple[np.ndarray, list[str] | None]:
+        return value, None
+
+    def write(self, file: BinaryIO, codes: Codes) -> None:
+        head = {"descr": codes.dtype, "fortran_order": False, "shape": codes.shape}
+        np.lib.format.write_array_header_1_0(file, head)
+        for values in codes.values():
+            file.write(values)
+
+
+PLUGIN = Peer("idinvert, HiGAN", directions=(Boundary(),), latents=(InvertedCodes(),))

@@ -26,6 +26,7 @@ import json
 import math
 import os
 import zipfile
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,6 +39,7 @@ from generators.annotators.kinds.catalog import role_of
 from generators.peers.base import Codes, LatentFormat
 from pipelines.analyses.measured import NAMED
 from pipelines.downstream.export_rows import ExportRows
+from pipelines.sources.paths import IMAGE_ENDINGS
 from schemas.atomic import replacing
 from schemas.errors import UsageError
 from schemas.index import CATEGORICAL
@@ -170,11 +172,40 @@ def write_latents(rows: ExportRows, form: LatentFormat, folder: Path) -> None:
     for space in spaces:
         member = _stored(rows, f"latents/{space}")
         codes = Codes(space, member.shape, member.chunks, names, member.dtype.str)
+        if form.one_a_file:
+            _write_one_a_file(codes, form, folder)
+            continue
         with open(folder / form.files[space], "xb") as file:
             form.write(file, codes)
+    if form.list_file is not None:
+        text = "".join(f"{name}\n" for name in names)
+        (folder / form.list_file).write_text(text, encoding="utf-8")
     if form.scores is not None:
         _write_scores(rows, form.scores, folder)
     _write_rows(rows, folder)
+
+
+def _write_one_a_file(codes: Codes, form: LatentFormat, folder: Path) -> None:
+    """A file for each image, named after it. Raises UsageError where several have one name."""
+    stems = [_stem(name) for name in codes.names or ()]
+    again, often = Counter(stems).most_common(1)[0]
+    if often > 1:
+        raise UsageError(
+            f"format {form.name!r} has a file for each image, named after its own, and {often!r} "
+            f"images are called {again!r}: use 'restyle_latents' or 'npz'"
+        )
+    rows = (row for chunk in codes.chunks() for row in chunk)
+    for stem, name, row in zip(stems, codes.names or (), rows, strict=True):
+        path = folder / form.files[codes.space].format(stem=stem)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(path, "xb") as file:
+            form.write(file, Codes.of(row[None], codes.space, [name]))
+
+
+def _stem(uri: str) -> str:
+    """What a peer would call an image: its file's name without folders and ending."""
+    stem, ending = os.path.splitext(uri.rsplit("/", 1)[-1])
+    return stem if ending.lower() in IMAGE_ENDINGS else stem + ending
 
 
 def _write_scores(rows: ExportRows, file_name: str, folder: Path) -> None:

@@ -79,6 +79,8 @@ class BlockWork:
     """One block as a worker gets it: its rows, and what they need.
 
     labels : class number of every row, -1 where it has none; None for a model without classes
+    entries : of every row the number of its own in what its inversion method knows beforehand, -1
+        where it has none; None for a method that looks nothing up
     """
 
     UNITS: ClassVar[str] = "blocks"
@@ -89,6 +91,7 @@ class BlockWork:
     states: Sequence[str]
     stages: Mapping[str, StageWork]
     labels: Sequence[int] | None = None
+    entries: Sequence[int] | None = None
 
     @property
     def title(self) -> str:
@@ -105,31 +108,39 @@ class BlockWork:
             for name, s in self.stages.items()
         }
         rows = [self.image_ids, self.uris, self.states]
-        labels = None if self.labels is None else [int(label) for label in self.labels]
-        return {"block": self.block, "work": json.dumps([*map(list, rows), stages, labels])}
+        numbers = [
+            None if each is None else [int(number) for number in each]
+            for each in (self.labels, self.entries)
+        ]
+        return {"block": self.block, "work": json.dumps([*map(list, rows), stages, *numbers])}
 
     @classmethod
     def from_batch(cls, batch: Mapping[str, NDArray[Any]]) -> Self:
         """See `Work`."""
-        image_ids, uris, states, stages, labels = json.loads(str(batch["work"][0]))
+        image_ids, uris, states, stages, *numbers = json.loads(str(batch["work"][0]))
         work = {
             name: StageWork(bytes.fromhex(fp), None if retry is None else dict(retry))
             for name, (fp, retry) in stages.items()
         }
-        return cls(int(batch["block"][0]), image_ids, uris, states, work, labels)
+        return cls(int(batch["block"][0]), image_ids, uris, states, work, *numbers)
 
 
 class Rows:
     """The index's rows in a store's blocks, taken out of the table once.
 
     labels : class number of every row of the index, for a model with classes
+    entries : of every row of the index, see `BlockWork`
     """
 
     def __init__(
-        self, index: DatasetIndex, store: LatentStore, labels: NDArray[np.int64] | None = None
+        self,
+        index: DatasetIndex,
+        store: LatentStore,
+        labels: NDArray[np.int64] | None = None,
+        entries: NDArray[np.int64] | None = None,
     ) -> None:
         self.image_ids, self.uris, self.states = index.image_ids, index.uris, index.states
-        self.labels = labels
+        self.labels, self.entries = labels, entries
         self._slices = [store.block_slice(block) for block in range(store.n_blocks)]
 
     def identity(self, block: int) -> tuple[tuple[str, str], ...]:
@@ -140,9 +151,11 @@ class Rows:
     def work(self, block: int, stages: Mapping[str, StageWork]) -> BlockWork:
         """What is sent to a worker."""
         rows = self._slices[block]
-        labels = None if self.labels is None else self.labels[rows].tolist()
+        own = [
+            None if each is None else each[rows].tolist() for each in (self.labels, self.entries)
+        ]
         return BlockWork(
-            block, self.image_ids[rows], self.uris[rows], self.states[rows], dict(stages), labels
+            block, self.image_ids[rows], self.uris[rows], self.states[rows], dict(stages), *own
         )
 
     def count(self, block: int) -> int:

@@ -199,6 +199,7 @@ class _Plan:
             stage.notes.append(f"drawn into {spec.invert.space}, seed {first} on, truncation {psi}")
         else:
             stage.notes.append(f"method {spec.invert.method} into {spec.invert.space}")
+        stage.notes += wanted.notes
         if rows:
             size = decimal(
                 rows * sum(array.row_bytes for array in (*identity.arrays, *identity.large))

@@ -367,7 +367,7 @@ def _invert(state: Run, progress: Any) -> dict[str, Any]:
         "batches_halved_for_memory": result.shrunk,
         "counts": result.counts,
     }
-    told = quarantine_lines({"invert": result.counts})
+    told = [*result.notes, *quarantine_lines({"invert": result.counts})]
     skipped = result.blocks_done == 0
     return {"rows": index.n_rows, "skipped": skipped, "detail": detail, "told": told}
 

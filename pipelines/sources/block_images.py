@@ -169,6 +169,15 @@ class BlockImages:
         self._pool.shutdown(wait=False, cancel_futures=True)
 
 
+def set_aside(work: BlockWork, batch: Batch) -> None:
+    """Quarantine the rows of a batch that have no class, where the generator has classes, or no
+    entry, where the method looks rows up."""
+    for numbers, why in ((work.labels, Reason.NO_LABEL), (work.entries, Reason.NO_CODE)):
+        if numbers is not None:
+            lost = (np.asarray(numbers[batch.rows]) < 0) & (batch.status == Status.OK)
+            batch.status[lost], batch.reason[lost] = Status.QUARANTINED, why
+
+
 def padded(rows: NDArray[Any], size: int) -> NDArray[Any]:
     """``rows`` (n, ...) with the last one repeated up to ``size`` rows; n is at least 1."""
     if len(rows) == size:

@@ -110,7 +110,7 @@ def find_key(table: FactorTable, images: Images, wanted: str | None) -> Match:
             if best.column != wanted and best.column not in (IMAGE_ID, *KEY_COLUMNS):
                 best.notes.append(f"the factor table's column {best.column!r} names the images")
             left = [own for own, row in zip(images.paths, best.row_of, strict=True) if row is None]
-            if best.n and (difference := _difference(best.unused, left)):
+            if best.n and (difference := how_they_differ(best.unused, left)):
                 best.notes.append(f"of those that match nothing, {difference}")
             return best
     if not sure:
@@ -274,11 +274,11 @@ def _no_match(table: FactorTable, images: Images, column: str, keys: Sequence[st
         cause = f"column {column!r} holds the sha256 {first!r}, the first image has {image!r}"
         cure = "is it of the same files? Name a column of paths under 'dataset.key'"
         return f"the factor table {table.path!r} matches none of the images: {cause}: {cure}"
-    why = _difference(present, images.paths) or f"{cause}: {cure}"
+    why = how_they_differ(present, images.paths) or f"{cause}: {cure}"
     return f"the factor table {table.path!r} matches none of the images: {why}"
 
 
-def _difference(keys: Sequence[str], names: Sequence[Sequence[str]]) -> str | None:
+def how_they_differ(keys: Sequence[str], names: Sequence[Sequence[str]]) -> str | None:
     """How keys differ from the images' names, with an example, and the cure."""
     for alike, text, cure in (
         (str.casefold, "in upper and lower case only", "write them as the files are named"),

@@ -33,8 +33,9 @@ from pipelines.engine.blocks import (
 from pipelines.engine.writer_guard import Guard
 from pipelines.folder.store_identity import INVERT, StoreIdentity, labels_of, method_of
 from pipelines.sources.base import Source
-from pipelines.sources.block_images import FILLER, Batch, BlockImages, in_halves, padded
+from pipelines.sources.block_images import FILLER, Batch, BlockImages, in_halves, padded, set_aside
 from pipelines.stages import sample
+from pipelines.stages.entries import entries_of
 from schemas.errors import UsageError
 from schemas.fingerprint import digest
 from schemas.index import DatasetIndex
@@ -69,6 +70,7 @@ class InvertPlan:
 
     work : blocks that are not committed with the expected fingerprint, or hold rows to try again.
     fps : expected fingerprint of every block.
+    notes : how what the method knows beforehand met the rows, where it knows anything.
     """
 
     store_path: str
@@ -77,6 +79,7 @@ class InvertPlan:
     n_rows: int
     work: list[BlockWork]
     fps: list[bytes]
+    notes: Sequence[str] = ()
 
 
 def invert_inputs(spec: InvertSpec, sampled: bool = False) -> dict[str, Any]:
@@ -87,9 +90,12 @@ def invert_inputs(spec: InvertSpec, sampled: bool = False) -> dict[str, Any]:
 
 
 def block_inputs(
-    sampled: bool, spec: InvertSpec, labels: NDArray[np.int64] | None
+    sampled: bool,
+    spec: InvertSpec,
+    labels: NDArray[np.int64] | None,
+    entries: NDArray[np.int64] | None = None,
 ) -> dict[str, Any]:
-    """What a block's fingerprint holds besides its rows' identity. labels : of its rows.
+    """What a block's fingerprint holds besides its rows' identity. labels, entries : of its rows.
 
     A method's first version is left out: blocks of releases that knew no versions stay current.
     """
@@ -97,20 +103,23 @@ def block_inputs(
     if not sampled:
         version = method_named(spec.method).version
         found = {"max_pixels": spec.max_pixels, **({"method": version} if version > 1 else {})}
-    if labels is not None:
-        found["labels"] = digest(np.ascontiguousarray(labels, "<i8").tobytes())
+    for name, numbers in (("labels", labels), ("entries", entries)):
+        if numbers is not None:
+            found[name] = digest(np.ascontiguousarray(numbers, "<i8").tobytes())
     return found
 
 
 def plan_invert(index: DatasetIndex, identity: StoreIdentity) -> InvertPlan:
     """Which blocks of the store are missing; a store that does not exist yet misses them all."""
     probe = _Outline(identity, index.n_rows)
-    rows = Rows(index, probe, labels_of(identity.dataset, index, identity.facts))
+    labels, looked = labels_of(identity.dataset, index, identity.facts), entries_of(identity, index)
+    rows = Rows(index, probe, labels, None if looked is None else looked.entries)
     version = sample.VERSION if identity.sampled else VERSION
     fps = []
     for block in range(probe.n_blocks):
-        own = None if rows.labels is None else rows.labels[probe.block_slice(block)]
-        settings = block_inputs(identity.sampled, identity.spec, own)
+        at = probe.block_slice(block)
+        own = [None if each is None else each[at] for each in (rows.labels, rows.entries)]
+        settings = block_inputs(identity.sampled, identity.spec, *own)
         fps.append(probe.block_fp(INVERT, block, rows.identity(block), version, settings))
     known, waiting = 0, set()
     state: StageState | None = None
@@ -125,7 +134,9 @@ def plan_invert(index: DatasetIndex, identity: StoreIdentity) -> InvertPlan:
         needs = state.needs(block, fp) if state and there else StageWork(fp)
         if needs is not None:
             work.append(rows.work(block, {INVERT: needs}))
-    return InvertPlan(identity.path, identity.store_fp, probe.n_blocks, index.n_rows, work, fps)
+    notes = () if looked is None else looked.notes
+    n_blocks, n_rows = probe.n_blocks, index.n_rows
+    return InvertPlan(identity.path, identity.store_fp, n_blocks, n_rows, work, fps, notes)
 
 
 class _Outline(LatentStore):
@@ -230,7 +241,7 @@ class InvertWorker:
             large = GrowingBlocks(self.beside, self.store, work.block, stage.fp)
         shrunk = False
         for batch in self.reader.batches(work, self.task.batch_size):
-            set_aside_unlabelled(work, batch)
+            set_aside(work, batch)
             status[batch.rows], reason[batch.rows] = batch.status, batch.reason
             good = np.flatnonzero(batch.status == Status.OK)
             if not good.size:
@@ -264,9 +275,10 @@ class InvertWorker:
     def attempt(self, rows: int) -> None:
         """Find codes of made-up images; see `pipelines.engine.batch_size.Attempting`."""
         images = np.full((rows, *self.generator.facts.size, 3), FILLER, np.uint8)
-        labels = np.zeros(rows, np.int64) if self.generator.facts.classes else None
+        zeros = np.zeros(rows, np.int64)
+        labels = zeros if self.generator.facts.classes else None
         brief = self.task.identity.spec.brief()
-        found = self._codes(images, ["00" * 32], slice(0, rows), labels, brief)
+        found = self._codes(images, ["00" * 32], slice(0, rows), labels, zeros, brief)
         measure(images, found.drawn, self.perceptual)
 
     def _invert(
@@ -279,10 +291,13 @@ class InvertWorker:
                 reason[batch.start + position] = Reason.OUT_OF_MEMORY
 
         ids = work.image_ids[batch.rows]
-        compute = partial(self._codes, batch.images, ids)
-        if work.labels is not None:
-            labels = np.maximum(work.labels[batch.rows], 0)
-            compute = partial(compute, labels=padded(labels, len(batch.images)))
+        given = {"labels": work.labels, "entries": work.entries}
+        own: dict[str, Any] = {
+            name: padded(np.maximum(numbers[batch.rows], 0), len(batch.images))
+            for name, numbers in given.items()
+            if numbers is not None
+        }
+        compute = partial(self._codes, batch.images, ids, **own)
         return in_halves(compute, slice(0, len(batch.images)), give_up)
 
     def _codes(
@@ -291,6 +306,7 @@ class InvertWorker:
         image_ids: Sequence[str],
         rows: slice,
         labels: NDArray[np.int64] | None = None,
+        entries: NDArray[np.int64] | None = None,
         settings: InvertSpec | None = None,
     ) -> Found:
         import torch
@@ -305,7 +321,10 @@ class InvertWorker:
         if labels is not None:
             generator = Labelled(generator, labels[rows])
         target = torch.from_numpy(to_float(images[rows])).to(self.device)
-        found = invert_batch(Images(target, generator, spec, self.encoder, rngs, self.perceptual))
+        own = () if entries is None else entries[rows].tolist()
+        found = invert_batch(
+            Images(target, generator, spec, self.encoder, rngs, self.perceptual, own)
+        )
         space, code = self.task.identity.space, found.code
         parts = {f"latents/{space}": code.main}
         parts |= {companion_path(space, k): v for k, v in code.companions.items()}
@@ -340,14 +359,6 @@ class Found:
     finite: NDArray[np.bool_]
 
 
-def set_aside_unlabelled(work: BlockWork, batch: Batch) -> None:
-    """Quarantine the rows of a batch that have no class, where the generator has classes."""
-    if work.labels is None:
-        return
-    lost = (np.asarray(work.labels[batch.rows]) < 0) & (batch.status == Status.OK)
-    batch.status[lost], batch.reason[lost] = Status.QUARANTINED, Reason.NO_LABEL
-
-
 def measure(
     images: NDArray[np.uint8],
     drawn: NDArray[np.uint8],
@@ -377,6 +388,7 @@ class InvertResult:
     shrunk : a batch had to be halved for memory, so that codes agree with those of an undisturbed
         run up to rounding only.
     batch_size : images at a time; None where nothing was to be inverted.
+    notes : see `InvertPlan`.
     load_s, busy_s : model loading and block times, summed over workers.
     """
 
@@ -390,6 +402,7 @@ class InvertResult:
     batch_size: int | None
     load_s: float
     busy_s: float
+    notes: Sequence[str] = ()
 
 
 def invert(
@@ -465,6 +478,7 @@ def invert(
         batch_size=batch_size,
         load_s=done.load_s,
         busy_s=done.busy_s,
+        notes=plan.notes,
     )
 
 

@@ -12,9 +12,10 @@ store, but for those marked `SAME_CODES` or `UNUSED`. A `MODEL_FILE` enters by w
 
 from __future__ import annotations
 
-import hashlib
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
@@ -47,7 +48,7 @@ class _Mark:
 
 SAME_CODES = _Mark("other values give the same codes, up to rounding")
 UNUSED = _Mark("accepted, for other methods have it, but without effect")
-MODEL_FILE = _Mark("path of a model's file; the file's bytes count, not where it lies")
+MODEL_FILE = _Mark("path of a file, or of a folder of them; the bytes count, not where it lies")
 MODEL = _Mark("what a model is read from; whoever reads it adds its fingerprint")
 WHEN_SET = _Mark("left out at its default: stores of before there was the key keep their identity")
 
@@ -198,9 +199,15 @@ class InvertSpec(SpecModel):
 
 
 def _sha256(key: str, path: str) -> str:
+    """Of a file's bytes; of a folder, of the names and bytes of all files below it."""
+    from schemas.fingerprint import digest, file_sha256  # imports numpy
+
     try:
-        with open(path, "rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        if not os.path.isdir(path):
+            return file_sha256(path)
+        files = sorted(Path(parent, name) for parent, _, own in os.walk(path) for name in own)
+        inside = [file.relative_to(path).as_posix() for file in files]
+        return digest([[name, file_sha256(file)] for name, file in zip(inside, files, strict=True)])
     except OSError as e:
         raise CheckpointError(f"{key!r} is {path!r}, which cannot be read: {e.strerror}") from e
 

@@ -35,6 +35,7 @@ class Reason(IntEnum):
     SEVERAL_FACES = 11
     MODEL_FAILED = 12
     NO_LABEL = 13
+    NO_CODE = 14
     IO_ERROR = 20
     OUT_OF_MEMORY = 21
 
@@ -57,6 +58,7 @@ _DESCRIPTIONS = {
     Reason.SEVERAL_FACES: "several faces were found, and nothing says which one is meant",
     Reason.MODEL_FAILED: "the annotator failed on the image",
     Reason.NO_LABEL: "the row has no class label, which the generator needs",
+    Reason.NO_CODE: "no code was given for the image",
     Reason.IO_ERROR: "the file could not be read (input/output error)",
     Reason.OUT_OF_MEMORY: "the row did not fit into memory",
 }

@@ -76,7 +76,16 @@ class InversionSuite:
         rngs = [row_generator(seed, 1, image_id) for image_id in ids]
         encoder = scene.encoder if section.needs.encoder else None
         generator = scene.generator_of(rows)
-        return invert_batch(Images(pixels[rows], generator, section, encoder, rngs))
+        entries = () if self.named(section, scene) is None else rows
+        return invert_batch(
+            Images(pixels[rows], generator, section, encoder, rngs, entries=entries)
+        )
+
+    def named(self, section: Any, scene: Scene) -> Sequence[str] | None:
+        """What the method knows beforehand: its first entries must be of the scene's images, and
+        it must name those of the folder."""
+        uris = [f"{row:05}.png" for row in range(66)]
+        return method_named(self.method).named(section, scene.generator.facts, uris)
 
     # ---- what must hold
 

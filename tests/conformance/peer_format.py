@@ -111,15 +111,16 @@ class LatentFormatSuite:
     @pytest.fixture(params=[1, 4])
     def codes(self, form: LatentFormat, request: pytest.FixtureRequest) -> Codes:
         """Codes of one image, and of several."""
-        space = list(form.files)[-1]
-        names = [f"{row}.png" for row in range(request.param)]
-        values = np.random.default_rng(0).normal(size=(request.param, *SHAPES[space]))
+        space, n = list(form.files)[-1], 1 if form.one_a_file else request.param
+        names = [f"{row}.png" for row in range(n)]
+        values = np.random.default_rng(0).normal(size=(n, *SHAPES[space]))
         return Codes.of(values, space, names)
 
     @pytest.fixture
     def file(self, form: LatentFormat, codes: Codes, tmp_path: Path) -> Path:
         """The codes, written."""
-        path = tmp_path / form.files[codes.space]
+        path = tmp_path / form.files[codes.space].format(stem="0")
+        path.parent.mkdir(parents=True, exist_ok=True)
         write_latents(codes, path, form.name)
         return path
 

@@ -51,6 +51,7 @@ GOLDEN_REASONS = {
     "SEVERAL_FACES": 11,
     "MODEL_FAILED": 12,
     "NO_LABEL": 13,
+    "NO_CODE": 14,
     "IO_ERROR": 20,
     "OUT_OF_MEMORY": 21,
 }

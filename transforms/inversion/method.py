@@ -66,6 +66,7 @@ class Images:
     rngs : of a method that needs random numbers, one for each row, else empty; a row's numbers
         are its own wherever it lies (`row_generator`)
     perceptual : distance of the settings' `compared_by`, where they have one
+    entries : of a method that looks rows up, the number of each row's own (`InversionMethod.named`)
     """
 
     pixels: Tensor
@@ -74,6 +75,7 @@ class Images:
     encoder: Encoder | None = None
     rngs: Sequence[np.random.Generator] = ()
     perceptual: PerceptualDistance | None = None
+    entries: Sequence[int] = ()
 
     def __len__(self) -> int:
         return len(self.pixels)
@@ -88,7 +90,13 @@ class Images:
         generator = self.generator
         if isinstance(generator, Labelled):
             generator = Labelled(generator.generator, generator.labels[rows])
-        return replace(self, pixels=self.pixels[rows], generator=generator, rngs=self.rngs[rows])
+        return replace(
+            self,
+            pixels=self.pixels[rows],
+            generator=generator,
+            rngs=self.rngs[rows],
+            entries=self.entries[rows],
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -134,6 +142,15 @@ class InversionMethod(ABC):
     def qualities(self, settings: Any) -> Sequence[str]:
         """Names of what the method measures of each row; by default nothing."""
         return ()
+
+    def named(self, settings: Any, facts: ModelFacts, uris: Sequence[str]) -> Sequence[str] | None:
+        """Names of the images of which the method knows something beforehand, such as codes that
+        others found: its entries, in order. None, the default, for a method that looks nothing up.
+
+        uris : of the dataset's images. Names are matched as a factor table's keys are; each row
+        comes with the number of its entry (`Images.entries`), one that has none is quarantined.
+        """
+        return None
 
     @abstractmethod
     def cost(self, settings: Any) -> Cost:

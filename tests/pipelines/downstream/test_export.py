@@ -254,6 +254,29 @@ def test_e4e_latents_are_one_tensor(made, tmp_path):
     assert len((tmp_path / "e" / "rows.csv").read_text().splitlines()) == len(KEPT) + 1
 
 
+def test_each_image_has_a_file_of_its_own_or_a_line_in_a_list(made, tmp_path):
+    uris = made[1].uris
+    kept = [Path(uris[row]) for row in KEPT]
+    for kind, template in (("pti_embeddings", "PTI/{}/0.pt"), ("ganinverter_codes", "code/{}.pt")):
+        export_rows(*made, kind, tmp_path / kind)
+        for path, code in zip(kept, codes_of(KEPT), strict=True):
+            file = tmp_path / kind / template.format(path.stem)
+            found = torch.load(file, weights_only=True).numpy()
+            np.testing.assert_array_equal(found, code[None] if kind[0] == "p" else code)
+    export_rows(*made, "idinvert_codes", tmp_path / "i")
+    np.testing.assert_array_equal(np.load(tmp_path / "i" / "inverted_codes.npy"), codes_of(KEPT))
+    assert (tmp_path / "i" / "image_list.txt").read_text().split() == list(map(str, kept))
+    export_rows(*made, "rosinality_projected", tmp_path / "r")
+    found = torch.load(tmp_path / "r" / "projected.pt", weights_only=True)
+    np.testing.assert_array_equal(found[str(kept[0])]["latent"], codes_of(KEPT)[0])
+    table = made[1].table
+    same = [f"{'ab'[row % 2]}/{row // 2}.png" for row in range(made[1].n_rows)]
+    twice = DatasetIndex(table.set_column(2, "uri", [same]), made[1].factors)
+    with pytest.raises(UsageError, match="a file for each image.* 2 images are called"):
+        export_rows(made[0], twice, "pti_embeddings", tmp_path / "t")
+    assert not (tmp_path / "t").exists()
+
+
 @pytest.mark.parametrize("shape", [(5,), (1, 3, 4), (7, 1, 2)])
 def test_a_tensor_s_head_and_values_are_the_torch_file(shape, rng):
     values = rng.normal(size=shape).astype("f4")
