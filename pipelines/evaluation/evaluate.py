@@ -16,7 +16,8 @@ from pipelines.evaluation.meter import EditMeter, Effects, evaluate_directions
 from pipelines.evaluation.sample_rows import sample_rows
 from pipelines.evaluation.samples import Samples
 from pipelines.folder.likeness import EMBEDDING, likeness, likenesses
-from pipelines.folder.store_identity import PERCEPTUAL, QUALITIES, labels_of
+from pipelines.folder.qualities import GROUP, stored_qualities
+from pipelines.folder.store_identity import INVERT, labels_of
 from pipelines.sources.base import Source
 from pipelines.sources.block_images import BlockImages
 from schemas.directions.direction_set import DirectionSet
@@ -123,11 +124,9 @@ def _reconstruction(spec: RunSpec, store: LatentStore) -> dict[str, float]:
     """Medians over all finished rows; infinite (null in JSON) where most pictures are equal. Of
     each annotator of embeddings the median cosine of original and render."""
     out: dict[str, float] = {}
-    for metric in (*QUALITIES, *PERCEPTUAL):
-        name = f"quality/{metric}"
-        if name not in store.arrays("invert"):  # of draws from the prior
-            continue
-        parts = [store.ok_rows([name], b, ["invert"]).arrays[name] for b in range(store.n_blocks)]
+    for metric in stored_qualities(store):
+        name = f"{GROUP}/{metric}"
+        parts = [store.ok_rows([name], b, [INVERT]).arrays[name] for b in range(store.n_blocks)]
         values = np.concatenate(parts).astype(np.float64)
         values = values[~np.isnan(values)]
         if len(values):

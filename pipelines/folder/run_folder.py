@@ -13,6 +13,7 @@ from typing import Any, Self, TypeVar
 import numpy as np
 
 from pipelines.folder.likeness import likeness, likenesses
+from pipelines.folder.qualities import Quality, quality_told, stored_qualities
 from pipelines.folder.store_identity import INVERT
 from pipelines.sources.base import RUN_FILES
 from schemas.directions.direction_set import DirectionSet
@@ -157,6 +158,14 @@ class RunFolder:
             return []
         stages = self.stages()
         return [name for name in likenesses(self.store) if name in stages]
+
+    def qualities(self) -> dict[str, Quality]:
+        """How every `quality` is told, in order: inversion's own, then `likenesses`."""
+        own = [] if self.store is None else stored_qualities(self.store)
+        return {name: quality_told(name) for name in own} | {
+            name: Quality(f"cosine of {name.replace('_', ' ')}", 3, "", True, True)
+            for name in self.likenesses()
+        }
 
     def quality(self, metric: str) -> np.ndarray:
         """float64 (m,): a metric of all rows that inversion finished, without missing values."""

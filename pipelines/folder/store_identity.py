@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 import generators
 from generators.protocols import GRADIENTS, ModelFacts, Space
+from pipelines.folder.qualities import GROUP, laid_out, qualities_of
 from schemas.class_labels import class_numbers
 from schemas.errors import SpecError, UsageError
 from schemas.index import DatasetIndex
@@ -25,6 +26,7 @@ from schemas.sections.invert import (
     methods_without_encoder,
     methods_without_gradients,
 )
+from schemas.sections.perceptual import PerceptualSpec
 from schemas.spec import RunSpec
 from schemas.store.latent_store import ArraySpec, LatentStore, block_rows_for
 from schemas.store.layout import COMPANIONS, companion_array
@@ -39,9 +41,6 @@ if TYPE_CHECKING:
 
 #: The stage that every store has: its codes.
 INVERT = "invert"
-QUALITIES = ("mse", "psnr", "ssim")
-#: Qualities by a perceptual network, where one is named -> what they are called.
-PERCEPTUAL = {"lpips": "LPIPS", "lpips_star": "LPIPS*"}
 
 
 def encoder_uri_of(generator: generators.Source, encoder_uri: str | None) -> str | None:
@@ -105,8 +104,12 @@ class StoreIdentity:
         """The store's fingerprint."""
         return LatentStore.store_fp_of(**self.attrs)
 
-    def create(self, n_rows: int) -> LatentStore:
-        """Lay the store out, or open it (and let it grow to ``n_rows``), with its sibling."""
+    def create(self, n_rows: int, *, afresh: bool = False) -> LatentStore:
+        """Lay the store out, or open it (and let it grow to ``n_rows``), with its sibling.
+
+        afresh : no block that is there will be kept. Else qualities that the store was laid out
+            without are not added, see `as_stored`.
+        """
         store = LatentStore.create(
             self.path,
             name=self.name,
@@ -114,7 +117,7 @@ class StoreIdentity:
             method=self.method,
             seed=self.seed,
             n_rows=n_rows,
-            arrays=self.arrays,
+            arrays=self.arrays if afresh else self.as_stored().arrays,
             block_rows=self.block_rows,
             stages=[INVERT],
             preprocess_version=PREPROCESS_VERSION,
@@ -122,6 +125,16 @@ class StoreIdentity:
         )
         self.beside(store)
         return store
+
+    def as_stored(self) -> StoreIdentity:
+        """With those arrays that the store has or will be laid out with: one of a release that
+        knew fewer qualities keeps its blocks, and what is added has no more either."""
+        if not os.path.exists(os.path.join(self.path, "zarr.json")):
+            return self
+        store = LatentStore.open(self.path)
+        if INVERT not in store.stages():
+            return self
+        return replace(self, arrays=laid_out(self.arrays, store.arrays(INVERT)))
 
     def beside(self, store: LatentStore) -> SiblingStore | None:
         """The store of the large arrays, laid out or opened to write; None without any."""
@@ -175,11 +188,12 @@ def identify(
         encoder = read_encoder(uri)
         _check_encoder(uri, spaces_of(encoder), facts, space.name)
         encoder_fp, encoder_assumed = encoder.fingerprint, encoder.assumed
-    perceptual = None if sampled else perceptual_of(spec)
+    perceptual = None if sampled else perceptual_of(spec.compared_by)
+    measured = None if sampled else perceptual or perceptual_of(spec.measured_by)
     arrays = (
         ArraySpec("latents", space.name, space.shape, "float32"),
         *(_required(space) if sampled else _beside(spec, space, method, facts)),
-        *(() if perceptual is None else [ArraySpec("quality", perceptual.architecture.key)]),
+        *(() if measured is None else [ArraySpec(GROUP, measured.architecture.key)]),
     )
     own, large = apart(arrays)
     if sampled and large:
@@ -249,18 +263,13 @@ def _check_method(
         )
 
 
-def qualities_of(spec: InvertSpec) -> list[str]:
-    """Names of what an inversion measures of each reconstruction."""
-    return [*QUALITIES, *method_named(spec.method).qualities(spec)]
-
-
 def _beside(
     spec: InvertSpec, space: Space, method: InversionMethod, facts: ModelFacts
 ) -> list[ArraySpec]:
     """The arrays beside the codes: what belongs to a code, and what is measured of it."""
     return [
         *_companions(space, companion_shapes(method, spec, facts)),
-        *(ArraySpec("quality", quality, (), "float32") for quality in qualities_of(spec)),
+        *(ArraySpec(GROUP, quality, (), "float32") for quality in qualities_of(spec)),
     ]
 
 
@@ -338,16 +347,16 @@ def sampled_method(spec: InvertSpec, dataset: DatasetSpec) -> dict[str, Any]:
     }
 
 
-def perceptual_of(spec: InvertSpec) -> PerceptualFile | None:
-    """The network of the perceptual distance that the settings name; None where they name none.
+def perceptual_of(by: PerceptualSpec | None) -> PerceptualFile | None:
+    """The network of a perceptual distance; None without one.
 
     Raises CheckpointError for one that cannot be read.
     """
-    if spec.compared_by is None:
+    if by is None:
         return None
     from generators.perceptual.files import read_perceptual
 
-    return read_perceptual(spec.compared_by.network, spec.compared_by.linear)
+    return read_perceptual(by.network, by.linear)
 
 
 def method_of(

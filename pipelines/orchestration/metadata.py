@@ -11,7 +11,6 @@ import numpy as np
 
 from pipelines.engine.blocks import counts_of
 from pipelines.folder.run_folder import RunFolder
-from pipelines.folder.store_identity import PERCEPTUAL
 from pipelines.runs.run import RunResult
 from schemas.spec import RunSpec
 
@@ -51,11 +50,11 @@ def _index(spec: RunSpec, _: str, folder: RunFolder, detail: Mapping[str, Any]) 
 
 def _invert(spec: RunSpec, _: str, folder: RunFolder, detail: Mapping[str, Any]) -> dict[str, Any]:
     found: dict[str, Any] = {"store": folder.run.get("store", ""), **_counts(detail["counts"])}
-    titles = {"psnr": "PSNR (dB)", "ssim": "SSIM", **PERCEPTUAL}
-    for metric, title in titles.items():
+    for metric, told in folder.qualities().items():
         values = folder.quality(metric)
-        if len(values):
-            found[f"median {title}"] = round(float(np.median(values)), 4)
+        if len(values) and metric not in folder.likenesses():  # those are an annotator's
+            unit = f" ({told.unit})" if told.unit else ""
+            found[f"median {told.title}{unit}"] = round(float(np.median(values)), 4)
     return {**found, "blocks made": int(detail["blocks_done"])}
 
 

@@ -17,7 +17,7 @@ import numpy as np
 
 from pipelines.folder.checksums import noted
 from pipelines.folder.run_folder import RunFolder
-from pipelines.folder.store_identity import INVERT, PERCEPTUAL
+from pipelines.folder.store_identity import INVERT
 from pipelines.report import text as report_text
 from pipelines.report.sections import all_sections
 from schemas.atomic import write_bytes
@@ -105,15 +105,11 @@ def _tiles(folder: RunFolder) -> list[tuple[str, str, str]]:
     missing = sum(found.rows for found in folder.left_out() if found.stage != INVERT)
     if missing:
         tiles.append(("not measured", report_text.count(missing), "rows"))
-    qualities = [("psnr", "median PSNR", 1, "dB"), ("ssim", "median SSIM", 3, "")]
-    qualities += [(key, f"median {title}", 3, "") for key, title in PERCEPTUAL.items()]
-    for name in folder.likenesses():
-        qualities.append((name, f"median cosine of {report_text.plain(name)}", 3, ""))
-    for metric, label, places, unit in qualities:
-        values = folder.quality(metric)
-        if len(values):
-            median = report_text.fixed(float(np.median(values)), places)
-            tiles.append((label, median, unit))
+    for name, told in folder.qualities().items():
+        values = folder.quality(name)
+        if len(values) and told.first:
+            median = report_text.fixed(float(np.median(values)), told.places)
+            tiles.append((f"median {told.title}", median, told.unit))
     if folder.directions is not None:
         tiles.append(("directions", report_text.count(len(folder.directions)), ""))
     stages = run.get("stages")

@@ -14,7 +14,6 @@ from pipelines.analyses.base import Analysis, Model
 from pipelines.analyses.catalog import ANALYSES, analysis_of
 from pipelines.analyses.figures import NotShownError
 from pipelines.folder.run_folder import RunFolder
-from pipelines.folder.store_identity import PERCEPTUAL
 from pipelines.report import plots
 from pipelines.report import text as report_text
 from pipelines.report.directions import comparison, direction_strips, matrix
@@ -222,16 +221,20 @@ def _left_out(folder: RunFolder) -> dict[str, Any]:
 
 
 def _reconstruction(folder: RunFolder) -> dict[str, Any]:
-    histograms = []
-    qualities = [("psnr", "PSNR, dB", " dB", 2), ("ssim", "SSIM", "", 3)]
-    qualities += [(key, title, "", 3) for key, title in PERCEPTUAL.items()]
-    for name in folder.likenesses():
-        qualities.append((name, f"{report_text.plain(name)}, cosine to the original", "", 3))
-    for metric, label, unit, places in qualities:
-        values = folder.quality(metric)
-        if len(values):
-            median = f"median {report_text.fixed(float(np.median(values)), places)}{unit}"
-            histograms.append(plots.histogram(values, label, median))
+    histograms, table = [], []
+    for name, told in folder.qualities().items():
+        values = folder.quality(name)
+        if not len(values):
+            continue
+        unit, better = told.unit and f" {told.unit}", told.higher_is_better
+        shown = [report_text.fixed(float(np.median(values)), told.places) + unit]
+        worst = told.worst(values)
+        shown.append("" if worst is None else report_text.fixed(worst, told.places) + unit)
+        shown.append("" if better is None else "higher" if better else "lower")
+        table.append([told.title, *shown])
+        if told.first:
+            label = f"{told.title}, {told.unit}" if told.unit else told.title
+            histograms.append(plots.histogram(values, label, f"median {shown[0]}"))
     pairs = []
     original = folder.pictures("samples/original")
     drawn = folder.pictures("samples/reconstruction")
@@ -249,13 +252,15 @@ def _reconstruction(folder: RunFolder) -> dict[str, Any]:
             "title": "Samples",
             "pairs": _captioned(folder, pairs),
             "histograms": [],
+            "qualities": [],
             "sampled": facts,
         }
     if not pairs and not histograms:
         if folder.store is None:
             raise _why(folder, "store", "there is no latent store")
         raise AbsentError("the store holds no reconstruction quality")
-    return {"pairs": _captioned(folder, pairs), "histograms": histograms, "sampled": None}
+    shown_all = {"pairs": _captioned(folder, pairs), "histograms": histograms}
+    return {**shown_all, "qualities": table, "sampled": None}
 
 
 def _captioned(folder: RunFolder, uris: list[str]) -> list[dict[str, str]]:

@@ -19,7 +19,8 @@ from pipelines.analyses.checks import Problems, active_rows, factor_problems, re
 from pipelines.analyses.measured import Measured, promised
 from pipelines.analyses.spaces import Spaces
 from pipelines.folder.likeness import EMBEDDING
-from pipelines.folder.store_identity import INVERT, StoreIdentity, qualities_of
+from pipelines.folder.qualities import qualities_of
+from pipelines.folder.store_identity import INVERT, StoreIdentity
 from schemas.class_labels import class_numbers
 from schemas.errors import DataError, QuarantineExceededError
 from schemas.index import CATEGORICAL, CONTINUOUS, DatasetIndex

@@ -2,7 +2,8 @@
 
 The stage writes ``latents/<space>`` and, of each image against what the generator draws from its
 code, ``quality/mse``, ``quality/psnr`` and ``quality/ssim``; where the settings name a perceptual
-network also ``quality/lpips_star``, or of a user's network ``quality/lpips``.
+network or the method takes gradient steps also ``quality/lpips_star``, or of a user's network
+``quality/lpips``; of each code ``quality/editability``, and what the method itself measures.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from pipelines.engine.blocks import (
     use_threads,
 )
 from pipelines.engine.writer_guard import Guard
+from pipelines.folder.qualities import EDITABILITY
 from pipelines.folder.store_identity import INVERT, StoreIdentity, labels_of, method_of
 from pipelines.sources.base import Source
 from pipelines.sources.block_images import FILLER, Batch, BlockImages, in_halves, padded, set_aside
@@ -50,6 +52,7 @@ from schemas.store.sibling import GrowingBlocks, siblings_of
 from transforms.images.metrics import SSIM_WINDOW, mse, psnr_from_mse, ssim
 from transforms.images.preprocess import to_float, to_uint8
 from transforms.inversion.catalog import invert_batch, method_named
+from transforms.inversion.editability import editability
 from transforms.inversion.method import STAGE as SEED_STAGE
 from transforms.inversion.method import Images, render, row_generator
 
@@ -80,6 +83,12 @@ class InvertPlan:
     work: list[BlockWork]
     fps: list[bytes]
     notes: Sequence[str] = ()
+
+    @property
+    def afresh(self) -> bool:
+        """Whether every block is to be made."""
+        made = [work for work in self.work if work.stages[INVERT].retry is None]
+        return len(made) == self.n_blocks
 
 
 def invert_inputs(spec: InvertSpec, sampled: bool = False) -> dict[str, Any]:
@@ -204,14 +213,14 @@ class InvertWorker:
                     f"{identity.method['encoder']!r}: the file changed during the run; start again"
                 )
         self.perceptual = None
-        if spec.compared_by is not None:
+        if spec.measured_by is not None:
             from generators.perceptual import load_perceptual
 
-            by = spec.compared_by
+            by = spec.measured_by
             self.perceptual = load_perceptual(by.network, by.linear, self.device)
         models = [
             None if model is None else model.fingerprint
-            for model in (self.encoder, self.perceptual)
+            for model in (self.encoder, self.perceptual if spec.compared_by else None)
         ]
         now = method_of(spec, *models)
         if now != identity.method:
@@ -256,11 +265,12 @@ class InvertWorker:
                 rows, at = batch.start + keep, keep - part.start
                 measured = measure(batch.images[keep], found.drawn[at], self.perceptual)
                 for name, values in measured.items():
-                    arrays[f"quality/{name}"][rows] = values
+                    if (path := f"quality/{name}") in arrays:
+                        arrays[path][rows] = values
                 for path in found.arrays.keys() & arrays.keys():
                     arrays[path][rows] = found.arrays[path][at]
                 if large is not None:
-                    apart = found.arrays.keys() - arrays.keys()
+                    apart = [array.path for array in self.task.identity.large]
                     large.put({path: found.arrays[path][at] for path in apart}, rows)
             status[reason != Reason.NONE] = Status.QUARANTINED
             if large is not None:
@@ -338,6 +348,7 @@ class InvertWorker:
         usable &= torch.isfinite(drawn).flatten(1).all(dim=1)
         drawn = torch.where(usable[:, None, None, None], drawn, 0.0)
         parts |= {f"quality/{k}": v for k, v in found.qualities.items()}
+        parts[f"quality/{EDITABILITY}"] = editability(self.generator, code)
         return Found(
             {path: values.cpu().numpy() for path, values in parts.items()},
             to_uint8(drawn.cpu().numpy()),
@@ -436,12 +447,12 @@ def invert(
     if lock is None:
         held.acquire()
     try:
-        store = identity.create(index.n_rows)
+        plan = plan_invert(index, identity)
+        store = identity.create(index.n_rows, afresh=plan.afresh)
         store.delete_partials()
         for beside in siblings_of(store, "r+"):
             beside.delete_partials()
-        plan = plan_invert(index, identity)
-        placed = replace(identity, path=os.path.abspath(identity.path))
+        placed = replace(identity.as_stored(), path=os.path.abspath(identity.path))
         cuda = engine.gpus_per_actor > 0
         todo = [work for work in plan.work if blocks is None or work.block in blocks]
         batch_size: int | None = None

@@ -124,7 +124,8 @@ class InvertSpec(SpecModel):
     perceptual: Annotated[PerceptualSpec | None, MODEL] = Field(
         default=None,
         description="Measure every reconstruction by a perceptual distance, too (quality/lpips or "
-        "quality/lpips_star); {} takes the project's own network. Part of the store's identity.",
+        "quality/lpips_star); {} takes the project's own network. Part of the store's identity. "
+        "Methods that take gradient steps measure by the project's own where it is null.",
     )
 
     @model_validator(mode="after")
@@ -156,6 +157,15 @@ class InvertSpec(SpecModel):
     def compared_by(self) -> PerceptualSpec | None:
         """The perceptual distance that codes are found or measured by; None for neither."""
         return self.perceptual
+
+    @property
+    def measured_by(self) -> PerceptualSpec | None:
+        """The perceptual distance that reconstructions are measured by: that of `compared_by`, or
+        of methods that take gradient steps, beside which it costs nothing, else the project's own.
+        Codes do not depend on it, and it is no part of the store's identity."""
+        if self.compared_by is None and self.needs.gradients:
+            return PerceptualSpec()
+        return self.compared_by
 
     def identity(self) -> dict[str, Any]:
         """The keys that decide the codes, with their values: part of the store's identity. Of

@@ -17,6 +17,7 @@ from generators.families.base import Stored
 from generators.labelled import Labelled
 from generators.protocols import Code, labels_in_turn
 from pipelines.engine.blocks import InProcess
+from pipelines.folder.qualities import MEASURED
 from pipelines.stages.invert import invert
 from schemas.sections.invert import MODEL_FILE, SAME_CODES, UNUSED, invert_section, section_of
 from schemas.store.latent_store import LatentStore
@@ -128,7 +129,8 @@ class InversionSuite:
         assert isinstance(section, method.section)
         assert section.space in method.spaces(facts)
         announced = {array.path for array in identity.arrays}
-        given = {f"latents/{section.space}", "quality/mse", "quality/psnr", "quality/ssim"}
+        given = {f"latents/{section.space}", *(f"quality/{name}" for name in MEASURED)}
+        given |= {"quality/lpips_star"} if section.needs.gradients else set()
         given |= {companion_path(section.space, k) for k in method.companions(section, facts)}
         given |= {f"quality/{k}" for k in method.qualities(section)}
         assert announced == given

@@ -16,6 +16,7 @@ from markupsafe import Markup, escape
 
 from pipelines.analyses.hosvd.figures import expression_mode, level_groups
 from pipelines.analyses.nrsfm.figures import face_frame
+from pipelines.folder.qualities import quality_told
 from pipelines.folder.run_folder import RunFolder
 from pipelines.report import directions as report_directions
 from pipelines.report import plots, shape_plots
@@ -221,16 +222,17 @@ def test_rows_left_out_are_counted_once_with_reasons(run):
     assert len(values) == 64 - 4
 
 
-def test_perceptual_distances_are_shown_by_their_names(run, monkeypatch):
-    stored = RunFolder.quality
-
-    def own(folder, metric):
-        return stored(folder, "ssim" if metric == "lpips_star" else metric)
-
-    assert "LPIPS" not in page_of(run).text
-    monkeypatch.setattr(RunFolder, "quality", own)
+def test_qualities_are_told_with_their_worse_end_and_their_sense(run, monkeypatch):
+    page = page_of(run)
+    assert "LPIPS" not in page.text and "editability" not in page.text
+    names = ("psnr", "lpips_star", "editability", "loss_end", "darts")
+    monkeypatch.setattr(RunFolder, "quality", lambda self, name: np.linspace(0.0, 1.0, 101))
+    monkeypatch.setattr(RunFolder, "qualities", lambda self: {n: quality_told(n) for n in names})
     page = page_of(run)
     assert "median LPIPS*" in page.text and "LPIPS" not in page.text.replace("LPIPS*", "")
+    assert "median loss" not in page.text
+    assert "LPIPS*0.5000.950lower\neditability0.5000.050higher" in page.text
+    assert "loss at the end0.50000.9500lower\ndarts0.5000" in page.text
 
 
 # ---- which rows are shown ---
