@@ -22,7 +22,7 @@ from torch import Tensor
 
 from generators.protocols import Code, Generator, labels_in_turn
 from transforms.inversion.loss import RowLosses
-from transforms.inversion.method import Images
+from transforms.inversion.method import DESCENT, Images
 
 NOISE_SCALE = 0.05
 NOISE_RAMP = 0.75
@@ -49,12 +49,8 @@ class Descent:
 
     @property
     def qualities(self) -> dict[str, Tensor]:
-        """What `QUALITIES` names."""
-        return {name: getattr(self, name) for name in QUALITIES}
-
-
-#: What a descent tells of each row.
-QUALITIES = ("loss_start", "loss_end", "steps")
+        """What `DESCENT` names."""
+        return {name: getattr(self, name) for name in DESCENT}
 
 
 def descend(

@@ -12,7 +12,7 @@ from typing import Any
 from generators.protocols import Code, ModelFacts
 from schemas.sections.inversion.hybrid import HybridSpec
 from transforms.inversion.encoder import encoded, encoded_spaces
-from transforms.inversion.method import Cost, Images, InversionMethod, Inverted
+from transforms.inversion.method import DESCENT, Cost, Images, InversionMethod, Inverted
 
 
 class HybridInversion(InversionMethod):
@@ -23,6 +23,9 @@ class HybridInversion(InversionMethod):
     def spaces(self, facts: ModelFacts) -> Sequence[str]:
         return encoded_spaces(facts)
 
+    def qualities(self, settings: Any) -> Sequence[str]:
+        return DESCENT
+
     def cost(self, settings: Any) -> Cost:
         return Cost(1, forward_passes=settings.steps + 1, backward_passes=settings.steps)
 
@@ -30,7 +33,8 @@ class HybridInversion(InversionMethod):
         from transforms.inversion.descent import descend
 
         start = Code(images.settings.space, encoded(images))
-        return Inverted(descend(images, start).code)
+        found = descend(images, start)
+        return Inverted(found.code, found.qualities)
 
 
 PLUGIN = HybridInversion()

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 #: Number of this stage in the seeds of its rows; other stages use other numbers.
 STAGE = 1
+#: `InversionMethod.qualities` of methods that descend (`transforms.inversion.descent`).
+DESCENT = ("loss_start", "loss_end", "steps")
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from typing import Any
 
 from generators.protocols import Code, ModelFacts
 from schemas.sections.inversion.optimise import OptimiseSpec
-from transforms.inversion.method import Cost, Images, InversionMethod, Inverted
+from transforms.inversion.method import DESCENT, Cost, Images, InversionMethod, Inverted
 
 
 class Optimisation(InversionMethod):
@@ -21,6 +21,9 @@ class Optimisation(InversionMethod):
     def spaces(self, facts: ModelFacts) -> Sequence[str]:
         drawable = super().spaces(facts)
         return tuple(name for name in drawable if facts.space(name).prior != "none")
+
+    def qualities(self, settings: Any) -> Sequence[str]:
+        return DESCENT
 
     def cost(self, settings: Any) -> Cost:
         return Cost(forward_passes=settings.steps + 2, backward_passes=settings.steps)
@@ -33,7 +36,8 @@ class Optimisation(InversionMethod):
         generator, pixels, space = images.generator, images.pixels, images.settings.space
         centre = generator.centre(space).detach().to(pixels.device, torch.float32)
         start = Code(space, centre.expand(len(pixels), *generator.facts.space(space).shape))
-        return Inverted(descend(images, start, noise=True).code)
+        found = descend(images, start, noise=True)
+        return Inverted(found.code, found.qualities)
 
 
 PLUGIN = Optimisation()
