@@ -9,7 +9,7 @@ from generators.protocols import Code, Encoder, Labels, ModelFacts
 from schemas.errors import UsageError
 from schemas.sections.inversion.encoder import EncoderSpec
 from transforms.inversion.method import Cost, Images, InversionMethod, Inverted
-from transforms.inversion.passes import as_taken, drawn_mean, mean_code, refined, refines
+from transforms.inversion.passes import as_taken, drawn_mean, mean_code, refines
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -40,19 +40,24 @@ def encoded_spaces(facts: ModelFacts) -> tuple[str, ...]:
 
 
 def encoded(images: Images) -> Tensor:
+    """The encoder's codes of the images, as of `first_pass`, without gradient."""
+    import torch
+
+    with torch.no_grad():
+        return first_pass(images)
+
+
+def first_pass(images: Images) -> Tensor:
     """The encoder's codes of the images, in the space and shape that is asked for; of one that
-    refines, those of its first pass, from the mean code."""
+    refines, those of its first pass, from the mean code. Differentiable."""
     space = images.settings.space
     shape = images.generator.facts.space(space).shape
     if images.encoder is None:
         raise UsageError("this method needs an encoder: name one under 'encoder'")
     if refines(images.encoder):
-        mean = mean_code(images)
-        return refined(images, images.encoder, mean, drawn_mean(images, mean)).main
-    import torch
-
-    with torch.no_grad():
-        return encode(images.pixels, images.encoder, space, shape, images.labels)
+        mean, pixels = mean_code(images), as_taken(images.pixels, images.encoder)
+        return images.encoder.refine(pixels, drawn_mean(images, mean), mean).main
+    return encode(images.pixels, images.encoder, space, shape, images.labels)
 
 
 def encode(

@@ -2,8 +2,8 @@
 
 DSE(E) of Yu and Wang (2021): where optimisation moves a code freely, here the encoder moves, and
 only codes that it can give are reached. The tuned weights are thrown away, the code is kept. Any
-encoder will do; the loss is that of `generators.similarity.objective`, with the encoder's own code
-in place of the unknown one.
+encoder will do, of one that refines its first pass; the loss is that of
+`generators.similarity.objective`, with the encoder's own code in place of the unknown one.
 
 Every row has its own copy of the encoder and its own steps, one row after the other, so its result
 is the same to the bit whatever rows are beside it. Of all steps the best code is kept.
@@ -14,12 +14,13 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from generators.protocols import Code, ModelFacts
 from schemas.errors import UsageError
 from schemas.sections.inversion.encoder_tuning import EncoderTuningSpec
-from transforms.inversion.encoder import encode, encoded_spaces
+from transforms.inversion.encoder import encoded_spaces, first_pass
 from transforms.inversion.method import Cost, Images, InversionMethod, Inverted
 
 if TYPE_CHECKING:
@@ -109,8 +110,8 @@ def _tuned(image: Images, encoder: Any, objective: DiverseSimilarity) -> tuple[T
     shape = generator.facts.space(settings.space).shape
     found: list[Tensor] = []
 
-    def encoded(images: Tensor) -> Tensor:
-        found.append(encode(images, encoder, settings.space, shape, image.labels))
+    def encoded(pixels: Tensor) -> Tensor:
+        found.append(first_pass(replace(image, pixels=pixels, encoder=encoder)))
         return found[-1]
 
     def draw(codes: Tensor) -> Tensor:

@@ -99,6 +99,25 @@ def test_a_kept_code_is_one_that_the_encoder_can_give() -> None:
     torch.testing.assert_close(codes, along[:, None] * line, rtol=1e-5, atol=1e-5)
 
 
+def test_an_encoder_that_refines_is_tuned_by_its_first_pass() -> None:
+    """A planted one that moves the mean code by a learned part of what the picture differs by."""
+    scene = Scene(adapter(), "w_plus")
+
+    class Refining:
+        fingerprint, space, size, mean = "b" * 64, "w_plus", None, None
+
+        def __init__(self) -> None:
+            self.network = torch.nn.Linear(1, 6 * 8)
+
+        def refine(self, images: torch.Tensor, drawn: torch.Tensor, code: Code) -> Code:
+            differs = (images - drawn).flatten(1).mean(dim=1, keepdim=True)
+            return code.moved(code.main + self.network(differs).reshape(-1, 6, 8))
+
+    scene.encoder = Refining()
+    found = tuned(scene, scene.pixels[:2], steps=5, learning_rate=0.01)
+    assert bool((found.qualities["loss_end"] < found.qualities["loss_start"]).all())
+
+
 def test_an_encoder_without_weights_is_told() -> None:
     scene = Scene(adapter(), "w_plus")
     fixed = scene.encoder
