@@ -1,6 +1,6 @@
 """Tables III to V of Yu and Wang (2021), "Diverse Similarity Encoder", on the rig's generator.
 
-``python -m benchmarks.paper_002 --work DIR [--minutes M] [--steps N] [--seeds 3]`` trains the
+``python -m benchmarks.paper_002 --work DIR [--minutes M] [--steps N] [--batch B]`` trains the
 encoders of `benchmarks._dse_training` on pictures that "bundled:faces64" draws, each variant and
 seed with equal steps from equal weights, and measures them; what is done already in DIR is not done
 again, so a run that was ended goes on. Nothing is chosen by what is measured on.
@@ -74,6 +74,7 @@ def main() -> int:
     parser.add_argument("--work", type=Path, default=WORK, metavar="DIR")
     parser.add_argument("--minutes", type=float, default=600.0, help="to stop after (default 600)")
     parser.add_argument("--steps", type=int, default=1000, help="of a training (default 1000)")
+    parser.add_argument("--batch", type=int, default=8, help="pictures a step (default 8)")
     parser.add_argument("--seeds", type=int, default=3, help="of DSE and MSE only (default 3)")
     parser.add_argument("--rows", type=int, default=500, help="pictures of x and y (default 500)")
     parser.add_argument(
@@ -82,7 +83,7 @@ def main() -> int:
     parser.add_argument("--tuning-steps", type=int, default=100, help="of those (default 100)")
     parser.add_argument("--smoke", action="store_true", help="two steps, a few pictures")
     options = parser.parse_args()
-    size = Size(options.steps)
+    size = Size(options.steps, options.batch)
     if options.smoke:
         options.rows, options.tuned, options.tuning_steps, options.seeds = 6, 1, 1, 1
         size = Size(steps=2, batch=2, faces=4, width=(2, 4))

@@ -21,14 +21,12 @@ from generators.protocols import Code, ModelFacts
 from schemas.errors import UsageError
 from schemas.sections.inversion.encoder_tuning import EncoderTuningSpec
 from transforms.inversion.encoder import encoded_spaces, first_pass
-from transforms.inversion.method import Cost, Images, InversionMethod, Inverted
+from transforms.inversion.method import DESCENT, Cost, Images, InversionMethod, Inverted
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from generators.similarity.objective import DiverseSimilarity
-
-QUALITIES = ("loss_start", "loss_end", "steps")
 
 
 class EncoderTuning(InversionMethod):
@@ -40,9 +38,7 @@ class EncoderTuning(InversionMethod):
         return encoded_spaces(facts)
 
     def qualities(self, settings: Any) -> Sequence[str]:
-        """The loss of the trained encoder's code and of the one that is kept, and the number of
-        steps to that."""
-        return QUALITIES
+        return DESCENT
 
     def cost(self, settings: Any) -> Cost:
         passes = 2 if settings.latent_weight else 1
@@ -71,7 +67,7 @@ class EncoderTuning(InversionMethod):
         told = torch.tensor([numbers for _, numbers in rows], device=codes.device)
         return Inverted(
             Code(images.settings.space, codes),
-            {name: told[:, k] for k, name in enumerate(QUALITIES)},
+            {name: told[:, k] for k, name in enumerate(DESCENT)},
         )
 
 
@@ -98,7 +94,7 @@ def objective_of(images: Images) -> DiverseSimilarity:
 
 
 def _tuned(image: Images, encoder: Any, objective: DiverseSimilarity) -> tuple[Tensor, list[float]]:
-    """The best code of one image, (1, ...), and its `QUALITIES`; the encoder's weights are moved.
+    """The best code of one image, (1, ...), and its `DESCENT`; the encoder's weights are moved.
 
     A row whose loss is never a number has a code that is none.
     """
@@ -121,7 +117,7 @@ def _tuned(image: Images, encoder: Any, objective: DiverseSimilarity) -> tuple[T
         encoder.network.parameters(), lr=settings.learning_rate, betas=BETAS
     )
     first = best_loss = math.nan
-    best, best_step = None, 0
+    best = None
     for step in range(settings.steps + 1):
         last = step == settings.steps
         found.clear()
@@ -131,7 +127,7 @@ def _tuned(image: Images, encoder: Any, objective: DiverseSimilarity) -> tuple[T
         if step == 0:
             first = value
         if best is None or value < best_loss:
-            best, best_loss, best_step = found[0].detach().clone(), value, step
+            best, best_loss = found[0].detach().clone(), value
         if last or not math.isfinite(value):
             break
         optimiser.zero_grad()
@@ -139,7 +135,7 @@ def _tuned(image: Images, encoder: Any, objective: DiverseSimilarity) -> tuple[T
         optimiser.step()
     if best is None or not math.isfinite(best_loss):
         best = torch.full((1, *shape), math.nan, device=pixels.device)
-    return best, [first, best_loss, float(best_step)]
+    return best, [first, best_loss, float(step)]
 
 
 def _same(images: Images, one: int, other: int) -> bool:
