@@ -5,12 +5,30 @@ behind the first convolution."""
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from generators.encoders.psp.config import PspConfig
+
+class Shape(Protocol):
+    """Of a `Backbone`; as of a `generators.encoders.psp.config.PspConfig`."""
+
+    @property
+    def in_channels(self) -> int: ...
+
+    @property
+    def backbone(self) -> str: ...
+
+    @property
+    def channels(self) -> tuple[int, ...]: ...
+
+    @property
+    def units(self) -> tuple[int, ...]: ...
+
+    @property
+    def squeeze(self) -> int: ...
 
 
 class Norm(nn.Module):
@@ -99,7 +117,7 @@ class Backbone(nn.Module):
     Every stage halves the map, but for ResNet's first, whose convolution before it does.
     """
 
-    def __init__(self, config: PspConfig) -> None:
+    def __init__(self, config: Shape) -> None:
         super().__init__()
         width = config.channels[0]
         self.resnet = config.backbone == "resnet"

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from generators.encoders.base import EncoderCheckpoint
 from generators.encoders.psp.backbone import Backbone, Norm
 from generators.encoders.psp.config import PYRAMID, PspConfig
+from generators.encoders.psp.framing import resized, shrunk
 from generators.equalised import FullyConnectedLayer
 from generators.protocols import Code
 from schemas.errors import UsageError
@@ -94,13 +95,13 @@ class PspEncoder(Backbone):
                 "this encoder refines a code by what it draws, and gives none of an image alone: "
                 "use 'refine', or 'invert.method: refine'"
             )
-        return self._offsets(self._resized(images), space) + self._mean_of(space)
+        return self._offsets(resized(images, self.config.size), space) + self._mean_of(space)
 
     def refine(self, images: Tensor, drawn: Tensor, code: Code) -> Code:
         """A better code of images (n, 3, h, w) in [-1, 1] than the one that draws `drawn`
         (n, 3, H, W), of the generator's size."""
-        shown = F.adaptive_avg_pool2d(self._cut(drawn), self.config.size)
-        both = torch.cat([self._resized(images), shown], dim=1)
+        size = self.config.size
+        both = torch.cat([resized(images, size), shrunk(drawn, size)], dim=1)
         return code.moved(code.main + self._offsets(both, code.space))
 
     def _mean_of(self, space: str) -> Tensor:
@@ -129,23 +130,6 @@ class PspEncoder(Backbone):
         if config.offsets:
             codes = torch.cat([codes[:, :1], codes[:, :1] + codes[:, 1:]], dim=1)
         return codes
-
-    def _resized(self, images: Tensor) -> Tensor:
-        """Images as the network takes them; those that have its size already as they are."""
-        images = self._cut(images)
-        if tuple(images.shape[-2:]) == self.config.size:
-            return images
-        return F.interpolate(
-            images, self.config.size, mode="bilinear", align_corners=False, antialias=True
-        )
-
-    def _cut(self, images: Tensor) -> Tensor:
-        """The middle rows of square images, of an encoder of wide ones: the rest is empty."""
-        height, width = self.config.size
-        tall = images.shape[-2]
-        kept = round(images.shape[-1] * height / width)
-        top = (tall - kept) // 2
-        return images[..., top : top + kept, :] if kept < tall else images
 
 
 def _upsampled(x: Tensor, beside: Tensor) -> Tensor:

@@ -55,7 +55,7 @@ def read(contents: Any) -> EncoderCheckpoint | None:
     """The encoder in a file's contents, None where there is none."""
     file = training_file(contents)
     encoder = {} if file is None else file.network("encoder")
-    backbone = _backbone(encoder)
+    backbone = backbone_of(encoder)
     if file is None or backbone is None:
         return None
     tensors = {
@@ -65,15 +65,15 @@ def read(contents: Any) -> EncoderCheckpoint | None:
     }
     assumed: dict[str, str] = {}
     head, offsets = _head(tensors, file)
-    channels, units, squeeze = _stages(tensors, backbone)
+    channels, units, squeeze = stages_of(tensors, backbone)
     styles, w_dim = _codes(tensors, head)
     num_ws = _num_ws(file, styles)
     mean = _mean(file, tensors, backbone, assumed)
     tensors["latent_avg"] = _rows(mean, num_ws, w_dim, head)
     try:
         config = PspConfig(
-            size=_size(file, assumed),
-            in_channels=shape_of(tensors, _first(backbone), 4)[1],
+            size=size_of(file, assumed),
+            in_channels=shape_of(tensors, first_of(backbone), 4)[1],
             backbone=backbone,
             channels=channels,
             units=units,
@@ -94,15 +94,16 @@ def read(contents: Any) -> EncoderCheckpoint | None:
     return EncoderCheckpoint(config.architecture(), found, metadata)
 
 
-def _first(backbone: str) -> str:
+def first_of(backbone: str) -> str:
+    """Name of a backbone's first weight."""
     return "conv1.weight" if backbone == "resnet" else "input_layer.0.weight"
 
 
-def _backbone(names: Mapping[str, Any]) -> str | None:
+def backbone_of(names: Mapping[str, Any]) -> str | None:
     """Which backbone a state dict has; None of another network."""
-    if "body.0.conv1.weight" in names and _first("resnet") in names:
+    if "body.0.conv1.weight" in names and first_of("resnet") in names:
         return "resnet"
-    if "body.0.res_layer.1.weight" in names and _first("ir") in names:
+    if "body.0.res_layer.1.weight" in names and first_of("ir") in names:
         return "ir_se" if "body.0.res_layer.5.fc1.weight" in names else "ir"
     return None
 
@@ -141,13 +142,13 @@ def _head(tensors: Mapping[str, np.ndarray], file: TrainingFile) -> tuple[str, b
     )
 
 
-def _stages(
+def stages_of(
     tensors: Mapping[str, np.ndarray], backbone: str
 ) -> tuple[tuple[int, ...], tuple[int, ...], int]:
     """Channels of the first convolution and of every stage, units of every stage, and by what
     squeeze and excitation divides; a stage begins where the channels change."""
     conv = "conv1" if backbone == "resnet" else "res_layer.1"
-    channels, units = [shape_of(tensors, _first(backbone), 4)[0]], [0]
+    channels, units = [shape_of(tensors, first_of(backbone), 4)[0]], [0]
     while (name := f"body.{sum(units)}.{conv}.weight") in tensors:
         wide = shape_of(tensors, name, 4)[0]
         if len(channels) == 1 or wide == channels[-1]:
@@ -200,7 +201,8 @@ def _num_ws(file: TrainingFile, styles: int) -> int:
     return found or styles
 
 
-def _size(file: TrainingFile, assumed: dict[str, str]) -> tuple[int, int]:
+def size_of(file: TrainingFile, assumed: dict[str, str]) -> tuple[int, int]:
+    """(height, width) of the images; told in `assumed` where the file does not state it."""
     kind = file.text("dataset_type")
     if kind is None:
         assumed["dataset_type"] = "not in the file: takes square images, not those of cars"
@@ -212,7 +214,7 @@ def _mean(
 ) -> np.ndarray | None:
     """What is added to the codes; None for nothing."""
     mean = file.latent_avg()
-    refines = shape_of(tensors, _first(backbone), 4)[1] == 6
+    refines = shape_of(tensors, first_of(backbone), 4)[1] == 6
     started = file.flag("start_from_latent_avg")
     if refines or file.text("encoder_type") in FROM_MEAN:
         started = True

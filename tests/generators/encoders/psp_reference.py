@@ -31,6 +31,7 @@ import torch
 from torch import nn
 
 from generators.protocols import Code
+from tests.networks.hyperstyle import LAYERS, hyper_contents, hyper_tensors
 from tests.networks.psp import CONFIGS, SIDE, filled, pictures
 from tests.stylegan2_layouts import tiny
 
@@ -102,7 +103,7 @@ def imported(checkout: Path, names: tuple[str, ...], divisor: int = 8) -> Iterat
         for file in checkout.glob("*/**/*.py"):
             copy = Path(folder, file.relative_to(checkout))
             copy.parent.mkdir(parents=True, exist_ok=True)
-            narrow = divisor != 1 and file.parent.name == "encoders"
+            narrow = divisor != 1 and file.parent.name in ("encoders", "hypernetworks")
             copy.write_text(narrowed(file.read_text()) if narrow else file.read_text())
         try:
             with (
@@ -190,8 +191,33 @@ def passes(checkout: Path, kind: str, dataset: str) -> np.ndarray:
     return np.stack([np.stack(found[row]) for row in range(2)])
 
 
+def changes(checkout: Path, separable: bool) -> dict[str, np.ndarray]:
+    """Changes of `hyperstyle.LAYERS` by HyperStyle's hypernetwork, each 64th number."""
+    kind = "SharedWeightsHyperNetResNet" + ("Separable" if separable else "")
+    opts = SimpleNamespace(
+        input_nc=6, layers_to_tune=",".join(map(str, LAYERS)), n_hypernet_outputs=LAYERS[-1] + 1
+    )
+    names = ("models.hypernetworks.hypernetwork",)
+    tensors = hyper_contents(hyper_tensors(separable))["state_dict"]
+    state = {k.removeprefix("hypernet."): torch.from_numpy(v) for k, v in tensors.items()}
+    with (
+        imported(checkout / "hyperstyle", names) as (module,),
+        patch.object(torch.Tensor, "cuda", lambda self: self),
+        torch.no_grad(),
+    ):
+        network = getattr(module, kind)(opts).eval()
+        odd = network.load_state_dict(state, strict=False)
+        missing = [name for name in odd.missing_keys if not name.endswith("num_batches_tracked")]
+        if missing or odd.unexpected_keys:
+            raise ValueError(f"{kind}: {missing!r}, {odd.unexpected_keys!r}")
+        found = network(torch.from_numpy(pictures(2, 6)))
+    name = "separable" if separable else "shared"
+    return {f"hyperstyle/{name}/{k}": found[k].numpy().reshape(2, -1)[:, ::64] for k in LAYERS}
+
+
 if __name__ == "__main__":
     folder = Path(sys.argv[1])
     found = {"/".join(case): codes(folder, *case) for case in CONFIGS}
     found |= {f"passes/{d}": passes(folder, *case) for case in PASSES for d in case[1:]}
+    found |= {k: v for kind in (False, True) for k, v in changes(folder, kind).items()}
     np.savez_compressed(ARRAYS, **found)

@@ -1,0 +1,30 @@
+"""Pictures as the encoders of the pSp framework take them.
+
+size : (height, width). Of square pictures an encoder of wider ones takes the middle rows, for the
+others are empty: generators of cars draw squares with bands above and below.
+"""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def resized(images: Tensor, size: tuple[int, int]) -> Tensor:
+    """Images (n, 3, h, w) at the size; those that have it already as they are."""
+    images = _cut(images, size)
+    if tuple(images.shape[-2:]) == size:
+        return images
+    return F.interpolate(images, size, mode="bilinear", align_corners=False, antialias=True)
+
+
+def shrunk(drawn: Tensor, size: tuple[int, int]) -> Tensor:
+    """What a generator draws, (n, 3, h, w), at the size: means of its pixels."""
+    return F.adaptive_avg_pool2d(_cut(drawn, size), size)
+
+
+def _cut(images: Tensor, size: tuple[int, int]) -> Tensor:
+    height, width = size
+    tall, kept = images.shape[-2], round(images.shape[-1] * height / width)
+    top = (tall - kept) // 2
+    return images[..., top : top + kept, :] if kept < tall else images
