@@ -31,7 +31,6 @@ from pipelines.evaluation.files import (
 from pipelines.folder.checksums import intact
 from pipelines.folder.store_identity import INVERT, StoreIdentity, identify_run
 from pipelines.runs.check import check_run, held_spaces
-from pipelines.runs.encoder_notes import encoder_notes
 from pipelines.runs.lineage import (
     Inputs,
     changes,
@@ -42,6 +41,7 @@ from pipelines.runs.lineage import (
     row_spans,
     rows_of,
 )
+from pipelines.runs.model_notes import model_notes
 from pipelines.sources.block_images import View
 from pipelines.sources.open import run_source
 from pipelines.stages.annotate import annotate_inputs, plan_annotate, stages_of
@@ -192,8 +192,7 @@ class _Plan:
         elif rows:
             stage.causes = self._row_changes(self.store, wanted)
         stage.notes.append(f"store {identity.path}")
-        stage.notes += [f"generator: {k} {text}" for k, text in identity.facts.assumed.items()]
-        stage.notes += encoder_notes(identity)
+        stage.notes += model_notes(identity)
         if identity.sampled:
             first, psi = spec.dataset.seed, spec.dataset.truncation
             stage.notes.append(f"drawn into {spec.invert.space}, seed {first} on, truncation {psi}")

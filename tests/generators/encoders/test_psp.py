@@ -19,7 +19,7 @@ from generators.encoders.psp.config import PspConfig
 from generators.model_file import write_checkpoint
 from generators.protocols import Code
 from pipelines.folder.store_identity import identify
-from pipelines.runs.encoder_notes import encoder_notes
+from pipelines.runs.model_notes import model_notes
 from pipelines.upkeep.inspect import describe
 from schemas.errors import CheckpointError, UnsafeCheckpointError, UsageError
 from schemas.sections.invert import invert_section
@@ -328,7 +328,7 @@ def test_another_generator_than_the_encoder_s_is_told(both, tmp_path):
         identity = identify(
             tmp_path, section, name="a", seed=0, generator_uri=generator, encoder_uri=file
         )
-        return encoder_notes(identity)
+        return [note for note in model_notes(identity) if note.startswith("encoder:")]
 
     assumed = ["encoder: dataset_type not in the file: takes square images, not those of cars"]
     assert told(file) == told(str(tmp_path / "same.safetensors")) == assumed

@@ -1,4 +1,4 @@
-"""What `plan` tells of an encoder."""
+"""What `plan` tells of generator and encoder."""
 
 from __future__ import annotations
 
@@ -10,12 +10,13 @@ from generators.families.base import Checkpoint
 from pipelines.folder.store_identity import StoreIdentity
 
 
-def encoder_notes(identity: StoreIdentity) -> list[str]:
-    """What its file does not state, and whether it was trained with another generator."""
+def model_notes(identity: StoreIdentity) -> list[str]:
+    """What their files do not state, and whether the encoder was trained with another generator."""
+    notes = [f"generator: {k} {text}" for k, text in identity.facts.assumed.items()]
+    notes += [f"encoder: {k} {text}" for k, text in identity.encoder_assumed.items()]
     uri = identity.encoder_uri
     if uri is None:
-        return []
-    notes = [f"encoder: {k} {text}" for k, text in identity.encoder_assumed.items()]
+        return notes
     if encoder_path(uri) == generators.resolve(identity.generator_uri):
         return notes
     beside = generator_beside(uri)
