@@ -90,9 +90,15 @@ def _record(
 def _instead(
     own: Tensor, before: Tensor | None, module: nn.Module, inputs: Any, output: Tensor
 ) -> Tensor:
-    own = own.to(output)
-    bare = own.flatten(1).isnan().all(dim=1)[:, None, None, None]
+    own, bare = own.to(output), has_none(own).to(output.device)[:, None, None, None]
     return torch.where(bare, output, own if before is None else own + (output - before))
+
+
+def has_none(own: Tensor) -> Tensor:
+    """Rows without a part of their own, bool (n,): of NaN, unless a descent has diverged."""
+    if own.requires_grad:
+        return own.new_zeros(len(own)).bool()
+    return own.flatten(1).isnan().all(dim=1)
 
 
 def _layer(network: nn.Module, space: str) -> nn.Module:

@@ -247,7 +247,9 @@ def _parts(code: Code) -> list[tuple[np.ndarray | None, Tensor | None]]:
     weights = code.companions.get(WEIGHTS)
     if weights is None:
         return [(None, None)]
-    bare = weights.isnan().all(dim=1).cpu().numpy()
+    from generators.activations import has_none
+
+    bare = has_none(weights).cpu().numpy()
     if bare.all():
         return [(None, None)]
     found: list[tuple[np.ndarray | None, Tensor | None]] = [

@@ -110,8 +110,8 @@ def block_inputs(
     """
     found: dict[str, Any] = {}
     if not sampled:
-        version = method_named(spec.method).version
-        found = {"max_pixels": spec.max_pixels, **({"method": version} if version > 1 else {})}
+        version = method_named(spec.method).versions(spec)
+        found = {"max_pixels": spec.max_pixels, **({"method": version} if version != 1 else {})}
     for name, numbers in (("labels", labels), ("entries", entries)):
         if numbers is not None:
             found[name] = digest(np.ascontiguousarray(numbers, "<i8").tobytes())

@@ -225,7 +225,9 @@ def _sha256(key: str, path: str) -> str:
 # ---------------------------------------------------------------------------------------------
 # Which section belongs to a method
 
-SECTIONS: Catalog[Any] = Catalog("inversion method", "schemas.sections.inversion", GROUP)
+SECTIONS: Catalog[Any] = Catalog(
+    "inversion method", "schemas.sections.inversion", GROUP, apart=("pivot",)
+)
 
 
 def section_of(method: str) -> type[InvertSpec]:

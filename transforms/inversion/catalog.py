@@ -12,7 +12,7 @@ METHODS: Catalog[InversionMethod] = Catalog(
     "inversion method",
     "transforms.inversion",
     GROUP,
-    apart=("catalog", "descent", "editability", "loss", "method", "passes", "stored"),
+    apart=("catalog", "descent", "editability", "loss", "method", "passes", "pivot", "stored"),
     base=InversionMethod,
 )
 

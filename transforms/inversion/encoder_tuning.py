@@ -58,7 +58,7 @@ class EncoderTuning(InversionMethod):
         tuned.network.requires_grad_(True)
         rows: list[tuple[Tensor, list[float]]] = []
         for i in range(len(images)):
-            if i and _same(images, i - 1, i):  # batches are padded by repeating a row
+            if images.repeats(i):
                 rows.append(rows[-1])
                 continue
             tuned.network.load_state_dict(network.state_dict())
@@ -136,14 +136,6 @@ def _tuned(image: Images, encoder: Any, objective: DiverseSimilarity) -> tuple[T
     if best is None or not math.isfinite(best_loss):
         best = torch.full((1, *shape), math.nan, device=pixels.device)
     return best, [first, best_loss, float(step)]
-
-
-def _same(images: Images, one: int, other: int) -> bool:
-    """Whether two rows are the same picture, of the same class."""
-    labels: Any = images.labels
-    if labels is not None and labels[one] != labels[other]:
-        return False
-    return bool((images.pixels[one] == images.pixels[other]).all())
 
 
 PLUGIN = EncoderTuning()

@@ -100,6 +100,17 @@ class Images:
             entries=self.entries[rows],
         )
 
+    def repeats(self, row: int) -> bool:
+        """Whether a row is the one before it again: batches are padded so, and whoever takes row
+        by row need not take it twice."""
+        labels: Any = self.labels
+        if row == 0 or (labels is not None and labels[row] != labels[row - 1]):
+            return False
+        states = [rng.bit_generator.state for rng in self.rngs[row - 1 : row + 1]]
+        if states and states[0] != states[1]:
+            return False
+        return bool((self.pixels[row] == self.pixels[row - 1]).all())
+
 
 @dataclass(frozen=True, eq=False)
 class Inverted:
@@ -140,6 +151,10 @@ class InversionMethod(ABC):
         (`Companion.shape`), such as weights of a rank that the settings name.
         """
         return ()
+
+    def versions(self, settings: Any) -> int | list[int]:
+        """The version, with those of other methods that the settings name."""
+        return self.version
 
     def qualities(self, settings: Any) -> Sequence[str]:
         """Names of what the method measures of each row; by default nothing."""
