@@ -22,7 +22,7 @@ from schemas.errors import UsageError
 from schemas.sections.inversion.feature_style import FeatureStyleSpec
 from schemas.suggest import suggestion
 from transforms.inversion.method import Cost, Images, Inverted
-from transforms.inversion.pivot import OWN, FromPivot, pivots
+from transforms.inversion.pivot import FromPivot, pivots
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -86,7 +86,7 @@ class FeatureStyle(FromPivot):
                 name: settings.feature_learning_rate * float(unit),
             },
         )
-        return Inverted(found.code, {**qualities, **{name: getattr(found, name) for name in OWN}})
+        return Inverted(found.code, {**qualities, **found.qualities})
 
 
 def maps_of(facts: ModelFacts, space: str) -> dict[str, tuple[int, ...]]:

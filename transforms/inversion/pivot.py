@@ -9,9 +9,14 @@ from typing import Any
 from generators.protocols import ModelFacts
 from schemas.errors import UsageError
 from transforms.inversion.catalog import invert_batch, method_named
-from transforms.inversion.method import Cost, Images, InversionMethod, Inverted, companion_shapes
-
-OWN = ("loss_start", "loss_end", "steps")
+from transforms.inversion.method import (
+    DESCENT,
+    Cost,
+    Images,
+    InversionMethod,
+    Inverted,
+    companion_shapes,
+)
 
 
 class FromPivot(InversionMethod):
@@ -49,7 +54,7 @@ class FromPivot(InversionMethod):
         """Of the pivot's, as ``pivot_<name>``; then the loss there and at the end, and the steps
         between."""
         pivot = method_named(settings.pivot.method)
-        return [*(f"pivot_{name}" for name in pivot.qualities(settings.pivot_settings())), *OWN]
+        return [*(f"pivot_{name}" for name in pivot.qualities(settings.pivot_settings())), *DESCENT]
 
     def from_pivot(self, settings: Any, forward_passes: int, backward_passes: int) -> Cost:
         """What the pivot takes, and what follows."""

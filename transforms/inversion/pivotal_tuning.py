@@ -18,8 +18,8 @@ from generators.protocols import Code, ModelFacts
 from generators.tuned import WEIGHTS, length, start_of
 from schemas.errors import UsageError
 from schemas.sections.inversion.pivotal_tuning import PivotalTuningSpec
-from transforms.inversion.method import Cost, Images, Inverted
-from transforms.inversion.pivot import OWN, FromPivot, pivots
+from transforms.inversion.method import DESCENT, Cost, Images, Inverted
+from transforms.inversion.pivot import FromPivot, pivots
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -60,7 +60,7 @@ class PivotalTuning(FromPivot):
         for i, repeats in enumerate(again):
             at = slice(i, i + 1)
             rows.append(rows[-1] if repeats else tuned(images[at], pivot.code[at]))
-        own = {name: torch.cat([getattr(row, name) for row in rows]) for name in OWN}
+        own = {name: torch.cat([getattr(row, name) for row in rows]) for name in DESCENT}
         weights = torch.cat([row.code.companions[WEIGHTS] for row in rows])
         code = replace(pivot.code, companions={**pivot.code.companions, WEIGHTS: weights})
         return Inverted(code, {**qualities, **own})
