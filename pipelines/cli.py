@@ -97,6 +97,28 @@ def invert(spec: Spec, trust: Trust = False, wait: Wait = 0.0, ray_address: Addr
     _run(spec, "invert", trust, wait, ray_address)
 
 
+@app.command("train-encoder")
+def train_encoder_command(
+    spec: Spec,
+    anew: Annotated[
+        bool, typer.Option("--anew", help="Train another in place of one that is there already.")
+    ] = False,
+    trust: Trust = False,
+) -> None:
+    """Train an encoder of the specification's generator, on the generator's own samples.
+
+    'train_encoder' of the specification says how; no images are needed. Any generator will do. With
+    'encoder: trained' a run then inverts with it. Can be interrupted at any moment and run again.
+    """
+    from pipelines.engine.interruption import Interruption
+
+    with Interruption() as stop:
+        from pipelines.encoder_training.train import train_encoder
+        from pipelines.folder.specification import load_run_spec
+
+        train_encoder(load_run_spec(spec).trusting(trust), console, stop, anew)
+
+
 @app.command()
 def annotate(
     spec: Spec, trust: Trust = False, wait: Wait = 0.0, ray_address: Address = None

@@ -14,11 +14,21 @@ import os
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import ConfigDict, Discriminator, Field, SerializeAsAny, Tag, model_validator
+from pydantic import (
+    AfterValidator,
+    ConfigDict,
+    Discriminator,
+    Field,
+    SerializeAsAny,
+    Tag,
+    ValidationInfo,
+    model_validator,
+)
 
 from schemas.sections.catalog import AnalyseSpec
 from schemas.sections.dataset import DatasetSpec
 from schemas.sections.invert import InvertSection, invert_section, methods_without_encoder
+from schemas.sections.train_encoder import TrainEncoderSpec
 from schemas.sections.types import (
     BUNDLED,
     NAME_PATTERN,
@@ -31,7 +41,19 @@ from schemas.sections.types import (
     SpecModel,
     SpecPath,
     Strings,
+    resolved,
 )
+
+TRAINED = "trained"
+TRAINED_FILE = ("encoder", "encoder.safetensors")
+"""Where the trained encoder lies in the run folder."""
+
+
+def _encoder(text: str, info: ValidationInfo) -> str:
+    return text if text == TRAINED else resolved(text, info)
+
+
+EncoderSource = Annotated[str, AfterValidator(_encoder)]
 
 
 class TrustedPath(str):
@@ -213,10 +235,13 @@ class RunSpec(SpecModel):
         ".pt2), 'bundled:<name>' or 'obtained:<name>'; or a section of 'path' and settings that "
         "the file does not state.",
     )
-    encoder: SpecPath | None = Field(
+    encoder: EncoderSource | None = Field(
         default=None,
-        description="Encoder from images to the generator's latent space. Default: the one bundled "
-        "with a bundled generator.",
+        description="Encoder from images to the generator's latent space: a file, or 'trained', "
+        "what 'latentflow train-encoder' makes. Default: the one bundled with a bundled generator.",
+    )
+    train_encoder: TrainEncoderSpec = Field(
+        default=TrainEncoderSpec(), description="Training of an encoder of the generator."
     )
     invert: InvertSection = Field(
         default=invert_section(), description="How images become latent codes."
@@ -271,8 +296,9 @@ class RunSpec(SpecModel):
         ):
             raise ValueError(
                 f"'invert.method' is {self.invert.method!r}, which needs an encoder, and "
-                f"{self.generator_path!r} brings none: name one under 'encoder', or set "
-                f"'invert.method' to {' or '.join(map(repr, methods_without_encoder()))}"
+                f"{self.generator_path!r} brings none: name one under 'encoder' ('trained' is the "
+                "one that 'latentflow train-encoder' makes), or set 'invert.method' to "
+                f"{' or '.join(map(repr, methods_without_encoder()))}"
             )
         return self
 
@@ -291,6 +317,13 @@ class RunSpec(SpecModel):
     def output_path(self) -> str:
         """``output``, or runs/<name> in the working directory."""
         return self.output if self.output is not None else os.path.join("runs", self.name)
+
+    @property
+    def encoder_path(self) -> str | None:
+        """``encoder``, with the file of the trained one in place of 'trained'."""
+        if self.encoder != TRAINED:
+            return self.encoder
+        return os.path.abspath(os.path.join(self.output_path, *TRAINED_FILE))
 
     @property
     def invert_actors(self) -> int:

@@ -123,6 +123,9 @@ def test_the_specification_page_has_every_key_and_its_meaning():
     assert "| `max_pixels` | integer | `67108864` |" in page
 
 
+SPEC_MODULES = ("schemas.spec_models", "schemas.sections.invert", "schemas.sections.train_encoder")
+
+
 def all_models(model: type[BaseModel], seen: list[type[BaseModel]] | None = None):
     seen = [] if seen is None else seen
     if model not in seen:
@@ -130,11 +133,9 @@ def all_models(model: type[BaseModel], seen: list[type[BaseModel]] | None = None
         for field in model.model_fields.values():
             for name in re.findall(r"\w+Spec\b", str(field.annotation)):
                 key = next((k for k, v in OWN.items() if v.__name__ == name), None)
-                of_invert = name in ("InvertSpec", "PerceptualSpec")
-                module = importlib.import_module(
-                    "schemas.sections.invert" if of_invert else "schemas.spec_models"
-                )
-                all_models(OWN[key] if key else getattr(module, name), seen)
+                modules = map(importlib.import_module, SPEC_MODULES)
+                found = [getattr(module, name) for module in modules if hasattr(module, name)]
+                all_models(OWN[key] if key else found[0], seen)
     return seen
 
 

@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 
+from generators.protocols import ModelFacts
 from schemas.fingerprint import tensors_fingerprint
+from schemas.sections.types import SpecModel
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -100,4 +102,29 @@ class EncoderArchitecture(Protocol):
         """The network with its tensors, on the CPU; here torch may be imported.
 
         Raises ValueError, KeyError, TypeError or RuntimeError where they do not fit.
+        """
+
+
+@runtime_checkable
+class TrainableArchitecture(EncoderArchitecture, Protocol):
+    """An architecture that can be trained anew, for any generator.
+
+    settings : keys of its own in a specification's ``train_encoder.architecture``
+    """
+
+    settings: type[SpecModel]
+
+    def design(self, facts: ModelFacts, space: str, settings: Any) -> dict[str, Any]:
+        """The architecture of an encoder of a generator's images into one of its spaces.
+
+        settings : of the class `settings`
+
+        Raises UsageError for a generator or space that it has no encoder for.
+        """
+
+    def fresh(self, architecture: Mapping[str, Any], codes: Tensor) -> EncoderNetwork:
+        """Such a network with weights from torch's random numbers, on the CPU.
+
+        codes : of the generator, float32 (n, *shape of the space): what the untrained network
+            gives lies around their mean.
         """

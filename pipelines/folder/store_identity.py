@@ -28,6 +28,7 @@ from schemas.sections.invert import (
 )
 from schemas.sections.perceptual import PerceptualSpec
 from schemas.spec import RunSpec
+from schemas.spec_models import TRAINED
 from schemas.store.latent_store import ArraySpec, LatentStore, block_rows_for
 from schemas.store.layout import COMPANIONS, companion_array
 from schemas.store.sibling import SiblingStore, apart
@@ -306,14 +307,23 @@ def _check_encoder(
 
 
 def identify_run(spec: RunSpec, folder: Path) -> StoreIdentity:
-    """The store that a run of the specification writes to in `folder`; see `identify`."""
+    """The store that a run of the specification writes to in `folder`; see `identify`.
+
+    Raises UsageError, too, where the encoder is to be the trained one and none was trained.
+    """
+    encoder = spec.encoder_path
+    if spec.encoder == TRAINED and not Path(str(encoder)).is_file():
+        raise UsageError(
+            f"'encoder' is {TRAINED!r}, and {encoder!r} does not exist: run 'latentflow "
+            "train-encoder' with this specification first"
+        )
     return identify(
         folder / "stores",
         spec.invert,
         name=spec.name,
         seed=spec.seed,
         generator_uri=spec.generator,
-        encoder_uri=spec.encoder,
+        encoder_uri=encoder,
         dataset=spec.dataset,
     )
 

@@ -31,7 +31,7 @@ def locations(spec: RunSpec) -> dict[str, list[Path]]:
     if spec.dataset.factors is not None:
         dataset.append(Path(spec.dataset.factors))
     found = {"dataset": dataset, "generator": generators.files(spec.generator)}
-    encoder = encoder_uri_of(spec.generator, spec.encoder)
+    encoder = encoder_uri_of(spec.generator, spec.encoder_path)
     if spec.invert.needs.encoder and not spec.dataset.sampled and encoder is not None:
         found["encoder"] = _encoder(encoder)
     if spec.invert.compared_by is not None and not spec.dataset.sampled:

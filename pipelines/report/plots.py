@@ -132,8 +132,8 @@ def tile(images: np.ndarray, max_side: int = 128) -> np.ndarray:
     return images.transpose(0, 2, 1, 3, 4).reshape(rows * height, columns * width, 3)
 
 
-def histogram(values: np.ndarray, label: str, median_text: str) -> Markup:
-    """How a quality metric is distributed over rows; the median is marked.
+def histogram(values: np.ndarray, label: str, median_text: str, of: str = "rows") -> Markup:
+    """How a quality metric is distributed over rows, or what `of` says; the median is marked.
 
     values : float64 (m,), m >= 1, finite. The 0.1 % tails on both sides are gathered in the
     outermost bins, so that one odd row does not flatten the picture.
@@ -167,10 +167,10 @@ def histogram(values: np.ndarray, label: str, median_text: str) -> Markup:
             fontweight="bold",
         )
         axes.set_xlabel(label)
-        axes.set_ylabel("rows")
+        axes.set_ylabel(of)
         axes.yaxis.set_major_locator(MaxNLocator(4, integer=True))
         axes.xaxis.set_major_locator(MaxNLocator(6))
-        return inline_svg(figure, f"Histogram of {label} over {len(values)} rows, {median_text}.")
+        return inline_svg(figure, f"Histogram of {label} over {len(values)} {of}, {median_text}.")
 
 
 def spectrum(ratio: np.ndarray, shown: int = 60) -> tuple[Markup, Markup]:

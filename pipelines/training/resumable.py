@@ -5,6 +5,8 @@ from typing import ClassVar
 
 import torch
 
+from schemas.atomic import replacing
+
 
 class Resumable:
     """A trainer whose networks and optimisers are saved and resumed as one file.
@@ -18,12 +20,12 @@ class Resumable:
     def save(self, path: Path) -> None:
         """Write networks, optimisers and the step to `path`, atomically."""
         state = {name: getattr(self, name).state_dict() for name in self.PARTS}
-        torch.save({"step": self.step, **state}, path.with_suffix(".tmp"))
-        path.with_suffix(".tmp").replace(path)
+        with replacing(path) as file:
+            torch.save({"step": self.step, **state}, file)
 
     def load(self, path: Path) -> None:
-        """Continue from `path`."""
-        state = torch.load(path, weights_only=True)
+        """Continue from `path`, on whatever device it was written."""
+        state = torch.load(path, map_location="cpu", weights_only=True)
         self.step = state.pop("step")
         for name, part in state.items():
             getattr(self, name).load_state_dict(part)

@@ -1,4 +1,4 @@
-"""Settings of the specification's generator section: of each family its own."""
+"""Settings of a section whose keys belong to the plug-in that it names, such as a generator's."""
 
 from __future__ import annotations
 
@@ -33,20 +33,25 @@ def choices(model: type[SpecModel]) -> frozenset[str]:
 
 
 def checked_settings(
-    model: type[SpecModel], family: str, given: Mapping[str, Any]
+    model: type[SpecModel],
+    family: str,
+    given: Mapping[str, Any],
+    section: str = "generator",
+    kind: str = "family",
 ) -> dict[str, Any]:
-    """What is given, as the settings of a family.
+    """What is given, as the settings of a family (or other kind of plug-in).
 
+    section : of the specification, that holds them
     Raises SpecError for an unknown one or a value that it cannot have.
     """
     known = list(model.model_fields)
     for name in given:
         if name not in known:
             cure = suggestion(name, known) if known else "leave it out, there are none"
-            raise SpecError(f"'generator.{name}' is no setting of family {family!r}: {cure}")
+            raise SpecError(f"'{section}.{name}' is no setting of {kind} {family!r}: {cure}")
     try:
         return model.model_validate(dict(given)).model_dump(exclude_none=True)
     except ValidationError as e:
         first = e.errors()[0]
         name = ".".join(str(part) for part in first["loc"])
-        raise SpecError(f"'generator.{name}' is {first['input']!r}: {first['msg']}") from e
+        raise SpecError(f"'{section}.{name}' is {first['input']!r}: {first['msg']}") from e

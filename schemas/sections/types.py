@@ -66,7 +66,8 @@ def local_path(text: str) -> Path:
         raise ValueError(f"{text.split('/')[0]!r} is no user's home: write the path out") from e
 
 
-def _resolve(text: str, info: ValidationInfo) -> str:
+def resolved(text: str, info: ValidationInfo) -> str:
+    """A path of a specification, relative ones to its folder; bundled and obtained names stay."""
     if text.startswith((BUNDLED, OBTAINED)):
         return text
     path, base = local_path(text), (info.context or {}).get("base")
@@ -111,7 +112,7 @@ def level_named(level: str, categories: Sequence[str]) -> str | None:
     return found[0] if len(found) == 1 else None
 
 
-SpecPath = Annotated[str, AfterValidator(_resolve)]
+SpecPath = Annotated[str, AfterValidator(resolved)]
 Integer = Annotated[int, BeforeValidator(_not_bool)]
 BatchSize = Annotated[
     Annotated[Integer, Field(ge=1, le=8192), Tag("rows")] | Annotated[Literal["auto"], Tag("auto")],

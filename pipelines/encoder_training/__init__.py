@@ -1,0 +1,1 @@
+"""An encoder for any generator, trained on the generator's own samples."""

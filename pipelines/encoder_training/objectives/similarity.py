@@ -1,0 +1,106 @@
+"""The loss of the diverse similarity encoder (Yu and Wang 2021): `generators.similarity`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+from pydantic import Field
+
+from generators.protocols import GRADIENTS
+from pipelines.encoder_training.objectives.base import Batch, Loss, Task
+from schemas.errors import UsageError
+from schemas.sections.perceptual import OWN
+from schemas.sections.types import Number, SpecModel
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class SimilaritySettings(SpecModel):
+    """Weights of the distances, by default the paper's; see `SimilarityWeights`."""
+
+    pixel_weight: Number = Field(
+        default=5.0, ge=0, description="Weight of the mean squared error, of pixels and of codes."
+    )
+    cosine_weight: Number = Field(
+        default=3.0, ge=0, description="Weight of 1 - cosine, of pictures and of codes."
+    )
+    divergence_weight: Number = Field(
+        default=1.0,
+        ge=0,
+        description="Weight of the Kullback-Leibler divergence of the softmax, of both.",
+    )
+    structural_weight: Number = Field(default=1.0, ge=0, description="Weight of 1 - SSIM.")
+    perceptual_weight: Number = Field(
+        default=2.0, ge=0, description="Weight of LPIPS*, by the project's own network."
+    )
+    latent_weight: Number = Field(
+        default=0.01,
+        ge=0,
+        description="Weight of the distance between the known code and that of what is drawn from "
+        "the code found.",
+    )
+    attention: Literal["none", "centre", "grad_cam"] = Field(
+        default="centre",
+        description="Further pictures that are compared: two crops of the centre, for aligned "
+        "pictures; or the heat map of the perceptual network and the picture labelled by it.",
+    )
+    strategy: Literal[1, 2] = Field(
+        default=1,
+        description="1: attentions weigh 1 and 1, and where they lie is taken as given. 2: they "
+        "weigh 5 and 9, and gradients go through the network that finds them.",
+    )
+
+
+class Similarity:
+    """Algorithm 1 of the paper."""
+
+    settings = SimilaritySettings
+
+    def loss(self, settings: SimilaritySettings, task: Task) -> Loss:
+        """The loss with these weights."""
+        import torch
+
+        from generators.perceptual.load import load_perceptual
+        from generators.similarity.attentions import CentreCrops, GradCam
+        from generators.similarity.objective import DiverseSimilarity, SimilarityWeights
+
+        if GRADIENTS not in task.facts.capabilities:
+            raise UsageError(
+                f"'train_encoder.objective' is 'similarity', which needs gradients of what this "
+                f"{task.facts.family} generator draws, and it has none: use 'reconstruction'"
+            )
+        perceptual = None
+        if settings.perceptual_weight or settings.attention == "grad_cam":
+            perceptual = load_perceptual(OWN, device=task.device)
+        attention: CentreCrops | GradCam | None = None
+        if settings.attention == "centre":
+            attention = CentreCrops()
+        elif settings.attention == "grad_cam" and perceptual is not None:
+            attention = GradCam.of(perceptual)
+        weights = SimilarityWeights(
+            divergence=settings.divergence_weight,
+            squared=settings.pixel_weight,
+            cosine=settings.cosine_weight,
+            perceptual=settings.perceptual_weight,
+            structural=settings.structural_weight,
+            latent=settings.latent_weight,
+        )
+        objective = DiverseSimilarity(weights, perceptual, attention, settings.strategy)
+
+        def terms(batch: Batch) -> dict[str, Tensor]:
+            images, known = batch.images, len(batch.codes)
+            found = batch.encode(images)
+            drawn = batch.draw(found)
+            told = {"images": objective.between_images(images, drawn)}
+            if settings.latent_weight:
+                again = batch.encode(drawn)
+                wanted = torch.cat([batch.codes, found[known:]])
+                distance = objective.between_codes(wanted, again)
+                told["codes"] = settings.latent_weight * distance
+            return told
+
+        return terms
+
+
+PLUGIN = Similarity()
