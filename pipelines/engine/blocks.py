@@ -1,9 +1,9 @@
 """Working through a list of work: what a driver sends, what a worker reads and gives back.
 
-The work list is a store's row blocks, not images: a worker gets a block's rows, reads and decodes
-the images itself (a thread pool prepares the next batch while the model works on the current one),
-writes the block and returns a receipt. Only rows and receipts travel through Ray. Other stages
-list other pieces of work (`Work`), such as edits to draw.
+The work list is a store's row blocks or parts of them (`pipelines.engine.parts`), not images: a
+worker gets the rows, reads and decodes the images itself (a thread pool prepares the next batch
+while the model works on the current one), writes what it made and returns a receipt. Only rows and
+receipts travel through Ray. Other stages list other pieces of work (`Work`), such as edits to draw.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from traceback import format_exc
 from typing import Any, ClassVar, Protocol, Self
 
@@ -66,21 +66,22 @@ class StageWork:
     """What a block needs in one stage.
 
     fp : fingerprint to commit with.
-    retry : offset -> reason of the rows to try again, when the block is complete but for rows
-        that could not be read; None when the block is to be made.
+    retry : (image_id, uri, reason) of the block's rows to try again, when it is complete but for
+        rows that could not be read; None when the block is to be made.
     """
 
     fp: bytes
-    retry: Mapping[int, int] | None = None
+    retry: Sequence[tuple[str, str, int]] | None = None
 
 
 @dataclass(frozen=True)
 class BlockWork:
-    """One block as a worker gets it: its rows, and what they need.
+    """One block as a worker gets it, or a part of one: its rows, and what they need.
 
     labels : class number of every row, -1 where it has none; None for a model without classes
     entries : of every row the number of its own in what its inversion method knows beforehand, -1
         where it has none; None for a method that looks nothing up
+    first : place in the block of the first row. whole : the rows are all of the block's.
     """
 
     UNITS: ClassVar[str] = "blocks"
@@ -92,11 +93,30 @@ class BlockWork:
     stages: Mapping[str, StageWork]
     labels: Sequence[int] | None = None
     entries: Sequence[int] | None = None
+    first: int = 0
+    whole: bool = True
 
     @property
     def title(self) -> str:
         """See `Work`."""
-        return f"block {self.block!r}"
+        name = f"block {self.block!r}"
+        return name if self.whole else f"{name}, rows {self.rows.start!r} to {self.rows.stop!r}"
+
+    @property
+    def rows(self) -> slice:
+        """Their places in the block."""
+        return slice(self.first, self.first + len(self))
+
+    def part(self, rows: slice) -> BlockWork:
+        """Some rows of a whole block, by their places in it."""
+        if rows == self.rows:
+            return self
+        columns = {
+            name: getattr(self, name)[rows]
+            for name in ("image_ids", "uris", "states", "labels", "entries")
+            if getattr(self, name) is not None
+        }
+        return replace(self, **columns, first=rows.start, whole=False)
 
     def __len__(self) -> int:
         return len(self.image_ids)
@@ -104,7 +124,7 @@ class BlockWork:
     def to_item(self) -> dict[str, Any]:
         """See `Work`."""
         stages = {
-            name: [s.fp.hex(), None if s.retry is None else [list(r) for r in s.retry.items()]]
+            name: [s.fp.hex(), None if s.retry is None else list(s.retry)]
             for name, s in self.stages.items()
         }
         rows = [self.image_ids, self.uris, self.states]
@@ -112,17 +132,18 @@ class BlockWork:
             None if each is None else [int(number) for number in each]
             for each in (self.labels, self.entries)
         ]
-        return {"block": self.block, "work": json.dumps([*map(list, rows), stages, *numbers])}
+        own = [*map(list, rows), stages, *numbers, self.first, self.whole]
+        return {"block": self.block, "work": json.dumps(own)}
 
     @classmethod
     def from_batch(cls, batch: Mapping[str, NDArray[Any]]) -> Self:
         """See `Work`."""
-        image_ids, uris, states, stages, *numbers = json.loads(str(batch["work"][0]))
+        ids, uris, states, stages, *numbers = json.loads(str(batch["work"][0]))
         work = {
-            name: StageWork(bytes.fromhex(fp), None if retry is None else dict(retry))
+            name: StageWork(bytes.fromhex(fp), None if retry is None else [(*r,) for r in retry])
             for name, (fp, retry) in stages.items()
         }
-        return cls(int(batch["block"][0]), image_ids, uris, states, work, *numbers)
+        return cls(int(batch["block"][0]), ids, uris, states, work, *numbers)
 
 
 class Rows:
@@ -151,12 +172,11 @@ class Rows:
     def work(self, block: int, stages: Mapping[str, StageWork]) -> BlockWork:
         """What is sent to a worker."""
         rows = self._slices[block]
-        own = [
+        labels, entries = (
             None if each is None else each[rows].tolist() for each in (self.labels, self.entries)
-        ]
-        return BlockWork(
-            block, self.image_ids[rows], self.uris[rows], self.states[rows], dict(stages), *own
         )
+        mine = (self.image_ids[rows], self.uris[rows], self.states[rows])
+        return BlockWork(block, *mine, dict(stages), labels, entries)
 
     def count(self, block: int) -> int:
         """Rows of a block."""
@@ -178,7 +198,7 @@ class StageState:
         return fp if any(fp) else None
 
     def needs(
-        self, block: int, fp: bytes, retry: frozenset[Reason] = TRANSIENT
+        self, block: int, fp: bytes, rows: Rows, retry: frozenset[Reason] = TRANSIENT
     ) -> StageWork | None:
         """What a block needs to be committed with ``fp``; None when it is done.
 
@@ -187,11 +207,16 @@ class StageState:
         """
         if self._commits[block].tobytes() != fp:
             return StageWork(fp)
-        reasons = self._reasons[self._store.block_slice(block)]
-        found = {int(i): int(reasons[i]) for i in np.flatnonzero(np.isin(reasons, list(retry)))}
-        if not found:
+        place = self._store.block_slice(block)
+        reasons = self._reasons[place]
+        again = np.flatnonzero(np.isin(reasons, list(retry)))
+        if not again.size:
             return None
-        return StageWork(fp, None if Reason.OUT_OF_MEMORY in found.values() else found)
+        if (reasons[again] == Reason.OUT_OF_MEMORY).any():
+            return StageWork(fp)
+        found = [(rows.image_ids[i], rows.uris[i], int(reasons[i - place.start]))
+                 for i in (again + place.start).tolist()]  # fmt: skip
+        return StageWork(fp, found)
 
 
 # ---------------------------------------------------------------------------------------------
@@ -308,6 +333,11 @@ class BlockEngine(Protocol):
         """0 is CPU."""
         ...
 
+    @property
+    def actors(self) -> int:
+        """Actors that run at a time, by default."""
+        ...
+
     def map_blocks(
         self,
         actor: type,
@@ -321,10 +351,14 @@ class BlockEngine(Protocol):
 
 @dataclass(frozen=True)
 class InProcess:
-    """An engine without Ray: one worker in this process, blocks in order (or in reverse)."""
+    """An engine without Ray: one worker in this process, blocks in order (or in reverse).
+
+    actors : among whom work is shared out, though one does it all
+    """
 
     gpus_per_actor: float = 0.0
     backwards: bool = False
+    actors: int = 1
 
     def map_blocks(
         self,
@@ -351,9 +385,10 @@ class Prepared:
     prepare: Callable[[], None]
     done: bool = False
     gpus_per_actor: float = field(init=False)
+    actors: int = field(init=False)
 
     def __post_init__(self) -> None:
-        self.gpus_per_actor = self.engine.gpus_per_actor
+        self.gpus_per_actor, self.actors = self.engine.gpus_per_actor, self.engine.actors
 
     def map_blocks(
         self,
@@ -388,10 +423,10 @@ class Done:
     workers: set[int] = field(default_factory=set)
     failed: dict[str, tuple[str, str]] = field(default_factory=dict)
 
-    def add(self, receipt: Mapping[str, Any]) -> None:
-        """Take one receipt in."""
-        self.blocks_skipped += bool(receipt.get("unchanged"))
-        self.blocks_done += not receipt.get("unchanged")
+    def add(self, receipt: Mapping[str, Any], changed: bool | None) -> None:
+        """Take one receipt in. changed : see `Made`"""
+        self.blocks_skipped += changed is False
+        self.blocks_done += changed is True
         self.bytes_read += int(receipt.get("bytes", 0))
         self.shrunk |= bool(receipt.get("shrunk"))
         self.load_s += float(receipt["load_s"])
@@ -401,6 +436,16 @@ class Done:
             self.failed.setdefault(stage, (uri, text))
 
 
+Made = Callable[[Any, Mapping[str, Any]], bool | None]
+"""Told of each piece of work that was made, and its receipt: whether the block that it belongs to
+has changed; None where other pieces of it are missing."""
+
+
+def each_its_own(piece: Work, receipt: Mapping[str, Any]) -> bool | None:
+    """The `Made` of work of which each piece is a block."""
+    return not receipt.get("unchanged")
+
+
 def run_blocks(
     engine: BlockEngine,
     task: Task,
@@ -408,23 +453,27 @@ def run_blocks(
     lock: StoreLock,
     *,
     n_blocks: int,
+    n_todo: int,
     n_rows: int,
     actors: int | None,
     progress: Progress | None,
+    made: Made = each_its_own,
 ) -> Done:
     """Send all work, pieces of one kind, through the engine and watch over it.
 
-    progress : called with (rows done, rows in all) at the start and after each block.
+    n_blocks : in all. n_todo : of them, that the work belongs to
+    progress : called with (rows done, rows in all) at the start and after each piece.
     Raises LockedError when another run took the store over, RunInterruptedError when this one was
-    asked to stop (after the blocks in hand), and what the workers raise.
+    asked to stop (after the pieces in hand), and what the workers raise.
     """
-    done = Done(blocks_skipped=n_blocks - len(work))
+    done = Done(blocks_skipped=n_blocks - n_todo)
     rows_done = n_rows - sum(len(w) for w in work)
     if progress is not None:
         progress(rows_done, n_rows)
     if not work:
         return done
     arguments = {"task": task, "guard": Guard.of(lock), "kind": type(work[0])}
+    pieces = {w.title: w for w in work}
     items = [w.to_item() for w in work]
     for result in engine.map_blocks(WorkActor, arguments, items, actors):
         receipt = json.loads(str(result["receipt"]))
@@ -432,13 +481,13 @@ def run_blocks(
         lock.check()
         if receipt.get("not_begun"):
             continue
-        done.add(receipt)
+        done.add(receipt, made(pieces[receipt["work"]], receipt))
         rows_done += int(receipt["rows"])
         if progress is not None:
             progress(rows_done, n_rows)
     if lock.stopping:
         raise RunInterruptedError(
-            f"the run was asked to stop with {done.blocks_done!r} of {len(work)!r} "
+            f"the run was asked to stop with {done.blocks_done!r} of {n_todo!r} "
             f"{work[0].UNITS} made: run the same command again to go on"
         )
     return done

@@ -299,6 +299,7 @@ class ActorsMeter:
             missing,
             self.lock,
             n_blocks=len(pieces),
+            n_todo=len(missing),
             n_rows=sum(map(len, pieces)),
             actors=self.actors,
             progress=progress,

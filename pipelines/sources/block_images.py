@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from generators.annotators.input_output import resized
-from pipelines.engine.blocks import BlockWork
+from pipelines.engine.blocks import BlockWork, StageWork
 from pipelines.sources.base import Source, read_checked
 from schemas.errors import InputError, is_out_of_memory
 from schemas.index import REMOVED
@@ -44,9 +44,9 @@ class View:
 
 @dataclass(frozen=True, eq=False)
 class Batch:
-    """Images of consecutive rows of a block.
+    """Images of consecutive rows of a block, or of a part of one.
 
-    start : offset of the first row in the block.
+    start : offset of the first row among the work's.
     views : view -> uint8 (batch_size, *size, 3); after ``count`` rows the last one is repeated.
     status, reason : uint8 (count,); rows that are not OK hold grey.
     """
@@ -64,7 +64,7 @@ class Batch:
 
     @property
     def rows(self) -> slice:
-        """Offsets of the rows in the block."""
+        """Offsets of the rows among the work's."""
         return slice(self.start, self.start + self.count)
 
 
@@ -73,9 +73,10 @@ class BlockImages:
 
     size : (height, width) in pixels of the generator's images, whose aspect ratio crops have.
 
-    A bad image is a reason in its row and nothing more. Batches begin at the block's first row
-    and have exactly ``batch_size`` images whatever they hold, so that a row's place in its batch,
-    and with it every bit of its result, depends on nothing but its place in the block.
+    A bad image is a reason in its row and nothing more. Batches begin at the block's first row (a
+    part has whole batches of it) and have exactly ``batch_size`` images whatever they hold, so that
+    a row's place in its batch, and with it every bit of its result, depends on nothing but its
+    place in the block.
     """
 
     def __init__(
@@ -92,16 +93,17 @@ class BlockImages:
         self.crop = crop
         self.max_pixels = max_pixels
         self._pool = ThreadPoolExecutor(max(1, threads), thread_name_prefix="decode")
+        self._failing: dict[bytes, bool] = {}
 
     def image(self, work: BlockWork, offset: int) -> tuple[NDArray[np.uint8] | None, Reason]:
         """The image of one row, uint8 (*size, 3), or why there is none."""
-        images, reason = self._look(work, offset, self.views)
+        images, reason = self._look(work.image_ids[offset], work.uris[offset], self.views)
         return (images[0] if images else None), reason
 
-    def _look(self, work: BlockWork, offset: int, views: Views) -> tuple[Images, Reason]:
+    def _look(self, image_id: str, uri: str, views: Views) -> tuple[Images, Reason]:
         """The views of one row's image, which is decoded once; none, and why not."""
         try:
-            data = read_checked(self.source, work.uris[offset], work.image_ids[offset])
+            data = read_checked(self.source, uri, image_id)
             image = cropped(decode(data, self.max_pixels), self.crop, self.size)
             return tuple(view.of(image) for view in views), Reason.NONE
         except Quarantine as e:
@@ -111,18 +113,21 @@ class BlockImages:
         except MemoryError:
             return (), Reason.OUT_OF_MEMORY
 
-    def still_failing(self, work: BlockWork, stage: str) -> bool:
-        """Whether all rows that the stage would try again still cannot be read, as before."""
-        retry = work.stages[stage].retry
-        if not retry:
+    def still_failing(self, work: StageWork) -> bool:
+        """Whether all rows that the stage would try again still cannot be read, as before. Asked
+        once for all parts of a block."""
+        if not work.retry:
             return False
-        now = self._pool.map(lambda offset: self.image(work, offset)[1], retry)
-        return all(found == before for found, before in zip(now, retry.values(), strict=True))
+        if work.fp not in self._failing:
+            now = self._pool.map(lambda row: self._look(row[0], row[1], self.views)[1], work.retry)
+            before = [reason for *_, reason in work.retry]
+            self._failing[work.fp] = all(a == b for a, b in zip(now, before, strict=True))
+        return self._failing[work.fp]
 
     def batches(
         self, work: BlockWork, batch_size: int, views: Views | None = None
     ) -> Iterator[Batch]:
-        """All rows of a block in batches, in order; by default at the given size."""
+        """All rows of the work in batches, in order; by default at the given size."""
         views = self.views if views is None else views
         starts = range(0, len(work), batch_size)
         ahead = self._submit(work, starts[0], batch_size, views) if starts else []
@@ -136,7 +141,9 @@ class BlockImages:
         self, work: BlockWork, start: int, batch_size: int, views: Views
     ) -> list[Future[tuple[Images, Reason]] | None]:
         return [
-            None if work.states[i] == REMOVED else self._pool.submit(self._look, work, i, views)
+            None
+            if work.states[i] == REMOVED
+            else self._pool.submit(self._look, work.image_ids[i], work.uris[i], views)
             for i in range(start, min(start + batch_size, len(work)))
         ]
 

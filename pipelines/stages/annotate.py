@@ -8,6 +8,7 @@ a worker reads a block's images once for all stages that need them.
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections.abc import Container, Iterator, Mapping, Sequence
@@ -27,9 +28,9 @@ from pipelines.engine.blocks import (
     BlockWork,
     Progress,
     counts_of,
-    run_blocks,
     use_threads,
 )
+from pipelines.engine.parts import PartFiles, SharedBlocks, Sharing, run_shared
 from pipelines.engine.writer_guard import Guard
 from pipelines.folder.store_identity import INVERT
 from pipelines.sources.base import Source
@@ -112,7 +113,8 @@ class _Sheet:
 
 
 class AnnotateWorker:
-    """Holds annotators (and generator); makes all stages of one block at a time."""
+    """Holds annotators (and generator); makes all stages of one block, or of a part of one, at a
+    time."""
 
     def __init__(self, task: AnnotateTask, guard: Guard) -> None:
         self.task, self.guard = task, guard
@@ -135,12 +137,15 @@ class AnnotateWorker:
                     f"{stage.card.fingerprint!r}: the file changed; start again"
                 )
         self.store = LatentStore.open(task.store_path, "r+")
+        self.files = PartFiles.beside(self.store.path)
         self.reader = BlockImages(task.source, task.size, task.crop, task.max_pixels, task.threads)
 
     def process(self, work: BlockWork) -> dict[str, Any]:
         """Make and commit the block's stages; see `pipelines.engine.blocks.Worker`."""
         stages = [s for s in self.task.stages if s.name in work.stages]
-        stages = [s for s in stages if s.render or not self.reader.still_failing(work, s.name)]
+        stages = [
+            s for s in stages if s.render or not self.reader.still_failing(work.stages[s.name])
+        ]
         shrunk, ok = False, 0
         failed: dict[str, list[Any]] = {}
         self._prove(work, stages)
@@ -151,19 +156,21 @@ class AnnotateWorker:
             for sheet in sheets:
                 name = sheet.stage.name
                 self.guard.check()
-                self.store.write_block(
+                self.files.write(
+                    self.store,
                     name,
-                    work.block,
+                    work,
+                    sheet.stage.batch_size,
                     {sheet.stage.array: sheet.values},
                     sheet.status,
                     sheet.reason,
-                    work.stages[name].fp,
                 )
                 ok += int((sheet.status == Status.OK).sum())
                 if sheet.failed:
                     row, text = min(sheet.failed.items())
                     failed[name] = [work.uris[row], text]
-        return {"ok": ok, "shrunk": shrunk, "unchanged": not stages, "failed": failed}
+        made = [stage.name for stage in stages]
+        return {"ok": ok, "shrunk": shrunk, "unchanged": not made, "stages": made, "failed": failed}
 
     def attempt(self, rows: int) -> None:
         """Draw a stored code and measure made-up images as often as that; see
@@ -211,15 +218,16 @@ class AnnotateWorker:
         return self.reader.batches(work, stages[0].batch_size, views)
 
     def _renders(self, work: BlockWork, batch_size: int) -> Iterator[Batch]:
-        """What the generator draws from the block's codes, batch by batch."""
+        """What the generator draws from the codes, batch by batch."""
         import torch
 
         from transforms.inversion.method import render
 
         flags_array = f"status/{INVERT}"
         _, status, reason = read_stage(self.store, flags_array, work.block, INVERT)
+        status, reason = status[work.rows], reason[work.rows]
         size, space = self.task.size, self.generator.facts.space(self.task.space)
-        first = self.store.block_slice(work.block).start
+        first = self.store.block_slice(work.block).start + work.first
         labels = None if work.labels is None else np.maximum(work.labels, 0)
         for start in range(0, len(work), batch_size):
             rows = slice(start, min(start + batch_size, len(work)))
@@ -415,10 +423,16 @@ def annotate(
             batch_size = chosen(engine, replace(task, stages=left_open), held, trial)
         settled = [replace(s, batch_size=s.batch_size or batch_size) for s in task.stages]
         task = replace(task, stages=tuple(settled))
-        done = run_blocks(
+        batch_sizes = {stage.name: stage.batch_size for stage in settled}
+        sharing = Sharing(actors or engine.actors, math.lcm(*batch_sizes.values()))
+        waiting = {
+            name: [work.stages[name] for work in plan.work if name in work.stages]
+            for name in batch_sizes
+        }
+        done = run_shared(
             engine,
             task,
-            todo,
+            SharedBlocks(store, todo, sharing, batch_sizes, waiting),
             held,
             n_blocks=plan.n_blocks,
             n_rows=plan.n_rows,

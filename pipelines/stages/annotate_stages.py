@@ -193,7 +193,7 @@ def plan_annotate(
             fps[stage.name].append(fp)
             state = states[stage.name]
             retry = frozenset({Reason.OUT_OF_MEMORY}) if stage.render else TRANSIENT
-            need = StageWork(fp) if state is None else state.needs(block, fp, retry)
+            need = StageWork(fp) if state is None else state.needs(block, fp, rows, retry)
             if need is not None:
                 needs[stage.name] = need
         if needs:

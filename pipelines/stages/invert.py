@@ -8,6 +8,7 @@ network or the method takes gradient steps also ``quality/lpips_star``, or of a 
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections.abc import Container, Sequence
@@ -28,9 +29,9 @@ from pipelines.engine.blocks import (
     StageState,
     StageWork,
     counts_of,
-    run_blocks,
     use_threads,
 )
+from pipelines.engine.parts import PartFiles, SharedBlocks, Sharing, run_shared
 from pipelines.engine.writer_guard import Guard
 from pipelines.folder.qualities import EDITABILITY
 from pipelines.folder.store_identity import INVERT, StoreIdentity, labels_of, method_of
@@ -48,7 +49,7 @@ from schemas.store.latent_store import LatentStore
 from schemas.store.layout import companion_path
 from schemas.store.lock import StoreLock
 from schemas.store.reasons import Reason, Status
-from schemas.store.sibling import GrowingBlocks, siblings_of
+from schemas.store.sibling import GrowingBlocks, sibling_block_rows, siblings_of
 from transforms.images.metrics import SSIM_WINDOW, mse, psnr_from_mse, ssim
 from transforms.images.preprocess import to_float, to_uint8
 from transforms.inversion.catalog import invert_batch, method_named
@@ -61,6 +62,9 @@ if TYPE_CHECKING:
 
 #: Raised whenever a code or a quality changes for the same inputs (a golden test notices).
 VERSION = 1
+#: Passes through a model that a part takes at most, but for a part of a single batch: what is lost
+#: when an actor dies, and how far apart two steps of the progress are.
+PART_PASSES = 1 << 15
 
 
 # ---------------------------------------------------------------------------------------------
@@ -140,12 +144,27 @@ def plan_invert(index: DatasetIndex, identity: StoreIdentity) -> InvertPlan:
     work = []
     for block, fp in enumerate(fps):
         there = state is not None and block < known and block not in waiting
-        needs = state.needs(block, fp) if state and there else StageWork(fp)
+        needs = state.needs(block, fp, rows) if state and there else StageWork(fp)
         if needs is not None:
             work.append(rows.work(block, {INVERT: needs}))
     notes = () if looked is None else looked.notes
     n_blocks, n_rows = probe.n_blocks, index.n_rows
     return InvertPlan(identity.path, identity.store_fp, n_blocks, n_rows, work, fps, notes)
+
+
+def sharing_of(identity: StoreIdentity, batch_size: int, actors: int) -> Sharing:
+    """How the stage's blocks are cut into parts.
+
+    batch_size : images at a time
+    """
+    at_once = batch_size
+    if identity.large:
+        at_once = math.lcm(batch_size, sibling_block_rows(identity.large, identity.block_rows))
+    most = identity.block_rows
+    if not identity.sampled:
+        passes = method_named(identity.spec.method).cost(identity.spec).passes
+        most = max(PART_PASSES // max(passes, 1), 1)
+    return Sharing(actors, at_once, most, probe=not identity.sampled)
 
 
 class _Outline(LatentStore):
@@ -186,7 +205,7 @@ class InvertTask:
 
 
 class InvertWorker:
-    """Holds generator and encoder; makes one block of the stage at a time."""
+    """Holds generator and encoder; makes one block of the stage, or a part of one, at a time."""
 
     def __init__(self, task: InvertTask, guard: Guard) -> None:
         import generators
@@ -230,6 +249,7 @@ class InvertWorker:
             )
         self.store = LatentStore.open(identity.path, "r+")
         self.beside = identity.beside(self.store)
+        self.files = PartFiles.beside(self.store.path)
         self.reader = BlockImages(
             task.source, self.generator.facts.size, spec.crop, spec.max_pixels, spec.threads
         )
@@ -237,7 +257,7 @@ class InvertWorker:
     def process(self, work: BlockWork) -> dict[str, Any]:
         """Invert a block and commit it; see `pipelines.engine.blocks.Worker`."""
         stage = work.stages[INVERT]
-        if self.reader.still_failing(work, INVERT):
+        if self.reader.still_failing(stage):
             return {"unchanged": True}
         n = len(work)
         arrays = {
@@ -247,7 +267,7 @@ class InvertWorker:
         status, reason = np.zeros(n, np.uint8), np.zeros(n, np.uint8)
         large = None
         if self.beside is not None:
-            large = GrowingBlocks(self.beside, self.store, work.block, stage.fp)
+            large = GrowingBlocks(self.beside, self.store, work.block, stage.fp, work.rows)
         shrunk = False
         for batch in self.reader.batches(work, self.task.batch_size):
             set_aside(work, batch)
@@ -279,8 +299,8 @@ class InvertWorker:
         self.guard.check()
         if large is not None:
             large.finish(status, reason)
-        self.store.write_block(INVERT, work.block, arrays, status, reason, stage.fp)
-        return {"ok": int((status == Status.OK).sum()), "shrunk": shrunk}
+        self.files.write(self.store, INVERT, work, self.task.batch_size, arrays, status, reason)
+        return {"ok": int((status == Status.OK).sum()), "shrunk": shrunk, "stages": [INVERT]}
 
     def attempt(self, rows: int) -> None:
         """Find codes of made-up images; see `pipelines.engine.batch_size.Attempting`."""
@@ -462,14 +482,19 @@ def invert(
                 InvertTask(source, placed, cuda), engine, held, actor_memory_mb, index.n_rows
             )
             task = InvertTask(source, placed, cuda, batch_size)
-        done = run_blocks(
+        rows_at_once = batch_size or sample.ROWS
+        actors = identity.spec.actors or engine.actors
+        sharing = sharing_of(identity, rows_at_once, actors)
+        waiting = {INVERT: [work.stages[INVERT] for work in plan.work]}
+        shared = SharedBlocks(store, todo, sharing, {INVERT: rows_at_once}, waiting)
+        done = run_shared(
             engine,
             task,
-            todo,
+            shared,
             held,
             n_blocks=plan.n_blocks,
             n_rows=plan.n_rows,
-            actors=identity.spec.actors,
+            actors=actors,
             progress=progress,
         )
         if todo:

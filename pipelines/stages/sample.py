@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipelines.engine.batches import in_batches
+from pipelines.engine.batches import MANY, in_batches
 from pipelines.engine.blocks import BlockWork, use_threads
+from pipelines.engine.parts import PartFiles
 from pipelines.engine.writer_guard import Guard
 from pipelines.folder.store_identity import INVERT, StoreIdentity
 from pipelines.sources.sampled import row_id, seed_of
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
 
 #: Raised whenever a code changes for the same inputs.
 VERSION = 1
+#: What a part of a block has a multiple of.
+ROWS = MANY
 
 
 @dataclass(frozen=True)
@@ -44,7 +47,7 @@ class SampleTask:
 
 
 class SampleWorker:
-    """Holds the generator; makes one block of the stage at a time."""
+    """Holds the generator; makes one block of the stage, or a part of one, at a time."""
 
     def __init__(self, task: SampleTask, guard: Guard) -> None:
         import generators
@@ -59,6 +62,7 @@ class SampleWorker:
                 f"{self.identity.facts.fingerprint!r}: the file changed during the run; start again"
             )
         self.store = LatentStore.open(self.identity.path, "r+")
+        self.files = PartFiles.beside(self.store.path)
 
     def process(self, work: BlockWork) -> dict[str, Any]:
         """Draw a block and commit it; see `pipelines.engine.blocks.Worker`."""
@@ -78,8 +82,8 @@ class SampleWorker:
         for values in arrays.values():
             values[status != Status.OK] = np.nan
         self.guard.check()
-        self.store.write_block(INVERT, work.block, arrays, status, reason, work.stages[INVERT].fp)
-        return {"ok": int((status == Status.OK).sum()), "shrunk": False}
+        self.files.write(self.store, INVERT, work, ROWS, arrays, status, reason)
+        return {"ok": int((status == Status.OK).sum()), "shrunk": False, "stages": [INVERT]}
 
 
 def _unfit(work: BlockWork, offset: int, seed: int) -> Reason:

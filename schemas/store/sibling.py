@@ -120,10 +120,12 @@ class SiblingStore(LatentStore):
         """The space whose codes or companions it holds."""
         return str(self.attrs["method"]["space"])
 
-    def blocks_of(self, parent: LatentStore, block: int) -> range:
-        """The blocks that lie in one of the parent's blocks."""
-        rows = parent.block_slice(block)
-        return range(rows.start // self.block_rows, -(-rows.stop // self.block_rows))
+    def blocks_of(self, parent: LatentStore, block: int, part: slice | None = None) -> range:
+        """The blocks that lie in one of the parent's blocks. part : in these rows of it"""
+        whole = parent.block_slice(block)
+        first, stop, _ = (part or slice(None)).indices(whole.stop - whole.start)
+        start = (whole.start + first) // self.block_rows
+        return range(start, -(-(whole.start + stop) // self.block_rows))
 
     # ---- fingerprints -----------------------------------------------------------------------
 
@@ -245,22 +247,30 @@ def companions_of(
 class GrowingBlocks:
     """The blocks of a sibling that lie in one block of its parent, written as rows are made.
 
+    rows : of the parent's block, where others make the rest of it; whole blocks of the sibling, but
+        for the last one
+
     No more is held than the blocks that are not complete yet. Each is committed with the
     fingerprint that the parent's block is going to have, and counts from when that is committed:
     write the parent's block last.
     """
 
     def __init__(
-        self, store: SiblingStore, parent: LatentStore, block: int, parent_commit: bytes
+        self,
+        store: SiblingStore,
+        parent: LatentStore,
+        block: int,
+        parent_commit: bytes,
+        rows: slice | None = None,
     ) -> None:
         self._store, self._commit = store, parent_commit
-        self._first = parent.block_slice(block).start
-        self._left = list(store.blocks_of(parent, block))
+        self._first = parent.block_slice(block).start + (0 if rows is None else rows.start)
+        self._left = list(store.blocks_of(parent, block, rows))
         self._held: dict[int, dict[str, np.ndarray]] = {}
 
     def put(self, arrays: Mapping[str, np.ndarray], rows: np.ndarray) -> None:
-        """Values of some rows, name -> (m, *row_shape). rows : (m,), counted from the first row of
-        the parent's block; of blocks that are not written yet."""
+        """Values of some rows, name -> (m, *row_shape). rows : (m,), counted from the first of its
+        own; of blocks that are not written yet."""
         rows = np.asarray(rows, np.int64) + self._first
         for block in np.unique(rows // self._store.block_rows).tolist():
             if block not in self._left:
@@ -276,7 +286,7 @@ class GrowingBlocks:
     def finish(self, status: np.ndarray, reason: np.ndarray) -> None:
         """Write every block whose rows are all decided.
 
-        status, reason : uint8 (m,), of the first m rows of the parent's block.
+        status, reason : uint8 (m,), of its first m rows.
         """
         while self._left:
             block = self._left[0]

@@ -47,6 +47,11 @@ class Cost:
     backward_passes: int = 0
     seconds: float | None = None
 
+    @property
+    def passes(self) -> int:
+        """Through any model."""
+        return self.encoder_passes + self.forward_passes + self.backward_passes
+
     def __str__(self) -> str:
         counted = (
             (self.encoder_passes, "through the encoder"),

@@ -47,7 +47,15 @@ def test_a_workers_error_keeps_its_words(tmp_path: Path, error, kind, text):
     work = BlockWork(7, ["a"], ["a.png"], ["active"], {})
     with StoreLock(tmp_path / "store") as lock, pytest.raises(LatentflowError, match=text) as told:
         run_blocks(
-            InProcess(), Fails(error), [work], lock, n_blocks=8, n_rows=1, actors=1, progress=None
+            InProcess(),
+            Fails(error),
+            [work],
+            lock,
+            n_blocks=8,
+            n_todo=1,
+            n_rows=1,
+            actors=1,
+            progress=None,
         )
     assert type(told.value) is kind
     if kind is LatentflowError:
