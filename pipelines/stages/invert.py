@@ -14,7 +14,7 @@ import time
 from collections.abc import Container, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -50,15 +50,12 @@ from schemas.store.layout import companion_path
 from schemas.store.lock import StoreLock
 from schemas.store.reasons import Reason, Status
 from schemas.store.sibling import GrowingBlocks, sibling_block_rows, siblings_of
-from transforms.images.metrics import SSIM_WINDOW, mse, psnr_from_mse, ssim
 from transforms.images.preprocess import to_float, to_uint8
 from transforms.inversion.catalog import invert_batch, method_named
+from transforms.inversion.compared import measure
 from transforms.inversion.editability import editability
 from transforms.inversion.method import STAGE as SEED_STAGE
 from transforms.inversion.method import Images, render, row_generator
-
-if TYPE_CHECKING:
-    from generators.perceptual import PerceptualDistance
 
 #: Raised whenever a code or a quality changes for the same inputs (a golden test notices).
 VERSION = 1
@@ -388,22 +385,6 @@ class Found:
     arrays: dict[str, NDArray[Any]]
     drawn: NDArray[np.uint8]
     finite: NDArray[np.bool_]
-
-
-def measure(
-    images: NDArray[np.uint8],
-    drawn: NDArray[np.uint8],
-    perceptual: PerceptualDistance | None = None,
-) -> dict[str, NDArray[np.floating]]:
-    """Qualities of drawn images against the originals, both uint8 (n, h, w, 3): name -> (n,).
-
-    SSIM is NaN for images smaller than its window.
-    """
-    error = mse(images, drawn)
-    small = min(images.shape[1:3]) < SSIM_WINDOW or not len(images)
-    similarity = np.full(len(images), np.nan) if small else ssim(images, drawn)
-    found = {"mse": error, "psnr": psnr_from_mse(error), "ssim": similarity}
-    return found if perceptual is None else {**found, perceptual.key: perceptual(images, drawn)}
 
 
 # ---------------------------------------------------------------------------------------------

@@ -12,7 +12,17 @@ METHODS: Catalog[InversionMethod] = Catalog(
     "inversion method",
     "transforms.inversion",
     GROUP,
-    apart=("catalog", "descent", "editability", "loss", "method", "passes", "pivot", "stored"),
+    apart=(
+        "catalog",
+        "compared",
+        "descent",
+        "editability",
+        "loss",
+        "method",
+        "passes",
+        "pivot",
+        "stored",
+    ),
     base=InversionMethod,
 )
 
