@@ -22,7 +22,7 @@ from pipelines.engine.loaded_once import LoadedOnce
 from pipelines.folder.store_identity import labels_of
 from schemas.fingerprint import digest
 from schemas.store.latent_store import LatentStore
-from transforms.inversion.stored import stored_code
+from transforms.inversion.stored import own_numbers, stored_code
 
 if TYPE_CHECKING:
     from generators.protocols import Code, Generator, ModelFacts
@@ -184,7 +184,10 @@ class Conversion:
             with torch.no_grad():
                 return model.convert(code, target, labels=labels, **drawn)
 
-        at_once = min(ROWS, fit) if drawn else ROWS
+        own = 0 if store is None else own_numbers(LatentStore.open(store), self.way[0])
+        if own:
+            fit = min(fit, rows_within(BATCH_BYTES, (own,)))
+        at_once = min(ROWS, fit) if drawn or own else ROWS
         many = at_once if drawn else max(at_once, min(MANY, fit))
         return in_batches(len(codes), convert, self.key, at_once, many)
 
@@ -209,7 +212,7 @@ def conversions(known: Known, store: LatentStore, wanted: Collection[str]) -> di
         needed, way = spaces.needs_labels(name), spaces.derived[name]
         labels = labels_of(spec.dataset, known.index, facts) if needed else None
         noise = spec.invert.noise_mode if spaces.recorded(name) else None
-        required = facts.spaces[way[0]].required
+        required = facts.spaces[way[0]].required or own_numbers(store, way[0])
         beside = store.path if noise is not None or required else None
         found[name] = Conversion(spec.generator, facts.fingerprint, way, labels, noise, beside)
     return found

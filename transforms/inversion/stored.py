@@ -6,14 +6,17 @@ here. Companions of one row may be tens of megabytes, so that rows are read when
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 
 from generators.protocols import Code, Space
+from generators.tuned import is_own
 from schemas.errors import StoreError
 from schemas.store.latent_store import LatentStore
+from schemas.store.layout import companion_path
 from schemas.store.sibling import companions_held, companions_of
 from transforms.accumulate.sources import codes_of
 
@@ -40,6 +43,14 @@ def companions_stored(store: LatentStore, space: Space) -> list[str]:
             "gives them, and run the specification again"
         )
     return held
+
+
+def own_numbers(store: LatentStore, space: str) -> int:
+    """Numbers a row of weights and feature maps of its own that a store holds with the codes of a
+    space (`generators.tuned`): what the codes are converted to depends on them, too."""
+    held = companions_held(store, STAGE, space)
+    paths = {companion_path(space, name): place for name, place in held.items() if is_own(name)}
+    return sum(math.prod(place.array(path).shape[1:]) for path, place in paths.items())
 
 
 def stored_code(

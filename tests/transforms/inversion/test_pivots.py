@@ -15,6 +15,7 @@ from torch import nn
 
 from generators.protocols import Code, ModelFacts, Space
 from generators.tuned import WEIGHTS, DrawsOwnParts, by_row, tunable, unpacked
+from pipelines.analyses.spaces import Conversion
 from pipelines.engine.blocks import InProcess
 from pipelines.stages.invert import invert
 from schemas.errors import UsageError
@@ -28,7 +29,7 @@ from transforms.images.preprocess import to_uint8
 from transforms.inversion.catalog import method_named
 from transforms.inversion.method import Images, render, row_generator
 from transforms.inversion.pivotal_tuning import tuned
-from transforms.inversion.stored import stored_code
+from transforms.inversion.stored import own_numbers, stored_code
 
 
 class TestPivotalTuning(InversionSuite):
@@ -172,6 +173,14 @@ def test_weights_too_large_for_the_store_survive_a_kill(
     generator = adapter()
     code = stored_code(store, generator.facts.space("w_plus"), rows)
     assert bool(code.companions[WEIGHTS].any(dim=1).all())
+    # analyses of another space see each row's own weights, too
+    assert own_numbers(store, "w_plus") == code.companions[WEIGHTS].shape[1]
+    way = ("w_plus", "s")
+    change = Conversion(setting.generator, generator.facts.fingerprint, way, store=store.path)
+    converted = change(code.main.numpy(), rows)
+    assert np.array_equal(converted, generator.convert(code, "s").main.numpy())
+    bare = generator.convert(Code("w_plus", code.main), "s").main.numpy()
+    assert (converted != bare).any(axis=1).all()
     measured = mse(drawn(9, seed=1)[rows], to_uint8(render(generator, code).numpy()))
     stored = np.asarray(store.array("quality/mse")[:])[rows]
     np.testing.assert_allclose(measured, stored, rtol=1e-5)
