@@ -34,14 +34,14 @@ from transforms.inversion.stored import own_numbers, stored_code
 
 class TestPivotalTuning(InversionSuite):
     method = "pivotal_tuning"
-    settings = {"steps": 3, "pivot": {"method": "hybrid", "steps": 4}, "perceptual_weight": 0.0}
+    settings = {"steps": 2, "pivot": {"method": "hybrid", "steps": 2}, "perceptual_weight": 0.0}
     quick = {"steps": 1, "pivot": "encoder"}
-    others = {"pivot": {"method": "hybrid", "steps": 5}, "space": "w"}
+    others = {"pivot": {"method": "hybrid", "steps": 3}, "space": "w"}
 
 
 class TestFeatureStyle(InversionSuite):
     method = "feature_style"
-    settings = {"steps": 4, "pivot": {"method": "hybrid", "steps": 4}, "perceptual_weight": 0.0}
+    settings = {"steps": 2, "pivot": {"method": "hybrid", "steps": 2}, "perceptual_weight": 0.0}
     quick = {"steps": 1, "pivot": "encoder"}
     others = {"pivot": "encoder", "layer": "b16.conv1", "space": "w"}
 
