@@ -209,8 +209,8 @@ class InversionSuite:
         if get_origin(field.annotation) is Literal:
             return choices[0]
         assert MODEL_FILE not in field.metadata, f"name another file for {key!r} under 'others'"
-        if isinstance(value, bool):
-            return not value
+        if isinstance(value, bool) or bool in get_args(field.annotation):
+            return not value if value is not None else False
         assert value is None or isinstance(value, int | float), f"give {key!r} under 'others'"
         return 2 if value is None else value + 1
 

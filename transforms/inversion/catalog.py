@@ -21,6 +21,7 @@ METHODS: Catalog[InversionMethod] = Catalog(
         "method",
         "passes",
         "pivot",
+        "steps",
         "stored",
     ),
     base=InversionMethod,

@@ -1,33 +1,31 @@
 """Inversion by gradient steps from the encoder's code.
 
-See `transforms.inversion.descent`; the learning rate is ramped down only, and the code gets no
-noise.
+See `transforms.inversion.descent`; Adam begins at its full rate, and adds no noise to the code.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from generators.protocols import Code, ModelFacts
 from schemas.sections.inversion.hybrid import HybridSpec
 from transforms.inversion.encoder import encoded, encoded_spaces
-from transforms.inversion.method import DESCENT, Cost, Images, InversionMethod, Inverted
+from transforms.inversion.method import Cost, DescentMethod, Images, Inverted
 
 
-class HybridInversion(InversionMethod):
-    """Adam from the encoder's code, without noise."""
+class HybridInversion(DescentMethod):
+    """Steps from the encoder's code."""
 
     section = HybridSpec
+    version = 2  # L-BFGS instead of Adam
 
     def spaces(self, facts: ModelFacts) -> Sequence[str]:
         return encoded_spaces(facts)
 
-    def qualities(self, settings: Any) -> Sequence[str]:
-        return DESCENT
-
     def cost(self, settings: Any) -> Cost:
-        return Cost(1, forward_passes=settings.steps + 1, backward_passes=settings.steps)
+        return replace(super().cost(settings), encoder_passes=1)
 
     def invert(self, images: Images) -> Inverted:
         from transforms.inversion.descent import descend

@@ -12,19 +12,20 @@ the mean over all coordinates, Adam, the gradient through generator and encoder.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from generators.protocols import Code, ModelFacts
 from schemas.errors import UsageError
 from schemas.sections.inversion.in_domain import InDomainSpec
 from transforms.inversion.encoder import encode, encoded, encoded_spaces
-from transforms.inversion.method import DESCENT, Cost, Images, InversionMethod, Inverted
+from transforms.inversion.method import Cost, DescentMethod, Images, Inverted
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
-class InDomainInversion(InversionMethod):
+class InDomainInversion(DescentMethod):
     """Adam from the encoder's code, with the distance to what the encoder makes of the drawing."""
 
     section = InDomainSpec
@@ -32,11 +33,9 @@ class InDomainInversion(InversionMethod):
     def spaces(self, facts: ModelFacts) -> Sequence[str]:
         return encoded_spaces(facts)
 
-    def qualities(self, settings: Any) -> Sequence[str]:
-        return DESCENT
-
     def cost(self, settings: Any) -> Cost:
-        return Cost(settings.steps + 2, settings.steps + 1, settings.steps)
+        steps = super().cost(settings)
+        return replace(steps, encoder_passes=1 + settings.starts * (settings.steps + 1))
 
     def invert(self, images: Images) -> Inverted:
         from transforms.inversion.descent import descend

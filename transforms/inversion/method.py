@@ -19,7 +19,7 @@ import numpy as np
 
 from generators.labelled import Labelled
 from generators.protocols import Code, Encoder, Generator, Labels, ModelFacts
-from schemas.errors import PluginError
+from schemas.errors import PluginError, UsageError
 from schemas.sections.invert import InvertSpec
 
 if TYPE_CHECKING:
@@ -29,6 +29,10 @@ if TYPE_CHECKING:
 
 #: Number of this stage in the seeds of its rows; other stages use other numbers.
 STAGE = 1
+#: What the names of companions begin with that are noise images.
+NOISE_IMAGES = "noise/"
+#: Codes of the prior of which each further start of a descent is the best.
+CANDIDATES = 8
 #: `InversionMethod.qualities` of methods that descend (`transforms.inversion.descent`).
 DESCENT = ("loss_start", "loss_end", "steps")
 
@@ -92,17 +96,18 @@ class Images:
         """Class numbers of the rows, int64 (n,), where they have any."""
         return self.generator.labels if isinstance(self.generator, Labelled) else None
 
-    def __getitem__(self, rows: slice) -> Images:
+    def __getitem__(self, rows: slice | Sequence[int]) -> Images:
         """Some of the rows, with all that belongs to them."""
         generator = self.generator
         if isinstance(generator, Labelled):
             generator = Labelled(generator.generator, generator.labels[rows])
+        at = range(len(self))[rows] if isinstance(rows, slice) else rows
         return replace(
             self,
             pixels=self.pixels[rows],
             generator=generator,
-            rngs=self.rngs[rows],
-            entries=self.entries[rows],
+            rngs=[self.rngs[i] for i in at] if self.rngs else (),
+            entries=[self.entries[i] for i in at] if self.entries else (),
         )
 
     def repeats(self, row: int) -> bool:
@@ -185,6 +190,35 @@ class InversionMethod(ABC):
         A row's result must depend on its image, its random numbers and the settings alone: not on
         the rows beside it. Batches are padded by repeating a row.
         """
+
+
+class DescentMethod(InversionMethod):
+    """A method that takes gradient steps by `transforms.inversion.descent`; its section is an
+    `OptimiseSpec`."""
+
+    def qualities(self, settings: Any) -> Sequence[str]:
+        return DESCENT
+
+    def companions(self, settings: Any, facts: ModelFacts) -> Sequence[str]:
+        """The noise images, where they are moved. Raises UsageError where there are none."""
+        if not settings.moves_noise:
+            return ()
+        names = [n for n in facts.space(settings.space).companions if n.startswith(NOISE_IMAGES)]
+        if settings.noise_images and not names:
+            raise UsageError(
+                f"'invert.noise_images' is true, and codes of {settings.space!r} of this "
+                f"{facts.family} generator come with no noise images: leave it out, or choose one "
+                "of 'w', 'w_plus' and 's' of a generator with noise inputs"
+            )
+        return names
+
+    def cost(self, settings: Any) -> Cost:
+        """Of the steps alone."""
+        further = settings.starts - 1
+        drawings = settings.starts * (settings.steps + 1) + further * CANDIDATES
+        if settings.needs.random:
+            drawings += settings.starts  # what the start draws without noise
+        return Cost(0, drawings, settings.starts * settings.steps)
 
 
 def companion_shapes(

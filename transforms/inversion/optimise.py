@@ -6,27 +6,21 @@ See `transforms.inversion.descent`.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from generators.protocols import Code, ModelFacts
 from schemas.sections.inversion.optimise import OptimiseSpec
-from transforms.inversion.method import DESCENT, Cost, Images, InversionMethod, Inverted
+from transforms.inversion.method import DescentMethod, Images, Inverted
 
 
-class Optimisation(InversionMethod):
-    """Steps from the mean code, with noise on the code."""
+class Optimisation(DescentMethod):
+    """Steps from the mean code."""
 
     section = OptimiseSpec
+    version = 2  # L-BFGS instead of Adam
 
     def spaces(self, facts: ModelFacts) -> Sequence[str]:
         drawable = super().spaces(facts)
         return tuple(name for name in drawable if facts.space(name).prior != "none")
-
-    def qualities(self, settings: Any) -> Sequence[str]:
-        return DESCENT
-
-    def cost(self, settings: Any) -> Cost:
-        return Cost(forward_passes=settings.steps + 2, backward_passes=settings.steps)
 
     def invert(self, images: Images) -> Inverted:
         import torch

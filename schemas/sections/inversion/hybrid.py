@@ -11,7 +11,8 @@ class HybridSpec(OptimiseSpec):
 
     @property
     def needs(self) -> Needs:
-        return Needs(encoder=True, gradients=True)
+        random = self.schedule == "projector" or self.moves_noise or self.starts > 1
+        return Needs(encoder=True, gradients=True, random=random)
 
 
 PLUGIN = HybridSpec

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+from typing import Annotated, Literal
+
 from pydantic import Field
 
 from schemas.sections.inversion.hybrid import HybridSpec
+from schemas.sections.invert import WHEN_SET
 from schemas.sections.types import Number
 
 
 class InDomainSpec(HybridSpec):
     """Gradient steps from the encoder's code that stay where the encoder finds them again."""
 
+    schedule: Annotated[Literal["quasi_newton", "adam", "projector"], WHEN_SET] = Field(
+        default="adam", description="How steps are taken: see method 'optimise'."
+    )
     learning_rate: Number = Field(
         default=0.01, gt=0, description="Step size of the optimiser (Adam)."
     )

@@ -1,0 +1,1 @@
+"""What gradient steps are made of."""
