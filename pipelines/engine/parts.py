@@ -20,6 +20,7 @@ from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
+from rich.filesize import decimal
 
 from pipelines.engine.blocks import (
     BlockEngine,
@@ -101,6 +102,35 @@ def _gaps(work: BlockWork, held: Sequence[slice] | None) -> Iterator[slice]:
         if start < rows.start:
             yield slice(start, rows.start)
         start = rows.stop
+
+
+@dataclass(frozen=True)
+class Probe:
+    """What the first batch of a run took, and what the rest will by that.
+
+    rows, seconds : of the batch. left : rows in all, with it
+    actors : that have work. row_bytes : stored of a row
+    """
+
+    rows: int
+    seconds: float
+    left: int
+    actors: int
+    row_bytes: int
+
+    @property
+    def total_s(self) -> float:
+        """Of all rows, on all actors."""
+        return self.left * self.seconds / self.rows / self.actors
+
+    def __str__(self) -> str:
+        each, many = self.seconds / self.rows, "s" if self.actors > 1 else ""
+        took = f"{each:.2g} s" if each >= 1 else f"{1000 * each:.2g} ms"
+        return (
+            f"{took} an image in a batch of {self.rows}: about {self.total_s / 60:.1f} min for "
+            f"{self.left} images on {self.actors} actor{many}, about "
+            f"{decimal(self.left * self.row_bytes)} before compression"
+        )
 
 
 # ---------------------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ from typing import Any
 import dagster as dg
 import numpy as np
 
-from pipelines.engine.blocks import counts_of
+from pipelines.engine.stage_state import counts_of
 from pipelines.folder.run_folder import RunFolder
 from pipelines.runs.run import RunResult
 from schemas.spec import RunSpec

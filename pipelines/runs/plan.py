@@ -47,7 +47,7 @@ from pipelines.sources.open import run_source
 from pipelines.stages.annotate import annotate_inputs, plan_annotate, stages_of
 from pipelines.stages.index import update_index
 from pipelines.stages.index_report import LISTED
-from pipelines.stages.invert import InvertPlan, invert_inputs, plan_invert
+from pipelines.stages.invert_plan import InvertPlan, actors_busy, invert_inputs, plan_invert
 from schemas.atomic import read_json
 from schemas.directions.direction_set import DirectionSet
 from schemas.errors import StoreError
@@ -204,15 +204,15 @@ class _Plan:
                 rows * sum(array.row_bytes for array in (*identity.arrays, *identity.large))
             )
             time = _time(rows, self.rates.get("invert"), "the last run's rate")
-            notes = []
             if identity.sampled:
-                notes.append("each row: a draw from the prior; no picture is drawn of it")
+                notes = ["each row: a draw from the prior; no picture is drawn of it"]
             else:
                 cost = method_named(spec.invert.method).cost(spec.invert)
                 time = time or _time(rows, cost.seconds, "the rate that the method gives")
                 measuring = "1 pass through the generator to measure the result"
-                notes.append(f"each image: {cost}; then {measuring}")
+                notes = [f"each image: {cost}; then {measuring}"]
                 notes += _auto(spec, spec.invert.batch_size)
+                notes += actors_busy(identity, spec.invert_actors, wanted)
             stage.notes += [f"{rows} rows, about {size} before compression{time}", *notes]
         return stage
 

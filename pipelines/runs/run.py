@@ -45,11 +45,7 @@ from pipelines.stages.index import build_index
 from pipelines.stages.index_report import LISTED
 from schemas.atomic import read_json
 from schemas.directions.direction_set import DirectionSet
-from schemas.errors import (
-    LockedError,
-    RunInterruptedError,
-    UsageError,
-)
+from schemas.errors import LockedError, RunInterruptedError, UsageError
 from schemas.fingerprint import ContentHashCache, digest
 from schemas.index import DatasetIndex
 from schemas.spec import RunSpec
@@ -65,8 +61,7 @@ DRAINED = ("invert", "annotate", "evaluate")
 STATISTICS = "statistics"
 SHOWN_FACTS = (
     "seconds", "skipped", "left_out", "blocks_read", "blocks_saved", "passes", "passes_saved",
-    "limited",
-    "without_direction",
+    "limited", "without_direction",
 )  # fmt: skip
 
 
@@ -165,6 +160,10 @@ class Run:
         if self._store is None:
             self._store = LatentStore.open(self.identity.path)
         return self._store
+
+    def say(self, line: str) -> None:
+        """One line for the user."""
+        self.console.print(line, markup=False, highlight=False, soft_wrap=True)
 
     def written(self) -> None:
         """The store has changed."""
@@ -288,7 +287,7 @@ def _timed(state: Run, name: str, stage: Callable[[Run, Any], dict[str, Any]]) -
     done = f"{record['rows']} rows" if record["rows"] else "done"
     what = "up to date" if record["skipped"] else done
     for line in (f"{name}: {what}, {seconds:.1f} s", *(f"  {line}" for line in told)):
-        state.console.print(line, markup=False, highlight=False, soft_wrap=True)
+        state.say(line)
 
 
 # ---------------------------------------------------------------------------------------------
@@ -310,7 +309,7 @@ def _index(state: Run, progress: Any) -> dict[str, Any]:
     write_noted(state.out, "index_report.json", report.to_dict(limit=LISTED))
     state._index = index
     for line in report.lines():
-        state.console.print(line, markup=False, highlight=False, soft_wrap=True)
+        state.say(line)
     state.facts["damaged"] = len(report.damaged)
     rows = rows_fp(index)  # a moved file changes where a row lies, and nothing that is computed
     changed = read_lineage(state.out).get("index") != rows
@@ -332,7 +331,7 @@ def _check_specification(state: Run, identity: StoreIdentity) -> None:
     """
     spec, spaces = state.spec, held_spaces(state.spec, identity)
     for note in check_run(spec, state.index, spaces, state.trust, identity.facts):
-        state.console.print(f"note: {note}", markup=False, highlight=False, soft_wrap=True)
+        state.say(f"note: {note}")
     state._identity = identity
     state.spec = spec.model_copy(update={"invert": identity.spec})
 
@@ -354,6 +353,7 @@ def _invert(state: Run, progress: Any) -> dict[str, Any]:
         lock=state.lock,
         blocks=state.blocks,
         actor_memory_mb=spec.ray.actor_memory_mb,
+        tell=lambda probe: state.say(f"invert: {probe}"),
     )
     state.written()
     state.facts["counts"] = result.counts

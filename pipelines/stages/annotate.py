@@ -27,10 +27,10 @@ from pipelines.engine.blocks import (
     BlockEngine,
     BlockWork,
     Progress,
-    counts_of,
     use_threads,
 )
 from pipelines.engine.parts import PartFiles, SharedBlocks, Sharing, run_shared
+from pipelines.engine.stage_state import counts_of
 from pipelines.engine.writer_guard import Guard
 from pipelines.folder.store_identity import INVERT
 from pipelines.sources.base import Source

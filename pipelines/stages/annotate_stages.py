@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from generators.annotators.card import AnnotatorCard, read_card
 from generators.annotators.kinds.catalog import KINDS
 from generators.annotators.load import check_trust
-from pipelines.engine.blocks import BlockWork, Rows, StageState, StageWork
+from pipelines.engine.blocks import BlockWork, Rows, StageWork
+from pipelines.engine.stage_state import StageState
 from pipelines.folder.store_identity import INVERT
 from pipelines.sources.block_images import View
 from schemas.fingerprint import digest

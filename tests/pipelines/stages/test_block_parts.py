@@ -7,15 +7,14 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 from inversion_fixture import annotator, make, tree
 
 from pipelines.engine.blocks import InProcess
-from pipelines.engine.parts import PartFiles, Sharing
-from pipelines.stages import invert as stage
+from pipelines.engine.parts import PartFiles, Probe, Sharing
 from pipelines.stages.annotate import annotate
 from pipelines.stages.invert import InvertWorker, invert, plan_invert
+from pipelines.stages.invert_plan import actors_busy, sharing_of
 from schemas.errors import LatentflowError, RunInterruptedError
 from schemas.spec_models import AnnotateSpec
 from schemas.store import sibling
@@ -193,11 +192,34 @@ def test_annotations_are_shared_out_too(setting, whole, tmp_path):
 
 
 def test_how_methods_are_shared_out(setting, tmp_path):
-    def parts(n: int, actors: int, **spec):
+    def sharing(**spec):
         identity = setting.identity(tmp_path, block_rows=1024, batch_size=32, **spec)
-        return stage.sharing_of(identity, 32, actors)
+        return sharing_of(identity, 32, 8)
 
-    assert parts(1000, 8).most > 8192
-    costly = parts(1000, 8, method="optimise", steps=1000)
+    assert sharing().most > 8192
+    costly = sharing(method="optimise", steps=1000)
     assert costly.most < 32 and costly.at_once == 32
-    assert np.isfinite(costly.most)
+
+
+def test_plan_tells_how_many_actors_have_work(setting, tmp_path):
+    for batch_size, told in ((8, "15 parts of at most 8 rows: 8 of 8"), (64, "2 parts of")):
+        identity = setting.identity(tmp_path, batch_size=batch_size)
+        (line,) = actors_busy(identity, 8, plan_invert(setting.index, identity))
+        assert line.startswith(told) and ("a smaller" in line) == (batch_size == 64)
+    assert not actors_busy(setting.identity(tmp_path, batch_size="auto"), 8,
+                           plan_invert(setting.index, identity))  # fmt: skip
+
+
+def test_the_cost_is_told_after_the_first_batch(setting, tmp_path):
+    told, done = [], []
+    identity = setting.identity(tmp_path, batch_size=8)
+    given = {"progress": lambda n, total: done.append(n), "engine": InProcess(actors=3)}
+    invert(setting.index, setting.source, identity, tell=lambda p: told.append((p, len(done))),
+           **given)  # fmt: skip
+    ((probe, at),) = told
+    assert (probe.rows, probe.left, probe.actors, at) == (8, 120, 3, 1)
+    assert probe.total_s == pytest.approx(probe.seconds * 5)
+    words = str(Probe(8, 0.4, 3000, 2, 1000))
+    assert words == ("50 ms an image in a batch of 8: about 1.2 min for 3000 images on 2 actors, "
+                     "about 3.0 MB before compression")  # fmt: skip
+    assert str(Probe(2, 25.0, 4, 1, 1000)).startswith("12 s an image")
