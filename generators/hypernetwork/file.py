@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from generators.encoders.psp.reader import backbone_of, size_of, stages_of
-from generators.encoders.psp.training_file import training_file
+from generators.encoders.psp.training_file import shape_of, sizes_of, training_file
 from generators.file_kinds import missing, said_of
 from generators.model_file import contents_of
 from generators.unpickle.find_network import array_of
@@ -50,8 +50,7 @@ class HypernetworkFile:
 
     def shape(self, name: str) -> tuple[int, ...]:
         """Shape of a tensor; () of one that is not there."""
-        found = self.state.get(name)
-        return () if found is None else tuple(getattr(found, "shape", getattr(found, "size", ())))
+        return sizes_of(self.state.get(name))
 
     def tensors(self) -> dict[str, np.ndarray]:
         """Its tensors, read, float32."""
@@ -115,14 +114,13 @@ def _read(contents: Any) -> HypernetworkFile:
             "'hypernet.refinement_blocks.0.convs.0.weight': name its file under "
             "'invert.hypernetwork', and the encoder into w under 'encoder'"
         )
-    body = {n: v for n, v in state.items() if n == "conv1.weight" or n.startswith("body.")}
-    read = {n: array_of(v, n) for n, v in body.items() if n.endswith("conv1.weight")}
-    if read["conv1.weight"].ndim != 4 or read["conv1.weight"].shape[1] != 6:
+    first = shape_of(state, "conv1.weight", 4)
+    if first[1] != 6:
         raise CheckpointError(
-            f"the hypernetwork's first weight has shape {read['conv1.weight'].shape!r}, expected 6 "
-            "channels: picture and drawing"
+            f"the hypernetwork's first weight has shape {first!r}, expected 6 channels: picture "
+            "and drawing"
         )
-    channels, units, _ = stages_of(read, "resnet")
+    channels, units, _ = stages_of(state, "resnet")
     assumed: dict[str, str] = {}
     size = size_of(file, assumed)
     layers = {number: layer_name(number) for number in numbers}

@@ -3,6 +3,7 @@ writes them; channels are an eighth of its own."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -16,36 +17,41 @@ WIDTH, INNER_SHARED, INNER = 64, 16, 32
 LAYERS = (0, 2, 3, 4, 14)
 
 
-def shapes_of(separable: bool = False, layers: tuple[int, ...] = LAYERS) -> dict[str, Any]:
-    """Shapes of the tensors of a hypernetwork by name."""
-    backbone = PspConfig(**{**NARROW.__dict__, "in_channels": 6, "backbone": "resnet",
-                            "units": (3, 4, 6, 3), "squeeze": 0})  # fmt: skip
+BACKBONE = replace(NARROW, in_channels=6, backbone="resnet", units=(3, 4, 6, 3), squeeze=0)
+#: One for a generator that is 8 wide throughout, without the inner widths of the program.
+TINY = replace(BACKBONE, units=(1, 1, 1, 1), channels=(2, 2, 4, 6, 8))
+
+
+def shapes_of(
+    separable: bool, layers: tuple[int, ...], backbone: PspConfig, width: int
+) -> dict[str, Any]:
+    """Shapes of the tensors of a hypernetwork by name. width : of the generator, and of codes."""
     whole = backbone.tensor_shapes()
     shapes = {k: v for k, v in whole.items() if k.startswith(("conv1", "bn1", "relu", "body"))}
     shapes |= {
-        "shared_weight_hypernet.w1": (WIDTH, WIDTH * 9),
-        "shared_weight_hypernet.b1": (WIDTH * 9,),
-        "shared_weight_hypernet.w2": (WIDTH, WIDTH * WIDTH),
-        "shared_weight_hypernet.b2": (WIDTH * WIDTH,),
+        "shared_weight_hypernet.w1": (width, width * 9),
+        "shared_weight_hypernet.b1": (width * 9,),
+        "shared_weight_hypernet.w2": (width, width * width),
+        "shared_weight_hypernet.b2": (width * width,),
     }
     for k in layers:
         at, rgb, shares = f"refinement_blocks.{k}", k % 3 == 1, k < 13 and k % 3 != 1
         inner = INNER_SHARED if shares else INNER
         convs = 5 if shares else 4 if rgb or separable else 3
-        widths = [WIDTH, *[inner] * (convs - 1), WIDTH]
+        widths = [backbone.channels[-1], *[inner] * (convs - 1), width]
         for i in range(convs):
             shapes[f"{at}.convs.{2 * i}.weight"] = (widths[i + 1], widths[i], 3, 3)
             shapes[f"{at}.convs.{2 * i}.bias"] = (widths[i + 1],)
         if shares:
-            shapes |= _linear(f"{at}.linear", WIDTH, WIDTH)
+            shapes |= _linear(f"{at}.linear", width, width)
         elif rgb:
-            shapes |= _linear(f"{at}.output.0", 3 * WIDTH, WIDTH, 1, 1)
+            shapes |= _linear(f"{at}.output.0", 3 * width, width, 1, 1)
         elif separable:
-            for part, taken in (("in", WIDTH), ("out", INNER)):
-                shapes |= _linear(f"{at}.output.0.make_kernel_{part}", 9 * taken, WIDTH)
+            for part, taken in (("in", width), ("out", INNER)):
+                shapes |= _linear(f"{at}.output.0.make_kernel_{part}", 9 * taken, width)
                 shapes |= _linear(f"{at}.output.0.kernel_linear_{part}", taken, taken)
         else:
-            shapes |= _linear(f"{at}.output.1", WIDTH * INNER, WIDTH, 1, 1)
+            shapes |= _linear(f"{at}.output.1", width * INNER, width, 1, 1)
     return shapes
 
 
@@ -62,10 +68,15 @@ class _Shapes:
 
 
 def hyper_tensors(
-    separable: bool = False, layers: tuple[int, ...] = LAYERS
+    separable: bool = False,
+    layers: tuple[int, ...] = LAYERS,
+    backbone: PspConfig = BACKBONE,
+    width: int = WIDTH,
+    seed: int = 0,
 ) -> dict[str, np.ndarray]:
     """Random tensors of a hypernetwork by name."""
-    found = filled(_Shapes(shapes_of(separable, layers)))  # type: ignore[arg-type]
+    shapes = shapes_of(separable, layers, backbone, width)
+    found = filled(_Shapes(shapes), seed)  # type: ignore[arg-type]
     del found["latent_avg"]
     for name in ("w1", "w2"):
         found[f"shared_weight_hypernet.{name}"] /= 8

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from generators.hypernetwork.file import read_hypernetwork
+from generators.hypernetwork.file import HypernetworkFile, read_hypernetwork
 from generators.protocols import Code, ModelFacts
 from generators.tuned import WEIGHTS, length, packed
 from schemas.errors import UsageError
@@ -24,6 +24,10 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from generators.hypernetwork.network import Hypernetwork
+
+
+#: Bytes of weights of the rows that are found at once; of 1024 px a row's are about 120 MB.
+AT_ONCE = 1 << 27
 
 
 class Hyperstyle(InversionMethod):
@@ -38,7 +42,7 @@ class Hyperstyle(InversionMethod):
         """The weights, in the full form. Raises UsageError without a hypernetwork, CheckpointError
         for one of another generator."""
         own = _own(facts, settings.space)
-        read_hypernetwork(_path(settings)).check(own, _path(settings))
+        _file(_path(settings), _stamp(settings)).check(own, _path(settings))
         return {WEIGHTS: (length(own),)}
 
     def cost(self, settings: Any) -> Cost:
@@ -57,19 +61,18 @@ class Hyperstyle(InversionMethod):
         network = _network(_path(settings), _stamp(settings), _Own(_own(facts, settings.space)))
         network.to(images.pixels.device)
         codes = Code(settings.space, encoded(images))
-        rows = [  # one by one: what changes in a row may be a hundred megabytes
-            _row(images[row : row + 1], codes[row : row + 1], network) for row in range(len(codes))
-        ]
-        weights = torch.cat([weights for weights, _, _ in rows])
-        start, end = (torch.cat([row[k] for row in rows]) for k in (1, 2))
+        many = max(1, AT_ONCE // (4 * self.companions(settings, facts)[WEIGHTS][0]))
+        parts = [slice(first, first + many) for first in range(0, len(codes), many)]
+        found = [_found(images[part], codes[part], network) for part in parts]
+        weights, start, end = (torch.cat([part[k] for part in found]) for k in range(3))
         return Inverted(
             Code(codes.space, codes.main, {WEIGHTS: weights}),
             {"loss_start": start, "loss_end": end, "steps": torch.full_like(end, settings.passes)},
         )
 
 
-def _row(images: Images, code: Code, network: Hypernetwork) -> tuple[Tensor, Tensor, Tensor]:
-    """Weights of one row, (1, length), and the errors at the start and at the end, (1,)."""
+def _found(images: Images, code: Code, network: Hypernetwork) -> tuple[Tensor, Tensor, Tensor]:
+    """Weights of some rows, (n, length), and the errors at the start and at the end, (n,)."""
     import torch
 
     generator, noise = images.generator, images.settings.noise_mode
@@ -120,7 +123,10 @@ def _path(settings: Any) -> str:
 
 def _stamp(settings: Any) -> tuple[int, int]:
     """What changes when the file does."""
-    told = Path(_path(settings)).stat()
+    path = Path(_path(settings))
+    if not path.is_file():
+        return 0, 0  # told by the reader
+    told = path.stat()
     return told.st_mtime_ns, told.st_size
 
 
@@ -135,7 +141,12 @@ class _Own(dict[str, tuple[int, ...]]):
 def _network(path: str, stamp: tuple[int, int], own: _Own) -> Hypernetwork:
     from generators.hypernetwork.network import built
 
-    return built(read_hypernetwork(path), own, path)
+    return built(_file(path, stamp), own, path)
+
+
+@functools.lru_cache(maxsize=1)
+def _file(path: str, stamp: tuple[int, int]) -> HypernetworkFile:
+    return read_hypernetwork(path)
 
 
 PLUGIN = Hyperstyle()

@@ -143,7 +143,7 @@ def _head(tensors: Mapping[str, np.ndarray], file: TrainingFile) -> tuple[str, b
 
 
 def stages_of(
-    tensors: Mapping[str, np.ndarray], backbone: str
+    tensors: Mapping[str, Any], backbone: str
 ) -> tuple[tuple[int, ...], tuple[int, ...], int]:
     """Channels of the first convolution and of every stage, units of every stage, and by what
     squeeze and excitation divides; a stage begins where the channels change."""

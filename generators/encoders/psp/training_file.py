@@ -15,6 +15,7 @@ import numpy as np
 
 from generators.unpickle.find_network import array_of
 from generators.unpickle.interpreter import Inert
+from generators.unpickle.torch_files import TensorRecord
 from schemas.errors import CheckpointError
 
 _CONVOLUTION = re.compile(r"convs\.(\d{1,2})\.conv\.weight")
@@ -113,10 +114,17 @@ def _mapping(value: Any) -> Mapping[Any, Any] | None:
     return value if isinstance(value, dict) else None
 
 
-def shape_of(tensors: Mapping[str, np.ndarray], name: str, ndim: int) -> tuple[int, ...]:
+def sizes_of(value: Any) -> tuple[int, ...]:
+    """Shape of a tensor in a file, read or not; () of what is none."""
+    if isinstance(value, TensorRecord):
+        return value.size
+    return value.shape if isinstance(value, np.ndarray) else ()
+
+
+def shape_of(tensors: Mapping[str, Any], name: str, ndim: int) -> tuple[int, ...]:
     """Shape of a tensor. Raises CheckpointError where it is missing or has other axes."""
-    value = tensors.get(name)
-    if value is None or value.ndim != ndim:
-        found = "missing" if value is None else f"of shape {value.shape!r}"
+    shape = sizes_of(tensors.get(name))
+    if name not in tensors or len(shape) != ndim:
+        found = f"of shape {shape!r}" if name in tensors else "missing"
         raise CheckpointError(f"tensor {name!r} is {found}, expected {ndim} axes")
-    return value.shape
+    return shape

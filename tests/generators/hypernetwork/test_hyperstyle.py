@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import tempfile
+from functools import cache
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
+from conformance.inversion import InversionSuite
 
 import generators
 from generators.encoders import load_encoder
@@ -19,7 +24,7 @@ from schemas.errors import CheckpointError, UsageError
 from schemas.sections.invert import invert_section
 from schemas.store.layout import companion_path
 from tests.generators.encoders.psp_reference import ARRAYS
-from tests.networks.hyperstyle import LAYERS, WIDTH, hyper_contents, hyper_tensors
+from tests.networks.hyperstyle import LAYERS, TINY, WIDTH, hyper_contents, hyper_tensors
 from tests.networks.psp import CONFIGS, contents, filled, pictures
 from tests.stylegan2_layouts import tiny
 from transforms.inversion.catalog import invert_batch
@@ -68,6 +73,32 @@ def test_layers_are_counted_as_stylegan2_draws_them():
 
 
 # ---- the method ----------------------------------------------------------------------------------
+
+
+@cache
+def tiny_files() -> tuple[str, str]:
+    """Two hypernetworks for the suite's generator, which change little."""
+    folder = Path(tempfile.mkdtemp())
+    found = []
+    for seed in (0, 1):
+        tensors = hyper_tensors(layers=OF_16_PX, backbone=TINY, width=8, seed=seed)
+        for name, value in tensors.items():
+            if name.startswith(("shared_weight_hypernet.w1", "shared_weight_hypernet.b1")) or (
+                ".output." in name
+            ):
+                value *= 0.02
+        found.append(written(folder / f"h{seed}.pt", hyper_contents(tensors)))
+    return found[0], found[1]
+
+
+class TestHyperstyle(InversionSuite):
+    method = "hyperstyle"
+
+    @classmethod
+    def setup_class(cls):
+        one, another = tiny_files()
+        cls.settings = {"hypernetwork": one, "passes": 1}
+        cls.others = {"hypernetwork": another}
 
 
 @pytest.fixture(scope="module")
