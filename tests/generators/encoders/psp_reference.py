@@ -44,6 +44,15 @@ MODULES = {
 }
 #: ``encoder_type`` -> its class, where that has another name.
 CLASSES = {"SingleStyleCodeEncoder": "BackboneEncoderUsingLastLayerIntoW"}
+#: Encoders whose codes are compared; the others are the same networks, or are seen in `PASSES`.
+COMPARED = (
+    ("pixel2style2pixel", "GradualStyleEncoder"),
+    ("pixel2style2pixel", "BackboneEncoderUsingLastLayerIntoW"),
+    ("pixel2style2pixel", "BackboneEncoderUsingLastLayerIntoWPlus"),
+    ("encoder4editing", "Encoder4Editing"),
+    ("restyle-encoder", "ResNetProgressiveBackboneEncoder"),
+    ("restyle-encoder", "ResNetGradualStyleEncoder"),
+)
 #: ReStyle's encoders whose passes are compared, with what they were trained on.
 PASSES = (("BackboneEncoder", "ffhq_encode"), ("ProgressiveBackboneEncoder", "cars_encode"))
 SIZES = {"ffhq_encode": (SIDE, SIDE), "cars_encode": (192, SIDE)}
@@ -173,10 +182,10 @@ class Decoding(nn.Module):
 
 
 def passes(checkout: Path, kind: str, dataset: str) -> np.ndarray:
-    """Codes of `pictures` after each of three passes, (2, 3, layers, w_dim), by ReStyle's loop."""
+    """Codes of `pictures` after each of two passes, (2, 2, layers, w_dim), by ReStyle's loop."""
     program = "restyle-encoder"
     encoder, tensors = loaded(checkout, program, kind), filled(CONFIGS[program, kind])
-    opts = SimpleNamespace(n_iters_per_batch=3, dataset_type=dataset, resize_outputs=True)
+    opts = SimpleNamespace(n_iters_per_batch=2, dataset_type=dataset, resize_outputs=True)
     names = ("models.psp", "utils.inference_utils")
     with imported(checkout / program, names, 1) as (psp, loop), torch.no_grad():
         net = psp.pSp.__new__(psp.pSp)
@@ -217,7 +226,7 @@ def changes(checkout: Path, separable: bool) -> dict[str, np.ndarray]:
 
 if __name__ == "__main__":
     folder = Path(sys.argv[1])
-    found = {"/".join(case): codes(folder, *case) for case in CONFIGS}
+    found = {"/".join(case): codes(folder, *case) for case in COMPARED}
     found |= {f"passes/{d}": passes(folder, *case) for case in PASSES for d in case[1:]}
     found |= {k: v for kind in (False, True) for k, v in changes(folder, kind).items()}
     np.savez_compressed(ARRAYS, **found)
