@@ -41,7 +41,8 @@ SPREAD_SAMPLES = 1000
 PROJECTOR_SAMPLES = 10_000
 PROJECTOR_SIDE = 256
 CHECKED = 10
-"""Steps over which a row must have gained more than the settings' ``tolerance``."""
+"""Steps over which a row must have gained more than the settings' ``tolerance``, and after which it
+is asked whether it is done."""
 
 #: A further term of each row's loss: (code, images drawn from it (n, 3, h, w)) -> (n,).
 Term = Callable[[Code, Tensor], Tensor]
@@ -74,6 +75,7 @@ def descend(
     extra: Term | None = None,
     move: Mapping[str, float] | None = None,
     noise: bool = False,
+    enough: float | None = None,
 ) -> Descent:
     """Steps from `start` towards the images, and from further starts where the settings name some.
 
@@ -84,10 +86,11 @@ def descend(
         companions by theirs; always by Adam. By default the main array, with the settings'
         ``learning_rate`` and ``schedule``, and noise images where the settings say so.
     noise : where Adam adds noise to the main array, of the rows' ``rngs``
+    enough : a row whose loss is at most this is done
     """
-    found = _descend(images, start, extra, move, noise)
+    found = _descend(images, start, extra, move, noise, enough)
     for _ in range(1, images.settings.starts if move is None else 1):
-        other = _descend(images, _sampled(images, start.space), extra, move, noise)
+        other = _descend(images, _sampled(images, start.space), extra, move, noise, enough)
         found = _better(found, other)
     return found
 
@@ -152,7 +155,12 @@ class _Objective:
 
 
 def _descend(
-    images: Images, start: Code, extra: Term | None, move: Mapping[str, float] | None, noise: bool
+    images: Images,
+    start: Code,
+    extra: Term | None,
+    move: Mapping[str, float] | None,
+    noise: bool,
+    enough: float | None,
 ) -> Descent:
     settings, generator = images.settings, images.generator
     schedule = settings.schedule if move is None else "adam"
@@ -221,10 +229,13 @@ def _descend(
         rule.advance(losses, t)
         if noisy:
             renormalise({name: rule.position()[name] for name in noisy})
-        if settings.tolerance and step % CHECKED == 0:
-            gained = earlier - best_loss
-            left &= ~((gained <= settings.tolerance * earlier) & torch.isfinite(earlier))
-            earlier = best_loss.clone()
+        if (settings.tolerance or enough is not None) and step % CHECKED == 0:
+            if settings.tolerance:
+                gained = earlier - best_loss
+                left &= ~((gained <= settings.tolerance * earlier) & torch.isfinite(earlier))
+                earlier = best_loss.clone()
+            if enough is not None:
+                left &= ~(best_loss <= enough)
             if not left.any():
                 break
             if extra is None and not left[rows].all():

@@ -81,6 +81,7 @@ def tuned(image: Images, pivot: Code) -> Descent:
         start,
         extra=_locality(image, pivot) if settings.locality_weight else None,
         move={WEIGHTS: settings.learning_rate},
+        enough=settings.stop_below,
     )
 
 

@@ -14,7 +14,7 @@ from pydantic import (
     model_validator,
 )
 
-from schemas.sections.inversion.optimise import OptimiseSpec
+from schemas.sections.inversion.optimise import WEIGHTS, OptimiseSpec
 from schemas.sections.invert import SAME_CODES, InvertSpec, Needs, invert_section
 from schemas.sections.perceptual import PerceptualSpec
 from schemas.sections.types import BatchSize, Integer, Number
@@ -80,11 +80,20 @@ class PivotSpec(InvertSpec):
         description="Weight of the feature distance in the loss: image gradients compared over a "
         "pyramid of scales.",
     )
+    structural_weight: Number = Field(
+        default=0.0, ge=0, description="Weight of 1 - SSIM in the loss."
+    )
     perceptual_weight: Number = Field(
         default=1.0,
         ge=0,
         description="Weight of the perceptual distance in the loss: of 'perceptual', or where that "
         "is null of the project's own network.",
+    )
+    tolerance: Number = Field(
+        default=0.0,
+        ge=0,
+        description="An image is done when ten steps lower its loss by no more than this share. "
+        "Default: all steps are taken.",
     )
     batch_size: Annotated[BatchSize, SAME_CODES] = Field(
         default=8,
@@ -125,9 +134,9 @@ class PivotSpec(InvertSpec):
 
     @model_validator(mode="after")
     def _some_loss(self) -> Self:
-        if self.pixel_weight == self.feature_weight == self.perceptual_weight == 0:
+        if not any(getattr(self, name) for name in WEIGHTS):
             raise ValueError(
-                "'pixel_weight', 'feature_weight' and 'perceptual_weight' are all 0, so there is "
-                "nothing to optimise: raise one of them"
+                f"{', '.join(map(repr, WEIGHTS))} are all 0, so there is nothing to optimise: "
+                "raise one of them"
             )
         return self

@@ -27,6 +27,12 @@ class PivotalTuningSpec(PivotSpec):
         description="Weights are changed by matrices of at most this rank: fewer numbers are "
         "stored. Default: every weight by itself, as many numbers as the synthesis has.",
     )
+    stop_below: Number | None = Field(
+        default=None,
+        gt=0,
+        description="An image is done when its loss is at most this; asked every ten steps. "
+        "Default: all steps are taken.",
+    )
     locality_weight: Number = Field(
         default=0.0,
         ge=0,

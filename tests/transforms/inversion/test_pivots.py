@@ -122,6 +122,16 @@ def test_locality_holds_what_is_drawn_elsewhere() -> None:
     assert reached < 1e-4 and near < 0.1 and held < 0.6 * free
 
 
+def test_a_row_that_is_near_enough_is_done() -> None:
+    pivot, pixels = Code("z", torch.ones(1, WIDTH)), torch.zeros(1, 3, SIDE, SIDE)
+    _, whole = tuned_linear(pivot, pixels)
+    _, near = tuned_linear(pivot, pixels, stop_below=0.01)
+    assert float(whole.loss_end[0]) < float(near.loss_end[0]) <= 0.01
+    assert 0 < float(near.steps[0]) < 0.5 * float(whole.steps[0])
+    _, still = tuned_linear(pivot, pixels, tolerance=0.5)
+    assert 0 < float(still.steps[0]) < float(whole.steps[0])
+
+
 def test_a_pivot_that_is_none_has_no_weights() -> None:
     pivot = Code("z", torch.full((1, WIDTH), torch.nan))
     _, found = tuned_linear(pivot, torch.zeros(1, 3, SIDE, SIDE), steps=2)
