@@ -139,8 +139,7 @@ class Bench:
         complete = True
         for variant, seed in order:
             complete &= self._train(variant, seed)
-        tables = [*self._table_3(), *self._table_4(), *self._table_5(), *self._figure(seeds)]
-        for table, row, encoder, measure in tables:
+        for table, row, encoder, measure in self._tables():
             if row in self.found.get(table, {}):
                 continue
             if encoder != MODEL and not Path(encoder).exists():
@@ -159,6 +158,10 @@ class Bench:
         )
         print(f"{variant}, seed {seed}: {time.monotonic() - started:.1f} s", flush=True)
         return done
+
+    def _tables(self) -> list[Row]:
+        figure = self._figure(range(self.options.seeds))
+        return [*self._table_3(), *self._table_4(), *self._table_5(), *figure]
 
     # ---- rows: table, name, the encoder's file, what is measured of it
 
@@ -265,12 +268,14 @@ class Bench:
 
     def report(self) -> list[str]:
         """Print the tables that there are; what of the claim does not hold."""
-        for table, rows in self.found.items():
+        for table in COLUMNS:
             names = [*COLUMNS[table], *(["s/image"] if table in ("III", "figure") else [])]
             title = "DSE against MSE only" if table == "figure" else f"Table {table}"
             print(f"\n{title:<32}" + "".join(f"{name:>10}" for name in names))
-            for row, values in rows.items():
-                print(f"{row:<32}" + "".join(f"{values[name]:>10.4f}" for name in names))
+            for of, row, *_ in self._tables():
+                if of == table and row in self.found.get(table, {}):
+                    values = self.found[table][row]
+                    print(f"{row:<32}" + "".join(f"{values[name]:>10.4f}" for name in names))
         failed = []
         rows = self.found.get("figure", {})
         for mark, seed in itertools.product(self.size.marks, range(self.options.seeds)):
