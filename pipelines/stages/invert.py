@@ -129,6 +129,7 @@ class InvertWorker:
         self.store = LatentStore.open(identity.path, "r+")
         self.beside = identity.beside(self.store)
         self.files = PartFiles.beside(self.store.path)
+        editability(self.generator, self.generator.sample(identity.space, [0]))  # made once
         self.reader = BlockImages(
             task.source, self.generator.facts.size, spec.crop, spec.max_pixels, spec.threads
         )
