@@ -19,10 +19,8 @@ from schemas.store.latent_store import LatentStore
 def test_the_bare_loop_does_what_is_stored(tmp_path):
     pictures = pictures_of(tmp_path, 3)
     assert pictures_of(tmp_path, 3) == pictures  # kept
-    made = one_batch(
-        (generators.load(MODEL, "cpu"), load_encoder(MODEL, "cpu")),
-        read(sorted(pictures.iterdir())),
-    )
+    models = generators.load(MODEL, "cpu"), load_encoder(MODEL, "cpu")
+    made = one_batch(models, read(sorted(pictures.iterdir())))
     source = FolderSource(str(pictures))
     index, _ = update_index(DatasetIndex.empty(), source, DatasetSpec(path=str(pictures)))
     settings = invert_section({"method": "encoder", "batch_size": 3})
