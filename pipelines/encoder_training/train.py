@@ -291,7 +291,8 @@ def _advance(
 
 def _curve_point(training: Trainer, centre: torch.Tensor) -> dict[str, float]:
     """The averaged weights on some samples that are not trained on."""
-    seeds = range(VALIDATION, VALIDATION + CURVE_ROWS)
+    rows = min(CURVE_ROWS, training.settings.held_out)
+    seeds = range(VALIDATION, VALIDATION + rows)
     found = _measured(training, centre, seeds).summary()
     return {"step": training.step, "psnr": found["psnr"]["median"], "r2": found["r2"]["median"]}
 
