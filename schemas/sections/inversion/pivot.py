@@ -84,10 +84,11 @@ class PivotSpec(InvertSpec):
         default=0.0, ge=0, description="Weight of 1 - SSIM in the loss."
     )
     perceptual_weight: Number = Field(
-        default=1.0,
+        default=0.125,
         ge=0,
         description="Weight of the perceptual distance in the loss: of 'perceptual', or where that "
-        "is null of the project's own network.",
+        "is null of the project's own network. Papers take 1 of LPIPS; LPIPS*, of the project's "
+        "network, is about 8 times as large.",
     )
     tolerance: Number = Field(
         default=0.0,
