@@ -74,7 +74,8 @@ def chosen_by_a_key(value: Schema) -> list[Schema]:
 
 
 def each_choice(path: str, value: Schema, choices: list[Schema]) -> Iterator[tuple[str, Schema]]:
-    """The keys that all choices have, then for each choice its own."""
+    """The keys that all choices have, then for each choice its own, and those of all that mean
+    something else there."""
     keys = [
         {k: v for k, v in choice["properties"].items() if not v.get("deprecated")}
         for choice in choices
@@ -85,7 +86,7 @@ def each_choice(path: str, value: Schema, choices: list[Schema]) -> Iterator[tup
     chooses = {**shared[key], "enum": names, "default": value["default"][key]}
     yield path, {"description": value["description"], "properties": {**shared, key: chooses}}
     for name, own, choice in zip(names, keys, choices, strict=True):
-        rest = {k: v for k, v in own.items() if k not in shared}
+        rest = {k: v for k, v in own.items() if k != key and v != shared.get(k)}
         one = {"description": choice["description"], "properties": rest}
         yield f"{path}, {key}: {name}", one
 
