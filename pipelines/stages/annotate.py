@@ -189,7 +189,7 @@ class AnnotateWorker:
             annotate_batch(self._models[stage.uri], images, size)
 
     def _prove(self, work: BlockWork, stages: Sequence[StageModel]) -> None:
-        """Show models that failed when they were tried the block's images, until one is measured.
+        """Show models that failed when they were tried the work's images, until one is measured.
         What fails on all of them raises CheckpointError when it measures the first."""
         for stage in stages:
             model = self._models[stage.uri]
