@@ -35,7 +35,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT / "tests"), str(ROOT)]
 
 #: Part of the command lines of the processes that are killed.
-VICTIMS = {"actor": "WorkActor", "beam": "sdk_worker_main"}
+VICTIMS = {"actor": "WorkActor", "beam": "sdk_worker_main", "raylet": "/raylet/raylet"}
 FINISHED = (0, 3)
 EARLY_S = 5.0
 
@@ -139,14 +139,17 @@ def compare(folder: Path, rows: int, kills: int, seed: int, whole: bool) -> dict
     }
 
 
-def prepare(data: Path, rows: int, beam: bool) -> Path:
+INVERT = {"method": "hybrid", "steps": 30, "batch_size": 16, "block_rows": 64}
+
+
+def prepare(data: Path, rows: int, beam: bool, invert: dict[str, Any] | None = None) -> Path:
     """Pictures, models and the specification; its output folder is put in by ``start``."""
     from tiny_run import make_tiny, spec_of, write_spec
 
     make_tiny(data, rows)
     analyse = spec_of(data)["analyse"]
     changes: dict[str, Any] = {
-        "invert": {"method": "hybrid", "steps": 30, "batch_size": 16, "block_rows": 64},
+        "invert": invert or INVERT,
         "ray": {"actors": 2, "object_store_mb": 80},
         "analyse": {name: analyse[name] for name in ("pca", "mean_difference", "hosvd")},
     }
@@ -157,12 +160,12 @@ def prepare(data: Path, rows: int, beam: bool) -> Path:
     return write_spec(data, spec_of(data, **changes))
 
 
-def start(spec: Path, output: str, command: str) -> subprocess.Popen[bytes]:
+def start(spec: Path, output: str, command: str, *options: str) -> subprocess.Popen[bytes]:
     """``latentflow run`` (or another command) in a process of its own."""
     given = spec.read_text().replace("output: out", f"output: {output}")
     own = spec.with_name(f"{output}.yaml")
     own.write_text(given)
-    line = [sys.executable, "-m", "pipelines", command, str(own)]
+    line = [sys.executable, "-m", "pipelines", command, str(own), *options]
     return subprocess.Popen(line, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
 
