@@ -21,12 +21,13 @@ import sys
 import tempfile
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
+import psutil
 
 from schemas.errors import LatentflowError, UsageError
 from schemas.expected_errors import expected
@@ -37,6 +38,8 @@ if TYPE_CHECKING:
 MIN_OBJECT_STORE_MB = 80
 #: Deaths of actors in a row, each while it starts, before a run gives up.
 INIT_DEATHS = 5
+CHECKED_EVERY_S = 5.0
+"""How soon it is noticed that a local Ray has died."""
 
 _PREFIX = "latentflow"
 _ROOT = Path(__file__).resolve().parents[2]
@@ -79,6 +82,7 @@ class RayEngine:
         self.started = False
         self._owns = False
         self._folder: Path | None = None
+        self._raylet: psutil.Process | None = None
 
     @classmethod
     def of(cls, spec: RunSpec, address: str | None = None) -> Self:
@@ -141,6 +145,9 @@ class RayEngine:
                 f"a local Ray did not start: {e}; is the machine out of memory or processors?"
             ) from e
         self.started = self._owns = True
+        if local:
+            own = psutil.Process().children()
+            self._raylet = next((child for child in own if child.name() == "raylet"), None)
 
     def stop(self) -> None:
         """Stop what `start` started (or leave the cluster); its files are removed."""
@@ -173,6 +180,19 @@ class RayEngine:
     ) -> None:
         self.stop()
 
+    def _check_raylet(self) -> None:
+        """Raise LatentflowError when the process that starts a local Ray's actors has died: what
+        they were asked would be waited for for ever."""
+        if self._raylet is None:
+            return
+        with suppress(psutil.NoSuchProcess):
+            if self._raylet.status() != psutil.STATUS_ZOMBIE:
+                return
+        raise LatentflowError(
+            f"the local Ray's process {self._raylet.pid!r} (raylet) died, killed or for want of "
+            "memory: run again to finish the remaining blocks"
+        )
+
     # ---- work -------------------------------------------------------------------------------
 
     def map_blocks(
@@ -204,7 +224,7 @@ class RayEngine:
         remote: Any = ray.remote(
             num_cpus=0 if self.gpus_per_actor else 1, num_gpus=self.gpus_per_actor
         )(actor)
-        pool = _Pool(lambda: remote.remote(**arguments), items)
+        pool = _Pool(lambda: remote.remote(**arguments), items, self._check_raylet)
         try:
             for _ in range(count):
                 pool.add()
@@ -221,11 +241,16 @@ class RayEngine:
 class _Pool:
     """Actors that work through items, one at a time each.
 
-    start : makes an actor's handle
+    start : makes an actor's handle. check : called while nothing comes; ends the wait by raising
     """
 
-    def __init__(self, start: Callable[[], Any], items: Sequence[Mapping[str, Any]]) -> None:
-        self._start = start
+    def __init__(
+        self,
+        start: Callable[[], Any],
+        items: Sequence[Mapping[str, Any]],
+        check: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._start, self._check = start, check
         self._left = list(reversed(items))
         self._busy: dict[Any, tuple[Any, Mapping[str, Any] | None]] = {}
         """Of what an actor is asked: the actor, and its item; None while it starts."""
@@ -246,7 +271,12 @@ class _Pool:
         import ray
         from ray.exceptions import OutOfMemoryError, RayActorError
 
-        (asked,), _ = ray.wait(list(self._busy))
+        ready: list[Any] = []
+        while not ready:
+            ready, _ = ray.wait(list(self._busy), timeout=CHECKED_EVERY_S)
+            if not ready:
+                self._check()
+        (asked,) = ready
         handle, item = self._busy.pop(asked)
         try:
             found = ray.get(asked)

@@ -15,6 +15,7 @@ import grpc
 import numpy as np
 import psutil
 import pytest
+import ray
 from inversion_fixture import CONFIG, Setting, annotator, make, tree
 from places import ROOT
 from ray.exceptions import RayActorError
@@ -203,7 +204,7 @@ def killed(monkeypatch) -> list[Actor]:
         return {"n": np.array([n])}
 
     gone: list[Actor] = []
-    monkeypatch.setattr(ray, "wait", lambda asked: ([asked[0]], asked[1:]))
+    monkeypatch.setattr(ray, "wait", lambda asked, timeout: ([asked[0]], asked[1:]))
     monkeypatch.setattr(ray, "get", get)
     monkeypatch.setattr(ray, "kill", gone.append)
     monkeypatch.setattr(Actor, "started", 0)
@@ -242,6 +243,22 @@ def test_actors_that_only_die_end_the_run(killed):
     with pytest.raises(RayActorError):
         done_by(pool)
     assert Actor.started == len(killed) == INIT_DEATHS
+
+
+def test_a_local_ray_that_died_is_not_waited_for(killed, monkeypatch):
+    engine = RayEngine()
+    child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    engine._raylet = psutil.Process(child.pid)
+    engine._check_raylet()
+    child.kill()
+    os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)  # dead, and a zombie yet
+    monkeypatch.setattr(ray, "wait", lambda asked, timeout: ([], asked))
+    pool = _Pool(lambda: Actor(set()), [{"n": 1}], engine._check_raylet)
+    pool.add()
+    for _ in range(2):
+        with pytest.raises(LatentflowError, match="raylet.*run again"):
+            pool.next()
+        child.communicate()  # and gone altogether
 
 
 def test_bad_settings():
