@@ -1,1 +1,1 @@
-"""Images to latent codes: one file an inversion method, found by `transforms.inversion.catalog`."""
+"""Images to latent codes: the methods, one file each, and what they share."""

@@ -10,20 +10,8 @@ from transforms.inversion.method import Images, InversionMethod, Inverted, compa
 
 METHODS: Catalog[InversionMethod] = Catalog(
     "inversion method",
-    "transforms.inversion",
+    "transforms.inversion.methods",
     GROUP,
-    apart=(
-        "catalog",
-        "compared",
-        "descent",
-        "editability",
-        "loss",
-        "method",
-        "passes",
-        "pivot",
-        "steps",
-        "stored",
-    ),
     base=InversionMethod,
 )
 

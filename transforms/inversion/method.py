@@ -1,8 +1,9 @@
 """What an inversion method is: the base of all, what it is given, and what it gives back.
 
-A method is a plug-in: a module of this folder with its `InversionMethod` under ``PLUGIN``, or an
-entry point of the group ``latentflow.inversions`` in another package. Its settings, and what it
-cannot do without, stand in its section of the specification (`schemas.sections.invert`).
+A method is a plug-in: a module of `transforms.inversion.methods` with its `InversionMethod` under
+``PLUGIN``, or an entry point of the group ``latentflow.inversions`` in another package. Its
+settings, and what it cannot do without, stand in its section of the specification
+(`schemas.sections.invert`).
 
 Importing a method must be cheap, for `plan` asks it for its arrays and its cost: torch is imported
 where codes are computed.

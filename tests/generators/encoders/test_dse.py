@@ -25,7 +25,7 @@ from generators.similarity.attentions import CentreCrops
 from generators.similarity.objective import DiverseSimilarity, SimilarityWeights
 from schemas.errors import CheckpointError, UsageError
 from tests.generators.families.references.biggan import read
-from transforms.inversion.encoder import encode
+from transforms.inversion.encoding import encode
 
 PAPER = SimilarityWeights()
 STYLEGAN = (

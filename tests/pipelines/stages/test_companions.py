@@ -38,7 +38,7 @@ from schemas.store.latent_store import ArraySpec, LatentStore
 from schemas.store.lock import StoreLock
 from transforms.images.preprocess import to_uint8
 from transforms.inversion.method import Images
-from transforms.inversion.optimise import Optimisation
+from transforms.inversion.methods.optimise import Optimisation
 from transforms.inversion.stored import stored_code
 
 METHOD = """

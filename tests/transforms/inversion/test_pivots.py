@@ -28,7 +28,7 @@ from transforms.images.metrics import mse
 from transforms.images.preprocess import to_uint8
 from transforms.inversion.catalog import method_named
 from transforms.inversion.method import Images, render, row_generator
-from transforms.inversion.pivotal_tuning import tuned
+from transforms.inversion.methods.pivotal_tuning import tuned
 from transforms.inversion.stored import own_numbers, stored_code
 
 

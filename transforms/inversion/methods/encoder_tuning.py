@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from generators.protocols import Code, ModelFacts
 from schemas.errors import UsageError
 from schemas.sections.inversion.encoder_tuning import EncoderTuningSpec
-from transforms.inversion.encoder import encoded_spaces, first_pass
+from transforms.inversion.encoding import encoded_spaces, first_pass
 from transforms.inversion.method import DESCENT, Cost, Images, InversionMethod, Inverted
 
 if TYPE_CHECKING:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from generators.protocols import Code, ModelFacts
 from schemas.errors import UsageError
 from schemas.sections.inversion.in_domain import InDomainSpec
-from transforms.inversion.encoder import encode, encoded, encoded_spaces
+from transforms.inversion.encoding import encode, encoded, encoded_spaces
 from transforms.inversion.method import Cost, DescentMethod, Images, Inverted
 
 if TYPE_CHECKING:

@@ -16,9 +16,16 @@ from typing import TYPE_CHECKING, Any
 
 from generators.protocols import Code, ModelFacts
 from schemas.sections.inversion.refine import RefineSpec
-from transforms.inversion.encoder import encode, encoded, encoded_spaces
+from transforms.inversion.encoding import (
+    drawn_mean,
+    encode,
+    encoded,
+    encoded_spaces,
+    mean_code,
+    refined,
+    refines,
+)
 from transforms.inversion.method import Cost, Images, InversionMethod, Inverted, render
-from transforms.inversion.passes import drawn_mean, mean_code, refined, refines
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -17,7 +17,7 @@ from generators.protocols import Code, ModelFacts
 from generators.tuned import WEIGHTS, length, packed
 from schemas.errors import UsageError
 from schemas.sections.inversion.hyperstyle import HyperstyleSpec
-from transforms.inversion.encoder import encoded, encoded_spaces
+from transforms.inversion.encoding import encoded, encoded_spaces
 from transforms.inversion.method import Cost, Images, InversionMethod, Inverted, render
 
 if TYPE_CHECKING:

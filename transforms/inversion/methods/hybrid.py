@@ -11,7 +11,7 @@ from typing import Any
 
 from generators.protocols import Code, ModelFacts
 from schemas.sections.inversion.hybrid import HybridSpec
-from transforms.inversion.encoder import encoded, encoded_spaces
+from transforms.inversion.encoding import encoded, encoded_spaces
 from transforms.inversion.method import Cost, DescentMethod, Images, Inverted
 
 

@@ -1,0 +1,1 @@
+"""The inversion methods: one file each."""
