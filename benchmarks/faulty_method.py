@@ -13,8 +13,9 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-from schemas.sections.inversion.hybrid import HybridSpec
 from transforms.inversion.hybrid import HybridInversion
+
+from schemas.sections.inversion.hybrid import HybridSpec
 from transforms.inversion.method import Images, Inverted
 
 NAME = "faulty"
