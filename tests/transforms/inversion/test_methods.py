@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tempfile
 from functools import cache
 from pathlib import Path
@@ -204,5 +205,10 @@ def test_an_encoder_that_does_not_fit_is_told(tmp_path: Path) -> None:
 
 
 def test_every_method_is_here() -> None:
-    here = {suite.method for suite in InversionSuite.__subclasses__()}
-    assert set(METHODS.own()) <= here
+    """Read, not imported: the suites of some methods lie in other modules of tests."""
+    tests = Path(__file__).parents[2].rglob("test_*.py")
+    text = "\n".join(path.read_text() for path in tests)
+    here = re.findall(
+        r'^class Test\w+\(InversionSuite\):\n    method = "(\w+)"', text, re.MULTILINE
+    )
+    assert set(METHODS.own()) <= set(here)
