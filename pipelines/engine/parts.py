@@ -125,12 +125,18 @@ class Probe:
 
     def __str__(self) -> str:
         each, many = self.seconds / self.rows, "s" if self.actors > 1 else ""
-        took = f"{each:.2g} s" if each >= 1 else f"{1000 * each:.2g} ms"
+        took = f"{_two_digits(each)} s" if each >= 1 else f"{_two_digits(1000 * each)} ms"
+        whole = f"{self.total_s:.0f} s" if self.total_s < 60 else f"{self.total_s / 60:.1f} min"
         return (
-            f"{took} an image in a batch of {self.rows}: about {self.total_s / 60:.1f} min for "
+            f"{took} an image in a batch of {self.rows}: about {whole} for "
             f"{self.left} images on {self.actors} actor{many}, about "
             f"{decimal(self.left * self.row_bytes)} before compression"
         )
+
+
+def _two_digits(value: float) -> str:
+    """Of at least two significant digits, never with an exponent."""
+    return f"{value:.2g}" if value < 99.5 else f"{value:.0f}"
 
 
 # ---------------------------------------------------------------------------------------------

@@ -291,9 +291,9 @@ def _check_encoder(
     """Raise UsageError for an encoder into other spaces, or of codes of another shape."""
     if wanted not in spaces:
         raise UsageError(
-            f"'invert.space' is {wanted!r}, and encoder {uri!r} gives codes of {list(spaces)!r}: "
-            "set 'invert.space' to one of these, or 'invert.method' to "
-            f"{' or '.join(map(repr, methods_without_encoder()))}"
+            f"'invert.space' is {wanted!r}, and encoder {uri!r} gives codes of "
+            f"{' and '.join(map(repr, spaces))}: set 'invert.space' to one of these, "
+            f"or 'invert.method' to {' or '.join(map(repr, methods_without_encoder()))}"
         )
     for name in dict.fromkeys([wanted, *spaces]):
         shape = spaces[name]

@@ -90,7 +90,10 @@ def _told(match: Match, uris: Sequence[str], active: NDArray[np.bool_], n: int) 
     ]
     found = [f"{match.n} of {int(active.sum())} images have one of the {n} codes"]
     if without:
-        found.append(f"{len(without)} images have no code, such as {without[0]!r}: quarantined")
+        verb = "images have" if len(without) > 1 else "image has"
+        found.append(f"{len(without)} {verb} no code, such as {without[0]!r}: quarantined")
     if match.unused:
-        found.append(f"{len(match.unused)} codes name no image, such as {match.unused[0]!r}")
+        unused = len(match.unused)
+        verb = "codes name" if unused > 1 else "code names"
+        found.append(f"{unused} {verb} no image, such as {match.unused[0]!r}")
     return found

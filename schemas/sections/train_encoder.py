@@ -17,7 +17,9 @@ class ChosenSpec(SpecModel):
     model_config = ConfigDict(extra="allow", frozen=True)
     __pydantic_extra__: dict[str, bool | int | float | str | None] = Field(init=False)
 
-    name: Label = Field(description="Its name; the other keys depend on it.")
+    name: Label = Field(
+        description="Its name; the other keys are its settings, see docs/train-encoder.md."
+    )
 
     @property
     def settings(self) -> dict[str, bool | int | float | str]:

@@ -223,3 +223,6 @@ def test_the_cost_is_told_after_the_first_batch(setting, tmp_path):
     assert words == ("50 ms an image in a batch of 8: about 1.2 min for 3000 images on 2 actors, "
                      "about 3.0 MB before compression")  # fmt: skip
     assert str(Probe(2, 25.0, 4, 1, 1000)).startswith("12 s an image")
+    short = str(Probe(8, 1.84, 50, 1, 1000))
+    assert short.startswith("230 ms an image") and "about 12 s for 50 images" in short
+    assert str(Probe(1, 240.0, 2, 1, 1000)).startswith("240 s an image")

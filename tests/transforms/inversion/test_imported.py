@@ -22,6 +22,7 @@ from schemas.sections.invert import invert_section
 from schemas.store.latent_store import LatentStore
 from schemas.store.reasons import Reason
 from transforms.images.preprocess import to_uint8
+from transforms.inversion.catalog import method_named
 
 NAMES = [f"{row:05}.png" for row in range(66)]
 
@@ -167,6 +168,8 @@ def test_order_alone_is_refused_and_the_sorted_one_is_checked(drawn, tmp_path):
         of(codes[by_name])
     good = of(codes[by_name], order="sorted")
     assert LatentStore.open(good.store_path).array("quality/psnr")[:].min() > 45
+    section = invert_section({"method": "imported", "codes": "x.npy", "order": "sorted"})
+    assert str(method_named("imported").cost(section)) == "1 pass through the generator"
     cut = of(codes[by_name][:8], order="sorted")  # e4e drops the last batch
     assert cut.counts["ok"] == 8 and cut.counts["reasons"] == {"no_code": 2}
     with pytest.raises(InputError, match="do not fit.*of 10 codes [01] draw.*'invert.names'"):

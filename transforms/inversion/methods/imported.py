@@ -58,7 +58,7 @@ class Imported(InversionMethod):
         return listed[: len(codes)]
 
     def cost(self, settings: Any) -> Cost:
-        return Cost(forward_passes=settings.order is not None)
+        return Cost(forward_passes=int(settings.order is not None))
 
     def invert(self, images: Images) -> Inverted:
         import torch
