@@ -3,7 +3,9 @@
 ``schedule`` of the settings says how:
 
 quasi_newton
-    L-BFGS (`transforms.inversion.steps.rules`), without randomness; the best code of each row.
+    L-BFGS (`transforms.inversion.steps.rules`); the best code of each row. Without randomness up to
+    100 steps, and with a tolerance; of more, a row that has settled begins again from its best code
+    with noise on it (`transforms.inversion.steps.hopping`).
 adam
     Adam, its rate ramped down over the last 25 % of the steps; where the start is no guess of an
     encoder also up over the first 5 %, and with normal noise on the code, of standard deviation
@@ -32,6 +34,7 @@ from torch import Tensor
 from generators.protocols import Code, Generator, labels_in_turn
 from transforms.inversion.loss import RowLosses
 from transforms.inversion.method import CANDIDATES, DESCENT, NOISE_IMAGES, Images, render
+from transforms.inversion.steps.hopping import BasinHopping
 from transforms.inversion.steps.noise_images import first_noise, regularity, renormalise
 from transforms.inversion.steps.rules import RAMP_UP, Adam, QuasiNewton, StepRule
 
@@ -186,7 +189,9 @@ def _descend(
         return losses
 
     rule: StepRule
-    if schedule == "quasi_newton":
+    if schedule == "quasi_newton" and settings.hops:
+        rule = BasinHopping(start.space, start.main, settings.learning_rate, images.rngs)
+    elif schedule == "quasi_newton":
         rule = QuasiNewton(start.space, start.main, settings.learning_rate)
     else:
         up = RAMP_UP if noise or projector else 0.0

@@ -12,6 +12,7 @@ class HybridSpec(OptimiseSpec):
     @property
     def needs(self) -> Needs:
         random = self.schedule == "projector" or self.moves_noise or self.starts > 1
+        random = random or self.hops
         return Needs(encoder=True, gradients=True, random=random)
 
 

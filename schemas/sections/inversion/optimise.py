@@ -12,6 +12,8 @@ from schemas.sections.types import Integer, Number
 
 #: What the program that came with StyleGAN2 takes.
 PROJECTOR = {"steps": 1000, "learning_rate": 0.1}
+UNDISTURBED = 100
+"""Steps of L-BFGS before the first noise on a code that has settled."""
 WEIGHTS = ("pixel_weight", "feature_weight", "structural_weight", "perceptual_weight")
 
 
@@ -20,10 +22,11 @@ class OptimiseSpec(InvertSpec):
 
     schedule: Annotated[Literal["quasi_newton", "adam", "projector"], WHEN_SET] = Field(
         default="quasi_newton",
-        description="How steps are taken. quasi_newton: L-BFGS, which needs the fewest. adam: with "
-        "a ramp, and from the mean code with noise that fades. projector: as the program that came "
-        "with StyleGAN2, with noise images moved beside the code, large pictures compared at 256 "
-        "px, and the last step's code.",
+        description="How steps are taken. quasi_newton: L-BFGS, which needs the fewest; after 100 "
+        "a code that has settled begins again with noise on it. adam: with a ramp, and from "
+        "the mean code with noise that fades. projector: as the program that came with StyleGAN2, "
+        "with noise images moved beside the code, large pictures compared at 256 px, and the last "
+        "step's code.",
     )
     steps: Integer = Field(
         default=100,
@@ -100,8 +103,13 @@ class OptimiseSpec(InvertSpec):
         return self.schedule == "projector" if self.noise_images is None else self.noise_images
 
     @property
+    def hops(self) -> bool:
+        """Whether a row that has settled goes on from its best code with noise on it."""
+        return self.schedule == "quasi_newton" and self.steps > UNDISTURBED and not self.tolerance
+
+    @property
     def needs(self) -> Needs:
-        random = self.schedule != "quasi_newton" or self.starts > 1
+        random = self.schedule != "quasi_newton" or self.starts > 1 or self.hops
         return Needs(gradients=True, random=random)
 
     @property

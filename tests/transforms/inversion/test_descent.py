@@ -224,6 +224,45 @@ def test_l_bfgs_needs_fewer_steps_than_adam(scene: Scene) -> None:
     assert float(quick.loss_end.median()) < float(slow.loss_end.median())
 
 
+class TwoBasins(Linear):
+    """Draws (2 (w^2 - 1), 0.3 (w - 1)) in the halves of a picture: of a black picture the loss is
+    least, 0, at w = 1, and has a minimum of 0.17 near -0.99."""
+
+    def __init__(self) -> None:
+        self.mean = torch.tensor([-3.0])
+        space = Space("w", (1,), "normal")
+        self.facts = ModelFacts("two basins", "b" * 64, (SIDE, SIDE), {"w": space}, "w")
+
+    def centre(self, space: str, labels: Any = None) -> Tensor:
+        return self.mean if labels is None else self.mean.expand(len(labels), 1)
+
+    def sample(self, space: str, seeds: Any, **options: Any) -> Code:
+        rows = [np.random.default_rng(seed).standard_normal(1, np.float32) for seed in seeds]
+        return Code("w", self.mean + 6 * torch.from_numpy(np.stack(rows)))
+
+    def draw(self, code: Code, **options: Any) -> Tensor:
+        halves = torch.cat([2 * (code.main.square() - 1), 0.3 * (code.main - 1)], dim=1)
+        return halves[:, None, :, None].repeat_interleave(SIDE // 2, 2).expand(-1, 3, -1, SIDE)
+
+
+def test_steps_that_are_left_find_a_better_minimum() -> None:
+    model, rows = TwoBasins(), [0, 1, 2]
+
+    def after(steps: int, rows: list[int] = rows, **keys: Any) -> Descent:
+        black = torch.zeros(len(rows), 3, SIDE, SIDE)
+        asked = settings(steps=steps, **keys)
+        images = Images(black, model, asked, None, rngs(rows))  # type: ignore[arg-type]
+        return descend(images, Code("w", model.mean.expand(len(rows), 1)))
+
+    few, many = after(100), after(300)
+    assert (few.code.main < -0.9).all() and (few.loss_end > 0.15).all()
+    torch.testing.assert_close(many.code.main, torch.ones(3, 1), rtol=0, atol=1e-3)
+    torch.testing.assert_close(many.loss_end, torch.zeros(3), rtol=0, atol=1e-5)
+    torch.testing.assert_close(after(300, [2]).code.main[0], many.code.main[2], rtol=0, atol=1e-6)
+    torch.testing.assert_close(after(300, tolerance=0.01).loss_end, few.loss_end)  # it is done
+    assert settings(steps=101).needs.random and not settings(steps=100).needs.random
+
+
 @pytest.mark.parametrize(
     ("keys", "match"),
     [

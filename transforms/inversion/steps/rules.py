@@ -110,6 +110,7 @@ class QuasiNewton:
         self.steps, self.changes = self.at.new_zeros(size), self.at.new_zeros(size)
         self.weights = self.at.new_zeros(MEMORY, n)
         self.asked = 0
+        self.fresh = torch.ones(n, dtype=torch.bool, device=self.at.device)
 
     def position(self) -> dict[str, Tensor]:
         """See `StepRule`."""
@@ -122,19 +123,21 @@ class QuasiNewton:
         gradient = self.trial.grad
         if gradient is None:
             raise ValueError("the losses had no backward pass")
-        if self.asked == 0:
-            taken = torch.isfinite(loss)
-            length = gradient.square().mean(dim=1).sqrt()
-            self.scale = torch.where(length > 0, self.first / length, 0.0)
-        else:
-            slope = (self.gradient * self.direction).sum(dim=1)
-            taken = loss <= self.loss + DECREASE * self.length * slope
-            self._remember(point - self.at, gradient - self.gradient, taken)
-            excess = loss - self.loss - self.length * slope
-            best = -slope * self.length.square() / (2 * excess.clamp_min(1e-30))
-            shortest, longest = SHORTEST * self.length, LONGEST * self.length
-            best = torch.where(torch.isfinite(loss), best, shortest)
-            self.length = torch.where(taken, 1.0, best.clamp(min=shortest, max=longest))
+        slope = (self.gradient * self.direction).sum(dim=1)
+        begins = self.fresh & torch.isfinite(loss)
+        taken = begins | (~self.fresh & (loss <= self.loss + DECREASE * self.length * slope))
+        if self.asked:
+            self._remember(point - self.at, gradient - self.gradient, taken & ~self.fresh)
+        steepness = gradient.square().mean(dim=1).sqrt()
+        begun = torch.where(steepness > 0, self.first / steepness, 0.0)
+        self.scale = torch.where(self.fresh, begun, self.scale)
+        excess = loss - self.loss - self.length * slope
+        best = -slope * self.length.square() / (2 * excess.clamp_min(1e-30))
+        shortest, longest = SHORTEST * self.length, LONGEST * self.length
+        best = torch.where(torch.isfinite(loss), best, shortest)
+        shorter = best.clamp(min=shortest, max=longest)
+        self.length = torch.where(taken | self.fresh, 1.0, shorter)
+        self.fresh = self.fresh & ~taken
         rows = taken[:, None]
         self.at = torch.where(rows, point, self.at)
         self.loss = torch.where(taken, loss, self.loss)
@@ -167,9 +170,18 @@ class QuasiNewton:
             q = q + (along[slot] - back)[:, None] * self.steps[slot]
         return q
 
+    def restart(self, rows: Tensor, at: Tensor) -> None:
+        """Rows (k,), int64, begin again at codes (k, coordinates), as if nothing had been before;
+        at their last ones where the loss of those is no number."""
+        trial = self.trial.detach().clone()
+        trial[rows] = at
+        self.trial = trial.requires_grad_(True)
+        self.fresh[rows], self.loss[rows], self.length[rows] = True, math.inf, 1.0
+        self.gradient[rows], self.direction[rows], self.weights[:, rows] = 0.0, 0.0, 0.0
+
     def keep(self, rows: Tensor) -> None:
         """See `StepRule`."""
-        for name in ("at", "loss", "gradient", "direction", "length", "scale"):
+        for name in ("at", "loss", "gradient", "direction", "length", "scale", "fresh"):
             setattr(self, name, getattr(self, name)[rows])
         for name in ("steps", "changes", "weights"):
             setattr(self, name, getattr(self, name)[:, rows])
