@@ -19,7 +19,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from pipelines import cli_tools
+from pipelines import cli_encoders, cli_tools
 from pipelines.cli_options import (
     Address,
     Keep,
@@ -95,28 +95,6 @@ def index(spec: Spec) -> None:
 def invert(spec: Spec, trust: Trust = False, wait: Wait = 0.0, ray_address: Address = None) -> None:
     """Index, then invert every image into the latent store (sampled rows: draw their codes)."""
     _run(spec, "invert", trust, wait, ray_address)
-
-
-@app.command("train-encoder")
-def train_encoder_command(
-    spec: Spec,
-    anew: Annotated[
-        bool, typer.Option("--anew", help="Train another in place of one that is there already.")
-    ] = False,
-    trust: Trust = False,
-) -> None:
-    """Train an encoder of the specification's generator, on the generator's own samples.
-
-    'train_encoder' of the specification says how; no images are needed. Any generator will do. With
-    'encoder: trained' a run then inverts with it. Can be interrupted at any moment and run again.
-    """
-    from pipelines.engine.interruption import Interruption
-
-    with Interruption() as stop:
-        from pipelines.encoder_training.train import train_encoder
-        from pipelines.folder.specification import load_run_spec
-
-        train_encoder(load_run_spec(spec).trusting(trust), console, stop, anew)
 
 
 @app.command()
@@ -434,6 +412,7 @@ def transfer(
         )  # fmt: skip
 
 
+app.add_typer(cli_encoders.app)
 app.add_typer(cli_tools.app)
 
 

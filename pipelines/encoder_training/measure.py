@@ -65,16 +65,13 @@ class Measured:
 def measured(
     network: Any,
     task: Task,
-    centre: Tensor,
     seeds: Sequence[int],
     batch_size: int,
     truncation: float,
     perceptual: PerceptualDistance | None = None,
 ) -> Measured:
-    """A network, in evaluation mode, on the samples of some seeds.
-
-    centre : the mean code, (*shape of the space)
-    """
+    """A network, in evaluation mode, on the samples of some seeds."""
+    centre = task.centre
     found: dict[str, list[NDArray[np.float64]]] = {}
     pictures: list[NDArray[np.uint8]] = []
     sums = np.zeros((3, centre.numel()))

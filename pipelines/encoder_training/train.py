@@ -224,7 +224,7 @@ def _train(
     centre, deviation = codes.mean(dim=0), codes.std(dim=0, correction=0)
     deviation = torch.where(deviation > 1e-6, deviation, 1.0)
     some = Samples.drawn(generator, plan.space.name, seeds[:IMAGES], section.truncation)
-    task = Task(generator, plan.space.name, deviation, some.images, device)
+    task = Task(generator, plan.space.name, centre, deviation, some.images, device)
     plugin: Any = ARCHITECTURES.load(str(plan.architecture["family"]))
     objective, weights = plan.objective
     loss = objective.loss(weights, task)
@@ -250,8 +250,8 @@ def _train(
         f"encoder of {plan.facts.family} into {plan.space.name} {list(plan.space.shape)!r}, "
         f"{size} weights, on {device}: {cost}{left}"
     )
-    _advance(training, centre, folder, console, stop)
-    _finish(training, centre, folder, settings, plan.spec.name)
+    _advance(training, folder, console, stop)
+    _finish(training, folder, settings, plan.spec.name)
     say(f"encoder: {folder.encoder}\nreport: {folder.page}")
 
 
@@ -266,7 +266,6 @@ def _probe(trainer: Trainer) -> float:
 
 def _advance(
     training: Trainer,
-    centre: torch.Tensor,
     folder: TrainingFolder,
     console: Console,
     stop: Interruption,
@@ -281,7 +280,7 @@ def _advance(
                 stop.check()
             training.advance()
             if training.step % every == 0 or training.step == training.steps:
-                training.history.measured.append(_curve_point(training, centre))
+                training.history.measured.append(_curve_point(training))
             progress(training.step, training.steps)
             if time.monotonic() - saved > SAVE_SECONDS:
                 training.save(folder.checkpoint)
@@ -289,26 +288,23 @@ def _advance(
     training.save(folder.checkpoint)
 
 
-def _curve_point(training: Trainer, centre: torch.Tensor) -> dict[str, float]:
+def _curve_point(training: Trainer) -> dict[str, float]:
     """The averaged weights on some samples that are not trained on."""
     rows = min(CURVE_ROWS, training.settings.held_out)
     seeds = range(VALIDATION, VALIDATION + rows)
-    found = _measured(training, centre, seeds).summary()
+    found = _measured(training, seeds).summary()
     return {"step": training.step, "psnr": found["psnr"]["median"], "r2": found["r2"]["median"]}
 
 
-def _measured(
-    training: Trainer, centre: torch.Tensor, seeds: range, perceptual: Any = None
-) -> Measured:
+def _measured(training: Trainer, seeds: range, perceptual: Any = None) -> Measured:
     task, settings = training.task, training.settings
     return measured(
-        training.average, task, centre, seeds, settings.batch_size, settings.truncation, perceptual
+        training.average, task, seeds, settings.batch_size, settings.truncation, perceptual
     )
 
 
 def _finish(
     training: Trainer,
-    centre: torch.Tensor,
     folder: TrainingFolder,
     settings: dict[str, Any],
     name: str,
@@ -316,7 +312,7 @@ def _finish(
     """Encoder, report and page of a training whose steps are done."""
     seeds = range(HELD_OUT, HELD_OUT + settings["held_out"])
     perceptual = load_perceptual(OWN, device=training.task.device)
-    found = _measured(training, centre, seeds, perceptual)
+    found = _measured(training, seeds, perceptual)
     versions = {each: importlib.metadata.version(each) for each in VERSIONS}
     save_encoder(
         training.average.cpu(),

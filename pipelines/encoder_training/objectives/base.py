@@ -19,6 +19,7 @@ class Task:
     """What an encoder is to learn.
 
     generator : on `device`; its weights stay as they are. space : of the codes.
+    centre : mean of the generator's codes, float32 (*shape of the space)
     deviation : of the generator's codes, float32 (*shape of the space), 1 where they do not vary:
         what a difference of codes is measured by
     images : some of the generator's, float32 (n, 3, height, width) in [-1, 1]
@@ -26,6 +27,7 @@ class Task:
 
     generator: Generator
     space: str
+    centre: Tensor
     deviation: Tensor
     images: Tensor
     device: torch.device

@@ -2,6 +2,7 @@
 
     pixel_weight * mean((x - t)^2) / p + feature_weight * features(x, t) / q
         + perceptual_weight * LPIPS*(x, t) + latent_weight * mean(((w - v) / deviation)^2)
+        + mean_weight * mean(((w - mean) / deviation)^2)
 
 of a drawn image x and its original t, the code w that the encoder finds and the known one v;
 ``features`` are image gradients at several scales (`transforms.inversion.loss`). With p and q, what
@@ -45,11 +46,19 @@ class ReconstructionSettings(SpecModel):
         ge=0,
         description="Weight of the mean squared error of the codes, in their standard deviations.",
     )
+    mean_weight: Number = Field(
+        default=0.0,
+        ge=0,
+        description="Weight of the mean squared distance of the codes from the mean code, in their "
+        "standard deviations: keeps codes of pictures that tell little near it.",
+    )
 
     @model_validator(mode="after")
     def _some_loss(self) -> Self:
-        if not any(dict(self).values()):
-            raise ValueError("all weights are 0, so there is nothing to learn: raise one of them")
+        if not any(v for k, v in dict(self).items() if k != "mean_weight"):
+            raise ValueError(
+                "all weights of errors are 0, so there is nothing to learn: raise one of them"
+            )
         return self
 
 
@@ -97,6 +106,9 @@ class Reconstruction:
                 apart = (found[:known] - batch.codes) / task.deviation
                 error[:known] = apart.square().flatten(1).mean(dim=1)
                 told["codes"] = settings.latent_weight * error
+            if settings.mean_weight:
+                away = ((found - task.centre) / task.deviation).square().flatten(1).mean(dim=1)
+                told["mean"] = settings.mean_weight * away
             return told
 
         return terms
