@@ -191,6 +191,7 @@ dataset: {kind: folder, path: images, pattern: ["*.png"], exclude: [x/*], factor
           key: path, continuous: [age], categorical: [person], ignore: [glasses]}
 generator: bundled:faces64
 encoder: bundled:faces64
+train_encoder: {architecture: {name: dse}, steps: 10, real: 0.5}
 invert: {method: hybrid, space: w_plus, steps: 10, learning_rate: 0.1, pixel_weight: 1,
          feature_weight: 0.5, noise_mode: none, batch_size: 8, block_rows: 64, actors: 1,
          threads: 1, crop: stretch, max_pixels: 100000}

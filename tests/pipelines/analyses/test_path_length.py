@@ -98,6 +98,8 @@ def official(root, space: str, full: bool, crop: bool, noise: bool, rows: range)
     if noise:
         own = [np.random.default_rng(np.random.SeedSequence([0, 47, row, 1])) for row in rows]
         for name, companion in model.facts.space("w").companions.items():
+            if not name.startswith("noise"):
+                continue
             drawn = [stream.standard_normal(companion.shape, np.float32) for stream in own]
             beside[name] = torch.tensor(np.stack(drawn))
     both = []

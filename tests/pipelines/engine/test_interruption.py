@@ -196,9 +196,8 @@ def test_a_signal_ends_a_run_behind_the_block_in_hand(world, number):
     facts = json.loads((world / "out/run.json").read_text())
     assert facts["exit_code"] == 130 and [s["name"] for s in facts["stages"]] == ["index"]
     assert committed(world) <= 1  # the one in hand, if there was one already
-    assert not list((world / "out").rglob("*.lock")) and not list(
-        (world / "out").rglob("*.partial")
-    )
+    left = [p for name in ("*.lock", "*.partial") for p in (world / "out").rglob(name)]
+    assert not [p for p in left if p.is_file()]  # a folder may hold the block's finished parts
     assert run_tiny(spec, "invert").exit_code == 3
     assert committed(world) == 2
 

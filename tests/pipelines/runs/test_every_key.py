@@ -117,6 +117,18 @@ QUIET = {
     "cache_bytes": 1 << 20,
     "max_quarantined": 0.5,
     "schedule": "0 3 * * *",
+    "train_encoder.architecture.name": "dse",
+    "train_encoder.objective.name": "similarity",
+    "train_encoder.space": "w",
+    "train_encoder.steps": 5,
+    "train_encoder.batch_size": 2,
+    "train_encoder.learning_rate": 0.1,
+    "train_encoder.truncation": 0.5,
+    "train_encoder.real": 0.5,
+    "train_encoder.held_out": 5,
+    "train_encoder.seed": 5,
+    "train_encoder.threads": 1,
+    "train_encoder.device": "cpu",
 }
 """They change nothing that is computed (the engines of these tests ignore where they run)."""
 ONLY_REPORT = "nothing but the report"
@@ -174,6 +186,14 @@ STEPS = [
         ({"invert.learning_rate": 0.1}, "invert"),
         ({"invert.pixel_weight": 0.5}, "invert"),
         ({"invert.feature_weight": 0.0}, "invert"),
+        ({"invert.structural_weight": 0.1}, "invert"),
+        ({"invert.mean_weight": 0.1}, "invert"),
+        ({"invert.truncation_weight": 0.1}, "invert"),
+        ({"invert.tolerance": 0.1}, "invert"),
+        ({"invert.starts": 2}, "invert"),
+        ({"invert.schedule": "adam"}, "invert"),
+        ({"invert.noise_images": True}, "invert"),
+        ({"invert.noise_weight": 0.5}, "invert"),
         ({"invert.space": "w", **{f"analyse.{n}.space": "w" for n in BEFORE if n == "pca"}},
          "invert"),
     ],
@@ -181,6 +201,7 @@ STEPS = [
 ]  # fmt: skip
 """Every change alone makes its stage stale; one run makes all of a list."""
 REASONS = {
+    "train_encoder.minutes": "in place of steps, see tests/pipelines/encoder_training",
     "analyse.fidelity.reference": "of another run, see tests/pipelines/analyses/test_fidelity.py",
     "analyse.path_length.linear": "of VGG16 files, see tests/generators/perceptual",
     "analyse.separability.spaces": "no run holds codes of two spaces",
