@@ -117,6 +117,8 @@ class Images:
         labels: Any = self.labels
         if row == 0 or (labels is not None and labels[row] != labels[row - 1]):
             return False
+        if self.entries and self.entries[row] != self.entries[row - 1]:
+            return False
         states = [rng.bit_generator.state for rng in self.rngs[row - 1 : row + 1]]
         if states and states[0] != states[1]:
             return False

@@ -46,6 +46,11 @@ class FromPivot(InversionMethod):
             )
         return {**given, **own}
 
+    def named(self, settings: Any, facts: ModelFacts, uris: Sequence[str]) -> Sequence[str] | None:
+        """What the pivot knows beforehand, such as codes that are imported."""
+        pivot = settings.pivot_settings()
+        return method_named(pivot.method).named(pivot, facts, uris)
+
     def own(self, settings: Any, facts: ModelFacts) -> dict[str, tuple[int, ...]]:
         """The companions that the method adds, with the shape of one row's."""
         raise NotImplementedError

@@ -253,3 +253,23 @@ def test_the_default_layer_is_low_enough() -> None:
     section = invert_section({"method": "feature_style", "space": "w_plus"})
     found = method_named("feature_style").companions(section, facts)
     assert found == {"features/b4.conv1": (8, 4, 4)}
+
+
+# ---- pivots that are imported --------------------------------------------------------------------
+
+
+def test_a_pivot_that_is_imported_gives_each_image_its_own_code(tmp_path):
+    np.save(tmp_path / "codes.npy", np.zeros((2, WIDTH), np.float32))
+    (tmp_path / "names.txt").write_text("b.png\na.png\n")
+    pivot = {"method": "imported", "codes": "codes.npy", "names": "names.txt"}
+    given = {"method": "pivotal_tuning", "space": "z", "pivot": pivot}
+    spec = invert_section(given, str(tmp_path))
+    found = method_named("pivotal_tuning").named(spec, Linear().facts, ["a.png", "b.png"])
+    assert list(found or ()) == ["b.png", "a.png"]
+
+
+def test_equal_pictures_with_codes_of_their_own_are_taken_one_by_one():
+    settings = invert_section({"method": "pivotal_tuning", "space": "z"})
+    pixels = torch.zeros(3, 3, SIDE, SIDE)
+    images = Images(pixels, Linear(), settings, entries=[4, 4, 5])
+    assert [images.repeats(i) for i in range(3)] == [False, True, False]
