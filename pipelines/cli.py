@@ -2,7 +2,7 @@
 
 Exit codes: 0 all rows ok; 3 finished with quarantined rows (not inverted, within the allowed share,
 or not measured by an annotator); 4 above that share, analyses not run; 1 error; 2 usage; 75 locked
-by another run; 130 interrupted (Ctrl-C or SIGTERM: the blocks in hand are finished first; a second
+by another run; 130 interrupted (Ctrl-C or SIGTERM: what is in hand is finished first; a second
 signal stops at once).
 """
 

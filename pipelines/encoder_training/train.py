@@ -234,7 +234,7 @@ def _train(
         network = plugin.fresh(plan.architecture, codes.cpu()).to(device)
         return Trainer(network, task, loss, section, steps, plan.settings["seed"], plan.real)
 
-    seconds = _probe(trainer(PROBE))
+    seconds = _probe(trainer(PROBE), stop)
     steps = held.get("steps") or plan.settings["steps"]
     if steps is None:
         steps = max(1, round((section.minutes or 0) * 60 / seconds))
@@ -255,11 +255,13 @@ def _train(
     say(f"encoder: {folder.encoder}\nreport: {folder.page}")
 
 
-def _probe(trainer: Trainer) -> float:
+def _probe(trainer: Trainer, stop: Interruption) -> float:
     """Seconds of a step, by a few of a training that is thrown away; the first one is not timed."""
+    stop.check()
     trainer.advance()
     started = time.monotonic()
     for _ in range(PROBE - 1):
+        stop.check()
         trainer.advance()
     return (time.monotonic() - started) / (PROBE - 1)
 
@@ -276,7 +278,8 @@ def _advance(
     with stage_progress(console, "train-encoder") as progress:
         while training.step < training.steps:
             if stop.requested:
-                training.save(folder.checkpoint)
+                if training.step:
+                    training.save(folder.checkpoint)
                 stop.check()
             training.advance()
             if training.step % every == 0 or training.step == training.steps:

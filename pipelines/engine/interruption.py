@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 EXIT_CODE = RunInterruptedError.exit_code
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _FIRST = (
-    b"\nstopping: the blocks in hand are finished first; once more (Ctrl-C) stops at once\n"
+    b"\nstopping: what is in hand is finished first; once more (Ctrl-C) stops at once\n"
 )  # fmt: skip
 _SECOND = b"\nstopped: run the same command again to go on\n"
 

@@ -36,6 +36,7 @@ from schemas.errors import StoreError
 from schemas.fingerprint import digest
 from schemas.store.latent_store import LatentStore
 from schemas.store.lock import StoreLock
+from schemas.store.reasons import TRANSIENT
 
 # ---------------------------------------------------------------------------------------------
 # Sharing out
@@ -180,15 +181,18 @@ class PartFiles:
             np.savez(file, allow_pickle=False, **{"status": status, "reason": reason, **arrays})
 
     def held(self, stage: str, work: StageWork, batch_size: int) -> list[slice]:
-        """Rows of the files of a block that are whole, in order, none twice."""
+        """Rows of the files of a block that are whole, in order, none twice; none that hold rows
+        which could not be read then, and perhaps can be now."""
         found: list[slice] = []
         for path in self.folder.glob(f"{stage}.{_key(work.fp, batch_size)}.*.npz"):
             first, _, stop = path.name.split(".")[-2].partition("-")
             found.append(slice(int(first), int(stop)))
         kept: list[slice] = []
         for rows in sorted(found, key=lambda rows: (rows.start, -rows.stop)):
-            whole = not kept or rows.start >= kept[-1].stop
-            if whole and self.read(stage, work, batch_size, rows) is not None:
+            if kept and rows.start < kept[-1].stop:
+                continue
+            part = self.read(stage, work, batch_size, rows)
+            if part is not None and not np.isin(part["reason"], list(TRANSIENT)).any():
                 kept.append(rows)
         return kept
 
@@ -323,6 +327,12 @@ class SharedBlocks:
                     f"rows {rows.start!r} to {rows.stop!r} of {work.title} cannot be read from "
                     f"{str(self.files.folder)!r}, where they were written: run the same command "
                     "again to make them anew"
+                )
+            if found and part.keys() != found.keys():
+                raise StoreError(
+                    f"parts of {work.title} in {str(self.files.folder)!r} hold "
+                    f"{sorted(found.keys() ^ part.keys())!r} in some rows alone: delete that "
+                    "folder, and run the same command again"
                 )
             for name, values in part.items():
                 if name not in found:

@@ -193,6 +193,15 @@ def test_the_encoder_is_what_a_run_inverts_with(generator, trained):
     assert not trained.checkpoint.exists()
 
 
+def test_a_training_that_is_stopped_at_once_leaves_no_checkpoint(generator, tmp_path, monkeypatch):
+    spec, stop = spec_of(generator, tmp_path / "out"), Interruption()
+    stop.requested = True
+    monkeypatch.setattr(Trainer, "advance", lambda trainer: pytest.fail("a step was made"))
+    with pytest.raises(RunInterruptedError):
+        train_encoder(spec, QUIET, stop)
+    assert not TrainingFolder.of(spec).checkpoint.exists()
+
+
 @pytest.mark.parametrize("killed", [False, True])
 def test_a_training_that_was_ended_goes_on_to_the_same_bytes(
     generator, trained, tmp_path, monkeypatch, killed
@@ -248,12 +257,12 @@ def test_anew_trains_another_in_its_place(generator, tmp_path, monkeypatch):
 
 def test_minutes_become_steps_once(generator, tmp_path, monkeypatch):
     spec = spec_of(generator, tmp_path / "out", steps=None, minutes=0.1)
-    monkeypatch.setattr(training, "_probe", lambda trainer: 2.0)
+    monkeypatch.setattr(training, "_probe", lambda trainer, stop: 2.0)
     monkeypatch.setattr(training, "write_page", unpainted)
     train_encoder(spec, QUIET)
     folder = TrainingFolder.of(spec)
     assert json.loads(folder.settings.read_text())["steps"] == 3
-    monkeypatch.setattr(training, "_probe", lambda trainer: 0.01)
+    monkeypatch.setattr(training, "_probe", lambda trainer, stop: 0.01)
     folder.page.unlink()
     train_encoder(spec, QUIET)
     assert json.loads(folder.report.read_text())["training"]["steps"] == 3

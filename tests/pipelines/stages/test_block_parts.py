@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from inversion_fixture import annotator, make, tree
 
@@ -15,7 +16,7 @@ from pipelines.engine.parts import PartFiles, Probe, Sharing
 from pipelines.stages.annotate import annotate
 from pipelines.stages.invert import InvertWorker, invert, plan_invert
 from pipelines.stages.invert_plan import actors_busy, sharing_of
-from schemas.errors import LatentflowError, RunInterruptedError
+from schemas.errors import LatentflowError, RunInterruptedError, StoreError
 from schemas.spec_models import AnnotateSpec
 from schemas.store import sibling
 from schemas.store.latent_store import ArraySpec, LatentStore
@@ -142,6 +143,31 @@ def test_rows_that_cannot_be_read_are_tried_again_in_parts(tmp_path):
     run(setting, tmp_path / "stores", Engine(3))
     fresh = run(setting, tmp_path / "fresh")
     assert tree(path) == tree(fresh) != before and not PartFiles.beside(path).folder.exists()
+
+
+def test_parts_with_rows_that_could_not_be_read_are_not_used_again(tmp_path):
+    setting = make(tmp_path, 60)
+    lost = setting.file(3)
+    data = lost.read_bytes()
+    lost.unlink()
+    with pytest.raises(RunInterruptedError):
+        run(setting, tmp_path / "stores", Engine(3, most=3))
+    lost.write_bytes(data)
+    path = run(setting, tmp_path / "stores", Engine(3))
+    assert tree(path) == tree(run(setting, tmp_path / "fresh"))
+
+
+def test_parts_of_two_layouts_are_not_put_together(setting, tmp_path):
+    with pytest.raises(RunInterruptedError):
+        run(setting, tmp_path, Engine(3, most=2))
+    path = setting.identity(tmp_path, batch_size=8).path
+    part = sorted(PartFiles.beside(path).folder.iterdir())[0]
+    with np.load(part) as held:
+        fewer = {name: held[name] for name in held.files if name != "quality/ssim"}
+    with open(part, "wb") as file:
+        np.savez(file, **fewer)
+    with pytest.raises(StoreError, match=r"\['quality/ssim'\] in some rows alone: delete"):
+        run(setting, tmp_path, Engine(3))
 
 
 def test_large_companions_go_with_the_parts(setting, tmp_path, monkeypatch):
