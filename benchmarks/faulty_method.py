@@ -13,7 +13,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-from transforms.inversion.hybrid import HybridInversion
+from transforms.inversion.methods.hybrid import HybridInversion
 
 from schemas.sections.inversion.hybrid import HybridSpec
 from transforms.inversion.method import Images, Inverted
