@@ -13,10 +13,9 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-from transforms.inversion.methods.hybrid import HybridInversion
-
 from schemas.sections.inversion.hybrid import HybridSpec
 from transforms.inversion.method import Images, Inverted
+from transforms.inversion.methods.hybrid import HybridInversion
 
 NAME = "faulty"
 FILE = "LATENTFLOW_FAULTS"
