@@ -128,7 +128,9 @@ def _read_own(path: Path) -> EncoderCheckpoint:
         tensors = {name: value.astype("<f4") for name, value in read_tensors(path).items()}
     except (CheckpointError, OSError) as e:
         raise CheckpointError(f"encoder {str(path)!r} cannot be read: {e}") from e
-    found = EncoderCheckpoint(architecture, tensors)
+    training = about.get("training")
+    of = training.get("generator_fp") if isinstance(training, dict) else None
+    found = EncoderCheckpoint(architecture, tensors, {} if of is None else {"trained_for": of})
     recorded = about.get("fingerprint") or found.fingerprint
     if recorded != found.fingerprint:
         raise CheckpointError(

@@ -42,8 +42,8 @@ class RealImages:
 
     @property
     def fingerprint(self) -> str:
-        """Of which pictures there are, by their names."""
-        return digest(self.uris)
+        """Of which pictures there are, by their names, and how they are fitted."""
+        return digest([self.uris, self._crop, self._max_pixels])
 
     def __call__(self, step: int, n: int) -> Tensor:
         """n pictures of a step, float32 (n, 3, *size) in [-1, 1]: a function of seed and step.

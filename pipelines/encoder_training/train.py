@@ -87,6 +87,17 @@ class Plan:
                 f"'train_encoder.real' is {section.real!r} for space {space.name!r}, {why}: set "
                 "it to 0"
             )
+        if section.real and design.get("network", design).get("classes"):
+            raise UsageError(
+                f"'train_encoder.real' is {section.real!r}, and the encoder is given classes, "
+                "which real pictures do not tell: set it to 0"
+            )
+        of_batch = round(section.real * section.batch_size)
+        if section.real and not 0 < of_batch < section.batch_size:
+            raise UsageError(
+                f"'train_encoder.real' is {section.real!r}, which is {of_batch!r} of the "
+                f"{section.batch_size!r} images of a batch: raise 'train_encoder.batch_size'"
+            )
         given = section.model_dump(
             include={"batch_size", "learning_rate", "truncation", "real", "minutes", "steps"}
         )

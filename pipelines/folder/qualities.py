@@ -48,7 +48,7 @@ _TOLD = {
     EDITABILITY: Quality("editability", 3, "", True, True),
     "loss_start": Quality("loss at the start", 4),
     "loss_end": Quality("loss at the end", 4, "", False),
-    "steps": Quality("gradient steps", 0),
+    "steps": Quality("steps or passes", 0),
 }
 
 

@@ -187,6 +187,7 @@ def identify(
                 f"{' or '.join(map(repr, methods_without_encoder()))}"
             )
         encoder = read_encoder(uri)
+        check_trained(uri, encoder.metadata, facts)
         _check_encoder(uri, spaces_of(encoder), facts, space.name)
         encoder_fp, encoder_assumed = encoder.fingerprint, encoder.assumed
     perceptual = None if sampled else perceptual_of(spec.compared_by)
@@ -283,6 +284,16 @@ def _companions(space: Space, shapes: Mapping[str, tuple[int, ...]]) -> list[Arr
         ArraySpec(COMPANIONS, companion_array(space.name, name), shape)
         for name, shape in shapes.items()
     ]
+
+
+def check_trained(uri: str, metadata: Mapping[str, Any], facts: ModelFacts) -> None:
+    """Raise UsageError for an encoder of `train-encoder` that says it is of another generator."""
+    of = metadata.get("trained_for")
+    if of not in (None, facts.fingerprint):
+        raise UsageError(
+            f"encoder {uri!r} was trained for the generator with fingerprint {of!r}, and this one "
+            f"has {facts.fingerprint!r}: train one with 'latentflow train-encoder', or name another"
+        )
 
 
 def _check_encoder(

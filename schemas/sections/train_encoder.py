@@ -44,8 +44,8 @@ class TrainEncoderSpec(SpecModel):
 
     architecture: Chosen = Field(
         default=ChosenSpec(name="convolutional"),
-        description="Architecture of the encoder: convolutional (any generator), dse, or one of "
-        "another package; or a section of its 'name' and settings.",
+        description="Architecture of the encoder: convolutional (any generator), dse, sketch, or "
+        "one of another package; or a section of its 'name' and settings.",
     )
     objective: Chosen = Field(
         default=ChosenSpec(name="reconstruction"),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from rich.console import Console
 import generators
 import pipelines.encoder_training.train as training
 from generators.encoders.convolutional import PLUGIN as CONVOLUTIONAL
+from generators.encoders.files import read_encoder
 from generators.encoders.load import LoadedEncoder, load_encoder, save_encoder
 from generators.protocols import Code, ModelFacts, Space
 from generators.seeds import drawn
@@ -33,10 +35,10 @@ from pipelines.encoder_training.objectives.base import Batch, Task
 from pipelines.encoder_training.objectives.catalog import OBJECTIVES
 from pipelines.encoder_training.real_images import RealImages
 from pipelines.encoder_training.samples import HELD_OUT, Samples, training_seeds
-from pipelines.encoder_training.train import train_encoder
+from pipelines.encoder_training.train import Plan, train_encoder
 from pipelines.encoder_training.trainer import Trainer
 from pipelines.engine.interruption import Interruption
-from pipelines.folder.store_identity import identify_run
+from pipelines.folder.store_identity import check_trained, identify_run
 from schemas.errors import (
     InputError,
     LockedError,
@@ -191,6 +193,29 @@ def test_the_encoder_is_what_a_run_inverts_with(generator, trained):
     page = trained.page.read_text()
     assert page.count("data:image/jpeg") == 6 and "R² of a coordinate" in page
     assert not trained.checkpoint.exists()
+
+
+def test_the_encoder_of_another_generator_is_told(generator, trained):
+    about = read_encoder(str(trained.encoder)).metadata
+    facts = generators.facts(generator)
+    check_trained("e", about, facts)
+    with pytest.raises(UsageError, match=r"was trained for .* this one has '0000"):
+        check_trained("e", about, replace(facts, network_fp="0" * 64))
+
+
+def test_the_mean_code_is_measured_on_all_samples():
+    plan, seeds = task(Linear()), range(HELD_OUT, HELD_OUT + 20)
+    found = measured(LinearEncoder(), plan, seeds, 8, 1.0)
+    once = measured(LinearEncoder(), plan, seeds, 32, 1.0)
+    assert len(found.rows[BASELINE]) == 20
+    np.testing.assert_allclose(found.rows[BASELINE], once.rows[BASELINE], rtol=1e-5)
+
+
+@pytest.mark.parametrize(("real", "n"), [(0.02, 0), (0.9, 4)])
+def test_a_share_of_real_pictures_that_no_batch_has_is_refused(generator, tmp_path, real, n):
+    spec = spec_of(generator, tmp_path / "out", {"path": "faces"}, real=real)
+    with pytest.raises(UsageError, match=f"is {n} of the 4 images of a batch: raise"):
+        Plan.of(spec)
 
 
 def test_a_training_that_is_stopped_at_once_leaves_no_checkpoint(generator, tmp_path, monkeypatch):
