@@ -84,5 +84,7 @@ def answer(
 
     read = load_run_spec(spec).trusting(trust)
     folder = out or Path(read.output_path, "answers")
+    if folder.resolve() == frames.resolve():
+        raise UsageError(f"'--out' is the folder of the pictures, {str(frames)!r}: give another")
     seconds = answer_frames(Answering(read), new_files(frames, patience), folder, tell)
     say(f"{told_latency(seconds)}: {folder}")

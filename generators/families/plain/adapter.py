@@ -91,7 +91,6 @@ class PlainGenerator(DrawsOwnParts):
         )
 
     @by_row
-    @by_row
     def convert(
         self,
         code: Code,
@@ -107,7 +106,6 @@ class PlainGenerator(DrawsOwnParts):
         self.facts.space(target)
         return code if truncation is None else code.moved(code.main * truncation)
 
-    @by_row
     @by_row
     def draw(
         self,

@@ -54,6 +54,10 @@ def test_every_picture_of_a_folder_is_answered_and_a_broken_one_is_told(tmp_path
 def test_what_is_no_folder_is_told(tmp_path: Path) -> None:
     result = CliRunner().invoke(app, ["answer", str(tmp_path / "s.yaml"), str(tmp_path / "none")])
     assert isinstance(result.exception, UsageError) and "is no folder" in str(result.exception)
+    spec = tmp_path / "s.yaml"
+    spec.write_text("{name: s, dataset: {path: .}, generator: 'bundled:faces64'}")
+    result = CliRunner().invoke(app, ["answer", str(spec), str(tmp_path), "--out", str(tmp_path)])
+    assert isinstance(result.exception, UsageError) and "is the folder of" in str(result.exception)
 
 
 def test_pictures_that_come_later_are_given_once_they_no_longer_grow(tmp_path: Path) -> None:

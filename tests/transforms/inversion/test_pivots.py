@@ -13,6 +13,8 @@ from conformance.inversion import InversionSuite
 from pydantic import ValidationError
 from torch import nn
 
+from generators.families.catalog import built
+from generators.labelled import Labelled
 from generators.protocols import Code, ModelFacts, Space
 from generators.tuned import WEIGHTS, DrawsOwnParts, by_row, tunable, unpacked
 from pipelines.analyses.spaces import Conversion
@@ -24,10 +26,12 @@ from schemas.store import sibling
 from schemas.store.latent_store import LatentStore
 from schemas.store.reasons import Status
 from schemas.store.sibling import siblings_of
+from tests.generators.families.references.biggan import tiny as biggan
 from transforms.images.metrics import mse
 from transforms.images.preprocess import to_uint8
 from transforms.inversion.catalog import method_named
 from transforms.inversion.method import Images, render, row_generator
+from transforms.inversion.methods.feature_style import maps_of, scale_of
 from transforms.inversion.methods.pivotal_tuning import tuned
 from transforms.inversion.stored import own_numbers, stored_code
 
@@ -273,3 +277,16 @@ def test_equal_pictures_with_codes_of_their_own_are_taken_one_by_one():
     pixels = torch.zeros(3, 3, SIDE, SIDE)
     images = Images(pixels, Linear(), settings, entries=[4, 4, 5])
     assert [images.repeats(i) for i in range(3)] == [False, True, False]
+
+
+def test_what_a_feature_map_is_measured_by_is_the_same_for_all_rows():
+    model = built(biggan())
+    space = model.facts.space(model.facts.default_space)
+    layer = next(iter(maps_of(model.facts, space.name)))
+    found = [
+        scale_of(Labelled(model, np.array(labels)), space.name, f"features.{layer}", "const")
+        for labels in ([1, 0], [0, 1], [1])
+    ]
+    code = Code(space.name, model.centre(space.name, [0]).reshape(1, *space.shape))
+    recorded = model.convert(code, f"features.{layer}", labels=[0]).main
+    assert len(set(found)) == 1 and found[0] == pytest.approx(recorded.square().mean().sqrt())

@@ -68,9 +68,7 @@ class FeatureStyle(FromPivot):
             return generator.convert(bare, space, noise=settings.noise_mode).main.float()
 
         with torch.no_grad():
-            centre = generator.centre(settings.space).to(pivot.code.main)
-            mean = replace(pivot.code, main=centre.expand_as(pivot.code.main))
-            unit = given(mean[:1]).square().mean().sqrt().clamp_min(1e-12)
+            unit = scale_of(generator, settings.space, space, settings.noise_mode)
             start = {**pivot.code.companions, name: given(pivot.code)}
 
         def away(code: Code, drawn: Tensor) -> Tensor:
@@ -83,10 +81,20 @@ class FeatureStyle(FromPivot):
             extra=away if settings.feature_penalty else None,
             move={
                 settings.space: settings.learning_rate,
-                name: settings.feature_learning_rate * float(unit),
+                name: settings.feature_learning_rate * unit,
             },
         )
         return Inverted(found.code, {**qualities, **found.qualities})
+
+
+def scale_of(generator: Any, space: str, features: str, noise: str) -> float:
+    """Root mean square of the feature map that the mean code gives, of the first class where there
+    are classes: the same for all rows."""
+    bare = getattr(generator, "generator", generator)  # whose rows have no labels
+    labels = [0] if bare.facts.classes else None
+    centre = bare.centre(space, labels).reshape(1, *bare.facts.space(space).shape)
+    found = bare.convert(Code(space, centre), features, labels=labels, noise=noise)
+    return max(float(found.main.float().square().mean().sqrt()), 1e-12)
 
 
 def maps_of(facts: ModelFacts, space: str) -> dict[str, tuple[int, ...]]:
