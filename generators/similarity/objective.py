@@ -19,13 +19,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal, Self
 
 import torch
 from torch import Tensor
 
 from generators.perceptual.load import PerceptualDistance
-from generators.similarity.attentions import Attention
+from generators.similarity.attentions import Attention, CentreCrops, GradCam
 from generators.similarity.measures import cosine, dissimilarity, divergence, mean_squared
 from schemas.errors import UsageError
 
@@ -82,6 +82,24 @@ class DiverseSimilarity:
             )
         self.weights, self.perceptual = weights, perceptual
         self.attention, self.strategy = attention, strategy
+
+    @classmethod
+    def of_settings(cls, settings: Any, perceptual: PerceptualDistance | None) -> Self:
+        """As a specification has it: ``<term>_weight``, ``attention`` and ``strategy``."""
+        attention: Attention | None = None
+        if settings.attention == "centre":
+            attention = CentreCrops()
+        elif settings.attention == "grad_cam" and perceptual is not None:
+            attention = GradCam.of(perceptual)
+        weights = SimilarityWeights(
+            divergence=settings.divergence_weight,
+            squared=settings.pixel_weight,
+            cosine=settings.cosine_weight,
+            perceptual=settings.perceptual_weight,
+            structural=settings.structural_weight,
+            latent=settings.latent_weight,
+        )
+        return cls(weights, perceptual, attention, settings.strategy)
 
     def between_images(self, images: Tensor, drawn: Tensor) -> Tensor:
         """Eqs. 6 and 7: of x and x', float32 (n, 3, h, w) in [-1, 1] -> (n,)."""

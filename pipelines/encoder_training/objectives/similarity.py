@@ -65,8 +65,7 @@ class Similarity:
         import torch
 
         from generators.perceptual.load import load_perceptual
-        from generators.similarity.attentions import CentreCrops, GradCam
-        from generators.similarity.objective import DiverseSimilarity, SimilarityWeights
+        from generators.similarity.objective import DiverseSimilarity
 
         if GRADIENTS not in task.facts.capabilities:
             raise UsageError(
@@ -76,20 +75,7 @@ class Similarity:
         perceptual = None
         if settings.perceptual_weight or settings.attention == "grad_cam":
             perceptual = load_perceptual(OWN, device=task.device)
-        attention: CentreCrops | GradCam | None = None
-        if settings.attention == "centre":
-            attention = CentreCrops()
-        elif settings.attention == "grad_cam" and perceptual is not None:
-            attention = GradCam.of(perceptual)
-        weights = SimilarityWeights(
-            divergence=settings.divergence_weight,
-            squared=settings.pixel_weight,
-            cosine=settings.cosine_weight,
-            perceptual=settings.perceptual_weight,
-            structural=settings.structural_weight,
-            latent=settings.latent_weight,
-        )
-        objective = DiverseSimilarity(weights, perceptual, attention, settings.strategy)
+        objective = DiverseSimilarity.of_settings(settings, perceptual)
 
         def terms(batch: Batch) -> dict[str, Tensor]:
             images, known = batch.images, len(batch.codes)

@@ -47,7 +47,9 @@ class EncoderTuning(InversionMethod):
     def invert(self, images: Images) -> Inverted:
         import torch
 
-        objective = objective_of(images)
+        from generators.similarity.objective import DiverseSimilarity
+
+        objective = DiverseSimilarity.of_settings(images.settings, images.perceptual)
         network = getattr(images.encoder, "network", None)
         if network is None or not any(True for _ in network.parameters()):
             raise UsageError(
@@ -69,28 +71,6 @@ class EncoderTuning(InversionMethod):
             Code(images.settings.space, codes),
             {name: told[:, k] for k, name in enumerate(DESCENT)},
         )
-
-
-def objective_of(images: Images) -> DiverseSimilarity:
-    """The loss that the settings, an `EncoderTuningSpec`, ask for."""
-    from generators.similarity.attentions import CentreCrops, GradCam
-    from generators.similarity.objective import DiverseSimilarity, SimilarityWeights
-
-    settings, perceptual = images.settings, images.perceptual
-    attention: CentreCrops | GradCam | None = None
-    if settings.attention == "centre":
-        attention = CentreCrops()
-    elif settings.attention == "grad_cam" and perceptual is not None:
-        attention = GradCam.of(perceptual)
-    weights = SimilarityWeights(
-        divergence=settings.divergence_weight,
-        squared=settings.pixel_weight,
-        cosine=settings.cosine_weight,
-        perceptual=settings.perceptual_weight,
-        structural=settings.structural_weight,
-        latent=settings.latent_weight,
-    )
-    return DiverseSimilarity(weights, perceptual, attention, settings.strategy)
 
 
 def _tuned(image: Images, encoder: Any, objective: DiverseSimilarity) -> tuple[Tensor, list[float]]:
