@@ -13,7 +13,7 @@ ARCHITECTURES: Catalog[EncoderArchitecture] = Catalog(
     "encoder architecture",
     "generators.encoders",
     "latentflow.encoders",
-    apart=("base", "catalog", "files", "load"),
+    apart=("base", "catalog", "files", "load", "networks", "shape"),
     base=EncoderArchitecture,
 )
 

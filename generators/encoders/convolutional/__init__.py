@@ -51,9 +51,11 @@ class ConvolutionalArchitecture:
 
     def build(self, checkpoint: EncoderCheckpoint) -> Convolutional:
         """The network with its tensors."""
-        from generators.encoders.convolutional.network import built
+        from generators.encoders.convolutional.network import Convolutional
+        from generators.encoders.networks import built
 
-        return built(checkpoint)
+        config = ConvolutionalConfig.from_architecture(checkpoint.architecture)
+        return built(lambda: Convolutional(config), checkpoint)
 
     def design(
         self, facts: ModelFacts, space: str, settings: ConvolutionalSettings

@@ -9,14 +9,13 @@ depends on the other images of a batch.
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from generators.encoders.base import EncoderCheckpoint
 from generators.encoders.convolutional.config import ConvolutionalConfig
+from generators.encoders.networks import ShapedEncoder
 from generators.labelled import label_weights
 from generators.protocols import Labels
 
@@ -38,7 +37,7 @@ class Stage(nn.Module):
         return (x + F.leaky_relu(self.look(x), SLOPE)) * math.sqrt(0.5)
 
 
-class Convolutional(nn.Module):
+class Convolutional(ShapedEncoder[ConvolutionalConfig]):
     """See the module text; an `generators.encoders.base.EncoderNetwork`.
 
     centre, deviation : buffers (*shape): a code is ``centre + deviation * what the network finds``.
@@ -48,8 +47,7 @@ class Convolutional(nn.Module):
     deviation: Tensor
 
     def __init__(self, config: ConvolutionalConfig) -> None:
-        super().__init__()
-        self.config = config
+        super().__init__(config)
         widths = (3, *config.widths)
         self.stages = nn.ModuleList(
             Stage(a, b) for a, b in zip(widths[:-1], widths[1:], strict=True)
@@ -78,20 +76,6 @@ class Convolutional(nn.Module):
             deviation = codes.std(dim=0, correction=0)
             self.deviation.copy_(torch.where(deviation > 1e-6, deviation, 1.0))
 
-    @property
-    def size(self) -> tuple[int, int]:
-        """(height, width) in pixels of the images that it takes."""
-        return self.config.size
-
-    @property
-    def classes(self) -> int:
-        """Of the labels that it takes, 0 for none."""
-        return self.config.classes
-
-    def architecture(self) -> dict[str, Any]:
-        """As in its checkpoint."""
-        return self.config.architecture()
-
     def forward(self, images: Tensor, labels: Labels = None) -> Tensor:
         """images (n, 3, *size) in [-1, 1] -> codes (n, *shape); labels as for
         `generators.protocols.Generator`.
@@ -117,12 +101,3 @@ class Convolutional(nn.Module):
         their mean."""
         code = self(images, labels)
         return code.mean(dim=1) if space == self.config.repeated else code
-
-
-def built(checkpoint: EncoderCheckpoint) -> Convolutional:
-    """The network with its tensors. Raises ValueError, KeyError, TypeError or RuntimeError."""
-    with torch.device("meta"):
-        network = Convolutional(ConvolutionalConfig.from_architecture(checkpoint.architecture))
-    state = {name: torch.from_numpy(value.copy()) for name, value in checkpoint.tensors.items()}
-    network.load_state_dict(state, strict=True, assign=True)
-    return network

@@ -50,9 +50,11 @@ class DSEArchitecture:
 
     def build(self, checkpoint: EncoderCheckpoint) -> DSE:
         """The network with its tensors."""
-        from generators.encoders.dse.network import built
+        from generators.encoders.dse.network import DSE
+        from generators.encoders.networks import built
 
-        return built(checkpoint)
+        config = DSEConfig.from_architecture(checkpoint.architecture)
+        return built(lambda: DSE(config), checkpoint)
 
     def design(self, facts: ModelFacts, space: str, settings: DSESettings) -> dict[str, Any]:
         """The paper's encoder of that generator."""

@@ -3,44 +3,37 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Self
+from typing import Self
 
+from generators.encoders.shape import EncoderShape
 from generators.protocols import ModelFacts
 from schemas.errors import UsageError
 
-FAMILY = "dse"
 LEAST_SIDE = 8
 """Pixels: the tables' last block but one; smaller images leave no block to halve them."""
 
 
 @dataclass(frozen=True)
-class DSEConfig:
+class DSEConfig(EncoderShape):
     """Shape of a `generators.encoders.dse.network.DSE`.
 
-    size : (height, width) of the images in pixels. A block halves them until the shorter side is
-        below 8, as the tables' 256, 512 and 1,024 px end at 4.
-    space, shape : of the codes, as the generator has them.
-    repeated : the space whose code each layer of ``space`` repeats, into which the layers' mean
-        goes; None where there is none.
+    size : a block halves the images until the shorter side is below 8, as the tables' 256, 512 and
+        1,024 px end at 4.
+    repeated : the layers' mean goes into that space.
     layered : codes have layers, each told by the statistics of one convolution (StyleGAN's form);
         else the last block's fully connected layer tells them (that of PGGAN and BigGAN).
-    classes : of the labels that the encoder takes, for conditional batch normalisation in place of
-        instance normalisation; 0 for none.
+    classes : for conditional batch normalisation in place of instance normalisation.
     class_dim : last entries of a code that stand for the class (BigGAN's c'), 0 for none.
     channel_base, channel_max : a block that sees images of ``side`` pixels takes
         min(channel_base / side, channel_max) channels. The tables' are 16,384 and 512.
     fused_scale : each halving is one convolution of stride 2, as in PGGAN (the paper's strategy 2).
     """
 
-    size: tuple[int, int]
-    space: str
-    shape: tuple[int, ...]
-    repeated: str | None = None
+    FAMILY = "dse"
+
     layered: bool = False
-    classes: int = 0
     class_dim: int = 0
     channel_base: int = 16384
     channel_max: int = 512
@@ -106,36 +99,6 @@ class DSEConfig:
             )
         except ValueError as e:
             raise UsageError(f"no such encoder for this {facts.family} generator: {e}") from e
-
-    @classmethod
-    def from_architecture(cls, architecture: Mapping[str, Any]) -> Self:
-        """Inverse of `architecture`. Raises KeyError, TypeError or ValueError."""
-        given = {name: value for name, value in architecture.items() if name != "family"}
-        size = tuple(int(side) for side in given.pop("size"))
-        shape = tuple(int(n) for n in given.pop("shape"))
-        if len(size) != 2:
-            raise ValueError(f"'size' is {list(size)!r}, expected (height, width)")
-        return cls(size=(size[0], size[1]), shape=shape, **given)
-
-    def architecture(self) -> dict[str, Any]:
-        """Canonical description, part of the fingerprint."""
-        return {
-            "family": FAMILY,
-            **asdict(self),
-            "size": list(self.size),
-            "shape": list(self.shape),
-        }
-
-    @property
-    def spaces(self) -> dict[str, tuple[int, ...]]:
-        """Spaces into which it encodes, its own one last."""
-        base = {} if self.repeated is None else {self.repeated: self.shape[1:]}
-        return {**base, self.space: self.shape}
-
-    @property
-    def dimensions(self) -> int:
-        """Entries of a code."""
-        return math.prod(self.shape)
 
     @property
     def side(self) -> int:

@@ -23,14 +23,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from generators.encoders.base import EncoderCheckpoint
 from generators.encoders.dse.config import DSEConfig
+from generators.encoders.networks import ShapedEncoder
 from generators.equalised import FullyConnectedLayer
 from generators.labelled import label_weights
 from generators.protocols import Labels
@@ -153,7 +152,7 @@ class Block(nn.Module):
         return (y + bypass) * SQRT_HALF, x, second
 
 
-class DSE(nn.Module):
+class DSE(ShapedEncoder[DSEConfig]):
     """See the module text; an `generators.encoders.base.EncoderNetwork`.
 
     centre : buffer (*shape), added to every code. 0 in the paper; training starts nearer with the
@@ -163,8 +162,7 @@ class DSE(nn.Module):
     centre: Tensor
 
     def __init__(self, config: DSEConfig) -> None:
-        super().__init__()
-        self.config = config
+        super().__init__(config)
         first = config.blocks[0][0]
         self.from_rgb = EqualisedConv(3, first, 1)
         self.from_rgb_bias = nn.Parameter(torch.zeros(first))
@@ -188,20 +186,6 @@ class DSE(nn.Module):
                     config.dimensions, config.dimensions - config.class_dim
                 )
         self.register_buffer("centre", torch.zeros(config.shape))
-
-    @property
-    def size(self) -> tuple[int, int]:
-        """(height, width) in pixels of the images that it takes."""
-        return self.config.size
-
-    @property
-    def classes(self) -> int:
-        """Of the labels that it takes, 0 for none."""
-        return self.config.classes
-
-    def architecture(self) -> dict[str, Any]:
-        """As in its checkpoint."""
-        return self.config.architecture()
 
     def forward(self, images: Tensor, labels: Labels = None) -> Encoded:
         """images (n, 3, *size) in [-1, 1]; labels as for `generators.protocols.Generator`.
@@ -247,12 +231,3 @@ def statistics(x: Tensor) -> Tensor:
     """Means, then standard deviations of the maps (n, c, h, w): (n, 2 c)."""
     variance, mean = torch.var_mean(x, dim=(2, 3), correction=0)
     return torch.cat([mean, (variance + EPSILON).sqrt()], dim=1)
-
-
-def built(checkpoint: EncoderCheckpoint) -> DSE:
-    """The network with its tensors. Raises ValueError, KeyError, TypeError or RuntimeError."""
-    with torch.device("meta"):
-        network = DSE(DSEConfig.from_architecture(checkpoint.architecture))
-    state = {name: torch.from_numpy(value.copy()) for name, value in checkpoint.tensors.items()}
-    network.load_state_dict(state, strict=True, assign=True)
-    return network

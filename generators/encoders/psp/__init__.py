@@ -28,9 +28,11 @@ class PspArchitecture:
 
     def build(self, checkpoint: EncoderCheckpoint) -> PspEncoder:
         """The network with its tensors."""
-        from generators.encoders.psp.network import built
+        from generators.encoders.networks import built
+        from generators.encoders.psp.network import PspEncoder
 
-        return built(checkpoint)
+        config = PspConfig.from_architecture(checkpoint.architecture)
+        return built(lambda: PspEncoder(config), checkpoint)
 
 
 PLUGIN = PspArchitecture()

@@ -13,7 +13,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from generators.encoders.base import EncoderCheckpoint
 from generators.encoders.psp.backbone import Backbone, Norm
 from generators.encoders.psp.config import PYRAMID, PspConfig
 from generators.encoders.psp.framing import resized, shrunk
@@ -136,13 +135,3 @@ def _upsampled(x: Tensor, beside: Tensor) -> Tensor:
     """A map resized to the size of another, and added to it."""
     size = beside.shape[-2:]
     return F.interpolate(x, size, mode="bilinear", align_corners=True) + beside
-
-
-def built(checkpoint: EncoderCheckpoint) -> PspEncoder:
-    """The network with its tensors; raises where they do not fit, see
-    `generators.encoders.base.EncoderArchitecture`."""
-    with torch.device("meta"):  # numbers drawn to be replaced would take as long as reading them
-        network = PspEncoder(PspConfig.from_architecture(checkpoint.architecture))
-    state = {name: torch.from_numpy(value.copy()) for name, value in checkpoint.tensors.items()}
-    network.load_state_dict(state, strict=True, assign=True)
-    return network

@@ -25,9 +25,14 @@ class WPlusArchitecture:
 
     def build(self, checkpoint: EncoderCheckpoint) -> WPlusEncoder:
         """The network with its tensors."""
-        from generators.encoders.w_plus_encoder.network import built
+        from generators.encoders.networks import built
+        from generators.encoders.w_plus_encoder.network import EncoderConfig, WPlusEncoder
 
-        return built(checkpoint)
+        architecture = dict(checkpoint.architecture)
+        architecture.pop("family")
+        architecture["channels"] = tuple(architecture["channels"])
+        config = EncoderConfig(**architecture)
+        return built(lambda: WPlusEncoder(config), checkpoint)
 
 
 PLUGIN = WPlusArchitecture()

@@ -8,8 +8,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from generators.encoders.base import EncoderCheckpoint
-
 
 @dataclass(frozen=True)
 class EncoderConfig:
@@ -79,15 +77,3 @@ class WPlusEncoder(nn.Module):
         without the layers' offsets, (n, w_dim)."""
         w, offsets = self(images)
         return w if space == "w" else w[:, None] + offsets
-
-
-def built(checkpoint: EncoderCheckpoint) -> WPlusEncoder:
-    """The network with its tensors; raises where they do not fit, see
-    `generators.encoders.base.EncoderArchitecture`."""
-    architecture = dict(checkpoint.architecture)
-    architecture.pop("family")
-    architecture["channels"] = tuple(architecture["channels"])
-    network = WPlusEncoder(EncoderConfig(**architecture))
-    state = {name: torch.from_numpy(value.copy()) for name, value in checkpoint.tensors.items()}
-    network.load_state_dict(state, strict=True)
-    return network
