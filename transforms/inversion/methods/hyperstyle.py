@@ -18,7 +18,7 @@ from generators.tuned import WEIGHTS, length, packed
 from schemas.errors import UsageError
 from schemas.sections.inversion.hyperstyle import HyperstyleSpec
 from transforms.inversion.encoding import encoded, encoded_spaces
-from transforms.inversion.method import Cost, Images, InversionMethod, Inverted, render
+from transforms.inversion.method import DESCENT, Cost, Images, InversionMethod, Inverted, render
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -52,7 +52,7 @@ class Hyperstyle(InversionMethod):
     def qualities(self, settings: Any) -> Sequence[str]:
         """Mean squared error, of pixels in [-1, 1], of what the code draws without changes and of
         what it draws with them, and passes."""
-        return ("loss_start", "loss_end", "steps")
+        return DESCENT
 
     def invert(self, images: Images) -> Inverted:
         import torch
@@ -75,10 +75,12 @@ def _found(images: Images, code: Code, network: Hypernetwork) -> tuple[Tensor, T
     """Weights of some rows, (n, length), and the errors at the start and at the end, (n,)."""
     import torch
 
+    from generators.similarity.measures import mean_squared
+
     generator, noise = images.generator, images.settings.noise_mode
     companion = generator.facts.space(code.space).companions[WEIGHTS]
     drawn = render(generator, code, noise)
-    start = _error(drawn, images)
+    start = mean_squared(drawn, images.pixels)
     changes: dict[str, Tensor] = {}
     for _ in range(images.settings.passes):
         with torch.no_grad():
@@ -87,7 +89,7 @@ def _found(images: Images, code: Code, network: Hypernetwork) -> tuple[Tensor, T
             deltas = {name: _held(generator, name) * change for name, change in changes.items()}
         code = Code(code.space, code.main, {WEIGHTS: packed(companion, deltas)})
         drawn = render(generator, code, noise)
-    return code.companions[WEIGHTS], start, _error(drawn, images)
+    return code.companions[WEIGHTS], start, mean_squared(drawn, images.pixels)
 
 
 def _held(generator: Any, name: str) -> Tensor:
@@ -95,10 +97,6 @@ def _held(generator: Any, name: str) -> Tensor:
     place, key = getattr(generator, "generator", generator).held(name)
     held: Tensor = place[key]
     return held.detach()
-
-
-def _error(drawn: Tensor, images: Images) -> Tensor:
-    return (drawn - images.pixels).square().flatten(1).mean(dim=1)
 
 
 def _own(facts: ModelFacts, space: str) -> Mapping[str, tuple[int, ...]]:

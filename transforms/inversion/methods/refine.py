@@ -25,7 +25,7 @@ from transforms.inversion.encoding import (
     refined,
     refines,
 )
-from transforms.inversion.method import Cost, Images, InversionMethod, Inverted, render
+from transforms.inversion.method import DESCENT, Cost, Images, InversionMethod, Inverted, render
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -47,22 +47,24 @@ class Refinement(InversionMethod):
     def qualities(self, settings: Any) -> Sequence[str]:
         """Mean squared error, of pixels in [-1, 1], of what the mean code draws and of what the
         kept one does, and the passes that led to that."""
-        return ("loss_start", "loss_end", "steps")
+        return DESCENT
 
     def invert(self, images: Images) -> Inverted:
         import torch
 
+        from generators.similarity.measures import mean_squared
+
         settings = images.settings
         code = mean_code(images)
         drawn = drawn_mean(images, code)
-        start = _loss(drawn, images)
+        start = mean_squared(drawn, images.pixels)
         of_images = None if refines(images.encoder) else encoded(images)
         kept, loss = torch.full_like(code.main, torch.nan), torch.full_like(start, torch.inf)
         steps = torch.zeros_like(start)
         for number in range(1, settings.passes + 1):
             code = _next(images, code, drawn, of_images, number)
             drawn = render(images.generator, code, settings.noise_mode)
-            now = _loss(drawn, images)
+            now = mean_squared(drawn, images.pixels)
             taken = torch.ones_like(now, dtype=torch.bool)
             if settings.keep == "best":
                 taken = now < loss  # False where it is not a number
@@ -85,10 +87,6 @@ def _next(images: Images, code: Code, drawn: Tensor, of_images: Tensor | None, n
     with torch.no_grad():
         again = encode(drawn, encoder, code.space, tuple(code.main.shape[1:]), images.labels)
     return code.moved(code.main + STEP * (of_images - again))
-
-
-def _loss(drawn: Tensor, images: Images) -> Tensor:
-    return (drawn - images.pixels).square().flatten(1).mean(dim=1)
 
 
 PLUGIN = Refinement()
