@@ -28,11 +28,14 @@ class LoadedEncoder:
         put in evaluation mode, its parameters no longer require gradients.
     space : of the codes; by default the last that the architecture tells.
 
+    ``metadata`` : facts about its file, see `generators.encoders.base.EncoderCheckpoint`.
+
     Raises UsageError for a space that it does not encode into.
     """
 
     def __init__(self, network: Any, space: str | None = None) -> None:
         self.network = network.eval().requires_grad_(False)
+        self.metadata: dict[str, Any] = {}
         self.size: tuple[int, int] | None = network.size
         self.classes: int = getattr(network, "classes", 0)
         self.architecture: dict[str, Any] = network.architecture()
@@ -129,4 +132,6 @@ def load_encoder(
             f"encoder {uri!r} does not fit its description: {e}; write the pair of files with "
             "generators.encoders.save_encoder"
         ) from e
-    return of_network(network, space).to(device)
+    found = of_network(network, space).to(device)
+    found.metadata = checkpoint.metadata
+    return found

@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 from PIL import Image
 
 import generators
-from generators.encoders.files import read_encoder
 from generators.encoders.load import load_encoder
 from generators.protocols import Code
 from pipelines.folder.store_identity import check_trained, encoder_uri_of
@@ -66,8 +65,8 @@ class Answering:
         uri = encoder_uri_of(spec.generator, spec.encoder_path)
         if uri is None:
             raise UsageError("there is no encoder for the frames: name one under 'encoder'")
-        check_trained(uri, read_encoder(uri).metadata, facts)
         self.encoder = load_encoder(uri, space=self.space.name)
+        check_trained(uri, self.encoder.metadata, facts)
 
     def __call__(self, name: str, data: bytes) -> Answer:
         """The answer to a picture file's bytes."""

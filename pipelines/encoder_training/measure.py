@@ -72,6 +72,7 @@ def measured(
 ) -> Measured:
     """A network, in evaluation mode, on the samples of some seeds."""
     centre = task.centre
+    mean: NDArray[np.uint8] | None = None
     found: dict[str, list[NDArray[np.float64]]] = {}
     pictures: list[NDArray[np.uint8]] = []
     sums = np.zeros((3, centre.numel()))
@@ -90,9 +91,10 @@ def measured(
             pictures += [wanted[:PICTURES], drawn[:PICTURES]]
         known, guess = (samples.codes - centre).flatten(1), (codes - centre).flatten(1)
         rows["cosine"] = F.cosine_similarity(known, guess, dim=1).double().cpu().numpy()
-        mean = centre.expand(samples.codes.shape).contiguous()
-        drawn = _drawn(task, mean, samples.labels)
-        rows[BASELINE] = np.minimum(psnr(wanted, drawn), EQUAL_DB)
+        if mean is None or samples.labels is not None:  # one picture for all without classes
+            n = 1 if samples.labels is None else len(part)
+            mean = _drawn(task, centre.expand(n, *centre.shape).contiguous(), samples.labels)
+        rows[BASELINE] = np.minimum(psnr(wanted, np.broadcast_to(mean, wanted.shape)), EQUAL_DB)
         for name, values in rows.items():
             found.setdefault(name, []).append(values)
         known, guess = known.double().cpu(), guess.double().cpu()

@@ -70,6 +70,7 @@ class Reconstruction:
     def loss(self, settings: ReconstructionSettings, task: Task) -> Loss:
         """The loss with these weights."""
         from generators.perceptual.load import load_perceptual
+        from generators.similarity.measures import mean_squared
         from transforms.inversion.loss import feature_distance
 
         drawable = GRADIENTS in task.facts.capabilities
@@ -92,7 +93,7 @@ class Reconstruction:
             if drawable:
                 drawn = batch.draw(found)
                 if settings.pixel_weight:
-                    error = (drawn - images).square().flatten(1).mean(dim=1)
+                    error = mean_squared(drawn, images)
                     told["pixels"] = settings.pixel_weight * error / pixels
                 if settings.feature_weight:
                     distance = feature_distance(drawn, images)
