@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import IO, Any, BinaryIO
 
 import numpy as np
 
@@ -132,6 +132,13 @@ class Codes:
         """The values as they lie in files: little-endian, in C order, some rows at a time."""
         for chunk in self.chunks():
             yield np.ascontiguousarray(chunk, self.dtype).tobytes()
+
+    def write_npy(self, file: IO[bytes]) -> None:
+        """Write them as ``numpy.save`` does."""
+        head = {"descr": self.dtype, "fortran_order": False, "shape": self.shape}
+        np.lib.format.write_array_header_1_0(file, head)
+        for values in self.values():
+            file.write(values)
 
 
 class LatentFormat(ABC):

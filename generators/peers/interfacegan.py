@@ -64,10 +64,7 @@ class Samples(LatentFormat):
         return value, None
 
     def write(self, file: BinaryIO, codes: Codes) -> None:
-        head = {"descr": codes.dtype, "fortran_order": False, "shape": codes.shape}
-        np.lib.format.write_array_header_1_0(file, head)
-        for values in codes.values():
-            file.write(values)
+        codes.write_npy(file)
 
 
 PLUGIN = Peer("InterFaceGAN", directions=(Boundary(),), latents=(Samples(),))

@@ -25,12 +25,9 @@ class ProjectedW(LatentFormat):
         return value["w"], None
 
     def write(self, file: BinaryIO, codes: Codes) -> None:
-        head = {"descr": codes.dtype, "fortran_order": False, "shape": codes.shape}
         with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
             with archive.open(zipfile.ZipInfo("w.npy"), "w", force_zip64=True) as part:
-                np.lib.format.write_array_header_1_0(part, head)
-                for values in codes.values():
-                    part.write(values)
+                codes.write_npy(part)
 
 
 PLUGIN = Peer("StyleGAN2-ADA, StyleGAN3", latents=(ProjectedW(),))
