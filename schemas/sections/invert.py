@@ -226,7 +226,7 @@ def _sha256(key: str, path: str) -> str:
 # Which section belongs to a method
 
 SECTIONS: Catalog[Any] = Catalog(
-    "inversion method", "schemas.sections.inversion", GROUP, apart=("pivot",)
+    "inversion method", "schemas.sections.inversion", GROUP, apart=("pivot", "similarity_keys")
 )
 
 

@@ -2,35 +2,24 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from pydantic import Field
 
 from generators.protocols import GRADIENTS
 from pipelines.encoder_training.objectives.base import Batch, Loss, Task
 from schemas.errors import UsageError
+from schemas.sections.inversion.similarity_keys import SimilarityKeys
 from schemas.sections.perceptual import OWN
-from schemas.sections.types import Number, SpecModel
+from schemas.sections.types import Number
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
-class SimilaritySettings(SpecModel):
-    """Weights of the distances, by default the paper's; see `SimilarityWeights`."""
+class SimilaritySettings(SimilarityKeys):
+    """With the weights of the project's own network and of codes."""
 
-    pixel_weight: Number = Field(
-        default=5.0, ge=0, description="Weight of the mean squared error, of pixels and of codes."
-    )
-    cosine_weight: Number = Field(
-        default=3.0, ge=0, description="Weight of 1 - cosine, of pictures and of codes."
-    )
-    divergence_weight: Number = Field(
-        default=1.0,
-        ge=0,
-        description="Weight of the Kullback-Leibler divergence of the softmax, of both.",
-    )
-    structural_weight: Number = Field(default=1.0, ge=0, description="Weight of 1 - SSIM.")
     perceptual_weight: Number = Field(
         default=2.0,
         ge=0,
@@ -42,16 +31,6 @@ class SimilaritySettings(SpecModel):
         ge=0,
         description="Weight of the distance between the known code and that of what is drawn from "
         "the code found.",
-    )
-    attention: Literal["none", "centre", "grad_cam"] = Field(
-        default="centre",
-        description="Further pictures that are compared: two crops of the centre, for aligned "
-        "pictures; or the heat map of the perceptual network and the picture labelled by it.",
-    )
-    strategy: Literal[1, 2] = Field(
-        default=1,
-        description="1: attentions weigh 1 and 1, and where they lie is taken as given. 2: they "
-        "weigh 5 and 9, and gradients go through the network that finds them.",
     )
 
 

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from typing import Self
 
 from pydantic import Field, model_validator
 
+from schemas.sections.inversion.similarity_keys import SimilarityKeys
 from schemas.sections.invert import InvertSpec, Needs
 from schemas.sections.perceptual import PerceptualSpec
 from schemas.sections.types import Integer, Number
 
 
-class EncoderTuningSpec(InvertSpec):
+class EncoderTuningSpec(SimilarityKeys, InvertSpec):
     """Gradient steps of the encoder's weights, for each image from the trained ones."""
 
     steps: Integer = Field(
@@ -20,19 +21,6 @@ class EncoderTuningSpec(InvertSpec):
     learning_rate: Number = Field(
         default=0.0015, gt=0, description="Step size of the optimiser (Adam)."
     )
-    pixel_weight: Number = Field(
-        default=5.0, ge=0, description="Weight of the mean squared error, of pixels and of codes."
-    )
-    cosine_weight: Number = Field(
-        default=3.0, ge=0, description="Weight of 1 - cosine, of pictures and of codes."
-    )
-    divergence_weight: Number = Field(
-        default=1.0,
-        ge=0,
-        description="Weight of the Kullback-Leibler divergence of the softmax, of pictures and of "
-        "codes.",
-    )
-    structural_weight: Number = Field(default=1.0, ge=0, description="Weight of 1 - SSIM.")
     perceptual_weight: Number = Field(
         default=2.0,
         ge=0,
@@ -45,16 +33,6 @@ class EncoderTuningSpec(InvertSpec):
         ge=0,
         description="Weight of the distance between the picture's code and that of what is drawn "
         "from it.",
-    )
-    attention: Literal["none", "centre", "grad_cam"] = Field(
-        default="centre",
-        description="Further pictures that are compared: two crops of the centre, for aligned "
-        "pictures; or the heat map of the perceptual network and the picture labelled by it.",
-    )
-    strategy: Literal[1, 2] = Field(
-        default=1,
-        description="1: attentions weigh 1 and 1, and where they lie is taken as given. 2: they "
-        "weigh 5 and 9, and gradients go through the network that finds them.",
     )
 
     @property

@@ -17,6 +17,15 @@ UNDISTURBED = 100
 WEIGHTS = ("pixel_weight", "feature_weight", "structural_weight", "perceptual_weight")
 
 
+def check_some_weight(spec: InvertSpec) -> None:
+    """Raise ValueError for a section whose `WEIGHTS` are all 0."""
+    if not any(getattr(spec, name) for name in WEIGHTS):
+        raise ValueError(
+            f"{', '.join(map(repr, WEIGHTS))} are all 0, so there is nothing to optimise: raise "
+            "one of them"
+        )
+
+
 class OptimiseSpec(InvertSpec):
     """Gradient steps from the mean code."""
 
@@ -130,11 +139,7 @@ class OptimiseSpec(InvertSpec):
 
     @model_validator(mode="after")
     def _consistent_steps(self) -> Self:
-        if not any(getattr(self, name) for name in WEIGHTS):
-            raise ValueError(
-                f"{', '.join(map(repr, WEIGHTS))} are all 0, so there is nothing to optimise: "
-                "raise one of them"
-            )
+        check_some_weight(self)
         if self.noise_images and self.schedule == "quasi_newton":
             raise ValueError(
                 "'noise_images' are moved by Adam, and 'schedule' is 'quasi_newton': set "

@@ -14,7 +14,7 @@ from pydantic import (
     model_validator,
 )
 
-from schemas.sections.inversion.optimise import WEIGHTS, OptimiseSpec
+from schemas.sections.inversion.optimise import OptimiseSpec, check_some_weight
 from schemas.sections.invert import SAME_CODES, InvertSpec, Needs, invert_section
 from schemas.sections.perceptual import PerceptualSpec
 from schemas.sections.types import BatchSize, Integer, Number
@@ -135,9 +135,5 @@ class PivotSpec(InvertSpec):
 
     @model_validator(mode="after")
     def _some_loss(self) -> Self:
-        if not any(getattr(self, name) for name in WEIGHTS):
-            raise ValueError(
-                f"{', '.join(map(repr, WEIGHTS))} are all 0, so there is nothing to optimise: "
-                "raise one of them"
-            )
+        check_some_weight(self)
         return self
